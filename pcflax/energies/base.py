@@ -1,0 +1,75 @@
+"""The contract of an energy: E(activity, prediction), one number for each example.
+
+An energy is the negative log-likelihood of an activity z under its prediction mu, up to a constant.
+It is summed over features and **never averaged over the batch**: inference descends each example's
+own energy, so a step size means the same at every batch size. To add one, subclass `Energy` and
+write `__call__`; nothing else has to know about it. `gaussian.py` is the shortest example.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class Energy(nnx.Module, abc.ABC):
+    """What a layer pays for an activity that differs from its prediction.
+
+    An `nnx.Module`, so that an energy may hold parameters of its own (a learned precision, say).
+
+    Attributes:
+        clamped_only: True where the energy has no minimum over a free activity (it is linear in it,
+            as a cross-entropy is), so that the layer must be clamped. False unless a subclass says so.
+
+    >>> import jax.numpy as jnp
+    >>> import pcflax as pc
+    >>> class Quartic(pc.Energy):
+    ...     def __call__(self, activity, prediction):
+    ...         return pc.energies.base.sum_features((activity - prediction) ** 4) / 4
+    >>> Quartic()(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    Array([0.75, 0.75], dtype=float32)
+    """
+
+    clamped_only: bool = False
+
+    @abc.abstractmethod
+    def __call__(
+        self, activity: Float[Array, "batch *features"], prediction: Float[Array, "batch *features"]
+    ) -> Float[Array, "batch"]:
+        """The energy of each example in nats, up to a constant: summed over features only."""
+
+    def mean(
+        self, prediction: Float[Array, "batch *features"]
+    ) -> Float[Array, "batch *features"]:
+        """The activity that a prediction stands for: where a feedforward start puts the layer.
+
+        The identity unless a subclass predicts something else than the activity itself (logits).
+        """
+        return prediction
+
+
+def sum_features(values: Float[Array, "batch *features"]) -> Float[Array, "batch"]:
+    """Sum over every axis but the first.
+
+    >>> import jax.numpy as jnp
+    >>> sum_features(jnp.ones((2, 3, 4)))
+    Array([12., 12.], dtype=float32)
+    """
+    return jnp.sum(values, axis=range(1, values.ndim))
+
+
+def check_same_shape(energy: Energy, activity: jax.Array, prediction: jax.Array) -> None:
+    """Refuse shapes that would broadcast: a (batch, 1) prediction of a (batch, 10) activity, say.
+
+    Raises:
+        ValueError: where the two shapes differ.
+    """
+    if activity.shape != prediction.shape:
+        raise ValueError(
+            f"{type(energy).__name__} expected an activity and a prediction of one shape, got "
+            f"{activity.shape} and {prediction.shape}"
+        )

@@ -1,0 +1,42 @@
+"""The Bernoulli energy: binary cross-entropy, for outputs that are probabilities or bits."""
+
+from __future__ import annotations
+
+import jax
+import optax
+from jaxtyping import Array, Float
+
+from .base import Energy, check_same_shape, sum_features
+
+
+class Bernoulli(Energy):
+    """E(z, mu) = sum_i log(1 + exp(mu_i)) - z_i mu_i, one number for each example.
+
+    mu are logits and z lies in [0, 1]: the negative log-likelihood of independent bits with
+    probability sigmoid(mu). The gradient with respect to mu is sigmoid(mu) - z. In z the energy is
+    linear and has no minimum, so the layer must be clamped; a free layer is refused by the network.
+
+    Raises:
+        ValueError: where the shapes differ.
+
+    Source: the Bernoulli likelihood in its natural parameter; see Bishop (2006), section 4.3.2.
+
+    >>> import jax.numpy as jnp
+    >>> Bernoulli()(jnp.array([[1., 0.]]), jnp.array([[1000., -1000.]]))
+    Array([0.], dtype=float32)
+    """
+
+    clamped_only = True
+
+    def __call__(
+        self, activity: Float[Array, "batch *features"], prediction: Float[Array, "batch *features"]
+    ) -> Float[Array, "batch"]:
+        """Binary cross-entropy of each example between `activity` and sigmoid(`prediction`)."""
+        check_same_shape(self, activity, prediction)
+        return sum_features(optax.losses.sigmoid_binary_cross_entropy(prediction, activity))
+
+    def mean(
+        self, prediction: Float[Array, "batch *features"]
+    ) -> Float[Array, "batch *features"]:
+        """Probabilities sigmoid(prediction)."""
+        return jax.nn.sigmoid(prediction)

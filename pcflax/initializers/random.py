@@ -1,0 +1,88 @@
+"""Starts that know nothing of the input: zeros, or normal noise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from pcflax.networks import AbstractPCNetwork
+from pcflax.typing import Activities, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Zeros:
+    """z_l = 0 for every layer.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.PCNetwork([pc.PCDense(3, 2, rngs=nnx.Rngs(0))])
+    >>> network.init_activities(jnp.ones((1, 3)), initializer=pc.initializers.Zeros())
+    >>> network.layers[0].activity[...]
+    Array([[0., 0.]], dtype=float32)
+    """
+
+    def __call__(
+        self,
+        network: AbstractPCNetwork,
+        inputs: Array | None,
+        *,
+        batch_size: int,
+        key: PRNGKey | None,
+    ) -> Activities:
+        """The start of every activity by layer name."""
+        del key  # deterministic
+        shapes = _shapes(network, inputs, batch_size)
+        return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in shapes.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """z_l ~ N(0, stddev^2), independently for every element.
+
+    Attributes:
+        stddev: standard deviation of the noise.
+
+    Raises:
+        ValueError: on use without a key.
+
+    >>> import jax, jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.PCNetwork([pc.PCDense(3, 2, rngs=nnx.Rngs(0))])
+    >>> network.init_activities(jnp.ones((1, 3)), initializer=pc.initializers.Normal(0.1),
+    ...                         key=jax.random.key(0))
+    >>> network.layers[0].activity[...].shape
+    (1, 2)
+    """
+
+    stddev: float = 1.0
+
+    def __call__(
+        self,
+        network: AbstractPCNetwork,
+        inputs: Array | None,
+        *,
+        batch_size: int,
+        key: PRNGKey | None,
+    ) -> Activities:
+        """The start of every activity by layer name."""
+        if key is None:
+            raise ValueError("the Normal initializer needs a key: pass key=jax.random.key(0)")
+        shapes = _shapes(network, inputs, batch_size)
+        keys = jax.random.split(key, len(shapes))
+        return {
+            name: self.stddev * jax.random.normal(key, spec.shape, spec.dtype)
+            for key, (name, spec) in zip(keys, shapes.items(), strict=True)
+        }
+
+
+def _shapes(network: AbstractPCNetwork, inputs, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape of every activity, without computing any."""
+
+    def forward(inputs):
+        return nnx.clone(network).feedforward(inputs, batch_size=batch_size)
+
+    return jax.eval_shape(forward, inputs)

@@ -1,0 +1,7 @@
+"""Learning: rules that turn a batch into new parameters."""
+
+from .backprop import Backprop as Backprop
+from .base import AbstractGradientLearning as AbstractGradientLearning
+from .base import AbstractLearning as AbstractLearning
+from .base import LearningInfo as LearningInfo
+from .predictive_coding import PredictiveCoding as PredictiveCoding

@@ -1,0 +1,323 @@
+"""What every network offers, whatever its wiring: activities, energies, inference, gradients.
+
+A network is layers and wiring; it knows energies, starts and clamps, and imports no algorithm:
+`infer` takes the algorithm as an argument. A subclass gives the wiring in three methods,
+`predictions`, `feedforward` and `predict`. Next file to read: `chain.py`, then
+`pcflax/inference/problem.py`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from pcflax.layers import PCLayer
+from pcflax.typing import Activities, Energies, PRNGKey
+
+if TYPE_CHECKING:
+
+    class Initializer(Protocol):
+        """Chooses where inference starts; see `pcflax.initializers`."""
+
+        def __call__(
+            self, network: AbstractPCNetwork, inputs: Any, *, batch_size: int, key: PRNGKey | None
+        ) -> Activities: ...
+
+
+class AbstractPCNetwork(nnx.Module, abc.ABC):
+    """Layers by name, with an activity each, and the energy of all of them together.
+
+    Args:
+        layers: the layers in order, or a mapping from name to layer. Without names they are called
+            layer_0, layer_1, ...
+
+    Attributes:
+        names: the layers' names, in order.
+        layers: the layers themselves, in the same order.
+
+    Raises:
+        ValueError: for no layers, or a layer that stands in two places.
+        TypeError: for something that is not a `PCLayer`, or one that skipped `super().__init__`.
+    """
+
+    def __init__(self, layers: Sequence[PCLayer] | Mapping[str, PCLayer]):
+        if isinstance(layers, Mapping):
+            names, members = tuple(layers.keys()), tuple(layers.values())
+        else:
+            members = tuple(layers)
+            names = tuple(f"layer_{index}" for index in range(len(members)))
+        if not members:
+            raise ValueError(f"{type(self).__name__} expected at least one layer, got none")
+        seen: dict[int, str] = {}
+        for name, layer in zip(names, members, strict=True):
+            if not isinstance(layer, PCLayer):
+                raise TypeError(
+                    f"layer '{name}' is a {type(layer).__name__}, not a PCLayer; wrap it: "
+                    f"pc.PCLayer({type(layer).__name__}(...))"
+                )
+            if not hasattr(layer, "activity"):
+                raise TypeError(
+                    f"layer '{name}' ({type(layer).__name__}) has no activity; call "
+                    f"super().__init__(energy=...) in its __init__"
+                )
+            if id(layer) in seen:
+                raise ValueError(
+                    f"layer '{name}' is the same object as layer '{seen[id(layer)]}', but each layer "
+                    f"holds an activity of its own; to share weights, wrap one module in two PCLayers"
+                )
+            seen[id(layer)] = name
+        self.names = names
+        self.layers = nnx.List(members)
+
+    # The wiring, which a subclass gives.
+
+    @abc.abstractmethod
+    def predictions(self, inputs: Float[Array, "batch *in"] | None = None) -> Activities:
+        """Every layer's prediction at the stored activities, by layer name."""
+
+    @abc.abstractmethod
+    def feedforward(
+        self, inputs: Float[Array, "batch *in"] | None = None, *, batch_size: int | None = None
+    ) -> Activities:
+        """Activities in order, each at the mean of its own prediction: where every error is zero."""
+
+    @abc.abstractmethod
+    def predict(self, inputs: Float[Array, "batch *in"] | None = None) -> Float[Array, "batch *out"]:
+        """The feedforward prediction of the last layer; stores nothing."""
+
+    @abc.abstractmethod
+    def clamps(self, inputs: Array | None, targets: Array | None) -> Activities:
+        """The activities that are held fixed when these inputs and targets are given."""
+
+    # What follows is the same for every wiring.
+
+    def activities(self) -> Activities:
+        """The stored activities by layer name.
+
+        Raises:
+            ValueError: where they have no size yet.
+        """
+        found = {name: layer.activity[...] for name, layer in self._named_layers()}
+        for name, activity in found.items():
+            if activity.ndim == 1 and activity.shape[0] == 0:
+                raise ValueError(
+                    f"layer '{name}' has no activity yet; call network.init_activities(inputs) or "
+                    f"network.infer(...) first"
+                )
+        return found
+
+    def set_activities(self, activities: Activities) -> None:
+        """Store activities by layer name; layers that are not named keep theirs.
+
+        Raises:
+            ValueError: for a name that the network does not have.
+        """
+        for name, value in activities.items():
+            self.layer(name).activity.set_value(value)
+
+    def layer(self, name: str) -> PCLayer:
+        """The layer of that name.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        if name not in self.names:
+            raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.names)}")
+        return self.layers[self.names.index(name)]
+
+    def energies(self, inputs: Float[Array, "batch *in"] | None = None) -> Energies:
+        """The energy of each example at each layer, at the stored activities.
+
+        Args:
+            inputs: what the first layer is predicted from; None where the network has a root.
+
+        Returns:
+            {layer name: (batch,)}, summed over features, never averaged.
+
+        Raises:
+            ValueError: where shapes do not meet, naming the layer.
+        """
+        activities = self.activities()
+        predictions = self.predictions(inputs)
+        energies: Energies = {}
+        for name, layer in self._named_layers():
+            activity, prediction = activities[name], predictions[name]
+            if activity.shape != prediction.shape:
+                raise ValueError(
+                    f"layer '{name}' predicts shape {prediction.shape} but its activity is "
+                    f"{activity.shape}; "
+                    + (
+                        f"set out_features={activity.shape[-1]} or give an activity (or targets) of "
+                        f"that width"
+                        if activity.shape[:1] == prediction.shape[:1]
+                        else "give inputs and activities of one batch size"
+                    )
+                )
+            energies[name] = layer.energy(activity, prediction)
+            if energies[name].shape != activity.shape[:1]:
+                raise ValueError(
+                    f"the energy {type(layer.energy).__name__} of layer '{name}' returned shape "
+                    f"{energies[name].shape}, expected one number an example, {activity.shape[:1]}; "
+                    f"sum over features and do not average over the batch"
+                )
+        return energies
+
+    def energy(self, inputs: Float[Array, "batch *in"] | None = None) -> Float[Array, "batch"]:
+        """F of each example: the sum of all layers' energies at the stored activities."""
+        return total_energy(self.energies(inputs))
+
+    def init_activities(
+        self,
+        inputs: Float[Array, "batch *in"] | None = None,
+        *,
+        targets: Float[Array, "batch *out"] | None = None,
+        initializer: Initializer | None = None,
+        key: PRNGKey | None = None,
+    ) -> None:
+        """Give every activity its size and its start, and store it in its layer.
+
+        Args:
+            inputs: what the first layer is predicted from; None leaves a root free.
+            targets: what the last activity is clamped to; None leaves it at its start.
+            initializer: where the free activities start: the feedforward pass unless given.
+            key: randomness for an initializer that wants it.
+
+        Raises:
+            ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
+        """
+        self.set_activities(self.start(inputs, targets, initializer=initializer, key=key))
+
+    def start(
+        self,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        initializer: Initializer | None = None,
+        key: PRNGKey | None = None,
+    ) -> Activities:
+        """The start of every activity, clamps included, by layer name; stores nothing."""
+        batch_size = check_batch(inputs, targets)
+        clamped = self.clamps(inputs, targets)
+        if initializer is None:
+            start = self.feedforward(inputs, batch_size=batch_size)
+        else:
+            start = initializer(self, inputs, batch_size=batch_size, key=key)
+        for name, value in clamped.items():
+            if value.shape != start[name].shape:
+                raise ValueError(
+                    f"layer '{name}' predicts shape {start[name].shape} but is clamped to "
+                    f"{value.shape}; set out_features={value.shape[-1]} or give targets of width "
+                    f"{start[name].shape[-1]}"
+                )
+            start[name] = value.astype(start[name].dtype)
+        return start
+
+    def infer(
+        self,
+        inputs: Float[Array, "batch *in"] | None = None,
+        targets: Float[Array, "batch *out"] | None = None,
+        *,
+        inference: Any,
+        initializer: Initializer | None = None,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+    ) -> Any:
+        """Minimise the energy over the free activities, store them, and report on it.
+
+        Args:
+            inputs: clamped below; None leaves a root free.
+            targets: clamped above; None leaves the output free.
+            inference: the algorithm, such as `pc.inference.GradientDescent(optax.sgd(0.1),
+                num_steps=20)`. Keep one object and reuse it: a new one compiles anew.
+            initializer: where the free activities start: the feedforward pass unless given.
+            key: randomness for algorithms and initializers that want it.
+            trace: whether to record energies and residuals at every step.
+
+        Returns:
+            An `InferenceResult`: per-example energy, residual and number of steps, activities, and
+            the trace when asked for.
+
+        Raises:
+            ValueError, TypeError: for inputs or targets of a wrong shape or dtype, or a free layer
+                whose energy can only be clamped.
+        """
+        if not hasattr(inference, "run"):
+            raise TypeError(
+                f"expected inference to be an algorithm such as "
+                f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
+            )
+        return inference.run(
+            self, inputs, targets, initializer=initializer, key=key, trace=trace
+        )
+
+    def parameter_gradients(self, inputs: Float[Array, "batch *in"] | None = None) -> nnx.State:
+        """dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
+
+        Returns:
+            A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
+            over the batch makes a learning rate mean the same at every batch size.
+        """
+        graphdef, parameters, rest = nnx.split(self, nnx.Param, ...)
+
+        def mean_energy(parameters):
+            network = nnx.merge(graphdef, parameters, rest, copy=True)
+            return jnp.mean(network.energy(inputs))
+
+        return jax.grad(mean_energy)(parameters)
+
+    def _named_layers(self):
+        return zip(self.names, self.layers, strict=True)
+
+
+def total_energy(energies: Energies) -> Float[Array, "batch"]:
+    """F of each example, the sum of its energies over layers.
+
+    >>> import jax.numpy as jnp
+    >>> total_energy({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])})
+    Array([4., 6.], dtype=float32)
+    """
+    return sum(energies.values())  # type: ignore[return-value]
+
+
+def check_batch(inputs: Any, targets: Any) -> int:
+    """Refuse what is not a batch of floating arrays with one batch size; return that size.
+
+    Raises:
+        TypeError: for a dtype that is not floating.
+        ValueError: for missing axes, batch sizes that differ, an empty batch, or neither array.
+    """
+    sizes = {}
+    for role, array in (("inputs", inputs), ("targets", targets)):
+        if array is None:
+            continue
+        if not hasattr(array, "dtype") or not jnp.issubdtype(array.dtype, jnp.floating):
+            kind = getattr(array, "dtype", type(array).__name__)
+            remedy = (
+                "make them one-hot: jax.nn.one_hot(labels, num_classes)"
+                if role == "targets"
+                else "cast them: inputs.astype(jnp.float32)"
+            )
+            raise TypeError(f"expected {role} of a floating dtype, got {kind}; {remedy}")
+        if array.ndim < 2:
+            raise ValueError(
+                f"expected {role} of shape (batch, features), got {array.shape}; a single example "
+                f"needs a batch axis: {role}[None]"
+            )
+        sizes[role] = array.shape[0]
+    if not sizes:
+        raise ValueError("inputs and targets are both None, so the batch size is unknown; give one")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"inputs have batch size {sizes['inputs']} but targets {sizes['targets']}; give one "
+            f"target for each input"
+        )
+    batch_size = next(iter(sizes.values()))
+    if batch_size == 0:
+        raise ValueError("expected at least one example, got an empty batch")
+    return batch_size

@@ -1,0 +1,51 @@
+"""Names for the shapes and callables that several folders share; no logic.
+
+Shapes are written with jaxtyping: `Float[Array, "batch features"]`. `"batch *features"` is any array
+whose first axis counts the examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+from jaxtyping import Array, Float, Key
+
+Activities: TypeAlias = dict[str, Float[Array, "batch *features"]]
+"""An activity for each layer, by the layer's name, in the network's order."""
+
+Energies: TypeAlias = dict[str, Float[Array, "batch"]]
+"""The energy of each example at each layer, by the layer's name; never averaged."""
+
+PRNGKey: TypeAlias = Key[Array, ""]
+"""A typed key, as `jax.random.key(0)` makes it."""
+
+PyTree: TypeAlias = Any
+"""Any nesting of dicts, tuples and arrays."""
+
+Metrics: TypeAlias = Mapping[str, float]
+"""Measured numbers by name, on the host."""
+
+
+class Batch(NamedTuple):
+    """Examples that are trained on or measured together.
+
+    Attributes:
+        inputs: what is clamped below, (batch, *features), floating; None leaves the root free.
+        targets: what is clamped above, (batch, *features), floating (classes one-hot); None leaves
+            the output free.
+    """
+
+    inputs: jax.Array | None
+    targets: jax.Array | None
+
+
+class MetricFunction(Protocol):
+    """A measure of one example's prediction, such as `pc.metrics.accuracy`."""
+
+    def __call__(
+        self, prediction: Float[Array, "batch *features"], targets: Float[Array, "batch *features"]
+    ) -> Float[Array, "batch"]:
+        """One number for each example; the Trainer takes the mean over examples."""
+        ...

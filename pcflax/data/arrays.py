@@ -1,0 +1,155 @@
+"""A data set that fits in memory: decoded once, kept on the device, gathered inside the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from pcflax.typing import PyTree
+
+from .base import Dataset, Decoder, Reader
+
+
+class ArrayDataset(Dataset):
+    """Examples held as two arrays with one row each; made by `from_arrays` or `load`."""
+
+    def __init__(
+        self,
+        inputs: np.ndarray | None,
+        targets: np.ndarray | None,
+        *,
+        decoder: Decoder,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        name: str,
+    ):
+        self.inputs, self.targets = inputs, targets
+        super().__init__(
+            name=name,
+            num_examples=len(inputs if inputs is not None else targets),  # type: ignore[arg-type]
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            reader=Reader(decoder, gather=True),
+        )
+        self._constants: PyTree = None
+
+    def constants(self) -> PyTree:
+        """(inputs, targets) on the device, moved there on first use."""
+        if self._constants is None:
+            self._constants = jax.device_put((self.inputs, self.targets))
+        return self._constants
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        """The indices themselves; the examples are on the device already."""
+        return indices
+
+
+def from_arrays(
+    inputs: Any,
+    targets: Any,
+    *,
+    batch_size: int,
+    shuffle: bool = True,
+    seed: int = 0,
+    num_classes: int | None = None,
+    name: str = "arrays",
+) -> ArrayDataset:
+    """Batches from arrays of one's own.
+
+    Args:
+        inputs: (examples, *features), floating and finite; None leaves a root free.
+        targets: (examples, *features), floating and finite, or integer labels (examples,), which
+            become one-hot rows; None leaves the output free.
+        batch_size: examples in a batch.
+        shuffle: whether each epoch has an order of its own, a function of (seed, epoch).
+        seed: of the shuffling.
+        num_classes: width of the one-hot rows; the largest label plus one unless given.
+        name: what errors call the set.
+
+    Raises:
+        TypeError: for a dtype that is neither floating nor, for labels, integer.
+        ValueError: for an empty set, arrays of different lengths, NaN or infinity, a label out of
+            range, or a batch larger than the set.
+
+    >>> import numpy as np, pcflax as pc
+    >>> data = pc.data.from_arrays(np.ones((6, 3)), np.array([0, 1, 2, 0, 1, 2]), batch_size=2)
+    >>> batch = next(iter(data))
+    >>> batch.inputs.shape, batch.targets.shape, len(data)
+    ((2, 3), (2, 3), 3)
+    """
+    if inputs is None and targets is None:
+        raise ValueError("inputs and targets are both None; give at least one")
+    sizes = {}
+    if inputs is not None:
+        inputs = _floating(inputs, "inputs", name)
+        sizes["inputs"] = len(inputs)
+    if targets is not None:
+        targets = np.asarray(targets)
+        if targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer):
+            if len(targets):
+                num_classes = _checked_num_classes(targets, num_classes, name)
+            targets = targets.astype(np.int32)
+        elif targets.ndim == 1:
+            raise ValueError(
+                f"the targets of '{name}' have shape {targets.shape} and dtype {targets.dtype}; "
+                f"expected integer labels of that shape, or floating targets (examples, features)"
+            )
+        else:
+            targets = _floating(targets, "targets", name)
+            num_classes = None
+        sizes["targets"] = len(targets)
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"'{name}' has {sizes['inputs']} inputs but {sizes['targets']} targets; give one target "
+            f"for each input"
+        )
+    return ArrayDataset(
+        inputs,
+        targets,
+        decoder=Decoder(num_classes=num_classes),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        name=name,
+    )
+
+
+def _floating(array: Any, role: str, name: str) -> np.ndarray:
+    array = np.asarray(array)
+    if not jax.numpy.issubdtype(array.dtype, np.floating):
+        remedy = "scale and cast them: inputs.astype('float32') / 255"
+        if role == "targets":
+            remedy = "give integer labels of shape (examples,), or cast: targets.astype('float32')"
+        raise TypeError(
+            f"the {role} of '{name}' have dtype {array.dtype}, expected a floating dtype; {remedy}"
+        )
+    if array.ndim < 2:
+        raise ValueError(
+            f"the {role} of '{name}' have shape {array.shape}, expected (examples, features)"
+        )
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise ValueError(
+            f"the {role} of '{name}' hold NaN or infinity in {int((~finite).sum())} of {len(array)} "
+            f"examples, first in example {first}; drop or mend them"
+        )
+    # float64 becomes float32 here, as jax would have it, unless 64-bit mode is on
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def _checked_num_classes(labels: np.ndarray, num_classes: int | None, name: str) -> int:
+    if num_classes is None:
+        num_classes = int(labels.max()) + 1
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"label {int(labels[first])} of example {first} in '{name}' is out of range; expected 0 "
+            f"to {num_classes - 1} for num_classes={num_classes}"
+        )
+    return num_classes

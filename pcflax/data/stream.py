@@ -1,0 +1,105 @@
+"""A data set too large for memory: read by grain in threads while the device computes.
+
+The order of the examples is the same as that of an in-memory set with the same seed; grain reads
+ahead in that order, and a jump to another batch (a resumed run) starts a new read there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from pcflax.typing import PyTree
+
+from .base import Dataset, Decoder, Reader
+
+# Two processor cores decode about this many batches ahead of a compiled step.
+_READ_AHEAD = 16
+
+
+class StreamDataset(Dataset):
+    """Examples read one by one from a random-access source of (inputs, target) pairs.
+
+    Args:
+        source: has `__len__` and `__getitem__(index) -> (inputs, target)` as NumPy arrays, every
+            example of one shape; called from several threads.
+        decoder: what turns stored examples into a batch.
+        batch_size: examples in a batch.
+        shuffle: whether each epoch has an order of its own.
+        seed: of the shuffling.
+        name: what errors call the set.
+        num_threads: threads that read ahead.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        decoder: Decoder,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        name: str = "stream",
+        num_threads: int = 4,
+    ):
+        super().__init__(
+            name=name,
+            num_examples=len(source),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            reader=Reader(decoder, gather=False),
+        )
+        self.source = source
+        self.num_threads = num_threads
+        self._next_batch = -1  # the batch that the open iterator gives next
+        self._iterator: Iterator[PyTree] | None = None
+
+    def constants(self) -> PyTree:
+        """Nothing lives on the device."""
+        return ()
+
+    def fetch(self, indices: np.ndarray) -> PyTree:
+        """The examples themselves, read in order."""
+        return _stack([_stack([self.source[int(i)] for i in row]) for row in indices])
+
+    def items(self, start: int, count: int) -> PyTree:
+        """The raw examples of training batches start, start + 1, ..., read ahead by grain."""
+        if self._iterator is None or self._next_batch != start:
+            self._iterator = self._open(start)
+        batches = [next(self._iterator) for _ in range(count)]
+        self._next_batch = start + count
+        return _stack(batches)
+
+    def _open(self, start: int) -> Iterator[PyTree]:
+        options = grain.ReadOptions(
+            num_threads=self.num_threads, prefetch_buffer_size=_READ_AHEAD * self.batch_size
+        )
+        epoch, position = divmod(start, self.num_batches)
+        while True:
+            order = self.order(epoch)[position * self.batch_size :]
+            examples = grain.MapDataset.source(_Reordered(self.source, order))
+            yield from examples.to_iter_dataset(options).batch(
+                self.batch_size, drop_remainder=True
+            )
+            epoch, position = epoch + 1, 0
+
+
+class _Reordered:
+    """A source in another order."""
+
+    def __init__(self, source: Any, order: np.ndarray):
+        self.source, self.order = source, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[int(self.order[index])]
+
+
+def _stack(examples: list[PyTree]) -> PyTree:
+    return tuple(np.stack(column) for column in zip(*examples, strict=True))

@@ -95,6 +95,12 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
     def clamps(self, inputs: Array | None, targets: Array | None) -> Activities:
         """The activities that are held fixed when these inputs and targets are given."""
 
+    def output_energy(
+        self, prediction: Float[Array, "batch *out"], targets: Float[Array, "batch *out"]
+    ) -> Float[Array, "batch"]:
+        """The last layer's energy of these targets under this prediction: the usual loss."""
+        return self.layers[-1].energy(targets.astype(prediction.dtype), prediction)
+
     # What follows is the same for every wiring.
 
     def activities(self) -> Activities:

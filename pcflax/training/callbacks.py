@@ -1,0 +1,121 @@
+"""Callbacks: objects that the Trainer tells what happens.
+
+A callback is any object with some of the methods of `Callback`; nothing has to be inherited. Loggers
+are callbacks too. A method whose name begins with `on_` but is none of these is refused, so that a
+typo does not pass as silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+class Callback:
+    """Every event, as a method that does nothing; define those you want.
+
+    When a method is called, `trainer.network` holds the parameters as of `trainer.step`.
+
+    >>> import pcflax as pc
+    >>> class Printer(pc.Callback):
+    ...     def on_evaluate(self, trainer, step, metrics):
+    ...         print(step, metrics)
+    """
+
+    def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
+        """Training begins at `trainer.step` and will go on until `num_steps`."""
+
+    def on_progress(self, trainer: Trainer, step: int) -> None:
+        """A compiled call has returned; only for progress displays, the network is not written."""
+
+    def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+        """Training metrics, means over the steps since the last call; only the history is current."""
+
+    def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of the evaluation set."""
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
+        """An epoch of the training data is complete; the first has number 0."""
+
+    def on_checkpoint(self, trainer: Trainer, step: int, path: Path) -> None:
+        """A checkpoint is being written to `path`."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Training is over, for whatever reason; close what was opened."""
+
+
+EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+
+
+class CallbackList:
+    """Several callbacks as one.
+
+    Raises:
+        TypeError: for an object with none of the methods, or with an `on_` method of another name.
+    """
+
+    def __init__(self, callbacks: Iterable[Any]):
+        self.callbacks = list(callbacks)
+        for callback in self.callbacks:
+            kind = type(callback).__name__
+            methods = [name for name in dir(callback) if name.startswith("on_")]
+            for name in methods:
+                if name not in EVENTS:
+                    close = difflib.get_close_matches(name, EVENTS, n=1)
+                    hint = f"; did you mean {close[0]}?" if close else ""
+                    raise TypeError(
+                        f"callback {kind} has a method {name}, which is never called{hint} "
+                        f"Expected some of {', '.join(EVENTS)}"
+                    )
+            if not methods:
+                raise TypeError(
+                    f"{kind} is no callback: expected some of the methods {', '.join(EVENTS)}"
+                )
+
+    def listens(self, event: str) -> bool:
+        """Whether any callback has a method of its own for this event."""
+        return any(
+            getattr(type(callback), event, None) not in (None, getattr(Callback, event))
+            for callback in self.callbacks
+        )
+
+    def notify(self, event: str, *args: Any) -> None:
+        """Call the method of that name wherever there is one, in order."""
+        for callback in self.callbacks:
+            method = getattr(callback, event, None)
+            if method is not None:
+                method(*args)
+
+
+class EarlyStopping(Callback):
+    """Stop where a metric has not improved for a number of evaluations.
+
+    It looks at the Trainer's history and keeps nothing, so a resumed run stops where the run never
+    interrupted would have.
+
+    Args:
+        metric: a name of the history, such as "eval/accuracy".
+        mode: whether better is "max" or "min".
+        patience: evaluations without improvement before the stop.
+
+    >>> EarlyStopping("eval/accuracy", "max", patience=3).patience
+    3
+    """
+
+    def __init__(self, metric: str, mode: Literal["max", "min"] = "max", *, patience: int = 5):
+        if mode not in ("max", "min"):
+            raise ValueError(f"expected mode 'max' or 'min', got {mode!r}")
+        self.metric, self.mode, self.patience = metric, mode, patience
+
+    def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+        """Stop the Trainer where the best value is too old."""
+        del step, metrics  # the history holds them
+        values = trainer.history[self.metric]
+        best = max(values) if self.mode == "max" else min(values)
+        if len(values) - 1 - values.index(best) >= self.patience:
+            trainer.stop()

@@ -1,0 +1,566 @@
+"""Checkpoints: written by Orbax, sealed by us, restored exactly or not at all.
+
+A checkpoint is a folder `<step>/` that Orbax writes and renames when it is complete, and a file
+`<step>.sha256` beside it with the SHA-256 of each file inside, in the format of the sha256sum tool (so
+`sha256sum -c` checks it too). A folder without that file was interrupted while it was written and does
+not count; one that does not match it is damaged, is named in a warning and skipped for the newest good
+one. Orbax alone restores an array with a flipped byte as if nothing had happened.
+
+Old checkpoints are deleted only after a newer one is sealed, and the latest is never deleted for the
+best. Saving runs in the background; the arrays are copied before `save` returns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from pcflax.typing import PyTree
+
+FlatArrays = dict[str, Any]
+_SECTIONS = ("parameters", "optimizer", "other", "activities")
+
+
+class CheckpointError(Exception):
+    """A checkpoint is damaged, or does not fit what it is restored into."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was skipped, or a resumed run is not the run that was saved."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds, on the host.
+
+    Attributes:
+        step: batches learned from.
+        parameters: nested dict of NumPy arrays, as the network's attributes are nested.
+        activities: {layer name: array}, empty unless the run saved them.
+        metrics: the newest value of each metric.
+        sections: every array by section ("parameters", "optimizer", "other", "activities") and path.
+        meta: seed, data, history and versions, as saved.
+        path: the folder it was read from.
+    """
+
+    step: int
+    parameters: dict
+    activities: dict
+    metrics: dict[str, float]
+    sections: dict[str, dict[str, np.ndarray]]
+    meta: dict[str, Any]
+    path: Path
+
+    def digest(self) -> str:
+        """One SHA-256 over parameters and optimizer state: equal for equal runs.
+
+        It covers each array's section, path, dtype, shape and bytes, in the order of their names.
+        """
+        total = hashlib.sha256()
+        for section in ("parameters", "optimizer"):
+            for path, array in sorted(self.sections[section].items()):
+                total.update(f"{section}/{path}:{array.dtype}{array.shape};".encode())
+                total.update(np.ascontiguousarray(array).tobytes())
+        return total.hexdigest()
+
+
+class Checkpoints:
+    """A folder of checkpoints, and which of them to keep.
+
+    Args:
+        directory: the folder; made on the first save.
+        keep_latest: how many of the newest to keep, at least 1.
+        keep_best: (metric, "max" or "min"): also keep the one with the best value of that metric,
+            such as ("eval/accuracy", "max"). Only checkpoints of a step that was evaluated compete; a
+            NaN never wins.
+        every: save every so many steps; at each evaluation, or else each epoch, unless given. The
+            last step of a fit is always saved.
+        activities: whether a checkpoint also holds the last batch's inferred activities.
+
+    Raises:
+        ValueError: for a keep_latest or every below 1, or another mode.
+
+    >>> import pcflax as pc
+    >>> pc.Checkpoints("runs/mnist", keep_latest=3, keep_best=("eval/accuracy", "max")).keep_latest
+    3
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep_latest: int = 3,
+        keep_best: tuple[str, str] | None = None,
+        every: int | None = None,
+        activities: bool = False,
+    ):
+        if keep_latest < 1:
+            raise ValueError(f"expected keep_latest of at least 1, got {keep_latest}")
+        if every is not None and every < 1:
+            raise ValueError(f"expected every to be at least 1 step, got {every}")
+        if keep_best is not None and (len(keep_best) != 2 or keep_best[1] not in ("max", "min")):
+            raise ValueError(
+                f"expected keep_best as (metric, 'max' or 'min'), such as ('eval/accuracy', 'max'), "
+                f"got {keep_best!r}"
+            )
+        self.directory = Path(directory).absolute()
+        self.keep_latest = keep_latest
+        self.keep_best = keep_best
+        self.every = every
+        self.activities = activities
+        self._checkpointer: ocp.AsyncCheckpointer | None = None
+        self._sealing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    # Writing.
+
+    def prepare(self) -> None:
+        """Make the folder and see that it can be written, before any work is done.
+
+        Raises:
+            OSError: where it cannot, naming the folder.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                f"cannot write checkpoints to {self.directory}: {error.strerror}; choose another "
+                f"folder"
+            ) from error
+
+    def save(self, step: int, sections: Mapping[str, FlatArrays], meta: dict[str, Any]) -> Path:
+        """Write a checkpoint in the background; returns the folder it will be in.
+
+        Args:
+            step: its name and place in time. Checkpoints of this step or later ones are of a future
+                that is not taken; they are moved aside to `<step>.superseded`.
+            sections: arrays by section and path, from `flatten`.
+            meta: what json can hold.
+        """
+        self.wait()
+        if self._checkpointer is None:
+            self.prepare()
+            for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)  # of a save that was killed
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        for later in self.all_steps():
+            if later >= step:
+                self._move_aside(later)
+        path = self.directory / str(step)
+        stored = {
+            section: {name: array for name, array in flat.items() if np.size(array) > 0}
+            for section, flat in sections.items()
+        }
+        meta = {
+            **meta,
+            "step": step,
+            "keep_best": self.keep_best,
+            "arrays": {
+                section: {name: [list(array.shape), str(array.dtype)] for name, array in flat.items()}
+                for section, flat in stored.items()
+            },
+        }
+        state = {section: flat for section, flat in stored.items() if flat}
+        self._checkpointer.save(
+            path,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            ),
+        )
+        self._sealing = threading.Thread(target=self._seal_and_prune, args=(path,), daemon=False)
+        self._sealing.start()
+        return path
+
+    def wait(self) -> None:
+        """Return when the last save is complete and sealed.
+
+        Raises:
+            Exception: what went wrong while it was written.
+        """
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Wait, and let Orbax's threads go."""
+        self.wait()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+            self._checkpointer = None
+
+    def _seal_and_prune(self, path: Path) -> None:
+        try:
+            self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
+            lines = [f"{digest}  {name}\n" for name, digest in _file_digests(path).items()]
+            _write_atomically(_seal_of(path), "".join(lines))
+            self._prune()
+        except BaseException as error:  # raised again by wait() in the caller's thread
+            self._failure = error
+
+    def _prune(self) -> None:
+        sealed = self.steps()
+        keep = set(sealed[-self.keep_latest :])
+        if (best := self.best_step()) is not None:
+            keep.add(best)
+        for step in sealed:
+            if step not in keep:
+                # The folder first: a seal without its folder is told as damage, never restored.
+                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+                _seal_of(self.directory / str(step)).unlink(missing_ok=True)
+        for step in self.all_steps():
+            if step not in sealed and step < sealed[-1]:  # its writing was interrupted
+                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+
+    def _move_aside(self, step: int) -> None:
+        path, number = self.directory / str(step), 0
+        aside = path.with_name(f"{step}.superseded")
+        while aside.exists():
+            number += 1
+            aside = path.with_name(f"{step}.superseded-{number}")
+        if path.exists():
+            path.rename(aside)
+        seal = _seal_of(path)
+        if seal.exists():
+            seal.rename(aside.with_name(aside.name + ".sha256"))
+
+    # Reading.
+
+    def all_steps(self) -> list[int]:
+        """Every step with a folder or a seal, good or not, in order."""
+        if not self.directory.is_dir():
+            return []
+        names = {entry.name.removesuffix(".sha256") for entry in self.directory.iterdir()}
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def steps(self) -> list[int]:
+        """Every sealed step, in order; whether each is good is seen on restoring."""
+        return [step for step in self.all_steps() if _seal_of(self.directory / str(step)).exists()]
+
+    def best_step(self) -> int | None:
+        """The sealed step with the best value of `keep_best`'s metric, or None."""
+        if self.keep_best is None:
+            return None
+        return _best_step(self.directory, self.steps(), *self.keep_best)
+
+    def path(self, step: int) -> Path:
+        """The folder of a step."""
+        return self.directory / str(step)
+
+    def latest_good(self) -> Path | None:
+        """The newest checkpoint that matches its seal, or None."""
+        self.wait()
+        for step in reversed(self.all_steps()):
+            if damage(self.path(step)) is None:
+                return self.path(step)
+        return None
+
+    def read(self, step: int | None = None, *, best: bool = False) -> Checkpoint:
+        """The newest good checkpoint, or the best, or that of one step.
+
+        Args:
+            step: read this one and no other.
+            best: read the best by `keep_best`; where that one is damaged, the newest good one.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            CheckpointError: where all are damaged, or the one asked for is.
+            ValueError: for both step and best, or best without `keep_best`.
+        """
+        self.wait()
+        return _read(self.directory, step=step, best=best, keep_best=self.keep_best)
+
+
+def load_checkpoint(
+    path: str | Path,
+    network: nnx.Module | None = None,
+    *,
+    step: int | None = None,
+    best: bool = False,
+) -> Checkpoint:
+    """Read a checkpoint without a Trainer, and write its parameters into a network if one is given.
+
+    Args:
+        path: a run folder, its `checkpoints` folder, or one checkpoint's own folder.
+        network: gets the parameters and other state (batch statistics) where given; its optimizer is
+            no concern of this function.
+        step: a step; the newest good one unless given.
+        best: the best by the metric that the run kept its best by.
+
+    Raises:
+        FileNotFoundError: where there is no checkpoint.
+        CheckpointError: where all are damaged, or the network's arrays have other shapes; then the
+            first difference is named and nothing is changed.
+    """
+    folder = Path(path).absolute()
+    if folder.name.isdigit() and (_seal_of(folder).exists() or (folder / "state").exists()):
+        step, folder = int(folder.name), folder.parent
+    elif (folder / "checkpoints").is_dir():
+        folder = folder / "checkpoints"
+    checkpoint = _read(folder, step=step, best=best, keep_best=None)
+    if network is not None:
+        parameters, other = network_arrays(network)
+        check_arrays("parameter", checkpoint.sections["parameters"], parameters)
+        check_arrays("state", checkpoint.sections["other"], other)
+        write_network_arrays(
+            network, {**checkpoint.sections["parameters"], **checkpoint.sections["other"]}
+        )
+    return checkpoint
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in words; None where they match their seal."""
+    seal = _seal_of(path)
+    if not seal.exists():
+        return f"it has no {seal.name}, so its writing was interrupted or that file was removed"
+    expected = {}
+    for line in seal.read_bytes().decode("utf-8", "replace").splitlines():
+        digest, _, name = line.partition("  ")
+        expected[name] = digest
+    found = _file_digests(path) if path.is_dir() else {}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is not listed in {seal.name}"
+        if found[name] != expected[name]:
+            return f"{name} does not match its checksum"
+    return None if expected else f"{seal.name} is empty"
+
+
+# Arrays by path.
+
+
+def flatten(tree: PyTree) -> FlatArrays:
+    """Arrays by their path in a tree, "layers.0.linear.kernel"; random keys as their raw data.
+
+    >>> import numpy as np
+    >>> list(flatten({"layers": [{"kernel": np.zeros(2)}]}))
+    ['layers.0.kernel']
+    """
+    flat = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        flat[jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
+    return flat
+
+
+def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
+    """The tree again, with the arrays of `flat`; leaves it does not name keep their value."""
+
+    def pick(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name not in flat:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(flat[name], impl=jax.random.key_impl(leaf))
+        # A copy of our own: the caller may donate it, and keeps what was read.
+        return jnp.array(flat[name], copy=True)
+
+    return jax.tree_util.tree_map_with_path(pick, tree)
+
+
+def network_arrays(network: nnx.Module) -> tuple[FlatArrays, FlatArrays]:
+    """A network's parameters and its other state but for activities, by path."""
+    from pcflax.variables import Activity
+
+    _, parameters, _, other = nnx.split(network, nnx.Param, Activity, ...)
+    return flatten(nnx.as_pure(parameters)), flatten(nnx.as_pure(other))
+
+
+def write_network_arrays(network: nnx.Module, flat: Mapping[str, Any]) -> None:
+    """Write arrays by path into a network's Variables."""
+    from pcflax.variables import Activity
+
+    state = nnx.as_pure(nnx.state(network, nnx.Not(Activity)))
+    nnx.update(network, unflatten(state, flat))
+
+
+def check_arrays(kind: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """See that stored arrays fit the expected ones in path, shape and dtype.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    expected = {name: array for name, array in expected.items() if np.size(array) > 0}
+    for name, array in expected.items():
+        if name not in stored:
+            raise CheckpointError(
+                f"the checkpoint has no {kind} '{name}', which the network has with shape "
+                f"{tuple(array.shape)}; build the network as it was when saved"
+            )
+        if tuple(stored[name].shape) != tuple(array.shape):
+            raise CheckpointError(
+                f"{kind} '{name}' has shape {tuple(stored[name].shape)} in the checkpoint but "
+                f"{tuple(array.shape)} in the network; build the network as it was when saved"
+            )
+        if str(stored[name].dtype) != str(array.dtype):
+            raise CheckpointError(
+                f"{kind} '{name}' has dtype {stored[name].dtype} in the checkpoint but {array.dtype} "
+                f"in the network; build the network as it was when saved"
+            )
+    for name in stored:
+        if name not in expected:
+            raise CheckpointError(
+                f"the checkpoint has {kind} '{name}' of shape {tuple(stored[name].shape)}, which the "
+                f"network lacks; build the network as it was when saved"
+            )
+
+
+# Files.
+
+
+def _read(
+    directory: Path, *, step: int | None, best: bool, keep_best: tuple[str, str] | None
+) -> Checkpoint:
+    if step is not None and best:
+        raise ValueError("give step or best, not both")
+    probe = Checkpoints(directory)
+    found = probe.all_steps()
+    if not found:
+        raise FileNotFoundError(f"there is no checkpoint in {directory}; train first")
+    if step is not None:
+        if step not in found:
+            raise FileNotFoundError(
+                f"there is no checkpoint of step {step} in {directory}; there are "
+                f"{', '.join(map(str, found))}"
+            )
+        if (reason := damage(directory / str(step))) is not None:
+            good = probe.latest_good()
+            remedy = f"the newest good one is {good}" if good else "no other is good"
+            raise CheckpointError(f"checkpoint {directory / str(step)} is damaged: {reason}; {remedy}")
+        return _read_one(directory / str(step))
+    order = list(reversed(found))
+    if best:
+        good = [number for number in found if damage(directory / str(number)) is None]
+        keep_best = keep_best or _stored_keep_best(directory, good)
+        if keep_best is None:
+            raise ValueError(
+                "best needs a metric: make the checkpoints with keep_best=('eval/accuracy', 'max')"
+            )
+        winner = _best_step(directory, good, *keep_best)
+        if winner is None:
+            raise FileNotFoundError(
+                f"no good checkpoint in {directory} has the metric '{keep_best[0]}'; evaluate at the "
+                f"steps that are saved"
+            )
+        return _read_one(directory / str(winner))
+    for number in order:
+        reason = damage(directory / str(number))
+        if reason is None:
+            return _read_one(directory / str(number))
+        warnings.warn(
+            f"checkpoint {directory / str(number)} is skipped: {reason}",
+            CheckpointWarning,
+            stacklevel=4,
+        )
+    raise CheckpointError(
+        f"none of the {len(order)} checkpoints in {directory} is good; the newest, {order[0]}: "
+        f"{damage(directory / str(order[0]))}"
+    )
+
+
+def _read_one(path: Path) -> Checkpoint:
+    meta = _read_meta(path)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = {
+        section: {
+            name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=sharding)
+            for name, (shape, dtype) in flat.items()
+        }
+        for section, flat in meta["arrays"].items()
+        if flat
+    }
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        state = checkpointer.restore(
+            path, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        )["state"]
+    sections = {
+        section: {name: np.asarray(array) for name, array in (state.get(section) or {}).items()}
+        for section in _SECTIONS
+    }
+    return Checkpoint(
+        step=meta["step"],
+        parameters=_nested(sections["parameters"]),
+        activities=sections["activities"],
+        metrics=meta["metrics"],
+        sections=sections,
+        meta=meta,
+        path=path,
+    )
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    return json.loads((path / "meta" / "metadata").read_text())
+
+
+def _nested(flat: Mapping[str, Any]) -> dict:
+    nested: dict = {}
+    for name, array in flat.items():
+        *parents, last = [int(part) if part.isdigit() else part for part in name.split(".")]
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = array
+    return nested
+
+
+def _best_step(directory: Path, steps: list[int], metric: str, mode: str) -> int | None:
+    """The step with the best value; the later one where two are equal."""
+    sign = 1.0 if mode == "max" else -1.0
+    scored = []
+    for step in steps:
+        try:
+            value = _read_meta(directory / str(step))["evaluated"].get(metric)
+        except (OSError, ValueError, KeyError):  # damaged: told on restoring
+            continue
+        if value is not None and not math.isnan(value):
+            scored.append((sign * value, step))
+    return max(scored)[1] if scored else None
+
+
+def _stored_keep_best(directory: Path, good: list[int]) -> tuple[str, str] | None:
+    stored = _read_meta(directory / str(good[-1])).get("keep_best") if good else None
+    return tuple(stored) if stored else None  # type: ignore[return-value]
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _file_digests(path: Path) -> dict[str, str]:
+    """SHA-256 of every file under a folder, by its name as seen from beside the folder."""
+    digests = {}
+    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digests[file.relative_to(path.parent).as_posix()] = digest
+    return digests
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

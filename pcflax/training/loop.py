@@ -1,0 +1,186 @@
+"""The compiled loop: many batches in one call, on donated state.
+
+For each batch: read it, fold its key from (seed, step), let the learning rule update the network, and
+write its metrics into a row of a buffer. The number of batches is a runtime value, so one program
+serves every length of call, and neither the length nor an interruption changes a number. A step whose
+energy is not finite is not applied and ends the call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Int
+
+from pcflax.data.base import Reader
+from pcflax.learning import AbstractLearning
+from pcflax.networks import SplitNetwork
+from pcflax.typing import Activities, Batch, MetricFunction, PRNGKey, PyTree
+
+MetricFunctions = tuple[tuple[str, MetricFunction], ...]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["network", "optimizer_state", "step", "activities"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a step of learning changes.
+
+    Attributes:
+        network: parameters and other state.
+        optimizer_state: optax's.
+        step: batches learned from so far, int32.
+        activities: the last batch's inferred activities by layer name; empty where nobody asked.
+    """
+
+    network: SplitNetwork
+    optimizer_state: PyTree
+    step: Int[Array, ""]
+    activities: Activities
+
+
+class Recipe(NamedTuple):
+    """What stays fixed during a run; hashable, so that a compiled loop can be found again.
+
+    Attributes:
+        learning: the rule.
+        optimizer: optax's transformation of the rule's gradients.
+        metrics: (name, function) of prediction and targets.
+        reader: makes a batch of constants and an item.
+        keep_activities: whether the state carries the last batch's activities.
+    """
+
+    learning: AbstractLearning
+    optimizer: optax.GradientTransformation
+    metrics: MetricFunctions
+    reader: Reader
+    keep_activities: bool = False
+
+
+class Measured(NamedTuple):
+    """What a call measured.
+
+    Attributes:
+        values: {name: (capacity,)}, one number a batch; rows from `count` on mean nothing.
+        count: how many batches were looked at, the failed one included.
+        failed: whether the last of them had an energy that is not finite.
+    """
+
+    values: dict[str, Array]
+    count: Int[Array, ""]
+    failed: Bool[Array, ""]
+
+
+def learn(
+    state: TrainState, batch: Batch, key: PRNGKey, recipe: Recipe
+) -> tuple[TrainState, dict[str, Array], Bool[Array, ""]]:
+    """One step of learning on one batch: the new state, what was measured, and whether it holds."""
+    network, optimizer_state, info = recipe.learning.update(
+        state.network,
+        recipe.optimizer,
+        state.optimizer_state,
+        batch.inputs,
+        batch.targets,
+        key=jax.random.fold_in(key, state.step),
+    )
+    by_layer = {name: jnp.mean(energy) for name, energy in info.energies.items()}
+    energy = sum(by_layer.values())
+    values = {"energy": energy}
+    if batch.targets is not None:
+        bound = state.network.bind()
+        values["loss"] = jnp.mean(bound.output_energy(info.prediction, batch.targets))
+        for name, metric in recipe.metrics:
+            values[name] = jnp.mean(metric(info.prediction, batch.targets))
+    values |= {f"energy/{name}": mean for name, mean in by_layer.items()}
+    sound = jnp.isfinite(energy)
+    new = TrainState(
+        network,
+        optimizer_state,
+        state.step + 1,
+        info.activities if recipe.keep_activities else state.activities,
+    )
+    # A select, not a branch: it melts into the optimizer's own elementwise loops.
+    kept = jax.tree.map(lambda after, before: jnp.where(sound, after, before), new, state)
+    return kept, {name: value.astype(jnp.float32) for name, value in values.items()}, ~sound
+
+
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+def learn_batches(
+    state: TrainState,
+    constants: PyTree,
+    items: PyTree,
+    count: Int[Array, ""],
+    key: PRNGKey,
+    *,
+    recipe: Recipe,
+) -> tuple[TrainState, Measured]:
+    """Learn from the first `count` of `items`, whose leaves begin with the axis (capacity,)."""
+    capacity = jax.tree.leaves(items)[0].shape[0]
+
+    def read(index):
+        return recipe.reader(constants, jax.tree.map(lambda leaf: leaf[index], items))
+
+    def body(carry):
+        index, state, values, _ = carry
+        state, measured, failed = learn(state, read(index), key, recipe)
+        values = {name: values[name].at[index].set(value) for name, value in measured.items()}
+        return index + 1, state, values, failed
+
+    def unfinished(carry):
+        index, _, _, failed = carry
+        return (index < count) & ~failed
+
+    names = jax.eval_shape(lambda: learn(state, read(0), key, recipe)[1])
+    values = {name: jnp.zeros((capacity,), jnp.float32) for name in names}
+    index, state, values, failed = jax.lax.while_loop(
+        unfinished, body, (jnp.int32(0), state, values, jnp.bool_(False))
+    )
+    return state, Measured(values, index, failed)
+
+
+@functools.partial(jax.jit, static_argnames=("reader", "metrics"))
+def measure_batches(
+    network: SplitNetwork,
+    constants: PyTree,
+    items: PyTree,
+    valid: Bool[Array, "count batch"],
+    *,
+    reader: Reader,
+    metrics: MetricFunctions,
+) -> dict[str, Array]:
+    """{name: (count,)}: for each batch the sum over its valid examples of energy and metrics.
+
+    The energy is F at the feedforward activities with the targets clamped on top: targets are scored,
+    and never seen by inference.
+    """
+
+    def measure(_, item_and_valid):
+        item, counts = item_and_valid
+        batch = reader(constants, item)
+        bound = network.bind()
+        prediction = bound.predict(batch.inputs)
+        bound.set_activities(bound.start(batch.inputs, batch.targets))
+        values = {"energy": bound.energy(batch.inputs)}
+        if batch.targets is not None:
+            for name, metric in metrics:
+                values[name] = metric(prediction, batch.targets)
+        return None, {
+            name: jnp.sum(jnp.where(counts, value, 0)).astype(jnp.float32)
+            for name, value in values.items()
+        }
+
+    return jax.lax.scan(measure, None, (items, valid))[1]
+
+
+@jax.jit
+def predict_batch(network: SplitNetwork, inputs: Array) -> Array:
+    """The feedforward prediction of one batch."""
+    return network.bind().predict(inputs)

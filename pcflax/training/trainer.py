@@ -1,0 +1,578 @@
+"""The Trainer: objects outside, one compiled loop inside.
+
+`fit` takes the network apart once, runs `loop.learn_batches` on donated state, and puts the parameters
+back into the object wherever user code can look: at callbacks, at the end, and when something goes
+wrong. What it adds to the loop is a calendar: after which steps to log, evaluate and save. The calendar
+depends on step numbers only, so an interrupted run that is restored measures and ends the same.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from pcflax.data import Dataset
+from pcflax.learning import AbstractLearning
+from pcflax.networks import AbstractPCNetwork, split
+from pcflax.networks.base import check_batch
+from pcflax.typing import MetricFunction, PyTree
+
+from .callbacks import CallbackList
+from .checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    CheckpointWarning,
+    check_arrays,
+    flatten,
+    network_arrays,
+    unflatten,
+    write_network_arrays,
+)
+from .history import History
+from .loggers import ConsoleLogger
+from .loop import Recipe, TrainState, learn_batches, measure_batches, predict_batch
+from .metrics import default_metrics
+
+# One compiled call holds at most this many batches, and about this much of streamed examples.
+_CAPACITY = 256
+_STREAMED_BYTES = 64 * 2**20
+# A call is made about this long: short enough for a smooth progress bar and a prompt stop, long enough
+# that Python's share of the time is small.
+_SECONDS_A_CALL = 0.25
+
+
+class NonFiniteEnergyError(FloatingPointError):
+    """Training met an energy that is NaN or infinite; the step was not applied."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came; the run was saved. Exit code 143, as the shell has it."""
+
+    def __init__(self):
+        super().__init__(143)
+
+
+class Trainer:
+    """Trains a network on batches, measures it, saves it and restores it.
+
+    Args:
+        network: trained in place; `trainer.network` holds the newest parameters whenever user code
+            runs.
+        optimizer: an optax transformation of the parameters' gradients.
+        learning: the rule, such as `pc.learning.PredictiveCoding(...)`.
+        checkpoints: where and what to save; nothing is saved without.
+        metrics: {name: function of (prediction, targets) -> (batch,)}; accuracy for labelled data and
+            the squared error for other data unless given.
+        callbacks: loggers and other callbacks, told in order.
+        seed: every random choice is folded from (seed, step).
+        progress: whether to show a progress bar and a line for each evaluation.
+
+    Attributes:
+        step: batches learned from so far.
+        history: what was measured so far, a `History`.
+        optimizer_state: optax's state.
+        steps_per_second: the newest rate, None before the second compiled call.
+
+    Raises:
+        TypeError: for an argument of the wrong kind.
+
+    >>> import jax.numpy as jnp, optax, pcflax as pc
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> network = pc.PCNetwork([pc.PCDense(64, 32, activation=jnp.tanh, rngs=rngs),
+    ...                         pc.PCDense(32, 10, rngs=rngs)])
+    >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)))
+    >>> trainer = pc.Trainer(network, optax.adam(1e-2), learning=rule, progress=False)
+    >>> history = trainer.fit(pc.data.load("digits"), epochs=5)
+    >>> trainer.evaluate(pc.data.load("digits", split="test"))["accuracy"] > 0.9
+    True
+    """
+
+    def __init__(
+        self,
+        network: AbstractPCNetwork,
+        optimizer: optax.GradientTransformation,
+        *,
+        learning: AbstractLearning,
+        checkpoints: Checkpoints | None = None,
+        metrics: Mapping[str, MetricFunction] | None = None,
+        callbacks: Iterable[Any] = (),
+        seed: int = 0,
+        progress: bool = True,
+    ):
+        for argument, value, kind, example in (
+            ("network", network, AbstractPCNetwork, "pc.PCNetwork([...])"),
+            ("optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)"),
+            ("learning", learning, AbstractLearning, "pc.learning.PredictiveCoding(...)"),
+            ("checkpoints", checkpoints, Checkpoints | None, "pc.Checkpoints('runs/mnist')"),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"Trainer expected {argument} such as {example}, got {value!r}")
+        self.network = network
+        self.optimizer = optimizer
+        self.learning = learning
+        self.checkpoints = checkpoints
+        self.metrics = None if metrics is None else dict(metrics)
+        self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
+        self.seed = seed
+        self.step = 0
+        self.history = History()
+        self.optimizer_state = optimizer.init(split(network).parameters)
+        self.steps_per_second: float | None = None
+        self._pending: dict[str, list[float]] = {}  # measured since the last training row
+        self._data_description: dict | None = None
+        self._activities: dict = {}
+        self._stop_asked = False
+        self._signal: int | None = None
+
+    # Training.
+
+    def fit(
+        self,
+        data: Dataset,
+        *,
+        epochs: int | None = None,
+        num_steps: int | None = None,
+        eval_data: Dataset | None = None,
+        eval_every: int | None = None,
+        log_every: int = 50,
+    ) -> History:
+        """Train until a number of epochs or steps is reached, counted from step 0.
+
+        The number is a total: after `restore()`, the same call ends where the uninterrupted run would
+        have. Each epoch passes over the data in an order of its own; an incomplete last batch is left
+        out.
+
+        Args:
+            data: from `pc.data.load` or `pc.data.from_arrays`.
+            epochs: total number of passes over `data`; or
+            num_steps: total number of batches.
+            eval_data: measured every `eval_every` steps and after the last.
+            eval_every: steps between evaluations; an epoch unless given.
+            log_every: steps over which training metrics are averaged into one row.
+
+        Returns:
+            The history of all measurements.
+
+        Raises:
+            TypeError, ValueError: for data that the network cannot take, before anything is compiled.
+            NonFiniteEnergyError: naming step, layer and the last good checkpoint; `network` then holds
+                the parameters before that step.
+            Terminated: on SIGTERM (exit code 143), after saving.
+            KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
+        """
+        total = self._total_steps(data, epochs, num_steps)
+        self._check_data(data, "training data")
+        if eval_data is not None:
+            self._check_data(eval_data, "evaluation data")
+        for name, value in (("log_every", log_every), ("eval_every", eval_every)):
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} of at least 1 step, got {value}")
+        if self._data_description not in (None, data.description()):
+            warnings.warn(
+                f"the checkpoint was made on {self._data_description}, and training goes on with "
+                f"{data.description()}: it will not end as the uninterrupted run would have",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+        self._data_description = data.description()
+        if self.checkpoints is not None:
+            self.checkpoints.prepare()
+        if self.step >= total:
+            warnings.warn(
+                f"nothing to do: {self.step} steps are done and {total} were asked for (epochs and "
+                f"num_steps are totals, counted from step 0)",
+                UserWarning,
+                stacklevel=2,
+            )
+            return self.history
+        eval_every = eval_every or data.num_batches
+        save_every = None
+        if self.checkpoints is not None:
+            save_every = self.checkpoints.every or eval_every
+        self._stop_asked, self._signal = False, None
+        self.callbacks.notify("on_fit_start", self, total)
+        restore_handlers = self._catch_signals()
+        try:
+            self._run(data, total, eval_data, eval_every, log_every, save_every)
+        finally:
+            restore_handlers()
+            self.callbacks.notify("on_fit_end", self)
+            if self.checkpoints is not None:
+                self.checkpoints.close()
+        return self.history
+
+    def stop(self) -> None:
+        """Ask a running `fit` to end after the step at hand; for callbacks."""
+        self._stop_asked = True
+
+    def _run(self, data, total, eval_data, eval_every, log_every, save_every) -> None:
+        recipe = Recipe(
+            learning=self.learning,
+            optimizer=self.optimizer,
+            metrics=self._metric_functions(data),
+            reader=data.reader,
+            keep_activities=self.checkpoints is not None and self.checkpoints.activities,
+        )
+        key = jax.random.key(self.seed)
+        constants = data.constants()
+        capacity = _capacity(data, total)
+        state = self._initial_state(data, recipe)
+        seconds_a_step: float | None = None
+        calls = 0
+        saved = evaluated = None  # the step of the last save, of the last evaluation
+        epoch_events = self.callbacks.listens("on_epoch_end")
+        periods = [log_every, eval_every, save_every, data.num_batches if epoch_events else None]
+        while self.step < total:
+            due = min([total, *(self.step + p - self.step % p for p in periods if p)])
+            length = 8 if seconds_a_step is None else int(_SECONDS_A_CALL / seconds_a_step)
+            count = min(due - self.step, capacity, max(1, length))
+            items = _padded(data.items(self.step, count), capacity)
+            begin = time.perf_counter()
+            state, measured = learn_batches(
+                state, constants, items, jnp.int32(count), key, recipe=recipe
+            )
+            values, failed = jax.device_get((measured.values, measured.failed))
+            done = int(measured.count) - int(failed)
+            calls += 1
+            if calls > 1:  # the first call also compiled
+                seconds_a_step = max((time.perf_counter() - begin) / max(done, 1), 1e-6)
+                self.steps_per_second = 1 / seconds_a_step
+            self.step += done
+            for name, column in values.items():
+                self._pending.setdefault(f"train/{name}", []).extend(column[:done].tolist())
+            if failed:
+                self._write_back(state)
+                raise self._non_finite({name: column[done] for name, column in values.items()})
+            self.callbacks.notify("on_progress", self, self.step)
+            at_end = self.step == total
+            # Each event sees the network as of this step; the copy costs little beside a call.
+            event = at_end or any(p and self.step % p == 0 for p in periods)
+            if event or self._signal is not None:
+                self._write_back(state)
+            if at_end or self.step % log_every == 0:
+                self._log()
+            if eval_data is not None and (at_end or self.step % eval_every == 0):
+                self._evaluate_and_tell(eval_data)
+                evaluated = self.step
+            if epoch_events and self.step % data.num_batches == 0:
+                self.callbacks.notify("on_epoch_end", self, self.step // data.num_batches - 1)
+            stopping = self._stop_asked or self._signal is not None
+            if save_every and (at_end or stopping or self.step % save_every == 0):
+                if stopping:
+                    self._write_back(state)
+                self._save(evaluated=evaluated == self.step)
+                saved = self.step
+            if stopping:
+                break
+        del saved
+        if self._signal == signal.SIGTERM:
+            if self.checkpoints is not None:
+                self.checkpoints.wait()
+            raise Terminated
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    # Measuring.
+
+    def evaluate(self, data: Dataset) -> dict[str, float]:
+        """Means over every example of a data set: the metrics, and the energy.
+
+        The energy is F at the feedforward activities with the targets scored on top, which for a
+        chain is the output's energy. Inference never sees the targets.
+
+        Args:
+            data: from `pc.data.load` or `pc.data.from_arrays`; its incomplete last batch counts too.
+
+        Returns:
+            {"accuracy": ..., "energy": ...} and whatever metrics the Trainer was given.
+        """
+        self._check_data(data, "evaluation data")
+        network = split(self.network)
+        constants, metrics = data.constants(), self._metric_functions(data)
+        totals: dict[str, float] = {}
+        for items, valid in data.evaluation_items(_CAPACITY):
+            sums = measure_batches(
+                network, constants, items, valid, reader=data.reader, metrics=metrics
+            )
+            for name, column in jax.device_get(sums).items():
+                # in float64 on the host: the same at every batch size, but for rounding
+                totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
+        means = {name: value / data.num_examples for name, value in totals.items()}
+        return {**{name: means[name] for name, _ in metrics if name in means}, **means}
+
+    def predict(self, inputs: Any, *, batch_size: int = 500) -> np.ndarray:
+        """The network's feedforward predictions.
+
+        Args:
+            inputs: (examples, *features), floating; or a data set, whose stored order is kept.
+            batch_size: examples in one compiled call, where `inputs` is an array.
+
+        Returns:
+            (examples, *out); logits where the last layer's energy works on logits.
+        """
+        network = split(self.network)
+        if isinstance(inputs, Dataset):
+            read, constants = jax.jit(inputs.reader), inputs.constants()
+            rows = [
+                np.asarray(predict_batch(network, read(constants, item).inputs))[kept]
+                for chunk, valid in inputs.evaluation_items(1)
+                for item, kept in [(jax.tree.map(lambda leaf: leaf[0], chunk), valid[0])]
+            ]
+            return np.concatenate(rows)
+        inputs = np.asarray(inputs)
+        check_batch(inputs, None)
+        rows = []
+        for begin in range(0, len(inputs), batch_size):
+            rows.append(np.asarray(predict_batch(network, inputs[begin : begin + batch_size])))
+        return np.concatenate(rows)
+
+    # Checkpoints.
+
+    def save(self) -> Path:
+        """Save a checkpoint now and return its folder.
+
+        Raises:
+            ValueError: where the Trainer has no `checkpoints`.
+            NonFiniteEnergyError: where a parameter is NaN or infinite; nothing is written.
+        """
+        checkpoints = self._needs_checkpoints()
+        path = self._save(evaluated=False)
+        checkpoints.close()
+        return path
+
+    def restore(self, step: int | None = None, *, best: bool = False) -> int:
+        """Go back to a checkpoint: parameters, optimizer state, step, seed, history.
+
+        Args:
+            step: of that step; the newest good one unless given.
+            best: the best by `keep_best`.
+
+        Returns:
+            The step that training will go on from.
+
+        Raises:
+            FileNotFoundError: where there is no checkpoint.
+            CheckpointError: where it is damaged, or made by a network or optimizer of another shape;
+                the first difference is named and nothing is changed.
+            ValueError: where the Trainer has no `checkpoints`.
+        """
+        stored = self._needs_checkpoints().read(step, best=best)
+        parameters, other = network_arrays(self.network)
+        check_arrays("parameter", stored.sections["parameters"], parameters)
+        check_arrays("state", stored.sections["other"], other)
+        optimizer_state = _as_arrays(self.optimizer_state)
+        try:
+            check_arrays(
+                "optimizer state", stored.sections["optimizer"], flatten(optimizer_state)
+            )
+        except CheckpointError as error:
+            raise CheckpointError(
+                str(error).replace(
+                    "build the network as it was", "use the optimizer that was used"
+                ).replace("network", "optimizer")
+            ) from None
+        write_network_arrays(
+            self.network, {**stored.sections["parameters"], **stored.sections["other"]}
+        )
+        if stored.activities:
+            self.network.set_activities(
+                {name: jnp.array(value, copy=True) for name, value in stored.activities.items()}
+            )
+        self.optimizer_state = unflatten(optimizer_state, stored.sections["optimizer"])
+        self.step, self.seed = stored.step, stored.meta["seed"]
+        self.history = History(stored.meta["history"])
+        self._pending = {name: list(column) for name, column in stored.meta["pending"].items()}
+        self._data_description = stored.meta["data"]
+        return self.step
+
+    def _save(self, *, evaluated: bool) -> Path:
+        checkpoints = self._needs_checkpoints()
+        parameters, other = network_arrays(self.network)
+        for name, array in parameters.items():
+            if not bool(jnp.isfinite(array).all()):
+                raise NonFiniteEnergyError(
+                    f"parameter '{name}' is not finite after step {self.step}, so nothing was saved; "
+                    f"{self._last_good()}"
+                )
+        last_eval = {}
+        if evaluated:
+            last_eval = {
+                name: value
+                for name, value in self.history.rows[-1].items()
+                if name.startswith("eval/")
+            }
+        path = checkpoints.save(
+            self.step,
+            {
+                "parameters": parameters,
+                "optimizer": flatten(_as_arrays(self.optimizer_state)),
+                "other": other,
+                "activities": dict(self._activities),
+            },
+            {
+                "seed": self.seed,
+                "data": self._data_description,
+                "metrics": self.history.last(),
+                "evaluated": last_eval,
+                "history": self.history.rows,
+                "pending": self._pending,
+                "versions": {"jax": jax.__version__, "device": jax.local_devices()[0].device_kind},
+            },
+        )
+        self.callbacks.notify("on_checkpoint", self, self.step, path)
+        return path
+
+    def _needs_checkpoints(self) -> Checkpoints:
+        if self.checkpoints is None:
+            raise ValueError(
+                "this Trainer has no checkpoints; make it with checkpoints=pc.Checkpoints('runs/...')"
+            )
+        return self.checkpoints
+
+    # Parts.
+
+    def _initial_state(self, data: Dataset, recipe: Recipe) -> TrainState:
+        network = split(self.network)
+        activities = {}
+        if recipe.keep_activities:
+            spec = data.spec()
+            shapes = jax.eval_shape(
+                lambda *batch: network.bind().start(*batch), spec.inputs, spec.targets
+            )
+            activities = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+        state = TrainState(
+            network, _as_arrays(self.optimizer_state), jnp.int32(self.step), activities
+        )
+        # The loop's state is donated: what the network and its user hold must not go with it.
+        return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+    def _write_back(self, state: TrainState) -> None:
+        """Copies of the loop's arrays into the objects, which outlive the next donation."""
+        copy = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+        flat = {**flatten(copy.network.parameters), **flatten(copy.network.other)}
+        write_network_arrays(self.network, flat)
+        self.optimizer_state = copy.optimizer_state
+        self._activities = copy.activities
+        self.network.set_activities(copy.activities)
+
+    def _log(self) -> None:
+        row = {
+            name: math.fsum(column) / len(column)
+            for name, column in self._pending.items()
+            if column
+        }
+        self._pending = {}
+        if row:
+            self.history.append(self.step, row)
+            self.callbacks.notify("on_log", self, self.step, row)
+
+    def _evaluate_and_tell(self, eval_data: Dataset) -> None:
+        row = {f"eval/{name}": value for name, value in self.evaluate(eval_data).items()}
+        self.history.append(self.step, row)
+        self.callbacks.notify("on_evaluate", self, self.step, row)
+
+    def _metric_functions(self, data: Dataset) -> tuple[tuple[str, MetricFunction], ...]:
+        metrics = default_metrics(data.num_classes) if self.metrics is None else self.metrics
+        return tuple(metrics.items())
+
+    def _total_steps(self, data: Dataset, epochs: int | None, num_steps: int | None) -> int:
+        if not isinstance(data, Dataset):
+            raise TypeError(
+                f"expected a data set from pc.data.load or pc.data.from_arrays, got "
+                f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, "
+                f"batch_size=64)"
+            )
+        if (epochs is None) == (num_steps is None):
+            raise ValueError("give either epochs or num_steps, the total to train until")
+        total = epochs * data.num_batches if epochs is not None else num_steps
+        if total < 0:  # type: ignore[operator]
+            raise ValueError(f"expected epochs or num_steps of at least 0, got {epochs or num_steps}")
+        return total  # type: ignore[return-value]
+
+    def _check_data(self, data: Dataset, role: str) -> None:
+        """Run one batch's shapes through the network, so that a misfit is told before compiling."""
+        if not isinstance(data, Dataset):
+            raise TypeError(
+                f"expected the {role} from pc.data.load or pc.data.from_arrays, got "
+                f"{type(data).__name__}"
+            )
+        spec, network = data.spec(), split(self.network)
+
+        def energies(inputs, targets):
+            bound = network.bind()
+            bound.set_activities(bound.start(inputs, targets))
+            return bound.energies(inputs)
+
+        try:
+            jax.eval_shape(energies, spec.inputs, spec.targets)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"the {role} '{data.name}' does not fit the network: {error}") from error
+
+    def _non_finite(self, values: Mapping[str, np.ndarray]) -> NonFiniteEnergyError:
+        layers = [
+            f"layer '{name.removeprefix('energy/')}' has energy {value}"
+            for name, value in values.items()
+            if name.startswith("energy/") and not np.isfinite(value)
+        ]
+        where = ", ".join(layers) or "the sum over layers overflows"
+        return NonFiniteEnergyError(
+            f"the energy is not finite at step {self.step + 1}: {where}; the step was not applied; "
+            f"{self._last_good()}; lower the step sizes of inference or learning, or look at the data"
+        )
+
+    def _last_good(self) -> str:
+        path = self.checkpoints.latest_good() if self.checkpoints is not None else None
+        return f"the last good checkpoint is {path}" if path else "there is no checkpoint"
+
+    def _catch_signals(self):
+        """Let SIGTERM and Ctrl-C end the run after the call at hand; returns what undoes it."""
+        if threading.current_thread() is not threading.main_thread():
+            return lambda: None
+
+        def handle(number, frame):
+            del frame
+            if self._signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._signal = number
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def restore():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        return restore
+
+
+def _as_arrays(tree: PyTree) -> PyTree:
+    """The same tree with every leaf an array (some optax states hold Python numbers)."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def _capacity(data: Dataset, total: int) -> int:
+    """How many batches one call has room for: fewer where the items hold the examples themselves."""
+    item_bytes = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.items(0, 1)))
+    return max(1, min(_CAPACITY, total, _STREAMED_BYTES // max(item_bytes, 1)))
+
+
+def _padded(items: PyTree, capacity: int) -> PyTree:
+    """Items with room for `capacity` batches; the rows added are never looked at."""
+
+    def pad(leaf):
+        room = np.zeros((capacity - leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
+        return np.concatenate([leaf, room])
+
+    return jax.tree.map(pad, items)

@@ -228,7 +228,7 @@ class Trainer:
         )
         key = jax.random.key(self.seed)
         constants = data.constants()
-        capacity = _capacity(data, total)
+        capacity = _capacity(data)
         state = self._initial_state(data, recipe)
         seconds_a_step: float | None = None
         calls = 0
@@ -562,10 +562,13 @@ def _as_arrays(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, tree)
 
 
-def _capacity(data: Dataset, total: int) -> int:
-    """How many batches one call has room for: fewer where the items hold the examples themselves."""
+def _capacity(data: Dataset) -> int:
+    """How many batches one call has room for: fewer where the items hold the examples themselves.
+
+    A function of the data alone, so that every `fit` on it finds the same compiled program.
+    """
     item_bytes = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.items(0, 1)))
-    return max(1, min(_CAPACITY, total, _STREAMED_BYTES // max(item_bytes, 1)))
+    return max(1, min(_CAPACITY, _STREAMED_BYTES // max(item_bytes, 1)))
 
 
 def _padded(items: PyTree, capacity: int) -> PyTree:

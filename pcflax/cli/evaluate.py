@@ -1,0 +1,33 @@
+"""`pcflax evaluate RUN`: measure a trained run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from .build import build_trainer, load_data
+from .options import EvaluateOptions, read_config
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Restore the run's network and print its metrics on the data."""
+    stored = read_config(options.run)
+    data_dir = options.data_dir or stored.data_dir
+    own = load_data(dataclasses.replace(stored, data_dir=data_dir), "test", batch_size=1)
+    trainer = build_trainer(stored, own, options.run)
+    step = trainer.restore(options.step, best=options.best)
+    asked = dataclasses.replace(stored, data=options.data or stored.data, data_dir=data_dir)
+    data = load_data(asked, options.split, batch_size=options.batch_size)
+    measured = trainer.evaluate(data)
+    if options.json:
+        print(json.dumps({"step": step, "data": data.name, **measured}))
+        return
+    table = Table(title=f"{options.run} at step {step} on {data.name} ({data.num_examples:,} examples)")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in measured.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)

@@ -1,0 +1,92 @@
+"""The `pcflax` command: options to a verb, and errors to one sentence and an exit code.
+
+0 done; 1 an error, told in one sentence on standard error (--debug shows where it came from); 2 wrong
+usage; 130 stopped by Ctrl-C; 143 stopped by SIGTERM after saving.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .options import EvaluateOptions, InspectOptions, TrainOptions, read_config
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _run(arguments)
+    except KeyboardInterrupt:
+        print("stopped; go on with --resume", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _run(arguments: list[str]) -> None:
+    verbs = (
+        Annotated[TrainOptions, tyro.conf.subcommand("train", default=_defaults(arguments))]
+        | Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
+        | Annotated[InspectOptions, tyro.conf.subcommand("inspect")]
+    )
+    options = tyro.cli(
+        verbs,
+        args=arguments,
+        prog="pcflax",
+        description="Predictive coding networks on Flax NNX and JAX.",
+    )
+    # A verb is imported when it is used: --help and wrong usage then answer without loading jax.
+    match options:
+        case TrainOptions():
+            from .train import train
+
+            train(options)
+        case EvaluateOptions():
+            from .evaluate import evaluate
+
+            evaluate(options)
+        case InspectOptions():
+            from .inspect import inspect
+
+            inspect(options)
+
+
+def _defaults(arguments: list[str]) -> TrainOptions:
+    """The defaults of `train`: those of the run that is resumed, where one is named."""
+    if arguments[:1] != ["train"] or "--resume" not in arguments:
+        return TrainOptions()
+    for position, argument in enumerate(arguments):
+        if argument in ("--run-dir", "--run_dir") and position + 1 < len(arguments):
+            return read_config(Path(arguments[position + 1]))
+        if argument.startswith(("--run-dir=", "--run_dir=")):
+            return read_config(Path(argument.partition("=")[2]))
+    return TrainOptions()
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of an error; kinds that are nobody's own words get their name before it."""
+    text = str(error).strip() or repr(error)
+    if isinstance(error, KeyError):
+        text = str(error.args[0]) if error.args else text
+    first = text.splitlines()[0]
+    named = (ValueError, TypeError, OSError, FloatingPointError, LookupError)
+    if isinstance(error, named) or type(error).__module__.startswith("pcflax"):
+        return first
+    return f"{type(error).__name__}: {first} (add --debug for the traceback)"
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    del category, filename, lineno, file, line
+    print(f"warning: {message}", file=sys.stderr)

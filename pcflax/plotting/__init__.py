@@ -1,0 +1,3 @@
+"""Plotting: arrays in, a matplotlib Figure out."""
+
+from .training import training_figure as training_figure

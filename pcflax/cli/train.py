@@ -86,7 +86,7 @@ def _table(trainer: pc.Trainer) -> Table:
     history = trainer.history
     names = [name for name in history.names() if name.startswith("eval/")]
     training = [name for name in ("train/accuracy", "train/energy") if name in history.names()]
-    table = Table(title="measured on the test split")
+    table = Table(title="accuracy and energy by step; eval is the test split")
     for column in ("step", *names, *training):
         table.add_column(column, justify="right")
     latest: dict[str, float] = {}

@@ -50,7 +50,7 @@ def training_figure(
         axes[1, 0].plot(np.arange(len(values)), values, label=name)
     total = sum(inference.values()) if inference else None
     if total is not None and len(inference) > 1:
-        axes[1, 0].plot(np.arange(len(total)), total, color="black", label="total")
+        axes[1, 0].plot(np.arange(len(total)), total, color="black", linestyle="--", label="total")
     axes[1, 0].set(xlabel="inference step", ylabel="energy an example (nats)")
     if inference:
         axes[1, 0].legend(fontsize="small")

@@ -110,9 +110,18 @@ def main() -> None:
     device = jax.devices()[0].device_kind
     measured = measure(JOBS[options.job], options.iterations, options.rounds, console)
 
-    table = Table(title=f"job {options.job} on {device}, {options.rounds} rounds of "
-                  f"{options.iterations} iterations")
-    for column in ("contender", "ms an iteration", "min-max", "times pcflax", "min-max", "compile s"):
+    table = Table(
+        title=f"job {options.job} on {device}, {options.rounds} rounds of "
+        f"{options.iterations} iterations"
+    )
+    for column in (
+        "contender",
+        "ms an iteration",
+        "min-max",
+        "times pcflax",
+        "min-max",
+        "compile s",
+    ):
         table.add_column(column, justify="left" if column == "contender" else "right")
     for module, times in measured["seconds_an_iteration"].items():
         low, middle, high = ratio(measured, module, "trainer")
@@ -138,7 +147,9 @@ def main() -> None:
         "cpu_count": os.cpu_count(),
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.import_module(name).__version__ for name in ("jax", "flax", "optax")},
+            **{
+                name: importlib.import_module(name).__version__ for name in ("jax", "flax", "optax")
+            },
         },
         **measured,
     }

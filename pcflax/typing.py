@@ -1,6 +1,6 @@
 """Names for the shapes and callables that several folders share; no logic.
 
-Shapes are written with jaxtyping: `Float[Array, "batch features"]`. `"batch *features"` is any array
+Shapes are written with jaxtyping: `Float[Array, " batch features"]`. `"batch *features"` is any array
 whose first axis counts the examples.
 """
 
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 from jaxtyping import Array, Float, Key
 
-Activities: TypeAlias = dict[str, Float[Array, "batch *features"]]
+Activities: TypeAlias = dict[str, Float[Array, " batch *features"]]
 """An activity for each layer, by the layer's name, in the network's order."""
 
-Energies: TypeAlias = dict[str, Float[Array, "batch"]]
+Energies: TypeAlias = dict[str, Float[Array, " batch"]]
 """The energy of each example at each layer, by the layer's name; never averaged."""
 
 PRNGKey: TypeAlias = Key[Array, ""]
@@ -45,7 +45,9 @@ class MetricFunction(Protocol):
     """A measure of one example's prediction, such as `pc.metrics.accuracy`."""
 
     def __call__(
-        self, prediction: Float[Array, "batch *features"], targets: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch"]:
+        self,
+        prediction: Float[Array, " batch *features"],
+        targets: Float[Array, " batch *features"],
+    ) -> Float[Array, " batch"]:
         """One number for each example; the Trainer takes the mean over examples."""
         ...

@@ -51,7 +51,9 @@ def main() -> None:
 
     network = make_network(seed=7)
     pc.load_checkpoint(folder, network, best=True)
-    print(f"prediction of the best: {network.predict(next(iter(test)).inputs).argmax(axis=-1)[:10]}")
+    print(
+        f"prediction of the best: {network.predict(next(iter(test)).inputs).argmax(axis=-1)[:10]}"
+    )
 
     resumed = make_trainer(make_network(seed=7), folder)
     print(f"restored step {resumed.restore()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +52,7 @@ def build_network(options: TrainOptions, in_features: int, out_features: int) ->
     sizes = (in_features, *options.widths)
     layers: dict[str, pc.PCLayer] = {
         f"hidden_{number}": pc.PCDense(below, above, activation=activation, rngs=rngs)
-        for number, (below, above) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1)
+        for number, (below, above) in enumerate(itertools.pairwise(sizes), start=1)
     }
     layers["output"] = pc.PCDense(
         sizes[-1], out_features, energy=_OUTPUTS[options.output](), rngs=rngs

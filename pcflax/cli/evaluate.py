@@ -25,7 +25,9 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.json:
         print(json.dumps({"step": step, "data": data.name, **measured}))
         return
-    table = Table(title=f"{options.run} at step {step} on {data.name} ({data.num_examples:,} examples)")
+    table = Table(
+        title=f"{options.run} at step {step} on {data.name} ({data.num_examples:,} examples)"
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in measured.items():

@@ -93,7 +93,9 @@ def _table(trainer: pc.Trainer) -> Table:
     for row in history.rows:
         latest.update(row)
         if any(name in row for name in names):
-            cells = [f"{latest[name]:.4f}" if name in latest else "" for name in (*names, *training)]
+            cells = [
+                f"{latest[name]:.4f}" if name in latest else "" for name in (*names, *training)
+            ]
             table.add_row(str(row["step"]), *cells)
     return table
 

@@ -82,9 +82,7 @@ class StreamDataset(Dataset):
         while True:
             order = self.order(epoch)[position * self.batch_size :]
             examples = grain.MapDataset.source(_Reordered(self.source, order))
-            yield from examples.to_iter_dataset(options).batch(
-                self.batch_size, drop_remainder=True
-            )
+            yield from examples.to_iter_dataset(options).batch(self.batch_size, drop_remainder=True)
             epoch, position = epoch + 1, 0
 
 

@@ -42,7 +42,7 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         example = self._source[index]
-        return example["image"], np.int32(example["label"])
+        return example["image"], np.asarray(example["label"], np.int32)
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
         """All images (examples, height, width, channels), uint8, and labels (examples,), int32."""

@@ -38,13 +38,15 @@ class Energy(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, activity: Float[Array, "batch *features"], prediction: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch"]:
+        self,
+        activity: Float[Array, " batch *features"],
+        prediction: Float[Array, " batch *features"],
+    ) -> Float[Array, " batch"]:
         """The energy of each example in nats, up to a constant: summed over features only."""
 
     def mean(
-        self, prediction: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch *features"]:
+        self, prediction: Float[Array, " batch *features"]
+    ) -> Float[Array, " batch *features"]:
         """The activity that a prediction stands for: where a feedforward start puts the layer.
 
         The identity unless a subclass predicts something else than the activity itself (logits).
@@ -52,7 +54,7 @@ class Energy(nnx.Module, abc.ABC):
         return prediction
 
 
-def sum_features(values: Float[Array, "batch *features"]) -> Float[Array, "batch"]:
+def sum_features(values: Float[Array, " batch *features"]) -> Float[Array, " batch"]:
     """Sum over every axis but the first.
 
     >>> import jax.numpy as jnp

@@ -29,14 +29,16 @@ class Bernoulli(Energy):
     clamped_only = True
 
     def __call__(
-        self, activity: Float[Array, "batch *features"], prediction: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch"]:
+        self,
+        activity: Float[Array, " batch *features"],
+        prediction: Float[Array, " batch *features"],
+    ) -> Float[Array, " batch"]:
         """Binary cross-entropy of each example between `activity` and sigmoid(`prediction`)."""
         check_same_shape(self, activity, prediction)
         return sum_features(optax.losses.sigmoid_binary_cross_entropy(prediction, activity))
 
     def mean(
-        self, prediction: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch *features"]:
+        self, prediction: Float[Array, " batch *features"]
+    ) -> Float[Array, " batch *features"]:
         """Probabilities sigmoid(prediction)."""
         return jax.nn.sigmoid(prediction)

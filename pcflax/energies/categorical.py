@@ -32,8 +32,10 @@ class Categorical(Energy):
     clamped_only = True
 
     def __call__(
-        self, activity: Float[Array, "batch *features"], prediction: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch"]:
+        self,
+        activity: Float[Array, " batch *features"],
+        prediction: Float[Array, " batch *features"],
+    ) -> Float[Array, " batch"]:
         """Cross-entropy of each example between `activity` and softmax(`prediction`)."""
         check_same_shape(self, activity, prediction)
         # optax leaves out terms of probability 0, which keeps a logit of -inf there finite.
@@ -41,7 +43,7 @@ class Categorical(Energy):
         return sum_features(entropy) if entropy.ndim > 1 else entropy
 
     def mean(
-        self, prediction: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch *features"]:
+        self, prediction: Float[Array, " batch *features"]
+    ) -> Float[Array, " batch *features"]:
         """Class probabilities softmax(prediction), over the last axis."""
         return jax.nn.softmax(jnp.asarray(prediction), axis=-1)

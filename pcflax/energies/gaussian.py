@@ -34,8 +34,10 @@ class Gaussian(Energy):
         self.precision = float(precision)
 
     def __call__(
-        self, activity: Float[Array, "batch *features"], prediction: Float[Array, "batch *features"]
-    ) -> Float[Array, "batch"]:
+        self,
+        activity: Float[Array, " batch *features"],
+        prediction: Float[Array, " batch *features"],
+    ) -> Float[Array, " batch"]:
         """precision/2 * ||activity - prediction||^2 of each example."""
         check_same_shape(self, activity, prediction)
         error = activity - prediction

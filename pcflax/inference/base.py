@@ -33,7 +33,7 @@ class StepInfo(NamedTuple):
     """
 
     energies: Energies
-    residual: Float[Array, "batch"]
+    residual: Float[Array, " batch"]
 
 
 class AbstractInference(abc.ABC):

@@ -93,7 +93,7 @@ def make_problem(
     return InferenceProblem(network, inputs, clamped, free)
 
 
-def residual(gradient: PyTree, batch_size: int) -> Float[Array, "batch"]:
+def residual(gradient: PyTree, batch_size: int) -> Float[Array, " batch"]:
     """Root mean square over all free elements of dF_i/dz_i, for each example; 0 where none is free.
 
     >>> import jax.numpy as jnp

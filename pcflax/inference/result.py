@@ -19,10 +19,10 @@ class Trace(NamedTuple):
     """
 
     energies: Energies
-    residual: Float[Array, "steps batch"]
+    residual: Float[Array, " steps batch"]
 
     @property
-    def energy(self) -> Float[Array, "steps batch"]:
+    def energy(self) -> Float[Array, " steps batch"]:
         """F of each example at each step, summed over layers."""
         return total_energy(self.energies)
 
@@ -41,11 +41,11 @@ class InferenceResult(NamedTuple):
 
     activities: Activities
     energies: Energies
-    residual: Float[Array, "batch"]
-    num_steps: Int[Array, "batch"]
+    residual: Float[Array, " batch"]
+    num_steps: Int[Array, " batch"]
     trace: Trace | None = None
 
     @property
-    def energy(self) -> Float[Array, "batch"]:
+    def energy(self) -> Float[Array, " batch"]:
         """F of each example, summed over layers."""
         return total_energy(self.energies)

@@ -68,7 +68,7 @@ class PCLayer(nnx.Module):
         if module is not None:
             self.module: Any = module
 
-    def predict(self, below: Float[Array, "batch *below"]) -> Float[Array, "batch *features"]:
+    def predict(self, below: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
         """The prediction mu_l = f_l(z_{l-1}) of this layer's activity, one row for each example.
 
         Args:

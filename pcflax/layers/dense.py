@@ -58,7 +58,7 @@ class PCDense(PCLayer):
         self.activation = activation
         self.activation_first = activation_first
 
-    def predict(self, below: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
+    def predict(self, below: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
         """The prediction of this layer's activity from the one below."""
         if below.shape[-1] != self.linear.in_features:
             raise ValueError(

@@ -30,6 +30,6 @@ class PCRoot(PCLayer):
         super().__init__(energy=energy)
         self.features = tuple(features)
 
-    def predict(self) -> Float[Array, "*features"]:  # type: ignore[override]
+    def predict(self) -> Float[Array, " *features"]:  # type: ignore[override]
         """The mean of the prior: zero, the same for every example, hence without a batch axis."""
         return jnp.zeros(self.features)

@@ -30,7 +30,7 @@ class LearningInfo(NamedTuple):
 
     activities: Activities
     energies: Energies
-    prediction: Float[Array, "batch *out"]
+    prediction: Float[Array, " batch *out"]
 
 
 class AbstractLearning(abc.ABC):

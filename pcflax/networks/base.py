@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
         def __call__(
             self, network: AbstractPCNetwork, inputs: Any, *, batch_size: int, key: PRNGKey | None
-        ) -> Activities: ...
+        ) -> Activities:
+            """The start of every activity by layer name."""
+            ...
 
 
 class AbstractPCNetwork(nnx.Module, abc.ABC):
@@ -78,17 +80,19 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
     # The wiring, which a subclass gives.
 
     @abc.abstractmethod
-    def predictions(self, inputs: Float[Array, "batch *in"] | None = None) -> Activities:
+    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
         """Every layer's prediction at the stored activities, by layer name."""
 
     @abc.abstractmethod
     def feedforward(
-        self, inputs: Float[Array, "batch *in"] | None = None, *, batch_size: int | None = None
+        self, inputs: Float[Array, " batch *in"] | None = None, *, batch_size: int | None = None
     ) -> Activities:
         """Activities in order, each at the mean of its own prediction: where every error is zero."""
 
     @abc.abstractmethod
-    def predict(self, inputs: Float[Array, "batch *in"] | None = None) -> Float[Array, "batch *out"]:
+    def predict(
+        self, inputs: Float[Array, " batch *in"] | None = None
+    ) -> Float[Array, " batch *out"]:
         """The feedforward prediction of the last layer; stores nothing."""
 
     @abc.abstractmethod
@@ -96,8 +100,8 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         """The activities that are held fixed when these inputs and targets are given."""
 
     def output_energy(
-        self, prediction: Float[Array, "batch *out"], targets: Float[Array, "batch *out"]
-    ) -> Float[Array, "batch"]:
+        self, prediction: Float[Array, " batch *out"], targets: Float[Array, " batch *out"]
+    ) -> Float[Array, " batch"]:
         """The last layer's energy of these targets under this prediction: the usual loss."""
         return self.layers[-1].energy(targets.astype(prediction.dtype), prediction)
 
@@ -137,7 +141,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.names)}")
         return self.layers[self.names.index(name)]
 
-    def energies(self, inputs: Float[Array, "batch *in"] | None = None) -> Energies:
+    def energies(self, inputs: Float[Array, " batch *in"] | None = None) -> Energies:
         """The energy of each example at each layer, at the stored activities.
 
         Args:
@@ -174,15 +178,15 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
                 )
         return energies
 
-    def energy(self, inputs: Float[Array, "batch *in"] | None = None) -> Float[Array, "batch"]:
+    def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:
         """F of each example: the sum of all layers' energies at the stored activities."""
         return total_energy(self.energies(inputs))
 
     def init_activities(
         self,
-        inputs: Float[Array, "batch *in"] | None = None,
+        inputs: Float[Array, " batch *in"] | None = None,
         *,
-        targets: Float[Array, "batch *out"] | None = None,
+        targets: Float[Array, " batch *out"] | None = None,
         initializer: Initializer | None = None,
         key: PRNGKey | None = None,
     ) -> None:
@@ -226,8 +230,8 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
 
     def infer(
         self,
-        inputs: Float[Array, "batch *in"] | None = None,
-        targets: Float[Array, "batch *out"] | None = None,
+        inputs: Float[Array, " batch *in"] | None = None,
+        targets: Float[Array, " batch *out"] | None = None,
         *,
         inference: Any,
         initializer: Initializer | None = None,
@@ -258,11 +262,9 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
                 f"expected inference to be an algorithm such as "
                 f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
             )
-        return inference.run(
-            self, inputs, targets, initializer=initializer, key=key, trace=trace
-        )
+        return inference.run(self, inputs, targets, initializer=initializer, key=key, trace=trace)
 
-    def parameter_gradients(self, inputs: Float[Array, "batch *in"] | None = None) -> nnx.State:
+    def parameter_gradients(self, inputs: Float[Array, " batch *in"] | None = None) -> nnx.State:
         """dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
 
         Returns:
@@ -281,7 +283,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         return zip(self.names, self.layers, strict=True)
 
 
-def total_energy(energies: Energies) -> Float[Array, "batch"]:
+def total_energy(energies: Energies) -> Float[Array, " batch"]:
     """F of each example, the sum of its energies over layers.
 
     >>> import jax.numpy as jnp

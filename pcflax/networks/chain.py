@@ -52,7 +52,7 @@ class PCNetwork(AbstractPCNetwork):
         """Whether the first layer is a `PCRoot`, whose activity the inputs clamp."""
         return isinstance(self.layers[0], PCRoot)
 
-    def predictions(self, inputs: Float[Array, "batch *in"] | None = None) -> Activities:
+    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
         """mu_l = f_l(z_{l-1}) for every layer, from the stored activities."""
         activities = self.activities()
         below = self._input_of_first_layer(inputs)
@@ -66,7 +66,7 @@ class PCNetwork(AbstractPCNetwork):
         return predictions
 
     def feedforward(
-        self, inputs: Float[Array, "batch *in"] | None = None, *, batch_size: int | None = None
+        self, inputs: Float[Array, " batch *in"] | None = None, *, batch_size: int | None = None
     ) -> Activities:
         """z_l at the mean of f_l(z_{l-1}), in order, from the input (or the root's clamp or prior).
 
@@ -80,7 +80,9 @@ class PCNetwork(AbstractPCNetwork):
         """
         return self._forward(inputs, batch_size)[0]
 
-    def predict(self, inputs: Float[Array, "batch *in"] | None = None) -> Float[Array, "batch *out"]:
+    def predict(
+        self, inputs: Float[Array, " batch *in"] | None = None
+    ) -> Float[Array, " batch *out"]:
         """The last layer's prediction after a feedforward pass; stores nothing.
 
         On a chain with a free output this is already the minimum of the energy. For an energy that

@@ -48,8 +48,8 @@ def training_figure(
         axes[0, 1].set_yscale("log")
     for name, values in inference.items():
         axes[1, 0].plot(np.arange(len(values)), values, label=name)
-    total = sum(inference.values()) if inference else None
-    if total is not None and len(inference) > 1:
+    if len(inference) > 1:
+        total = np.sum(list(inference.values()), axis=0)
         axes[1, 0].plot(np.arange(len(total)), total, color="black", linestyle="--", label="total")
     axes[1, 0].set(xlabel="inference step", ylabel="energy an example (nats)")
     if inference:

@@ -172,7 +172,9 @@ class Checkpoints:
             "step": step,
             "keep_best": self.keep_best,
             "arrays": {
-                section: {name: [list(array.shape), str(array.dtype)] for name, array in flat.items()}
+                section: {
+                    name: [list(array.shape), str(array.dtype)] for name, array in flat.items()
+                }
                 for section, flat in stored.items()
             },
         }
@@ -210,8 +212,7 @@ class Checkpoints:
     def _seal_and_prune(self, path: Path) -> None:
         try:
             self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
-            lines = [f"{digest}  {name}\n" for name, digest in _file_digests(path).items()]
-            _write_atomically(_seal_of(path), "".join(lines))
+            _write_atomically(_seal_of(path), _seal_text(_file_digests(path)))
             self._prune()
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = error
@@ -331,19 +332,19 @@ def damage(path: Path) -> str | None:
     seal = _seal_of(path)
     if not seal.exists():
         return f"it has no {seal.name}, so its writing was interrupted or that file was removed"
-    expected = {}
-    for line in seal.read_bytes().decode("utf-8", "replace").splitlines():
-        digest, _, name = line.partition("  ")
-        expected[name] = digest
     found = _file_digests(path) if path.is_dir() else {}
+    if found and seal.read_bytes() == _seal_text(found).encode():
+        return None
+    lines = seal.read_bytes().decode("utf-8", "replace").splitlines()
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} is not listed in {seal.name}"
         if found[name] != expected[name]:
-            return f"{name} does not match its checksum"
-    return None if expected else f"{seal.name} is empty"
+            return f"{name} does not match its checksum in {seal.name}"
+    return f"{seal.name} is not as it was written"
 
 
 # Arrays by path.
@@ -447,7 +448,9 @@ def _read(
         if (reason := damage(directory / str(step))) is not None:
             good = probe.latest_good()
             remedy = f"the newest good one is {good}" if good else "no other is good"
-            raise CheckpointError(f"checkpoint {directory / str(step)} is damaged: {reason}; {remedy}")
+            raise CheckpointError(
+                f"checkpoint {directory / str(step)} is damaged: {reason}; {remedy}"
+            )
         return _read_one(directory / str(step))
     order = list(reversed(found))
     if best:
@@ -545,6 +548,11 @@ def _stored_keep_best(directory: Path, good: list[int]) -> tuple[str, str] | Non
 
 def _seal_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+def _seal_text(digests: Mapping[str, str]) -> str:
+    """What the seal of these files says: the format of the sha256sum tool."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
 def _file_digests(path: Path) -> dict[str, str]:

@@ -92,7 +92,7 @@ def learn(
         key=jax.random.fold_in(key, state.step),
     )
     by_layer = {name: jnp.mean(energy) for name, energy in info.energies.items()}
-    energy = sum(by_layer.values())
+    energy = jnp.stack(list(by_layer.values())).sum()
     values = {"energy": energy}
     if batch.targets is not None:
         bound = state.network.bind()
@@ -151,7 +151,7 @@ def measure_batches(
     network: SplitNetwork,
     constants: PyTree,
     items: PyTree,
-    valid: Bool[Array, "count batch"],
+    valid: Bool[Array, " count batch"],
     *,
     reader: Reader,
     metrics: MetricFunctions,

@@ -12,8 +12,8 @@ from pcflax.typing import MetricFunction
 
 
 def accuracy(
-    prediction: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
-) -> Float[Array, "batch"]:
+    prediction: Float[Array, " batch classes"], targets: Float[Array, " batch classes"]
+) -> Float[Array, " batch"]:
     """1 where the largest prediction stands at the largest target, else 0.
 
     Ties go to the lower class.
@@ -27,8 +27,8 @@ def accuracy(
 
 
 def squared_error(
-    prediction: Float[Array, "batch *features"], targets: Float[Array, "batch *features"]
-) -> Float[Array, "batch"]:
+    prediction: Float[Array, " batch *features"], targets: Float[Array, " batch *features"]
+) -> Float[Array, " batch"]:
     """The mean over features of (prediction - targets)^2, for each example.
 
     >>> import jax.numpy as jnp

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
@@ -375,14 +374,12 @@ class Trainer:
         check_arrays("state", stored.sections["other"], other)
         optimizer_state = _as_arrays(self.optimizer_state)
         try:
-            check_arrays(
-                "optimizer state", stored.sections["optimizer"], flatten(optimizer_state)
-            )
+            check_arrays("optimizer state", stored.sections["optimizer"], flatten(optimizer_state))
         except CheckpointError as error:
             raise CheckpointError(
-                str(error).replace(
-                    "build the network as it was", "use the optimizer that was used"
-                ).replace("network", "optimizer")
+                str(error)
+                .replace("build the network as it was", "use the optimizer that was used")
+                .replace("network", "optimizer")
             ) from None
         write_network_arrays(
             self.network, {**stored.sections["parameters"], **stored.sections["other"]}
@@ -499,7 +496,9 @@ class Trainer:
             raise ValueError("give either epochs or num_steps, the total to train until")
         total = epochs * data.num_batches if epochs is not None else num_steps
         if total < 0:  # type: ignore[operator]
-            raise ValueError(f"expected epochs or num_steps of at least 0, got {epochs or num_steps}")
+            raise ValueError(
+                f"expected epochs or num_steps of at least 0, got {epochs or num_steps}"
+            )
         return total  # type: ignore[return-value]
 
     def _check_data(self, data: Dataset, role: str) -> None:
@@ -519,7 +518,9 @@ class Trainer:
         try:
             jax.eval_shape(energies, spec.inputs, spec.targets)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"the {role} '{data.name}' does not fit the network: {error}") from error
+            raise type(error)(
+                f"the {role} '{data.name}' does not fit the network: {error}"
+            ) from error
 
     def _non_finite(self, values: Mapping[str, np.ndarray]) -> NonFiniteEnergyError:
         layers = [
@@ -548,7 +549,9 @@ class Trainer:
                 raise KeyboardInterrupt
             self._signal = number
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {
+            number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
         def restore():
             for number, handler in before.items():

@@ -1,0 +1,149 @@
+"""Settings and helpers that several test modules share."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.references import numpy_pc as reference
+
+
+@pytest.fixture
+def double():
+    """64-bit floats for one test."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """A folder of prepared TFDS sets, or a skip with the reason."""
+    folder = pathlib.Path(
+        os.environ.get("PCFLAX_TEST_DATA", ROOT.parent / "shared/data/tensorflow_datasets")
+    )
+    if not (folder / "mnist").is_dir():
+        pytest.skip("no prepared MNIST; set PCFLAX_TEST_DATA to a folder of prepared TFDS sets")
+    return folder
+
+
+class Chain:
+    """One chain twice: as a pcflax network and as its NumPy reference, with equal parameters.
+
+    Widths are unequal, biases are not zero and nothing is symmetric, so that a transpose, a sign or a
+    forgotten bias shows.
+    """
+
+    def __init__(
+        self,
+        widths=(3, 5, 4, 2),
+        activation="tanh",
+        activation_first=False,
+        output="gaussian",
+        precision=1.0,
+        batch=7,
+        root=False,
+        seed=0,
+    ):
+        random = np.random.RandomState(seed)
+        function = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "identity": None}[activation]
+        output_energy = {
+            "gaussian": pc.energies.Gaussian(precision),
+            "categorical": pc.energies.Categorical(),
+            "bernoulli": pc.energies.Bernoulli(),
+        }[output]
+        self.reference, layers = [], []
+        if root:
+            layers.append(pc.PCRoot(widths[0], energy=pc.energies.Gaussian(0.7)))
+            self.reference.append(reference.ReferenceRoot(np.zeros(widths[0]), precision=0.7))
+        for number, (below, above) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            last = number == len(widths) - 2
+            kernel = random.normal(size=(below, above)) / np.sqrt(below)
+            bias = random.normal(size=above) / 2
+            layer = pc.PCDense(
+                below,
+                above,
+                activation=function if activation_first or not last else None,
+                activation_first=activation_first,
+                energy=output_energy if last else pc.energies.Gaussian(1.0 + number / 2),
+                rngs=nnx.Rngs(0),
+            )
+            layer.linear.kernel.set_value(jnp.asarray(kernel))
+            layer.linear.bias.set_value(jnp.asarray(bias))
+            layers.append(layer)
+            self.reference.append(
+                reference.ReferenceLayer(
+                    kernel,
+                    bias,
+                    activation=activation if activation_first or not last else "identity",
+                    activation_first=activation_first,
+                    energy=output if last else "gaussian",
+                    precision=precision if last else 1.0 + number / 2,
+                )
+            )
+        self.network = pc.PCNetwork(layers)
+        self.inputs = random.normal(size=(batch, widths[0]))
+        self.targets = random.normal(size=(batch, widths[-1]))
+        if output != "gaussian":
+            self.targets = np.eye(widths[-1])[random.randint(widths[-1], size=batch)]
+        self.random = random
+
+    def free(self, *, root_free=False, output_free=False):
+        """Which layers' activities are free, for the reference."""
+        flags = [True] * len(self.reference)
+        if isinstance(self.reference[0], reference.ReferenceRoot):
+            flags[0] = root_free
+        flags[-1] = output_free
+        return flags
+
+
+def gradient_arrays(state):
+    """(kernel, bias) gradients of a chain of dense layers, as NumPy arrays."""
+    return [
+        (np.asarray(layer["linear"]["kernel"][...]), np.asarray(layer["linear"]["bias"][...]))
+        for layer in state["layers"].values()
+    ]
+
+
+def digits_trainer(folder=None, *, widths=(64, 20, 10), seed=0, num_steps=4, **options):
+    """A small Trainer on digits; `folder` for checkpoints."""
+    rngs = nnx.Rngs(seed)
+    layers = [
+        pc.PCDense(below, above, activation=jnp.tanh if above != widths[-1] else None, rngs=rngs)
+        for below, above in zip(widths[:-1], widths[1:], strict=True)
+    ]
+    keep = options.pop("keep", {})
+    return pc.Trainer(
+        pc.PCNetwork(layers),
+        options.pop("optimizer", optax.adam(1e-2)),
+        learning=options.pop(
+            "learning",
+            pc.learning.PredictiveCoding(
+                pc.inference.GradientDescent(optax.sgd(0.05), num_steps=num_steps)
+            ),
+        ),
+        checkpoints=None if folder is None else pc.Checkpoints(folder, **keep),
+        seed=seed,
+        progress=False,
+        **options,
+    )
+
+
+def parameters_of(network):
+    """All parameters as NumPy arrays."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.as_pure(nnx.state(network, nnx.Param)))]

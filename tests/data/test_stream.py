@@ -1,0 +1,145 @@
+"""Streamed data: the same batches as in memory, wherever reading begins.
+
+The oracle is the in-memory data set with the same arrays, decoder and seed.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+from pcflax.data.base import Decoder
+
+DECODER = Decoder(scale=1 / 255, mean=(0.2,), std=(0.7,), flatten=True, num_classes=4)
+OPTIMIZER = optax.adam(1e-2)
+RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3))
+
+
+class Source:
+    """Byte images of 2 x 3 with labels, as (inputs, target) pairs."""
+
+    def __init__(self, num_examples=11):
+        random = np.random.default_rng(0)
+        self.images = random.integers(0, 256, (num_examples, 2, 3, 1)).astype(np.uint8)
+        self.labels = random.integers(0, 4, num_examples).astype(np.int32)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], self.labels[index]
+
+
+def make_pair(batch_size=3, *, shuffle=True, seed=7, num_threads=4):
+    """The same examples streamed and in memory."""
+    source = Source()
+    options = {
+        "decoder": DECODER,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "seed": seed,
+        "name": "images",
+    }
+    stream = pc.data.StreamDataset(source, num_threads=num_threads, **options)
+    return stream, pc.data.ArrayDataset(source.images, source.labels, **options)
+
+
+def assert_same_items(stream, stored, start, count):
+    rows = stored.indices(start, count)
+    images, labels = stream.items(start, count)
+    np.testing.assert_array_equal(images, stored.inputs[rows])
+    np.testing.assert_array_equal(labels, stored.targets[rows])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 11])
+def test_batches_are_those_of_the_set_in_memory(batch_size, shuffle):
+    """Otherwise a result would depend on whether the data fit into memory."""
+    stream, stored = make_pair(batch_size, shuffle=shuffle)
+    assert len(stream) == len(stored)
+    for epoch in (0, 1):
+        for one, other in zip(stream.epoch(epoch), stored.epoch(epoch), strict=True):
+            np.testing.assert_array_equal(one.inputs, other.inputs)
+            np.testing.assert_array_equal(one.targets, other.targets)
+
+
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_reading_on_goes_over_epoch_boundaries(num_threads):
+    stream, stored = make_pair(num_threads=num_threads)  # 3 batches an epoch
+    start = 0
+    for count in (2, 2, 1, 6, 3):
+        assert_same_items(stream, stored, start, count)
+        start += count
+
+
+def test_a_jump_forth_or_back_starts_reading_there():
+    """A resumed run begins in the middle of an epoch, and must see what it would have seen."""
+    stream, stored = make_pair()
+    for start, count in ((0, 2), (7, 3), (10, 1), (1, 2), (1, 2), (100, 4), (5, 1)):
+        assert_same_items(stream, stored, start, count)
+
+
+def test_a_fresh_stream_in_the_middle_equals_one_read_from_the_start():
+    straight, _ = make_pair()
+    seen = straight.items(0, 8)
+    resumed, _ = make_pair()
+    for whole, part in zip(seen, resumed.items(5, 3), strict=True):
+        np.testing.assert_array_equal(whole[5:], part)
+
+
+def test_evaluation_in_the_middle_of_training_moves_nothing():
+    stream, stored = make_pair()
+    assert_same_items(stream, stored, 0, 2)
+    list(stream.evaluation_items(2))
+    stream.spec()
+    assert_same_items(stream, stored, 2, 2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_evaluation_covers_each_example_once_in_stored_order(batch_size):
+    stream, stored = make_pair(batch_size)
+    images = [items[0][valid] for items, valid in stream.evaluation_items(2)]
+    np.testing.assert_array_equal(np.concatenate(images), stored.inputs)
+
+
+def test_nothing_lives_on_the_device():
+    stream, stored = make_pair()
+    assert jax.tree.leaves(stream.constants()) == []
+    assert stream.spec() == stored.spec()
+    assert stream.description() == stored.description()
+
+
+def test_training_and_measuring_end_with_the_same_numbers():
+    """The compiled loop must not tell a streamed set from one in memory."""
+    results = []
+    for data in make_pair(batch_size=4):
+        rngs = nnx.Rngs(0)
+        network = pc.PCNetwork(
+            [
+                pc.PCDense(6, 5, activation=jnp.tanh, rngs=rngs),
+                pc.PCDense(5, 4, rngs=rngs),
+            ]
+        )
+        trainer = pc.Trainer(network, OPTIMIZER, learning=RULE, progress=False)
+        trainer.fit(data, num_steps=7)
+        measured = trainer.evaluate(data)
+        results.append((jax.tree.leaves(nnx.state(network, nnx.Param)), measured))
+    (streamed, streamed_metrics), (stored, stored_metrics) = results
+    for one, other in zip(streamed, stored, strict=True):
+        # two programs (one gathers, one does not): equal but for rounding in float32
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert streamed_metrics == pytest.approx(stored_metrics, rel=1e-5)
+
+
+def test_an_empty_source_is_refused():
+    with pytest.raises(ValueError, match="data set 'images' is empty; expected at least one"):
+        pc.data.StreamDataset([], decoder=DECODER, batch_size=1, name="images")
+
+
+def test_a_batch_larger_than_the_source_is_refused():
+    text = "batch_size 12 is larger than data set 'stream' with its 11 examples; give a batch_size"
+    with pytest.raises(ValueError, match=text):
+        pc.data.StreamDataset(Source(), decoder=DECODER, batch_size=12)

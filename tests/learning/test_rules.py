@@ -1,0 +1,119 @@
+"""Learning rules against the NumPy reference, and where they must agree."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import pcflax as pc
+from tests.conftest import Chain, gradient_arrays
+from tests.references import numpy_pc as reference
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+KEY = jax.random.key(0)
+
+
+def rule_gradients(rule, chain):
+    gradients, info = rule.gradients(
+        pc.networks.split(chain.network), chain.inputs, chain.targets, key=KEY
+    )
+    flat = [
+        (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
+        for layer in gradients["layers"].values()
+    ]
+    return flat, info
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("output", ["gaussian", "categorical", "bernoulli"])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_backprop_is_the_reference_backprop(output, batch):
+    """The baseline of every comparison must be backpropagation and nothing else."""
+    chain = Chain(output=output, batch=batch)
+    expected = reference.backprop_gradients(chain.reference, chain.inputs, chain.targets)
+    got, info = rule_gradients(pc.learning.Backprop(), chain)
+    for (kernel, bias), (expected_kernel, expected_bias) in zip(got, expected, strict=True):
+        np.testing.assert_allclose(kernel, expected_kernel, **CLOSE)
+        np.testing.assert_allclose(bias, expected_bias, **CLOSE)
+    assert (info.energies["layer_0"] == 0).all()  # hidden errors are zero at the feedforward pass
+
+
+@pytest.mark.usefixtures("double")
+def test_predictive_coding_is_infer_then_local_gradient():
+    chain = Chain()
+    inference = pc.inference.GradientDescent(optax.sgd(0.07), num_steps=11)
+    got, info = rule_gradients(pc.learning.PredictiveCoding(inference), chain)
+    result = chain.network.infer(chain.inputs, chain.targets, inference=inference)
+    expected = gradient_arrays(chain.network.parameter_gradients(chain.inputs))
+    for (kernel, bias), (expected_kernel, expected_bias) in zip(got, expected, strict=True):
+        np.testing.assert_allclose(kernel, expected_kernel, **CLOSE)
+        np.testing.assert_allclose(bias, expected_bias, **CLOSE)
+    for name, energy in result.energies.items():
+        np.testing.assert_allclose(info.energies[name], energy, **CLOSE)
+    np.testing.assert_allclose(info.prediction, chain.network.predict(chain.inputs), **CLOSE)
+
+
+@pytest.mark.usefixtures("double")
+def test_with_zero_output_error_the_gradient_at_equilibrium_is_zero():
+    """Where the feedforward prediction is the target already, there is nothing to learn."""
+    chain = Chain()
+    chain.targets = np.asarray(chain.network.predict(chain.inputs))
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=50))
+    for kernel, bias in rule_gradients(rule, chain)[0]:
+        np.testing.assert_allclose(kernel, 0, atol=1e-14)
+        np.testing.assert_allclose(bias, 0, atol=1e-14)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_last_layer_gradient_before_inference_is_that_of_backprop():
+    """With no inference step the output error is backprop's and every hidden gradient is zero."""
+    chain = Chain()
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=0))
+    local, _ = rule_gradients(rule, chain)
+    backprop, _ = rule_gradients(pc.learning.Backprop(), chain)
+    np.testing.assert_allclose(local[-1][0], backprop[-1][0], **CLOSE)
+    assert not np.any(local[0][0])
+    assert np.any(backprop[0][0])
+
+
+@pytest.mark.usefixtures("double")
+def test_the_gradient_is_a_batch_mean():
+    """Doubling every example leaves the gradient as it is, so a learning rate keeps its meaning."""
+    chain = Chain(batch=3)
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5))
+    once, _ = rule_gradients(rule, chain)
+    chain.inputs, chain.targets = np.repeat(chain.inputs, 2, 0), np.repeat(chain.targets, 2, 0)
+    twice, _ = rule_gradients(rule, chain)
+    for (kernel, _), (again, _) in zip(once, twice, strict=True):
+        np.testing.assert_allclose(again, kernel, **CLOSE)
+
+
+@pytest.mark.usefixtures("double")
+def test_update_is_one_optax_update():
+    chain = Chain()
+    optimizer = optax.adam(0.01)
+    network = pc.networks.split(chain.network)
+    state = optimizer.init(network.parameters)
+    rule = pc.learning.Backprop()
+    new, new_state, _ = rule.update(
+        network, optimizer, state, chain.inputs, chain.targets, key=KEY
+    )
+    gradients, _ = rule.gradients(network, chain.inputs, chain.targets, key=KEY)
+    updates, expected_state = optimizer.update(gradients, state, network.parameters)
+    expected = optax.apply_updates(network.parameters, updates)
+    for got, want in zip(
+        jax.tree.leaves((new.parameters, new_state)),
+        jax.tree.leaves((expected, expected_state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="PredictiveCoding expected an inference algorithm such as"):
+        pc.learning.PredictiveCoding("sgd")
+    chain = Chain()
+    with pytest.raises(ValueError, match="Backprop needs targets"):
+        pc.learning.Backprop().gradients(
+            pc.networks.split(chain.network), chain.inputs, None, key=KEY
+        )

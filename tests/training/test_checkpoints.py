@@ -1,0 +1,324 @@
+"""Checkpoints: sealed, kept, skipped where damaged, and refused where they do not fit."""
+
+import json
+import shutil
+import subprocess
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+from pcflax.training.checkpoints import damage
+from tests.conftest import digits_trainer, parameters_of
+
+
+def digits():
+    return pc.data.load("digits")
+
+
+def held_out():
+    return pc.data.load("digits", split="test", batch_size=360)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with checkpoints of steps 10, 20 and 30, and the parameters at each."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer = digits_trainer(folder, keep={"every": 10, "keep_latest": 3})
+    at = {}
+
+    class Remember(pc.Callback):
+        def on_checkpoint(self, trainer, step, path):
+            at[step] = parameters_of(trainer.network)
+
+    trainer.callbacks.callbacks.append(Remember())
+    trainer.fit(digits(), num_steps=30)
+    return folder, at
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def files_of_a_checkpoint(folder):
+    return sorted(
+        path.relative_to(folder) for path in (folder / "30").rglob("*") if path.is_file()
+    ) + [(folder / "30.sha256").relative_to(folder)]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "flipped byte": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("harm", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_to_any_file_is_named_and_the_newest_good_one_used(run, copy, harm):
+    """Orbax restores a flipped byte as if nothing had happened; a result would be silently wrong."""
+    for name in files_of_a_checkpoint(copy):
+        path = copy / name
+        content = path.read_bytes()
+        if content == b"" and harm is not DAMAGE["deleted"]:
+            continue  # a marker without content: nothing to flip or cut
+        harm(path)
+        trainer = digits_trainer(copy, seed=9)
+        with pytest.warns(pc.CheckpointWarning, match="30 is skipped: .*") as caught:
+            assert trainer.restore() == 20, name
+        told = str(caught[0].message)
+        assert path.name in told or name.name in told, (name, told)
+        for got, expected in zip(parameters_of(trainer.network), run[1][20], strict=True):
+            np.testing.assert_array_equal(got, expected)
+        path.write_bytes(content)
+    assert digits_trainer(copy).restore() == 30  # whole again
+
+
+def test_every_byte_of_the_seal_matters(copy):
+    seal = copy / "30.sha256"
+    content = seal.read_bytes()
+    for position in range(0, len(content), 7):
+        seal.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        assert damage(copy / "30") is not None, position
+    seal.write_bytes(content)
+    assert damage(copy / "30") is None
+
+
+def test_an_added_file_and_a_missing_folder_are_damage(copy):
+    (copy / "30" / "extra").write_text("x")
+    assert "is not listed" in damage(copy / "30")
+    shutil.rmtree(copy / "30")
+    with pytest.warns(pc.CheckpointWarning, match="is missing"):
+        assert digits_trainer(copy).restore() == 20
+
+
+def test_the_seal_is_what_sha256sum_reads(run):
+    if shutil.which("sha256sum") is None:
+        pytest.skip("there is no sha256sum here")
+    subprocess.run(["sha256sum", "--check", "--quiet", "30.sha256"], cwd=run[0], check=True)
+
+
+def test_when_all_are_damaged_it_says_so_and_changes_nothing(copy):
+    for step in (10, 20, 30):
+        flip(copy / f"{step}.sha256")
+    trainer = digits_trainer(copy, seed=9)
+    before = parameters_of(trainer.network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pc.CheckpointWarning)
+        with pytest.raises(pc.CheckpointError, match="none of the 3 checkpoints"):
+            trainer.restore()
+    for got, expected in zip(parameters_of(trainer.network), before, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_a_damaged_one_that_was_asked_for_is_refused_with_the_newest_good_one(copy):
+    flip(copy / "30" / "meta" / "metadata")
+    with pytest.raises(pc.CheckpointError, match=r"damaged: .*metadata.*newest good one is .*20"):
+        pc.load_checkpoint(copy, step=30)
+
+
+def test_training_goes_on_over_a_damaged_checkpoint(copy, tmp_path):
+    """After falling back to 20, step 30 is made again; the damaged folder is kept aside."""
+    flip(copy / "30" / "meta" / "metadata")
+    trainer = digits_trainer(copy, keep={"every": 10})
+    with pytest.warns(pc.CheckpointWarning):
+        trainer.restore()
+    trainer.fit(digits(), num_steps=40)
+    assert trainer.checkpoints.steps() == [20, 30, 40]
+    assert (copy / "30.superseded").is_dir()
+    straight = digits_trainer()
+    straight.fit(digits(), num_steps=40)
+    for got, expected in zip(
+        parameters_of(trainer.network), parameters_of(straight.network), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_going_back_on_purpose_moves_the_later_ones_aside(copy):
+    trainer = digits_trainer(copy, keep={"every": 10})
+    assert trainer.restore(step=10) == 10
+    trainer.fit(digits(), num_steps=20)
+    assert trainer.checkpoints.steps() == [10, 20]
+    assert (copy / "20.superseded").is_dir()
+    assert (copy / "30.superseded").is_dir()
+
+
+def test_the_latest_is_never_deleted_for_the_best(tmp_path):
+    """Orbax's own best_fn with max_to_keep deletes the latest, and resuming goes backwards."""
+    values = iter([0.5, 0.9, 0.4, 0.3, 0.2])
+
+    class Scripted(pc.Trainer):
+        def evaluate(self, data):
+            return {"accuracy": next(values)}
+
+    base = digits_trainer()
+    trainer = Scripted(
+        base.network,
+        base.optimizer,
+        learning=base.learning,
+        checkpoints=pc.Checkpoints(
+            tmp_path, keep_latest=1, keep_best=("eval/accuracy", "max"), every=10
+        ),
+        progress=False,
+    )
+    trainer.fit(digits(), num_steps=50, eval_data=held_out(), eval_every=10)
+    assert trainer.checkpoints.steps() == [20, 50]
+    assert trainer.checkpoints.best_step() == 20
+    assert trainer.restore(best=True) == 20
+    assert trainer.restore() == 50
+    assert pc.load_checkpoint(tmp_path, best=True).step == 20
+
+
+def test_a_nan_metric_never_wins(tmp_path):
+    values = iter([0.5, float("nan"), 0.4])
+
+    class Scripted(pc.Trainer):
+        def evaluate(self, data):
+            return {"accuracy": next(values)}
+
+    base = digits_trainer()
+    trainer = Scripted(
+        base.network,
+        base.optimizer,
+        learning=base.learning,
+        checkpoints=pc.Checkpoints(tmp_path, keep_best=("eval/accuracy", "max")),
+        progress=False,
+    )
+    trainer.fit(digits(), num_steps=3, eval_data=held_out(), eval_every=1)
+    assert trainer.checkpoints.best_step() == 1
+
+
+def test_load_checkpoint_needs_no_trainer(run):
+    folder, at = run
+    network = digits_trainer(seed=9).network
+    checkpoint = pc.load_checkpoint(folder, network)
+    assert checkpoint.step == 30
+    for got, expected in zip(parameters_of(network), at[30], strict=True):
+        np.testing.assert_array_equal(got, expected)
+    kernel = checkpoint.parameters["layers"][0]["linear"]["kernel"]
+    assert isinstance(kernel, np.ndarray)
+    assert kernel.shape == (64, 20)
+    assert pc.load_checkpoint(folder / "20").step == 20
+    assert pc.load_checkpoint(folder, step=10).step == 10
+    assert len(checkpoint.digest()) == 64
+    assert checkpoint.digest() != pc.load_checkpoint(folder / "20").digest()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: digits_trainer(folder, widths=(64, 21, 10)),
+            r"parameter 'layers.0.linear.bias' has shape \(20,\) in the checkpoint but \(21,\) in the",
+        ),
+        (
+            lambda folder: digits_trainer(folder, widths=(64, 20, 20, 10)),
+            "parameter 'layers.1.linear.bias' has shape",
+        ),
+        (
+            lambda folder: digits_trainer(folder, widths=(64, 10)),
+            r"parameter 'layers.0.linear.bias' has shape",
+        ),
+        (
+            lambda folder: digits_trainer(folder, optimizer=optax.sgd(0.1, momentum=0.9)),
+            "optimizer state .* in the checkpoint|the checkpoint has no optimizer state",
+        ),
+        (
+            lambda folder: digits_trainer(folder, optimizer=optax.sgd(0.1)),
+            "the checkpoint has optimizer state .* use the optimizer that was used",
+        ),
+    ],
+)
+def test_another_network_or_optimizer_is_refused_with_the_first_difference(run, make, message):
+    trainer = make(run[0])
+    before = parameters_of(trainer.network)
+    with pytest.raises(pc.CheckpointError, match=message):
+        trainer.restore()
+    for got, expected in zip(parameters_of(trainer.network), before, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert trainer.step == 0
+
+
+def test_another_dtype_and_another_layer_are_refused(run):
+    network = digits_trainer().network
+    network.layers[0].linear.bias.set_value(jnp.zeros(20, jnp.float16))
+    with pytest.raises(pc.CheckpointError, match="has dtype float32 in the checkpoint but float16"):
+        pc.load_checkpoint(run[0], network)
+    other = pc.PCNetwork([pc.PCLayer(nnx.Linear(64, 20, rngs=nnx.Rngs(0)))])
+    with pytest.raises(pc.CheckpointError, match=r"has no parameter 'layers.0.module.bias'"):
+        pc.load_checkpoint(run[0], other)
+    shorter = digits_trainer(widths=(64, 20)).network
+    with pytest.raises(pc.CheckpointError, match=r"has parameter 'layers.1.linear.bias'.*lacks"):
+        pc.load_checkpoint(run[0], shorter)
+
+
+def test_missing_checkpoints_are_told(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint in .*; train first"):
+        pc.load_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 7 .*; there are 10, 20, 30"):
+        pc.load_checkpoint(run[0], step=7)
+    with pytest.raises(ValueError, match="step or best, not both"):
+        pc.load_checkpoint(run[0], step=10, best=True)
+    with pytest.raises(ValueError, match="best needs a metric"):
+        pc.load_checkpoint(run[0], best=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep_latest": 0}, "keep_latest of at least 1"),
+        ({"every": 0}, "every to be at least 1"),
+        ({"keep_best": ("eval/accuracy", "up")}, "expected keep_best as"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        pc.Checkpoints(tmp_path, **options)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    trainer = digits_trainer(tmp_path / "file" / "run")
+    with pytest.raises(OSError, match="cannot write checkpoints to .*; choose another folder"):
+        trainer.fit(digits(), num_steps=2)
+    assert trainer.step == 0
+
+
+def test_an_error_while_writing_is_not_swallowed(tmp_path, monkeypatch):
+    """Saving runs in the background; what goes wrong there must reach the user."""
+    checkpoints = pc.Checkpoints(tmp_path)
+    monkeypatch.setattr(
+        "pcflax.training.checkpoints._write_atomically",
+        lambda path, text: (_ for _ in ()).throw(OSError("disk full")),
+    )
+    checkpoints.save(1, {"parameters": {"a": jnp.ones(2)}}, {"metrics": {}, "evaluated": {}})
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.close()
+
+
+def test_reading_while_another_process_writes_disturbs_nothing(copy):
+    """`pcflax inspect` on a live run must not clean up the writer's unfinished folders."""
+    unfinished = copy / "40.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    (unfinished / "half").write_text("x")
+    assert pc.load_checkpoint(copy).step == 30
+    assert (unfinished / "half").exists()
+
+
+def test_meta_is_plain_json(run):
+    meta = json.loads((run[0] / "30" / "meta" / "metadata").read_text())
+    assert meta["step"] == 30
+    assert meta["data"]["name"] == "digits/train"
+    assert meta["arrays"]["parameters"]["layers.0.linear.kernel"] == [[64, 20], "float32"]

@@ -1,0 +1,416 @@
+"""The Trainer: the loop against a plain one, evaluation, resume, errors."""
+
+import os
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+from pcflax.training import trainer as trainer_module
+from tests.conftest import Chain, digits_trainer, parameters_of
+
+
+def digits(batch_size=64, **options):
+    return pc.data.load("digits", batch_size=batch_size, **options)
+
+
+def held_out():
+    return pc.data.load("digits", split="test", batch_size=100)
+
+
+def assert_same(one, other):
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.usefixtures("double")
+def test_fit_is_the_plain_loop_over_batches():
+    """Scanned, donated and chunked, training must still be: infer, gradient, optax, next batch."""
+    chain = Chain(batch=40)
+    data = pc.data.from_arrays(chain.inputs, chain.targets, batch_size=6, seed=3)
+    inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
+    optimizer = optax.adam(0.01)
+    plain = Chain(batch=40).network
+    state = optimizer.init(nnx.as_pure(nnx.state(plain, nnx.Param)))
+    for number in range(2 * data.num_batches):
+        rows = data.indices(number, 1)[0]
+        plain.infer(chain.inputs[rows], chain.targets[rows], inference=inference)
+        gradients = nnx.as_pure(plain.parameter_gradients(chain.inputs[rows]))
+        parameters = nnx.as_pure(nnx.state(plain, nnx.Param))
+        updates, state = optimizer.update(gradients, state, parameters)
+        nnx.update(plain, optax.apply_updates(parameters, updates))
+    trainer = pc.Trainer(
+        chain.network,
+        optimizer,
+        learning=pc.learning.PredictiveCoding(inference),
+        progress=False,
+    )
+    trainer.fit(data, epochs=2)
+    assert trainer.step == 2 * data.num_batches == 12
+    for got, expected in zip(parameters_of(chain.network), parameters_of(plain), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_digits_are_learned():
+    trainer = digits_trainer(widths=(64, 100, 10))
+    history = trainer.fit(digits(), num_steps=200, eval_data=held_out(), eval_every=100)
+    assert history["eval/accuracy"][-1] > 0.95
+    assert history.steps("eval/accuracy") == [100, 200]
+    assert history.steps("train/energy") == [50, 100, 150, 200]
+    assert {"train/loss", "train/accuracy", "train/energy/layer_0", "eval/energy"} <= set(
+        history.names()
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 360])
+def test_evaluate_measures_every_example_once_at_any_batch_size(batch_size):
+    """A dropped or doubled last batch would shift published accuracies."""
+    trainer = digits_trainer()
+    test = pc.data.load("digits", split="test", batch_size=360)
+    batch = next(iter(test))
+    prediction = np.asarray(trainer.network.predict(batch.inputs), np.float64)
+    targets = np.asarray(batch.targets, np.float64)
+    expected = {
+        "accuracy": (prediction.argmax(1) == targets.argmax(1)).mean(),
+        "energy": 0.5 * ((prediction - targets) ** 2).sum(axis=1).mean(),
+    }
+    got = trainer.evaluate(pc.data.load("digits", split="test", batch_size=batch_size))
+    assert got == pytest.approx(expected, rel=1e-5)  # float32 sums
+    assert got["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-12)
+
+
+def test_predict_takes_arrays_and_data_sets():
+    trainer = digits_trainer()
+    inputs = np.asarray(next(iter(pc.data.load("digits", split="test", batch_size=360))).inputs)
+    expected = np.asarray(trainer.network.predict(inputs))
+    np.testing.assert_allclose(trainer.predict(inputs, batch_size=77), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(trainer.predict(held_out()), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["one step a call", "all in one call"])
+def test_the_length_of_a_call_changes_no_number(seconds, monkeypatch):
+    """Chunks follow the machine's speed, so results must not follow the chunks."""
+    reference = digits_trainer()
+    reference.fit(digits(), num_steps=30)
+    monkeypatch.setattr(trainer_module, "_SECONDS_A_CALL", seconds)
+    other = digits_trainer()
+    other.fit(digits(), num_steps=30)
+    assert_same(parameters_of(reference.network), parameters_of(other.network))
+    assert reference.history.rows == other.history.rows
+
+
+class TestResume:
+    """A resumed run must be the run: bitwise in parameters, optimizer state and metrics."""
+
+    @pytest.mark.parametrize("stop", [10, 25, 37])
+    def test_ends_bitwise_as_the_uninterrupted_run(self, tmp_path, stop):
+        options = {"eval_data": held_out(), "eval_every": 20, "log_every": 15}
+        straight = digits_trainer()
+        straight.fit(digits(), num_steps=60, **options)
+
+        class StopThere(pc.Callback):
+            def on_progress(self, trainer, step):
+                if step >= stop:
+                    trainer.stop()
+
+        first = digits_trainer(tmp_path, callbacks=[StopThere()])
+        first.fit(digits(), num_steps=60, **options)
+        assert first.step < 60
+        second = digits_trainer(tmp_path)
+        assert second.restore() == first.step
+        second.fit(digits(), num_steps=60, **options)
+        assert_same(parameters_of(second.network), parameters_of(straight.network))
+        assert_same(
+            jax.tree.leaves(second.optimizer_state), jax.tree.leaves(straight.optimizer_state)
+        )
+        assert second.history.rows == straight.history.rows
+
+    def test_streamed_data_resume_too(self, tmp_path):
+        images, labels = pc.data.digits.read_digits("train")
+        source = [(image, label) for image, label in zip(images, labels, strict=True)]
+        decoder = pc.data.load("digits").reader.decoder
+
+        def stream():
+            return pc.data.StreamDataset(source, decoder=decoder, batch_size=64, name="digits/train")
+
+        straight = digits_trainer()
+        straight.fit(digits(), num_steps=30)  # in memory: the same batches
+        digits_trainer(tmp_path).fit(stream(), num_steps=17)
+        resumed = digits_trainer(tmp_path)
+        resumed.restore()
+        resumed.fit(stream(), num_steps=30)
+        for got, expected in zip(
+            parameters_of(resumed.network), parameters_of(straight.network), strict=True
+        ):
+            # another compiled program (no gather), so rounding may differ; the batches may not
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+    def test_other_state_and_random_keys_come_back(self, tmp_path):
+        """A layer with batch statistics, a dropout key and a prior of its own."""
+
+        class Odd(pc.PCLayer):
+            def __init__(self, rngs):
+                super().__init__()
+                self.linear = nnx.Linear(64, 10, rngs=rngs)
+                self.count = nnx.BatchStat(jnp.arange(3.0))
+                self.rngs = rngs.fork()
+
+            def predict(self, below):
+                return self.linear(below)
+
+        def make(seed, keep):
+            return pc.Trainer(
+                pc.PCNetwork([Odd(nnx.Rngs(seed))]),
+                optax.sgd(0.1),
+                learning=pc.learning.Backprop(),
+                checkpoints=keep,
+                progress=False,
+            )
+
+        trainer = make(0, pc.Checkpoints(tmp_path))
+        trainer.fit(digits(), num_steps=3)
+        other = make(5, pc.Checkpoints(tmp_path))
+        other.network.layers[0].count[...] = jnp.zeros(3)
+        other.restore()
+        np.testing.assert_array_equal(other.network.layers[0].count[...], np.arange(3.0))
+        left, right = (
+            jax.random.key_data(t.network.layers[0].rngs.params.key[...])
+            if "params" in dir(t.network.layers[0].rngs)
+            else jax.random.key_data(t.network.layers[0].rngs.default.key[...])
+            for t in (trainer, other)
+        )
+        np.testing.assert_array_equal(left, right)
+
+    def test_the_seed_comes_from_the_checkpoint(self, tmp_path):
+        digits_trainer(tmp_path, seed=3).fit(digits(), num_steps=2)
+        other = digits_trainer(tmp_path, seed=4)
+        other.restore()
+        assert other.seed == 3
+
+    def test_other_data_are_told(self, tmp_path):
+        digits_trainer(tmp_path).fit(digits(), num_steps=2)
+        other = digits_trainer(tmp_path)
+        other.restore()
+        with pytest.warns(pc.CheckpointWarning, match=r"batch_size.*will not end as"):
+            other.fit(digits(batch_size=32), num_steps=4)
+
+    def test_nothing_left_to_do_is_told(self, tmp_path):
+        trainer = digits_trainer(tmp_path)
+        trainer.fit(digits(), num_steps=2)
+        with pytest.warns(UserWarning, match="2 steps are done and 2 were asked for"):
+            trainer.fit(digits(), num_steps=2)
+
+
+def test_saved_activities_come_back(tmp_path):
+    trainer = digits_trainer(tmp_path, keep={"activities": True})
+    trainer.fit(digits(), num_steps=3)
+    expected = trainer.network.activities()
+    assert expected["layer_0"].shape == (64, 20)
+    other = digits_trainer(tmp_path, keep={"activities": True}, seed=1)
+    other.restore()
+    for name, activity in other.network.activities().items():
+        np.testing.assert_array_equal(activity, expected[name])
+    # they are those of inference on the third batch, before its update of the weights
+    assert set(pc.load_checkpoint(tmp_path).activities) == {"layer_0", "layer_1"}
+
+
+def test_training_leaves_the_users_arrays_alone():
+    """Donation inside must not delete what the caller holds outside."""
+    trainer = digits_trainer()
+    before = nnx.as_pure(nnx.state(trainer.network, nnx.Param))
+    optimizer_state = trainer.optimizer_state
+    trainer.fit(digits(), num_steps=3)
+    for leaf in jax.tree.leaves((before, optimizer_state)):
+        np.asarray(leaf)  # raises where the buffer was deleted
+    during = nnx.as_pure(nnx.state(trainer.network, nnx.Param))
+    trainer.fit(digits(), num_steps=6)
+    for leaf in jax.tree.leaves(during):
+        np.asarray(leaf)
+
+
+def test_parameters_written_between_fits_are_trained_on():
+    trainer = digits_trainer(optimizer=optax.sgd(0.0))
+    trainer.fit(digits(), num_steps=2)
+    trainer.network.layers[0].linear.bias[...] = jnp.full(20, 0.5)
+    trainer.fit(digits(), num_steps=4)
+    np.testing.assert_array_equal(trainer.network.layers[0].linear.bias[...], np.full(20, 0.5))
+
+
+def test_unlabelled_and_input_free_data_train():
+    """A generative network: labels below, images above; and one with a free root."""
+    images, labels = pc.data.digits.read_digits("train")
+    images = images.reshape(len(images), -1).astype(np.float32) / 16
+    one_hot = np.eye(10, dtype=np.float32)[labels]
+    inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
+    for inputs in (one_hot, None):
+        rngs = nnx.Rngs(0)
+        network = pc.PCNetwork(
+            [pc.PCRoot(10), pc.PCDense(10, 20, activation=jnp.tanh, rngs=rngs)]
+            + [pc.PCDense(20, 64, rngs=rngs)]
+        )
+        trainer = pc.Trainer(
+            network,
+            optax.adam(1e-2),
+            learning=pc.learning.PredictiveCoding(inference),
+            progress=False,
+        )
+        data = pc.data.from_arrays(inputs, images, batch_size=64)
+        history = trainer.fit(data, num_steps=100, eval_data=data, eval_every=50)
+        assert history["train/energy"][-1] < history["train/energy"][0]
+        assert "eval/squared_error" in history.names()
+
+
+def test_own_metrics_replace_the_default():
+    trainer = digits_trainer(metrics={"error": pc.metrics.squared_error})
+    measured = trainer.evaluate(held_out())
+    assert list(measured) == ["error", "energy"]
+    # squared_error is a mean over 10 features, the energy half a sum
+    assert measured["energy"] == pytest.approx(5 * measured["error"], rel=1e-5)
+
+
+class TestFailure:
+    """Nothing is lost and the sentence says where."""
+
+    def test_a_non_finite_energy_stops_with_step_layer_and_checkpoint(self, tmp_path):
+        inputs = np.asarray(np.random.RandomState(0).normal(size=(64 * 10, 64)), np.float32)
+        labels = np.random.RandomState(1).randint(10, size=640)
+        data = pc.data.from_arrays(inputs, labels, batch_size=64, shuffle=False)
+        data.inputs[64 * 6] = np.nan  # a bad example in batch 6, unseen by from_arrays
+        trainer = digits_trainer(tmp_path, keep={"every": 4})
+        with pytest.raises(
+            pc.NonFiniteEnergyError,
+            match=r"not finite at step 7: layer 'layer_0' has energy nan.*last good checkpoint is .*4;",
+        ):
+            trainer.fit(data, num_steps=10)
+        assert trainer.step == 6
+        straight = digits_trainer()
+        straight.fit(data, num_steps=6)
+        assert_same(parameters_of(trainer.network), parameters_of(straight.network))
+
+    def test_without_checkpoints_it_says_so(self):
+        trainer = digits_trainer(
+            learning=pc.learning.PredictiveCoding(
+                pc.inference.GradientDescent(optax.sgd(1e30), num_steps=5)
+            )
+        )
+        with pytest.raises(pc.NonFiniteEnergyError, match="there is no checkpoint; lower the step"):
+            trainer.fit(digits(), num_steps=10)
+
+    def test_parameters_that_are_not_finite_are_never_saved(self, tmp_path):
+        trainer = digits_trainer(tmp_path)
+        trainer.fit(digits(), num_steps=2)
+        trainer.network.layers[0].linear.bias[...] = jnp.full(20, jnp.nan)
+        with pytest.raises(pc.NonFiniteEnergyError, match=r"layers.0.linear.bias' is not finite"):
+            trainer.save()
+        assert trainer.checkpoints.steps() == [2]
+
+    def test_an_error_in_a_callback_leaves_the_network_usable(self, tmp_path):
+        class Failing:
+            def on_log(self, trainer, step, metrics):
+                raise RuntimeError("mine")
+
+        trainer = digits_trainer(tmp_path, callbacks=[Failing()])
+        with pytest.raises(RuntimeError, match="mine"):
+            trainer.fit(digits(), num_steps=60)
+        assert np.isfinite(trainer.predict(held_out())).all()
+
+    @pytest.mark.parametrize(
+        ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    )
+    def test_signals_save_and_stop(self, tmp_path, number, error):
+        class Signal:
+            def on_progress(self, trainer, step):
+                if step >= 20:
+                    os.kill(os.getpid(), number)
+
+        before = signal.getsignal(number)
+        trainer = digits_trainer(tmp_path, callbacks=[Signal()])
+        with pytest.raises(error) as raised:
+            trainer.fit(digits(), num_steps=2000)
+        if error is SystemExit:
+            assert raised.value.code == 143
+        assert 20 <= trainer.step < 2000
+        assert trainer.checkpoints.steps()[-1] == trainer.step
+        assert signal.getsignal(number) is before
+
+    def test_fit_works_outside_the_main_thread(self):
+        trainer = digits_trainer()
+        thread = threading.Thread(target=lambda: trainer.fit(digits(), num_steps=2))
+        thread.start()
+        thread.join()
+        assert trainer.step == 2
+
+
+ARRAYS = np.ones((20, 64), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda t: t.fit(ARRAYS, num_steps=1), TypeError, "wrap arrays: pc.data.from_arrays"),
+        (lambda t: t.evaluate(ARRAYS), TypeError, "expected the evaluation data from pc.data.load"),
+        (lambda t: t.fit(digits()), ValueError, "give either epochs or num_steps"),
+        (lambda t: t.fit(digits(), epochs=1, num_steps=1), ValueError, "either epochs or num_steps"),
+        (lambda t: t.fit(digits(), num_steps=-3), ValueError, "at least 0, got -3"),
+        (lambda t: t.fit(digits(), num_steps=3, log_every=0), ValueError, "expected log_every"),
+        (lambda t: t.fit(digits(), num_steps=3, eval_every=0), ValueError, "expected eval_every"),
+        (
+            lambda t: t.fit(pc.data.from_arrays(ARRAYS[:, :60], ARRAYS, batch_size=5), num_steps=1),
+            ValueError,
+            r"the training data 'arrays' does not fit the network: layer 'layer_0' .*\(batch, 64\)",
+        ),
+        (
+            lambda t: t.fit(
+                pc.data.from_arrays(ARRAYS, np.arange(20), batch_size=5), num_steps=1
+            ),
+            ValueError,
+            r"layer 'layer_1' predicts shape \(5, 10\) but is clamped to \(5, 20\)",
+        ),
+        (lambda t: t.save(), ValueError, "this Trainer has no checkpoints"),
+        (lambda t: t.restore(), ValueError, "this Trainer has no checkpoints"),
+        (lambda t: t.predict(np.ones((2, 64), int)), TypeError, "expected inputs of a floating"),
+        (lambda t: pc.Trainer(3, 4, learning=5), TypeError, "Trainer expected network such as"),
+        (
+            lambda t: pc.Trainer(t.network, "adam", learning=t.learning),
+            TypeError,
+            "Trainer expected optimizer such as optax.adam",
+        ),
+        (
+            lambda t: pc.Trainer(t.network, optax.sgd(1.0), learning="pc"),
+            TypeError,
+            "Trainer expected learning such as pc.learning.PredictiveCoding",
+        ),
+    ],
+)
+def test_refusals(call, error, message):
+    trainer = digits_trainer()
+    before = parameters_of(trainer.network)
+    with pytest.raises(error, match=message):
+        call(trainer)
+    assert_same(parameters_of(trainer.network), before)
+
+
+def test_the_second_fit_compiles_nothing():
+    """A retrace at each fit would make short fits a hundred times slower."""
+    traces = []
+
+    def counted(values):
+        traces.append(1)
+        return jnp.tanh(values)
+
+    network = pc.PCNetwork([pc.PCDense(64, 10, activation=counted, rngs=nnx.Rngs(0))])
+    trainer = pc.Trainer(
+        network, optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False
+    )
+    data = digits()
+    trainer.fit(data, num_steps=5)
+    checked = len(traces)
+    trainer.fit(data, num_steps=300)
+    # each fit checks shapes once without compiling; compiling would trace several times more
+    assert len(traces) - checked <= 3

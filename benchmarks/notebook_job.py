@@ -107,6 +107,8 @@ def main() -> None:
     if options.quick:
         options.iterations, options.rounds = 20, 3
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
     device = jax.devices()[0].device_kind
     measured = measure(JOBS[options.job], options.iterations, options.rounds, console)
 

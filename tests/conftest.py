@@ -146,4 +146,6 @@ def digits_trainer(folder=None, *, widths=(64, 20, 10), seed=0, num_steps=4, **o
 
 def parameters_of(network):
     """All parameters as NumPy arrays."""
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.as_pure(nnx.state(network, nnx.Param)))]
+    return [
+        np.asarray(leaf) for leaf in jax.tree.leaves(nnx.as_pure(nnx.state(network, nnx.Param)))
+    ]

@@ -1,9 +1,9 @@
 """Training: the compiled loop, the Trainer around it, checkpoints, callbacks and loggers."""
 
+from .arrays import CheckpointError as CheckpointError
 from .callbacks import Callback as Callback
 from .callbacks import EarlyStopping as EarlyStopping
 from .checkpoints import Checkpoint as Checkpoint
-from .checkpoints import CheckpointError as CheckpointError
 from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import CheckpointWarning as CheckpointWarning
 from .checkpoints import load_checkpoint as load_checkpoint

@@ -29,14 +29,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from pcflax.typing import PyTree
+from .arrays import CheckpointError, FlatArrays, check_arrays, network_arrays, write_network_arrays
+from .seals import damage, seal, seal_of
 
-FlatArrays = dict[str, Any]
 _SECTIONS = ("parameters", "optimizer", "other", "activities")
-
-
-class CheckpointError(Exception):
-    """A checkpoint is damaged, or does not fit what it is restored into."""
 
 
 class CheckpointWarning(UserWarning):
@@ -212,7 +208,7 @@ class Checkpoints:
     def _seal_and_prune(self, path: Path) -> None:
         try:
             self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
-            _write_atomically(_seal_of(path), _seal_text(_file_digests(path)))
+            seal(path)
             self._prune()
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = error
@@ -226,7 +222,7 @@ class Checkpoints:
             if step not in keep:
                 # The folder first: a seal without its folder is told as damage, never restored.
                 shutil.rmtree(self.directory / str(step), ignore_errors=True)
-                _seal_of(self.directory / str(step)).unlink(missing_ok=True)
+                seal_of(self.directory / str(step)).unlink(missing_ok=True)
         for step in self.all_steps():
             if step not in sealed and step < sealed[-1]:  # its writing was interrupted
                 shutil.rmtree(self.directory / str(step), ignore_errors=True)
@@ -239,9 +235,8 @@ class Checkpoints:
             aside = path.with_name(f"{step}.superseded-{number}")
         if path.exists():
             path.rename(aside)
-        seal = _seal_of(path)
-        if seal.exists():
-            seal.rename(aside.with_name(aside.name + ".sha256"))
+        if seal_of(path).exists():
+            seal_of(path).rename(aside.with_name(aside.name + ".sha256"))
 
     # Reading.
 
@@ -254,7 +249,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Every sealed step, in order; whether each is good is seen on restoring."""
-        return [step for step in self.all_steps() if _seal_of(self.directory / str(step)).exists()]
+        return [step for step in self.all_steps() if seal_of(self.directory / str(step)).exists()]
 
     def best_step(self) -> int | None:
         """The sealed step with the best value of `keep_best`'s metric, or None."""
@@ -312,7 +307,7 @@ def load_checkpoint(
             first difference is named and nothing is changed.
     """
     folder = Path(path).absolute()
-    if folder.name.isdigit() and (_seal_of(folder).exists() or (folder / "state").exists()):
+    if folder.name.isdigit() and (seal_of(folder).exists() or (folder / "state").exists()):
         step, folder = int(folder.name), folder.parent
     elif (folder / "checkpoints").is_dir():
         folder = folder / "checkpoints"
@@ -325,106 +320,6 @@ def load_checkpoint(
             network, {**checkpoint.sections["parameters"], **checkpoint.sections["other"]}
         )
     return checkpoint
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None where they match their seal."""
-    seal = _seal_of(path)
-    if not seal.exists():
-        return f"it has no {seal.name}, so its writing was interrupted or that file was removed"
-    found = _file_digests(path) if path.is_dir() else {}
-    if found and seal.read_bytes() == _seal_text(found).encode():
-        return None
-    lines = seal.read_bytes().decode("utf-8", "replace").splitlines()
-    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in expected:
-            return f"{name} is not listed in {seal.name}"
-        if found[name] != expected[name]:
-            return f"{name} does not match its checksum in {seal.name}"
-    return f"{seal.name} is not as it was written"
-
-
-# Arrays by path.
-
-
-def flatten(tree: PyTree) -> FlatArrays:
-    """Arrays by their path in a tree, "layers.0.linear.kernel"; random keys as their raw data.
-
-    >>> import numpy as np
-    >>> list(flatten({"layers": [{"kernel": np.zeros(2)}]}))
-    ['layers.0.kernel']
-    """
-    flat = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        flat[jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
-    return flat
-
-
-def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
-    """The tree again, with the arrays of `flat`; leaves it does not name keep their value."""
-
-    def pick(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if name not in flat:
-            return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(flat[name], impl=jax.random.key_impl(leaf))
-        # A copy of our own: the caller may donate it, and keeps what was read.
-        return jnp.array(flat[name], copy=True)
-
-    return jax.tree_util.tree_map_with_path(pick, tree)
-
-
-def network_arrays(network: nnx.Module) -> tuple[FlatArrays, FlatArrays]:
-    """A network's parameters and its other state but for activities, by path."""
-    from pcflax.variables import Activity
-
-    _, parameters, _, other = nnx.split(network, nnx.Param, Activity, ...)
-    return flatten(nnx.as_pure(parameters)), flatten(nnx.as_pure(other))
-
-
-def write_network_arrays(network: nnx.Module, flat: Mapping[str, Any]) -> None:
-    """Write arrays by path into a network's Variables."""
-    from pcflax.variables import Activity
-
-    state = nnx.as_pure(nnx.state(network, nnx.Not(Activity)))
-    nnx.update(network, unflatten(state, flat))
-
-
-def check_arrays(kind: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """See that stored arrays fit the expected ones in path, shape and dtype.
-
-    Raises:
-        CheckpointError: naming the first difference.
-    """
-    expected = {name: array for name, array in expected.items() if np.size(array) > 0}
-    for name, array in expected.items():
-        if name not in stored:
-            raise CheckpointError(
-                f"the checkpoint has no {kind} '{name}', which the network has with shape "
-                f"{tuple(array.shape)}; build the network as it was when saved"
-            )
-        if tuple(stored[name].shape) != tuple(array.shape):
-            raise CheckpointError(
-                f"{kind} '{name}' has shape {tuple(stored[name].shape)} in the checkpoint but "
-                f"{tuple(array.shape)} in the network; build the network as it was when saved"
-            )
-        if str(stored[name].dtype) != str(array.dtype):
-            raise CheckpointError(
-                f"{kind} '{name}' has dtype {stored[name].dtype} in the checkpoint but {array.dtype} "
-                f"in the network; build the network as it was when saved"
-            )
-    for name in stored:
-        if name not in expected:
-            raise CheckpointError(
-                f"the checkpoint has {kind} '{name}' of shape {tuple(stored[name].shape)}, which the "
-                f"network lacks; build the network as it was when saved"
-            )
 
 
 # Files.
@@ -544,31 +439,3 @@ def _best_step(directory: Path, steps: list[int], metric: str, mode: str) -> int
 def _stored_keep_best(directory: Path, good: list[int]) -> tuple[str, str] | None:
     stored = _read_meta(directory / str(good[-1])).get("keep_best") if good else None
     return tuple(stored) if stored else None  # type: ignore[return-value]
-
-
-def _seal_of(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _seal_text(digests: Mapping[str, str]) -> str:
-    """What the seal of these files says: the format of the sha256sum tool."""
-    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-
-
-def _file_digests(path: Path) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by its name as seen from beside the folder."""
-    digests = {}
-    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        digests[file.relative_to(path.parent).as_posix()] = digest
-    return digests
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int
 
+from pcflax.data import Dataset
 from pcflax.data.base import Reader
 from pcflax.learning import AbstractLearning
 from pcflax.networks import SplitNetwork
@@ -184,3 +186,29 @@ def measure_batches(
 def predict_batch(network: SplitNetwork, inputs: Array) -> Array:
     """The feedforward prediction of one batch."""
     return network.bind().predict(inputs)
+
+
+# Staging, on the host.
+
+# One compiled call holds at most this many batches, and about this much of streamed examples.
+CAPACITY = 256
+_STREAMED_BYTES = 64 * 2**20
+
+
+def call_capacity(data: Dataset) -> int:
+    """How many batches one call has room for: fewer where the items hold the examples themselves.
+
+    A function of the data alone, so that every `fit` on it finds the same compiled program.
+    """
+    item_bytes = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.items(0, 1)))
+    return max(1, min(CAPACITY, _STREAMED_BYTES // max(item_bytes, 1)))
+
+
+def padded(items: PyTree, capacity: int) -> PyTree:
+    """Items with room for `capacity` batches; the rows added are never looked at."""
+
+    def pad(leaf):
+        room = np.zeros((capacity - leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
+        return np.concatenate([leaf, room])
+
+    return jax.tree.map(pad, items)

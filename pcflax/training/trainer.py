@@ -9,8 +9,6 @@ depends on step numbers only, so an interrupted run that is restored measures an
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -28,25 +26,31 @@ from pcflax.networks import AbstractPCNetwork, split
 from pcflax.networks.base import check_batch
 from pcflax.typing import MetricFunction, PyTree
 
-from .callbacks import CallbackList
-from .checkpoints import (
+from .arrays import (
     CheckpointError,
-    Checkpoints,
-    CheckpointWarning,
     check_arrays,
     flatten,
     network_arrays,
     unflatten,
     write_network_arrays,
 )
+from .callbacks import CallbackList
+from .checkpoints import Checkpoints, CheckpointWarning
 from .history import History
 from .loggers import ConsoleLogger
-from .loop import Recipe, TrainState, learn_batches, measure_batches, predict_batch
+from .loop import (
+    CAPACITY,
+    Recipe,
+    TrainState,
+    call_capacity,
+    learn_batches,
+    measure_batches,
+    padded,
+    predict_batch,
+)
 from .metrics import default_metrics
+from .signals import SignalCatcher
 
-# One compiled call holds at most this many batches, and about this much of streamed examples.
-_CAPACITY = 256
-_STREAMED_BYTES = 64 * 2**20
 # A call is made about this long: short enough for a smooth progress bar and a prompt stop, long enough
 # that Python's share of the time is small.
 _SECONDS_A_CALL = 0.25
@@ -54,13 +58,6 @@ _SECONDS_A_CALL = 0.25
 
 class NonFiniteEnergyError(FloatingPointError):
     """Training met an energy that is NaN or infinite; the step was not applied."""
-
-
-class Terminated(SystemExit):
-    """SIGTERM came; the run was saved. Exit code 143, as the shell has it."""
-
-    def __init__(self):
-        super().__init__(143)
 
 
 class Trainer:
@@ -134,7 +131,6 @@ class Trainer:
         self._data_description: dict | None = None
         self._activities: dict = {}
         self._stop_asked = False
-        self._signal: int | None = None
 
     # Training.
 
@@ -201,13 +197,12 @@ class Trainer:
         save_every = None
         if self.checkpoints is not None:
             save_every = self.checkpoints.every or eval_every
-        self._stop_asked, self._signal = False, None
+        self._stop_asked = False
         self.callbacks.notify("on_fit_start", self, total)
-        restore_handlers = self._catch_signals()
         try:
-            self._run(data, total, eval_data, eval_every, log_every, save_every)
+            with SignalCatcher() as signals:
+                self._run(data, total, eval_data, eval_every, log_every, save_every, signals)
         finally:
-            restore_handlers()
             self.callbacks.notify("on_fit_end", self)
             if self.checkpoints is not None:
                 self.checkpoints.close()
@@ -217,7 +212,7 @@ class Trainer:
         """Ask a running `fit` to end after the step at hand; for callbacks."""
         self._stop_asked = True
 
-    def _run(self, data, total, eval_data, eval_every, log_every, save_every) -> None:
+    def _run(self, data, total, eval_data, eval_every, log_every, save_every, signals) -> None:
         recipe = Recipe(
             learning=self.learning,
             optimizer=self.optimizer,
@@ -227,18 +222,18 @@ class Trainer:
         )
         key = jax.random.key(self.seed)
         constants = data.constants()
-        capacity = _capacity(data)
+        capacity = call_capacity(data)
         state = self._initial_state(data, recipe)
         seconds_a_step: float | None = None
         calls = 0
-        saved = evaluated = None  # the step of the last save, of the last evaluation
+        evaluated = None  # the step of the last evaluation
         epoch_events = self.callbacks.listens("on_epoch_end")
         periods = [log_every, eval_every, save_every, data.num_batches if epoch_events else None]
         while self.step < total:
             due = min([total, *(self.step + p - self.step % p for p in periods if p)])
             length = 8 if seconds_a_step is None else int(_SECONDS_A_CALL / seconds_a_step)
             count = min(due - self.step, capacity, max(1, length))
-            items = _padded(data.items(self.step, count), capacity)
+            items = padded(data.items(self.step, count), capacity)
             begin = time.perf_counter()
             state, measured = learn_batches(
                 state, constants, items, jnp.int32(count), key, recipe=recipe
@@ -259,7 +254,7 @@ class Trainer:
             at_end = self.step == total
             # Each event sees the network as of this step; the copy costs little beside a call.
             event = at_end or any(p and self.step % p == 0 for p in periods)
-            if event or self._signal is not None:
+            if event or signals.caught is not None:
                 self._write_back(state)
             if at_end or self.step % log_every == 0:
                 self._log()
@@ -268,21 +263,14 @@ class Trainer:
                 evaluated = self.step
             if epoch_events and self.step % data.num_batches == 0:
                 self.callbacks.notify("on_epoch_end", self, self.step // data.num_batches - 1)
-            stopping = self._stop_asked or self._signal is not None
+            stopping = self._stop_asked or signals.caught is not None
             if save_every and (at_end or stopping or self.step % save_every == 0):
                 if stopping:
                     self._write_back(state)
                 self._save(evaluated=evaluated == self.step)
-                saved = self.step
             if stopping:
                 break
-        del saved
-        if self._signal == signal.SIGTERM:
-            if self.checkpoints is not None:
-                self.checkpoints.wait()
-            raise Terminated
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
+        signals.raise_caught()
 
     # Measuring.
 
@@ -302,7 +290,7 @@ class Trainer:
         network = split(self.network)
         constants, metrics = data.constants(), self._metric_functions(data)
         totals: dict[str, float] = {}
-        for items, valid in data.evaluation_items(_CAPACITY):
+        for items, valid in data.evaluation_items(CAPACITY):
             sums = measure_batches(
                 network, constants, items, valid, reader=data.reader, metrics=metrics
             )
@@ -538,47 +526,7 @@ class Trainer:
         path = self.checkpoints.latest_good() if self.checkpoints is not None else None
         return f"the last good checkpoint is {path}" if path else "there is no checkpoint"
 
-    def _catch_signals(self):
-        """Let SIGTERM and Ctrl-C end the run after the call at hand; returns what undoes it."""
-        if threading.current_thread() is not threading.main_thread():
-            return lambda: None
-
-        def handle(number, frame):
-            del frame
-            if self._signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._signal = number
-
-        before = {
-            number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-
-        def restore():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        return restore
-
 
 def _as_arrays(tree: PyTree) -> PyTree:
     """The same tree with every leaf an array (some optax states hold Python numbers)."""
     return jax.tree.map(jnp.asarray, tree)
-
-
-def _capacity(data: Dataset) -> int:
-    """How many batches one call has room for: fewer where the items hold the examples themselves.
-
-    A function of the data alone, so that every `fit` on it finds the same compiled program.
-    """
-    item_bytes = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.items(0, 1)))
-    return max(1, min(_CAPACITY, _STREAMED_BYTES // max(item_bytes, 1)))
-
-
-def _padded(items: PyTree, capacity: int) -> PyTree:
-    """Items with room for `capacity` batches; the rows added are never looked at."""
-
-    def pad(leaf):
-        room = np.zeros((capacity - leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
-        return np.concatenate([leaf, room])
-
-    return jax.tree.map(pad, items)

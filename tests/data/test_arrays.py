@@ -98,9 +98,7 @@ class TestIndices:
 
 class TestEvaluationItems:
     @PROPERTY
-    @given(
-        num_examples=st.integers(1, 30), batch_size=st.integers(1, 30), count=st.integers(1, 5)
-    )
+    @given(num_examples=st.integers(1, 30), batch_size=st.integers(1, 30), count=st.integers(1, 5))
     def test_each_example_counts_exactly_once(self, num_examples, batch_size, count):
         """An accuracy over the wrong denominator would follow from a row counted twice or never."""
         data = make_data(num_examples, min(batch_size, num_examples))
@@ -129,7 +127,9 @@ class TestBatches:
             rows = data.indices(epoch * data.num_batches, data.num_batches)
             for row, batch in zip(rows, data.epoch(epoch), strict=True):
                 np.testing.assert_array_equal(batch.inputs, inputs[row])
-                np.testing.assert_array_equal(batch.targets, np.eye(4, dtype=np.float32)[labels[row]])
+                np.testing.assert_array_equal(
+                    batch.targets, np.eye(4, dtype=np.float32)[labels[row]]
+                )
 
     def test_iterating_gives_epoch_0(self):
         data = make_data()
@@ -221,7 +221,11 @@ VALUE_ERRORS = {
         {},
         "the targets of 'mine' have shape (3,) and dtype bool; expected integer labels",
     ),
-    "float labels": ((INPUTS, LABELS / 2), {}, "have shape (3,) and dtype float64; expected integer"),
+    "float labels": (
+        (INPUTS, LABELS / 2),
+        {},
+        "have shape (3,) and dtype float64; expected integer",
+    ),
     "flat inputs": (
         (INPUTS[:, 0], LABELS),
         {},
@@ -271,12 +275,16 @@ class TestErrors:
 
     def test_integer_inputs_are_refused_with_the_remedy(self):
         """Bytes taken for numbers would train on inputs 255 times too large."""
-        text = "the inputs of 'mine' have dtype uint8, expected a floating dtype; scale and cast them"
+        text = (
+            "the inputs of 'mine' have dtype uint8, expected a floating dtype; scale and cast them"
+        )
         with pytest.raises(TypeError, match=text):
             pc.data.from_arrays(np.ones((3, 2), np.uint8), LABELS, batch_size=1, name="mine")
 
     def test_integer_target_rows_are_refused_with_the_remedy(self):
-        text = "the targets of 'mine' have dtype int64, expected a floating dtype; give integer labels"
+        text = (
+            "the targets of 'mine' have dtype int64, expected a floating dtype; give integer labels"
+        )
         with pytest.raises(TypeError, match=text):
             pc.data.from_arrays(INPUTS, np.eye(3, dtype=np.int64), batch_size=1, name="mine")
 

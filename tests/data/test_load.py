@@ -140,7 +140,9 @@ class TestFiles:
     def test_a_negative_label_is_named(self, tmp_path):
         path = tmp_path / "mine.npz"
         write_npz(path, y_train=np.array([0, 1, 2, -1, 1, 2]))
-        with pytest.raises(ValueError, match="label -1 of example 3 in 'mine/train' is out of range"):
+        with pytest.raises(
+            ValueError, match="label -1 of example 3 in 'mine/train' is out of range"
+        ):
             pc.data.load(path, batch_size=2)
 
     def test_integer_inputs_are_refused(self, tmp_path):

@@ -95,9 +95,7 @@ def test_update_is_one_optax_update():
     network = pc.networks.split(chain.network)
     state = optimizer.init(network.parameters)
     rule = pc.learning.Backprop()
-    new, new_state, _ = rule.update(
-        network, optimizer, state, chain.inputs, chain.targets, key=KEY
-    )
+    new, new_state, _ = rule.update(network, optimizer, state, chain.inputs, chain.targets, key=KEY)
     gradients, _ = rule.gradients(network, chain.inputs, chain.targets, key=KEY)
     updates, expected_state = optimizer.update(gradients, state, network.parameters)
     expected = optax.apply_updates(network.parameters, updates)

@@ -164,9 +164,7 @@ def test_free_and_clamped_ends(batch, given):
     if targets is not None:
         start[-1] = targets
     free = chain.free(root_free=inputs is None, output_free=targets is None)
-    expected, _ = reference.infer(
-        chain.reference, inputs, start, free, step_size=0.1, num_steps=12
-    )
+    expected, _ = reference.infer(chain.reference, inputs, start, free, step_size=0.1, num_steps=12)
     result = chain.network.infer(
         inputs if inputs is not None else (None if targets is not None else chain.inputs),
         targets,
@@ -194,7 +192,9 @@ def test_a_network_trains_with_the_plain_nnx_optimizer():
 
 def test_names_come_from_a_mapping_or_from_positions():
     rngs = nnx.Rngs(0)
-    named = pc.PCNetwork({"hidden": pc.PCDense(3, 4, rngs=rngs), "out": pc.PCDense(4, 2, rngs=rngs)})
+    named = pc.PCNetwork(
+        {"hidden": pc.PCDense(3, 4, rngs=rngs), "out": pc.PCDense(4, 2, rngs=rngs)}
+    )
     assert named.names == ("hidden", "out")
     assert named.layer("out") is named.layers[1]
     assert pc.PCNetwork([pc.PCDense(3, 4, rngs=rngs)]).names == ("layer_0",)

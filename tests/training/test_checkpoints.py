@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training.checkpoints import damage
+from pcflax.training.seals import damage
 from tests.conftest import digits_trainer, parameters_of
 
 
@@ -90,7 +90,9 @@ def test_every_byte_of_the_seal_matters(copy):
     seal = copy / "30.sha256"
     content = seal.read_bytes()
     for position in range(0, len(content), 7):
-        seal.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        seal.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
         assert damage(copy / "30") is not None, position
     seal.write_bytes(content)
     assert damage(copy / "30") is None
@@ -300,7 +302,7 @@ def test_an_error_while_writing_is_not_swallowed(tmp_path, monkeypatch):
     """Saving runs in the background; what goes wrong there must reach the user."""
     checkpoints = pc.Checkpoints(tmp_path)
     monkeypatch.setattr(
-        "pcflax.training.checkpoints._write_atomically",
+        "pcflax.training.seals._write_atomically",
         lambda path, text: (_ for _ in ()).throw(OSError("disk full")),
     )
     checkpoints.save(1, {"parameters": {"a": jnp.ones(2)}}, {"metrics": {}, "evaluated": {}})

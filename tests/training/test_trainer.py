@@ -89,7 +89,9 @@ def test_predict_takes_arrays_and_data_sets():
     trainer = digits_trainer()
     inputs = np.asarray(next(iter(pc.data.load("digits", split="test", batch_size=360))).inputs)
     expected = np.asarray(trainer.network.predict(inputs))
-    np.testing.assert_allclose(trainer.predict(inputs, batch_size=77), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        trainer.predict(inputs, batch_size=77), expected, rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(trainer.predict(held_out()), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -137,7 +139,9 @@ class TestResume:
         decoder = pc.data.load("digits").reader.decoder
 
         def stream():
-            return pc.data.StreamDataset(source, decoder=decoder, batch_size=64, name="digits/train")
+            return pc.data.StreamDataset(
+                source, decoder=decoder, batch_size=64, name="digits/train"
+            )
 
         straight = digits_trainer()
         straight.fit(digits(), num_steps=30)  # in memory: the same batches
@@ -356,7 +360,11 @@ ARRAYS = np.ones((20, 64), np.float32)
         (lambda t: t.fit(ARRAYS, num_steps=1), TypeError, "wrap arrays: pc.data.from_arrays"),
         (lambda t: t.evaluate(ARRAYS), TypeError, "expected the evaluation data from pc.data.load"),
         (lambda t: t.fit(digits()), ValueError, "give either epochs or num_steps"),
-        (lambda t: t.fit(digits(), epochs=1, num_steps=1), ValueError, "either epochs or num_steps"),
+        (
+            lambda t: t.fit(digits(), epochs=1, num_steps=1),
+            ValueError,
+            "either epochs or num_steps",
+        ),
         (lambda t: t.fit(digits(), num_steps=-3), ValueError, "at least 0, got -3"),
         (lambda t: t.fit(digits(), num_steps=3, log_every=0), ValueError, "expected log_every"),
         (lambda t: t.fit(digits(), num_steps=3, eval_every=0), ValueError, "expected eval_every"),
@@ -366,9 +374,7 @@ ARRAYS = np.ones((20, 64), np.float32)
             r"the training data 'arrays' does not fit the network: layer 'layer_0' .*\(batch, 64\)",
         ),
         (
-            lambda t: t.fit(
-                pc.data.from_arrays(ARRAYS, np.arange(20), batch_size=5), num_steps=1
-            ),
+            lambda t: t.fit(pc.data.from_arrays(ARRAYS, np.arange(20), batch_size=5), num_steps=1),
             ValueError,
             r"layer 'layer_1' predicts shape \(5, 10\) but is clamped to \(5, 20\)",
         ),
@@ -405,9 +411,7 @@ def test_the_second_fit_compiles_nothing():
         return jnp.tanh(values)
 
     network = pc.PCNetwork([pc.PCDense(64, 10, activation=counted, rngs=nnx.Rngs(0))])
-    trainer = pc.Trainer(
-        network, optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False
-    )
+    trainer = pc.Trainer(network, optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False)
     data = digits()
     trainer.fit(data, num_steps=5)
     checked = len(traces)

@@ -1,0 +1,97 @@
+"""Arrays by their path, the form in which a checkpoint stores them.
+
+A flat dictionary from "layers.0.linear.kernel" to an array makes the first difference between what is
+stored and what is expected easy to name, and any tool can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pcflax.typing import PyTree
+from pcflax.variables import Activity
+
+FlatArrays = dict[str, Any]
+
+
+class CheckpointError(Exception):
+    """A checkpoint is damaged, or does not fit what it is restored into."""
+
+
+def flatten(tree: PyTree) -> FlatArrays:
+    """Arrays by their path in a tree, "layers.0.linear.kernel"; random keys as their raw data.
+
+    >>> import numpy as np
+    >>> list(flatten({"layers": [{"kernel": np.zeros(2)}]}))
+    ['layers.0.kernel']
+    """
+    flat = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        flat[jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
+    return flat
+
+
+def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
+    """The tree again, with the arrays of `flat`; leaves it does not name keep their value."""
+
+    def pick(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name not in flat:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(flat[name], impl=jax.random.key_impl(leaf))
+        # A copy of our own: the caller may donate it, and keeps what was read.
+        return jnp.array(flat[name], copy=True)
+
+    return jax.tree_util.tree_map_with_path(pick, tree)
+
+
+def network_arrays(network: nnx.Module) -> tuple[FlatArrays, FlatArrays]:
+    """A network's parameters and its other state but for activities, by path."""
+    _, parameters, _, other = nnx.split(network, nnx.Param, Activity, ...)
+    return flatten(nnx.as_pure(parameters)), flatten(nnx.as_pure(other))
+
+
+def write_network_arrays(network: nnx.Module, flat: Mapping[str, Any]) -> None:
+    """Write arrays by path into a network's Variables."""
+    state = nnx.as_pure(nnx.state(network, nnx.Not(Activity)))
+    nnx.update(network, unflatten(state, flat))
+
+
+def check_arrays(kind: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """See that stored arrays fit the expected ones in path, shape and dtype.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    expected = {name: array for name, array in expected.items() if np.size(array) > 0}
+    for name, array in expected.items():
+        if name not in stored:
+            raise CheckpointError(
+                f"the checkpoint has no {kind} '{name}', which the network has with shape "
+                f"{tuple(array.shape)}; build the network as it was when saved"
+            )
+        if tuple(stored[name].shape) != tuple(array.shape):
+            raise CheckpointError(
+                f"{kind} '{name}' has shape {tuple(stored[name].shape)} in the checkpoint but "
+                f"{tuple(array.shape)} in the network; build the network as it was when saved"
+            )
+        if str(stored[name].dtype) != str(array.dtype):
+            raise CheckpointError(
+                f"{kind} '{name}' has dtype {stored[name].dtype} in the checkpoint but {array.dtype} "
+                f"in the network; build the network as it was when saved"
+            )
+    for name in stored:
+        if name not in expected:
+            raise CheckpointError(
+                f"the checkpoint has {kind} '{name}' of shape {tuple(stored[name].shape)}, which the "
+                f"network lacks; build the network as it was when saved"
+            )

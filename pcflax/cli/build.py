@@ -45,8 +45,6 @@ def load_data(
 
 def build_network(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNetwork:
     """in-widths-out, the activation after every layer but the last."""
-    if any(width < 1 for width in options.widths):
-        raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
     rngs = nnx.Rngs(options.seed)
     activation = _ACTIVATIONS[options.activation]
     sizes = (in_features, *options.widths)

@@ -160,6 +160,21 @@ def read_config(run_dir: Path) -> TrainOptions:
         raise ValueError(f"{path} cannot be read as a run's options: {error}") from error
 
 
+def check_options(options: TrainOptions) -> None:
+    """Refuse what would fail once training has begun, before a folder is made.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name in ("num_steps", "batch_size", "eval_every"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"expected {name} of at least 1, got {getattr(options, name)}")
+    if any(width < 1 for width in options.widths):
+        raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"expected a seed from 0 to 2**32 - 1, got {options.seed}")
+
+
 def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
     """See that a resumed run is told nothing new but what may change.
 

@@ -15,12 +15,20 @@ import pcflax as pc
 from pcflax.plotting import training_figure
 
 from .build import build_inference, build_trainer, load_data
-from .options import TrainOptions, check_resumable, config_path, read_config, write_config
+from .options import (
+    TrainOptions,
+    check_options,
+    check_resumable,
+    config_path,
+    read_config,
+    write_config,
+)
 
 
 def train(options: TrainOptions) -> None:
     """Train, print the table of accuracies, and name the checkpoint and the figure."""
     console = Console()
+    check_options(options)
     if options.resume:
         if options.run_dir is None:
             raise ValueError("--resume needs to know which run: add --run-dir RUN")

@@ -83,6 +83,9 @@ def from_arrays(
     """
     if inputs is None and targets is None:
         raise ValueError("inputs and targets are both None; give at least one")
+    for array in (inputs, targets):
+        if array is not None and np.shape(array)[:1] == (0,):
+            raise ValueError(f"data set '{name}' is empty; expected at least one example")
     sizes = {}
     if inputs is not None:
         inputs = _floating(inputs, "inputs", name)
@@ -90,8 +93,7 @@ def from_arrays(
     if targets is not None:
         targets = np.asarray(targets)
         if targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer):
-            if len(targets):
-                num_classes = _checked_num_classes(targets, num_classes, name)
+            num_classes = _checked_num_classes(targets, num_classes, name)
             targets = targets.astype(np.int32)
         elif targets.ndim == 1:
             raise ValueError(
@@ -131,6 +133,10 @@ def _floating(array: Any, role: str, name: str) -> np.ndarray:
         raise ValueError(
             f"the {role} of '{name}' have shape {array.shape}, expected (examples, features)"
         )
+    # float64 becomes float32 here, as jax would have it, unless 64-bit mode is on; what float32 cannot
+    # hold becomes infinite and is told below
+    with np.errstate(over="ignore"):
+        array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
         first = int(np.argmin(finite))
@@ -138,8 +144,7 @@ def _floating(array: Any, role: str, name: str) -> np.ndarray:
             f"the {role} of '{name}' hold NaN or infinity in {int((~finite).sum())} of {len(array)} "
             f"examples, first in example {first}; drop or mend them"
         )
-    # float64 becomes float32 here, as jax would have it, unless 64-bit mode is on
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    return array
 
 
 def _checked_num_classes(labels: np.ndarray, num_classes: int | None, name: str) -> int:

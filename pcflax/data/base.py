@@ -99,21 +99,30 @@ class Dataset(abc.ABC):
     ):
         if num_examples == 0:
             raise ValueError(f"data set '{name}' is empty; expected at least one example")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"expected a batch_size of at least 1, got {batch_size!r}")
-        if batch_size > num_examples:
-            raise ValueError(
-                f"batch_size {batch_size} is larger than data set '{name}' with its {num_examples} "
-                f"examples; give a batch_size of at most {num_examples}"
-            )
         if not 0 <= seed < 2**32:
             raise ValueError(f"expected a seed from 0 to 2**32 - 1, got {seed}")
         self.name = name
         self.num_examples = num_examples
-        self.batch_size = batch_size
+        self.batch_size = batch_size  # checked by its setter
         self.shuffle = shuffle
         self.seed = seed
         self.reader = reader
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch; from 1 to `num_examples`."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"expected a batch_size of at least 1, got {batch_size!r}")
+        if batch_size > self.num_examples:
+            raise ValueError(
+                f"batch_size {batch_size} is larger than data set '{self.name}' with its {self.num_examples} "
+                f"examples; give a batch_size of at most {self.num_examples}"
+            )
+        self._batch_size = batch_size
 
     @property
     def num_batches(self) -> int:

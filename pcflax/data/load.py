@@ -113,7 +113,7 @@ def _from_file(path: Path, split: str, flatten: bool, options: dict) -> ArrayDat
         inputs, targets = stored[f"x_{split}"], stored[f"y_{split}"]
         # Both splits' labels make rows of one width.
         labels = [stored[key] for key in ("y_train", "y_test") if key in stored]
-    if flatten and inputs.ndim > 2:
+    if flatten and inputs.ndim > 2 and len(inputs):
         inputs = inputs.reshape(len(inputs), -1)
     num_classes = None
     if targets.ndim == 1 and all(y.size and np.issubdtype(y.dtype, np.integer) for y in labels):

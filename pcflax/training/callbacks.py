@@ -8,6 +8,7 @@ typo does not pass as silence.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,7 +68,7 @@ class CallbackList:
             for name in methods:
                 if name not in EVENTS:
                     close = difflib.get_close_matches(name, EVENTS, n=1)
-                    hint = f"; did you mean {close[0]}?" if close else ""
+                    hint = f"; did you mean {close[0]}?" if close else "."
                     raise TypeError(
                         f"callback {kind} has a method {name}, which is never called{hint} "
                         f"Expected some of {', '.join(EVENTS)}"
@@ -116,6 +117,8 @@ class EarlyStopping(Callback):
         """Stop the Trainer where the best value is too old."""
         del step, metrics  # the history holds them
         values = trainer.history[self.metric]
-        best = max(values) if self.mode == "max" else min(values)
-        if len(values) - 1 - values.index(best) >= self.patience:
+        sign = 1.0 if self.mode == "max" else -1.0
+        # a NaN is never the best
+        scores = [-math.inf if math.isnan(value) else sign * value for value in values]
+        if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
             trainer.stop()

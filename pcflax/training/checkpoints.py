@@ -164,7 +164,8 @@ class Checkpoints:
             for section, flat in sections.items()
         }
         meta = {
-            **meta,
+            # a copy: Orbax writes in the background, while the run's history grows
+            **json.loads(json.dumps(meta)),
             "step": step,
             "keep_best": self.keep_best,
             "arrays": {

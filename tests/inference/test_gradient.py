@@ -55,9 +55,8 @@ def test_momentum_is_that_of_the_reference():
 def test_a_linear_chain_reaches_the_closed_form_energy():
     """F* = 1/2 r^T S^-1 r with r = y - W3 W2 W1 x - b and S = I + W3 W3^T + (W3 W2)(W3 W2)^T."""
     chain = Chain(activation="identity", widths=(3, 5, 4, 2))
-    for layer, spec in zip(chain.network.layers, chain.reference, strict=True):
+    for layer in chain.network.layers:
         layer.energy = pc.energies.Gaussian()
-        spec.precision = 1.0
     inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=4000)
     result = chain.network.infer(chain.inputs, chain.targets, inference=inference)
     *_, w2, w3 = (layer.kernel for layer in chain.reference)

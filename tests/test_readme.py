@@ -1,0 +1,74 @@
+"""Every code block of the README runs, as printed."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+ENVIRONMENT = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
+
+
+def run(command, cwd, **environment):
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**ENVIRONMENT, **environment}
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_there_are_no_blocks_of_other_kinds():
+    assert {kind for kind, _ in BLOCKS} == {"python", "bash"}
+
+
+def test_the_python_blocks_run_one_after_the_other(tmp_path):
+    program = "\n".join(text for kind, text in BLOCKS if kind == "python")
+    assert "class Bottleneck" in program
+    (tmp_path / "readme.py").write_text(program)
+    printed = run([sys.executable, "-W", "error", "readme.py"], tmp_path)
+    assert "(360, 300)" in printed
+
+
+def test_the_first_example_is_as_long_as_its_title_says():
+    first = next(text for kind, text in BLOCKS if kind == "python")
+    assert len([line for line in first.splitlines() if line.strip()]) <= 25
+
+
+COMMANDS = [
+    line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()
+]
+
+
+def test_the_commands_run_one_after_the_other(tmp_path, request):
+    """`make` targets are checked for being there; running them here would run these tests again."""
+    os.symlink(ROOT / "benchmarks", tmp_path / "benchmarks")
+    ran = 0
+    for line in COMMANDS:
+        words = shlex.split(line)
+        environment = {}
+        if words[0] == "make":
+            run(["make", "--dry-run", *words[1:]], ROOT)
+        elif "$TFDS_DATA_DIR" in words:
+            try:
+                folder = request.getfixturevalue("data_dir")
+            except pytest.skip.Exception:
+                continue  # no prepared set here; the command itself stands above, without the set
+            words[words.index("$TFDS_DATA_DIR")] = str(folder)
+            run([*words, "--num-steps", "60"], tmp_path)
+        else:
+            if words[0] == "python":
+                words[0] = sys.executable
+            run(words, tmp_path, **environment)
+        ran += 1
+    assert ran >= len(COMMANDS) - 1
+    assert (tmp_path / "runs/digits/training.png").exists()

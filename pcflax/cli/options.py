@@ -168,7 +168,8 @@ def check_options(options: TrainOptions) -> None:
     """
     for name in ("num_steps", "batch_size", "eval_every"):
         if getattr(options, name) < 1:
-            raise ValueError(f"expected {name} of at least 1, got {getattr(options, name)}")
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"expected {flag} of at least 1, got {getattr(options, name)}")
     if any(width < 1 for width in options.widths):
         raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
     if not 0 <= options.seed < 2**32:

@@ -288,13 +288,11 @@ class TestErrors:
         with pytest.raises(TypeError, match=text):
             pc.data.from_arrays(INPUTS, np.eye(3, dtype=np.int64), batch_size=1, name="mine")
 
-    @pytest.mark.skip(reason="bug: an empty 2-D array meets NumPy's reshape error first")
     @pytest.mark.parametrize("targets", [np.zeros(0, np.int64), np.zeros((0, 2))])
     def test_empty_inputs_are_called_empty(self, targets):
         with pytest.raises(ValueError, match="data set 'mine' is empty; expected at least one"):
             pc.data.from_arrays(np.zeros((0, 3)), targets, batch_size=1, name="mine")
 
-    @pytest.mark.skip(reason="bug: float64 beyond float32's range passes and becomes infinity")
     def test_what_overflows_in_float32_is_refused(self):
         inputs = np.array([[0.0, 1.0], [0.0, 1e300], [0.0, 1.0]])
         with pytest.raises(ValueError, match="the inputs of 'mine' hold"):

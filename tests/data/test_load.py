@@ -151,7 +151,6 @@ class TestFiles:
         with pytest.raises(TypeError, match="the inputs of 'mine/train' have dtype uint8"):
             pc.data.load(path, batch_size=2)
 
-    @pytest.mark.skip(reason="bug: empty arrays meet NumPy's reshape error first")
     @pytest.mark.parametrize("shape", [(0, 5), (0, 2, 3)])
     def test_an_empty_split_is_called_empty(self, tmp_path, shape):
         path = tmp_path / "mine.npz"

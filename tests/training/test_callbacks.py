@@ -190,7 +190,6 @@ class TestCallbackList:
         with pytest.raises(TypeError, match=f"has a method on_zzz.*{', '.join(EVENTS)}"):
             CallbackList([Unknown()])
 
-    @pytest.mark.skip(reason="bug: no punctuation before 'Expected' where no name is near")
     def test_a_name_like_none_is_refused_in_a_whole_sentence(self):
         class Unknown:
             def on_zzz(self):
@@ -270,7 +269,6 @@ class TestEarlyStopping:
         with pytest.raises(KeyError, match="no metric 'eval/acuracy' was measured; measured are"):
             pc.EarlyStopping("eval/acuracy").on_evaluate(trainer, 1, {})
 
-    @pytest.mark.skip(reason="bug: a NaN first is taken for the best, and an improving run stops")
     def test_a_value_that_is_nan_is_never_the_best(self):
         callback = pc.EarlyStopping("eval/score", "min", patience=2)
         assert stops(callback, [float("nan"), 0.5, 0.4, 0.3, 0.2]) is None

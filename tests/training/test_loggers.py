@@ -91,9 +91,6 @@ class TestJSONLines:
 
         self.check_resume(tmp_path, [Wait()])
 
-    @pytest.mark.skip(
-        reason="bug: a checkpoint written in the background holds rows measured after its step"
-    )
     def test_what_is_measured_while_a_checkpoint_is_written_stays_out_of_it(
         self, tmp_path, monkeypatch
     ):

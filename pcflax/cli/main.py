@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> None:
         prog="pcflax",
         description="Predictive coding networks on Flax NNX and JAX.",
     )
-    # A verb is imported when it is used: --help and wrong usage then answer without loading jax.
+    # A verb is imported when it is used, with the plotting and the loggers it needs.
     match options:
         case TrainOptions():
             from .train import train

@@ -196,7 +196,7 @@ class Dataset(abc.ABC):
 
     def spec(self) -> Batch:
         """Shapes and dtypes of a batch, without reading one."""
-        item = jax.tree.map(lambda leaf: leaf[0], self.items(0, 1))
+        item = jax.tree.map(lambda leaf: leaf[0], self.fetch(self.indices(0, 1)))
         return jax.eval_shape(self.reader, self.constants(), item)
 
     def description(self) -> dict[str, str | int | bool]:

@@ -200,7 +200,9 @@ def call_capacity(data: Dataset) -> int:
 
     A function of the data alone, so that every `fit` on it finds the same compiled program.
     """
-    item_bytes = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.items(0, 1)))
+    item_bytes = sum(
+        np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.fetch(data.indices(0, 1)))
+    )
     return max(1, min(CAPACITY, _STREAMED_BYTES // max(item_bytes, 1)))
 
 

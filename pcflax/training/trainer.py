@@ -2,8 +2,7 @@
 
 `fit` takes the network apart once, runs `loop.learn_batches` on donated state, and puts the parameters
 back into the object wherever user code can look: at callbacks, at the end, and when something goes
-wrong. What it adds to the loop is a calendar: after which steps to log, evaluate and save. The calendar
-depends on step numbers only, so an interrupted run that is restored measures and ends the same.
+wrong. When to log, evaluate and save is the `Calendar`'s, a function of step numbers only.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ from .arrays import (
     unflatten,
     write_network_arrays,
 )
+from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints, CheckpointWarning
 from .history import History
 from .loggers import ConsoleLogger
 from .loop import (
-    CAPACITY,
     Recipe,
     TrainState,
     call_capacity,
@@ -131,6 +130,7 @@ class Trainer:
         self._data_description: dict | None = None
         self._activities: dict = {}
         self._stop_asked = False
+        self._written_step = 0  # the step that the network's parameters are of
 
     # Training.
 
@@ -194,14 +194,18 @@ class Trainer:
             )
             return self.history
         eval_every = eval_every or data.num_batches
-        save_every = None
-        if self.checkpoints is not None:
-            save_every = self.checkpoints.every or eval_every
+        calendar = Calendar(
+            total=total,
+            log=log_every,
+            evaluate=eval_every if eval_data is not None else None,
+            save=None if self.checkpoints is None else self.checkpoints.every or eval_every,
+            epoch=data.num_batches if self.callbacks.listens("on_epoch_end") else None,
+        )
         self._stop_asked = False
         self.callbacks.notify("on_fit_start", self, total)
         try:
             with SignalCatcher() as signals:
-                self._run(data, total, eval_data, eval_every, log_every, save_every, signals)
+                self._run(data, eval_data, calendar, signals)
         finally:
             self.callbacks.notify("on_fit_end", self)
             if self.checkpoints is not None:
@@ -212,7 +216,9 @@ class Trainer:
         """Ask a running `fit` to end after the step at hand; for callbacks."""
         self._stop_asked = True
 
-    def _run(self, data, total, eval_data, eval_every, log_every, save_every, signals) -> None:
+    def _run(
+        self, data: Dataset, eval_data: Dataset | None, calendar: Calendar, signals: SignalCatcher
+    ) -> None:
         recipe = Recipe(
             learning=self.learning,
             optimizer=self.optimizer,
@@ -220,57 +226,73 @@ class Trainer:
             reader=data.reader,
             keep_activities=self.checkpoints is not None and self.checkpoints.activities,
         )
-        key = jax.random.key(self.seed)
-        constants = data.constants()
-        capacity = call_capacity(data)
+        key, constants, capacity = jax.random.key(self.seed), data.constants(), call_capacity(data)
         state = self._initial_state(data, recipe)
-        seconds_a_step: float | None = None
-        calls = 0
-        evaluated = None  # the step of the last evaluation
-        epoch_events = self.callbacks.listens("on_epoch_end")
-        periods = [log_every, eval_every, save_every, data.num_batches if epoch_events else None]
-        while self.step < total:
-            due = min([total, *(self.step + p - self.step % p for p in periods if p)])
-            length = 8 if seconds_a_step is None else int(_SECONDS_A_CALL / seconds_a_step)
-            count = min(due - self.step, capacity, max(1, length))
-            items = padded(data.items(self.step, count), capacity)
-            begin = time.perf_counter()
-            state, measured = learn_batches(
-                state, constants, items, jnp.int32(count), key, recipe=recipe
-            )
-            values, failed = jax.device_get((measured.values, measured.failed))
-            done = int(measured.count) - int(failed)
-            calls += 1
-            if calls > 1:  # the first call also compiled
-                seconds_a_step = max((time.perf_counter() - begin) / max(done, 1), 1e-6)
-                self.steps_per_second = 1 / seconds_a_step
-            self.step += done
-            for name, column in values.items():
-                self._pending.setdefault(f"train/{name}", []).extend(column[:done].tolist())
-            if failed:
-                self._write_back(state)
-                raise self._non_finite({name: column[done] for name, column in values.items()})
-            self.callbacks.notify("on_progress", self, self.step)
-            at_end = self.step == total
-            # Each event sees the network as of this step; the copy costs little beside a call.
-            event = at_end or any(p and self.step % p == 0 for p in periods)
-            if event or signals.caught is not None:
-                self._write_back(state)
-            if at_end or self.step % log_every == 0:
-                self._log()
-            if eval_data is not None and (at_end or self.step % eval_every == 0):
-                self._evaluate_and_tell(eval_data)
-                evaluated = self.step
-            if epoch_events and self.step % data.num_batches == 0:
-                self.callbacks.notify("on_epoch_end", self, self.step // data.num_batches - 1)
-            stopping = self._stop_asked or signals.caught is not None
-            if save_every and (at_end or stopping or self.step % save_every == 0):
-                if stopping:
-                    self._write_back(state)
-                self._save(evaluated=evaluated == self.step)
-            if stopping:
-                break
+        self.steps_per_second = None
+        first_step = self.step
+        try:
+            while self.step < calendar.total:
+                # The first call, which compiles, is short; the others follow the machine's speed.
+                rate = self.steps_per_second
+                length = 8 if rate is None else max(1, int(_SECONDS_A_CALL * rate))
+                count = min(calendar.next(self.step) - self.step, capacity, length)
+                items = padded(data.items(self.step, count), capacity)
+                begin = time.perf_counter()
+                state, measured = learn_batches(
+                    state, constants, items, jnp.int32(count), key, recipe=recipe
+                )
+                values, done, failed = jax.device_get(measured)
+                done = int(done) - int(failed)  # a failed step was not applied
+                if self.step > first_step and done:
+                    self.steps_per_second = done / (time.perf_counter() - begin)
+                self.step += done
+                for name, column in values.items():
+                    self._pending.setdefault(f"train/{name}", []).extend(column[:done].tolist())
+                if failed:
+                    raise self._non_finite({name: column[done] for name, column in values.items()})
+                self._tell(state, eval_data, calendar, signals)
+                if self._stop_asked or signals.caught is not None:
+                    break
+        except BaseException:
+            self._recover(state)
+            raise
         signals.raise_caught()
+
+    def _tell(
+        self,
+        state: TrainState,
+        eval_data: Dataset | None,
+        calendar: Calendar,
+        signals: SignalCatcher,
+    ) -> None:
+        """Log, evaluate and save what is due after this step, and tell the callbacks."""
+        step = self.step
+        self.callbacks.notify("on_progress", self, step)
+        due = {
+            event for event in ("log", "evaluate", "save", "epoch") if calendar.is_due(event, step)
+        }
+        if due or self._stop_asked or signals.caught is not None:
+            # Each event sees the network as of this step; the copy costs little beside a call.
+            self._write_back(state)
+        if "log" in due:
+            self._log()
+        if eval_data is not None and "evaluate" in due:
+            self._evaluate_and_tell(eval_data)
+        if "epoch" in due:
+            self.callbacks.notify("on_epoch_end", self, step // calendar.epoch - 1)  # type: ignore
+        stopping = self._stop_asked or signals.caught is not None
+        if stopping:
+            self._write_back(state)  # the stop may have been asked for since
+        if "save" in due or (stopping and calendar.save is not None):
+            self._save(evaluated=eval_data is not None and "evaluate" in due)
+
+    def _recover(self, state: TrainState) -> None:
+        """After an error: network, optimizer state and step agree, on the newest state there is."""
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+            self.step = self._written_step  # interrupted within a call, whose input was donated
+        else:
+            self.step = int(state.step)
+            self._write_back(state)
 
     # Measuring.
 
@@ -290,7 +312,7 @@ class Trainer:
         network = split(self.network)
         constants, metrics = data.constants(), self._metric_functions(data)
         totals: dict[str, float] = {}
-        for items, valid in data.evaluation_items(CAPACITY):
+        for items, valid in data.evaluation_items(call_capacity(data)):
             sums = measure_batches(
                 network, constants, items, valid, reader=data.reader, metrics=metrics
             )
@@ -378,6 +400,7 @@ class Trainer:
             )
         self.optimizer_state = unflatten(optimizer_state, stored.sections["optimizer"])
         self.step, self.seed = stored.step, stored.meta["seed"]
+        self._written_step = self.step
         self.history = History(stored.meta["history"])
         self._pending = {name: list(column) for name, column in stored.meta["pending"].items()}
         self._data_description = stored.meta["data"]
@@ -452,6 +475,7 @@ class Trainer:
         self.optimizer_state = copy.optimizer_state
         self._activities = copy.activities
         self.network.set_activities(copy.activities)
+        self._written_step = int(state.step)
 
     def _log(self) -> None:
         row = {

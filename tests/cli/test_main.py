@@ -657,7 +657,7 @@ class TestProcess:
         assert re.fullmatch(r"error: the inputs of 'mine/test' hold NaN .*\n", told)
         assert files_of(run) == before
 
-    def test_sigterm_saves_and_a_resumed_run_ends_as_the_straight_one(self, tmp_path):
+    def test_sigterm_saves_and_a_resumed_run_ends_as_the_straight_one(self, tmp_path, capsys):
         """A preempted job on a cluster gets exactly this signal."""
         run_dir = tmp_path / "run"
         process = start("train", "--run-dir", run_dir, *SMALL, "--num-steps", 1_000_000)
@@ -678,7 +678,8 @@ class TestProcess:
         assert 10 <= stopped.step < 1_000_000
 
         total = str(stopped.step + 7)
-        main(["train", "--resume", "--run-dir", str(run_dir), "--num-steps", total])
+        printed = output(capsys, "train", "--resume", "--run-dir", run_dir, "--num-steps", total)
+        assert f"restored step {stopped.step}\n" in printed
         straight = train(tmp_path / "straight", "--num-steps", total)
         assert pc.load_checkpoint(run_dir).step == int(total)
         assert digest(run_dir) == digest(straight)

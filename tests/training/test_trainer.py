@@ -324,6 +324,40 @@ class TestFailure:
             trainer.fit(digits(), num_steps=60)
         assert np.isfinite(trainer.predict(held_out())).all()
 
+    @pytest.mark.parametrize("event", ["on_progress", "on_evaluate", "on_epoch_end"])
+    def test_after_an_error_network_step_and_optimizer_state_agree(self, event):
+        """A step count ahead of the parameters would skip batches without a word."""
+
+        def fail(*arguments):
+            if arguments[0].step > 10:
+                raise RuntimeError("mine")
+
+        callback = type("Failing", (), {event: staticmethod(fail)})()
+        trainer = digits_trainer(callbacks=[callback])
+        with pytest.raises(RuntimeError, match="mine"):
+            trainer.fit(digits(), num_steps=60, eval_data=held_out(), eval_every=15)
+        assert trainer.step > 10
+        straight = digits_trainer()
+        straight.fit(digits(), num_steps=trainer.step)
+        assert_same(parameters_of(trainer.network), parameters_of(straight.network))
+        trainer.callbacks.callbacks.clear()
+        trainer.fit(digits(), num_steps=60)
+        straight.fit(digits(), num_steps=60)
+        assert_same(parameters_of(trainer.network), parameters_of(straight.network))
+
+    def test_a_stop_between_events_leaves_the_newest_parameters(self):
+        class Stop:
+            def on_progress(self, trainer, step):
+                if step >= 9:
+                    trainer.stop()
+
+        trainer = digits_trainer(callbacks=[Stop()])
+        trainer.fit(digits(), num_steps=60)
+        straight = digits_trainer()
+        straight.fit(digits(), num_steps=trainer.step)
+        assert 9 <= trainer.step < 60
+        assert_same(parameters_of(trainer.network), parameters_of(straight.network))
+
     @pytest.mark.parametrize(
         ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
     )

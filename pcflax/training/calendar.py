@@ -1,0 +1,46 @@
+"""The calendar of a run: after which steps to log, evaluate, save and end an epoch.
+
+It depends on step numbers only, so that a run which was interrupted and restored measures and saves at
+the same steps as one never interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Calendar:
+    """Periods in steps; None for what does not happen.
+
+    Attributes:
+        total: the last step of all.
+        log: a row of training metrics, also at the last step.
+        evaluate: an evaluation, also at the last step.
+        save: a checkpoint, also at the last step.
+        epoch: the end of an epoch.
+
+    >>> calendar = Calendar(total=100, log=30, evaluate=50, save=None, epoch=None)
+    >>> calendar.next(20), calendar.next(30), calendar.next(95)
+    (30, 50, 100)
+    >>> calendar.is_due("log", 60), calendar.is_due("log", 100), calendar.is_due("save", 100)
+    (True, True, False)
+    """
+
+    total: int
+    log: int
+    evaluate: int | None
+    save: int | None
+    epoch: int | None
+
+    def next(self, step: int) -> int:
+        """The first step after this one on which something happens."""
+        periods = (self.log, self.evaluate, self.save, self.epoch)
+        return min(self.total, *(step + period - step % period for period in periods if period))
+
+    def is_due(self, event: str, step: int) -> bool:
+        """Whether an event happens after this step."""
+        period = getattr(self, event)
+        if period is None:
+            return False
+        return step % period == 0 or (step == self.total and event != "epoch")

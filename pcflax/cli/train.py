@@ -52,6 +52,7 @@ def train(options: TrainOptions) -> None:
             pc.TensorBoardLogger(run_dir / "tensorboard"),
         ],
     )
+    trainer.check_data(test, "test data")
     write_config(run_dir, options)
     if options.resume:
         _restore(trainer, console)

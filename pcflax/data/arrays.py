@@ -129,7 +129,7 @@ def _floating(array: Any, role: str, name: str) -> np.ndarray:
         raise TypeError(
             f"the {role} of '{name}' have dtype {array.dtype}, expected a floating dtype; {remedy}"
         )
-    if array.ndim < 2:
+    if array.ndim < 2 or array.size == 0:
         raise ValueError(
             f"the {role} of '{name}' have shape {array.shape}, expected (examples, features)"
         )
@@ -149,7 +149,7 @@ def _floating(array: Any, role: str, name: str) -> np.ndarray:
 
 def _checked_num_classes(labels: np.ndarray, num_classes: int | None, name: str) -> int:
     if num_classes is None:
-        num_classes = int(labels.max()) + 1
+        num_classes = max(int(labels.max()), 0) + 1
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():
         first = int(np.argmax(wrong))

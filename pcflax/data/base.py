@@ -115,14 +115,15 @@ class Dataset(abc.ABC):
 
     @batch_size.setter
     def batch_size(self, batch_size: int) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+        if not whole or batch_size < 1:
             raise ValueError(f"expected a batch_size of at least 1, got {batch_size!r}")
         if batch_size > self.num_examples:
             raise ValueError(
-                f"batch_size {batch_size} is larger than data set '{self.name}' with its {self.num_examples} "
-                f"examples; give a batch_size of at most {self.num_examples}"
+                f"batch_size {batch_size} is larger than data set '{self.name}' with its "
+                f"{self.num_examples} examples; give a batch_size of at most {self.num_examples}"
             )
-        self._batch_size = batch_size
+        self._batch_size = int(batch_size)
 
     @property
     def num_batches(self) -> int:

@@ -70,6 +70,7 @@ class StreamDataset(Dataset):
         """The raw examples of training batches start, start + 1, ..., read ahead by grain."""
         if self._iterator is None or self._next_batch != start:
             self._iterator = self._open(start)
+        self._next_batch = -1  # where reading fails, the next call opens anew
         batches = [next(self._iterator) for _ in range(count)]
         self._next_batch = start + count
         return _stack(batches)

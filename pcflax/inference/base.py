@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
-from pcflax.networks.base import check_batch
+from pcflax.networks.base import Initializer, check_batch
 from pcflax.typing import Energies, PRNGKey, PyTree
 
 from .problem import InferenceProblem, make_problem, residual
@@ -51,7 +51,7 @@ class AbstractInference(abc.ABC):
         inputs: Array | None = None,
         targets: Array | None = None,
         *,
-        initializer=None,
+        initializer: Initializer | None = None,
         key: PRNGKey | None = None,
         trace: bool = False,
     ) -> InferenceResult:

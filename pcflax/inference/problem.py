@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import total_energy
+from pcflax.networks.base import Initializer, total_energy
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 
@@ -62,7 +62,7 @@ def make_problem(
     inputs: Array | None,
     targets: Array | None,
     *,
-    initializer=None,
+    initializer: Initializer | None = None,
     key: PRNGKey | None = None,
 ) -> InferenceProblem:
     """The problem of inferring the free activities when `inputs` and `targets` are clamped.

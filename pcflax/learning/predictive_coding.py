@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxtyping import Array
 
 from pcflax.inference import AbstractInference, make_problem
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import total_energy
+from pcflax.networks.base import Initializer, total_energy
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractGradientLearning, LearningInfo, check_inference, prediction_of
@@ -41,7 +40,7 @@ class PredictiveCoding(AbstractGradientLearning):
     """
 
     inference: AbstractInference
-    initializer: Any = None
+    initializer: Initializer | None = None
 
     def __post_init__(self):
         check_inference(self, self.inference)

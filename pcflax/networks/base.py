@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,20 @@ from jaxtyping import Array, Float
 from pcflax.layers import PCLayer
 from pcflax.typing import Activities, Energies, PRNGKey
 
-if TYPE_CHECKING:
 
-    class Initializer(Protocol):
-        """Chooses where inference starts; see `pcflax.initializers`."""
+class Initializer(Protocol):
+    """Chooses where inference starts; see `pcflax.initializers`."""
 
-        def __call__(
-            self, network: AbstractPCNetwork, inputs: Any, *, batch_size: int, key: PRNGKey | None
-        ) -> Activities:
-            """The start of every activity by layer name."""
-            ...
+    def __call__(
+        self,
+        network: AbstractPCNetwork,
+        inputs: Array | None,
+        *,
+        batch_size: int,
+        key: PRNGKey | None,
+    ) -> Activities:
+        """The start of every activity by layer name."""
+        ...
 
 
 class AbstractPCNetwork(nnx.Module, abc.ABC):

@@ -6,6 +6,8 @@ F = sum_l E_l(z_l, mu_l) for each example.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -39,7 +41,7 @@ class PCNetwork(AbstractPCNetwork):
     ((4,), (4, 5))
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[PCLayer] | Mapping[str, PCLayer]):
         super().__init__(layers)
         for name, layer in list(self._named_layers())[1:]:
             if isinstance(layer, PCRoot):

@@ -111,6 +111,8 @@ class EarlyStopping(Callback):
     def __init__(self, metric: str, mode: Literal["max", "min"] = "max", *, patience: int = 5):
         if mode not in ("max", "min"):
             raise ValueError(f"expected mode 'max' or 'min', got {mode!r}")
+        if patience < 1:
+            raise ValueError(f"expected a patience of at least 1 evaluation, got {patience}")
         self.metric, self.mode, self.patience = metric, mode, patience
 
     def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:

@@ -36,8 +36,7 @@ class ConsoleLogger(Callback):
     def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
         """Show the bar."""
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=16),  # the whole line fits 80 columns
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
@@ -67,7 +66,7 @@ class ConsoleLogger(Callback):
     def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Show the current metrics beside the bar."""
         if self._progress is not None:
-            self._progress.update(self._task, metrics=_short(_overall(metrics)))
+            self._progress.update(self._task, metrics=_headline(metrics))
 
     def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Print one line."""
@@ -146,9 +145,16 @@ class TensorBoardLogger(Callback):
             self._writer = None
 
 
-def _overall(metrics: dict[str, float]) -> dict[str, float]:
-    """Without the metrics of single layers, which have a second slash in their names."""
-    return {name: value for name, value in metrics.items() if name.count("/") < 2}
+def _headline(metrics: dict[str, float]) -> str:
+    """The first two metrics of the whole network, without their prefix: the bar has no room for more."""
+    overall = {
+        name.removeprefix("train/"): value
+        for name, value in metrics.items()
+        if name.count("/") < 2 and name != "train/loss"
+    }
+    first = ("accuracy", "squared_error", "energy")
+    order = sorted(overall, key=lambda name: first.index(name) if name in first else len(first))
+    return _short({name: overall[name] for name in order[:2]})
 
 
 def _short(metrics: dict[str, float]) -> str:

@@ -169,9 +169,9 @@ class Trainer:
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
         total = self._total_steps(data, epochs, num_steps)
-        self._check_data(data, "training data")
+        self.check_data(data, "training data")
         if eval_data is not None:
-            self._check_data(eval_data, "evaluation data")
+            self.check_data(eval_data, "evaluation data")
         for name, value in (("log_every", log_every), ("eval_every", eval_every)):
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1 step, got {value}")
@@ -308,7 +308,7 @@ class Trainer:
         Returns:
             {"accuracy": ..., "energy": ...} and whatever metrics the Trainer was given.
         """
-        self._check_data(data, "evaluation data")
+        self.check_data(data, "evaluation data")
         network = split(self.network)
         constants, metrics = data.constants(), self._metric_functions(data)
         totals: dict[str, float] = {}
@@ -513,8 +513,18 @@ class Trainer:
             )
         return total  # type: ignore[return-value]
 
-    def _check_data(self, data: Dataset, role: str) -> None:
-        """Run one batch's shapes through the network, so that a misfit is told before compiling."""
+    def check_data(self, data: Dataset, role: str = "data") -> None:
+        """See that a data set fits the network, by one batch's shapes, without computing anything.
+
+        `fit` and `evaluate` do so first.
+
+        Args:
+            data: from `pc.data.load` or `pc.data.from_arrays`.
+            role: what an error calls it.
+
+        Raises:
+            TypeError, ValueError: saying what does not fit, and in which layer.
+        """
         if not isinstance(data, Dataset):
             raise TypeError(
                 f"expected the {role} from pc.data.load or pc.data.from_arrays, got "

@@ -31,6 +31,7 @@ _IMAGES = {
     "cifar10": _Images(1 / 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 NAMES = tuple(_IMAGES)
+_KEPT_BYTES = 2**30  # decoded, as bytes; the sets named here are all smaller
 
 
 def load(
@@ -42,7 +43,7 @@ def load(
     shuffle: bool | None = None,
     seed: int = 0,
     flatten: bool = True,
-    stream: bool = False,
+    stream: bool | None = None,
 ) -> Dataset:
     """A data set by name, or a user's own file.
 
@@ -59,7 +60,8 @@ def load(
             given.
         seed: of the shuffling, whose order is a function of (seed, epoch).
         flatten: whether an image becomes one axis of features; else (height, width, channels).
-        stream: read a TFDS set from disk while training, instead of holding it in memory.
+        stream: read a TFDS set from disk while training (True), or decode it once and keep it on the
+            device (False); by its size unless given: sets of more than a gigabyte are streamed.
 
     Returns:
         A `Dataset`; images are normalised by the training set's mean and standard deviation, labels
@@ -95,6 +97,8 @@ def load(
     if name == "digits":
         return ArrayDataset(*read_digits(split), decoder=decoder, name=label, **options)
     source = TfdsSource(name, split, data_dir)
+    if stream is None:
+        stream = source.num_bytes > _KEPT_BYTES
     if stream:
         return StreamDataset(source, decoder=decoder, name=label, **options)
     return ArrayDataset(*source.read_all(), decoder=decoder, name=label, **options)

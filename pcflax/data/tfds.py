@@ -36,6 +36,8 @@ class TfdsSource:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._source: Any = builder.as_data_source(split=split)
+        image = builder.info.features["image"]
+        self.num_bytes = len(self._source) * int(np.prod(image.shape))  # of the decoded images
 
     def __len__(self) -> int:
         return len(self._source)

@@ -148,46 +148,6 @@ def learn_batches(
     return state, Measured(values, index, failed)
 
 
-@functools.partial(jax.jit, static_argnames=("reader", "metrics"))
-def measure_batches(
-    network: SplitNetwork,
-    constants: PyTree,
-    items: PyTree,
-    valid: Bool[Array, " count batch"],
-    *,
-    reader: Reader,
-    metrics: MetricFunctions,
-) -> dict[str, Array]:
-    """{name: (count,)}: for each batch the sum over its valid examples of energy and metrics.
-
-    The energy is F at the feedforward activities with the targets clamped on top: targets are scored,
-    and never seen by inference.
-    """
-
-    def measure(_, item_and_valid):
-        item, counts = item_and_valid
-        batch = reader(constants, item)
-        bound = network.bind()
-        prediction = bound.predict(batch.inputs)
-        bound.set_activities(bound.start(batch.inputs, batch.targets))
-        values = {"energy": bound.energy(batch.inputs)}
-        if batch.targets is not None:
-            for name, metric in metrics:
-                values[name] = metric(prediction, batch.targets)
-        return None, {
-            name: jnp.sum(jnp.where(counts, value, 0)).astype(jnp.float32)
-            for name, value in values.items()
-        }
-
-    return jax.lax.scan(measure, None, (items, valid))[1]
-
-
-@jax.jit
-def predict_batch(network: SplitNetwork, inputs: Array) -> Array:
-    """The feedforward prediction of one batch."""
-    return network.bind().predict(inputs)
-
-
 # Staging, on the host.
 
 # One compiled call holds at most this many batches, and about this much of streamed examples.

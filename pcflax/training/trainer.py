@@ -22,7 +22,6 @@ import optax
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, split
-from pcflax.networks.base import check_batch
 from pcflax.typing import MetricFunction, PyTree
 
 from .arrays import (
@@ -36,6 +35,7 @@ from .arrays import (
 from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints, CheckpointWarning
+from .evaluation import evaluate, predict
 from .history import History
 from .loggers import ConsoleLogger
 from .loop import (
@@ -43,9 +43,7 @@ from .loop import (
     TrainState,
     call_capacity,
     learn_batches,
-    measure_batches,
     padded,
-    predict_batch,
 )
 from .metrics import default_metrics
 from .signals import SignalCatcher
@@ -309,18 +307,7 @@ class Trainer:
             {"accuracy": ..., "energy": ...} and whatever metrics the Trainer was given.
         """
         self.check_data(data, "evaluation data")
-        network = split(self.network)
-        constants, metrics = data.constants(), self._metric_functions(data)
-        totals: dict[str, float] = {}
-        for items, valid in data.evaluation_items(call_capacity(data)):
-            sums = measure_batches(
-                network, constants, items, valid, reader=data.reader, metrics=metrics
-            )
-            for name, column in jax.device_get(sums).items():
-                # in float64 on the host: the same at every batch size, but for rounding
-                totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
-        means = {name: value / data.num_examples for name, value in totals.items()}
-        return {**{name: means[name] for name, _ in metrics if name in means}, **means}
+        return evaluate(split(self.network), data, self._metric_functions(data))
 
     def predict(self, inputs: Any, *, batch_size: int = 500) -> np.ndarray:
         """The network's feedforward predictions.
@@ -332,21 +319,7 @@ class Trainer:
         Returns:
             (examples, *out); logits where the last layer's energy works on logits.
         """
-        network = split(self.network)
-        if isinstance(inputs, Dataset):
-            read, constants = jax.jit(inputs.reader), inputs.constants()
-            rows = [
-                np.asarray(predict_batch(network, read(constants, item).inputs))[kept]
-                for chunk, valid in inputs.evaluation_items(1)
-                for item, kept in [(jax.tree.map(lambda leaf: leaf[0], chunk), valid[0])]
-            ]
-            return np.concatenate(rows)
-        inputs = np.asarray(inputs)
-        check_batch(inputs, None)
-        rows = []
-        for begin in range(0, len(inputs), batch_size):
-            rows.append(np.asarray(predict_batch(network, inputs[begin : begin + batch_size])))
-        return np.concatenate(rows)
+        return predict(split(self.network), inputs, batch_size)
 
     # Checkpoints.
 

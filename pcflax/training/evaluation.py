@@ -1,0 +1,93 @@
+"""Evaluation and prediction: a data set through a network that does not change.
+
+Every example counts once, at any batch size: the last batch is filled up and its filling does not count.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from pcflax.data import Dataset
+from pcflax.data.base import Reader
+from pcflax.networks import SplitNetwork
+from pcflax.networks.base import check_batch
+from pcflax.typing import PyTree
+
+from .loop import MetricFunctions, call_capacity
+
+
+def evaluate(network: SplitNetwork, data: Dataset, metrics: MetricFunctions) -> dict[str, float]:
+    """Means over every example: the metrics, then the energy."""
+    constants = data.constants()
+    totals: dict[str, float] = {}
+    for items, valid in data.evaluation_items(call_capacity(data)):
+        sums = measure_batches(
+            network, constants, items, valid, reader=data.reader, metrics=metrics
+        )
+        for name, column in jax.device_get(sums).items():
+            # in float64 on the host: the same at every batch size, but for rounding
+            totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
+    means = {name: value / data.num_examples for name, value in totals.items()}
+    return {**{name: means[name] for name, _ in metrics if name in means}, **means}
+
+
+def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> np.ndarray:
+    """Feedforward predictions of an array (examples, *features), or of a data set in stored order."""
+    rows = []
+    if isinstance(inputs, Dataset):
+        read, constants = jax.jit(inputs.reader), inputs.constants()
+        for items, valid in inputs.evaluation_items(1):
+            batch = read(constants, jax.tree.map(lambda leaf: leaf[0], items))
+            rows.append(np.asarray(predict_batch(network, batch.inputs))[valid[0]])
+        return np.concatenate(rows)
+    inputs = np.asarray(inputs)
+    check_batch(inputs, None)
+    for begin in range(0, len(inputs), batch_size):
+        rows.append(np.asarray(predict_batch(network, inputs[begin : begin + batch_size])))
+    return np.concatenate(rows)
+
+
+@functools.partial(jax.jit, static_argnames=("reader", "metrics"))
+def measure_batches(
+    network: SplitNetwork,
+    constants: PyTree,
+    items: PyTree,
+    valid: Bool[Array, " count batch"],
+    *,
+    reader: Reader,
+    metrics: MetricFunctions,
+) -> dict[str, Array]:
+    """{name: (count,)}: for each batch the sum over its valid examples of energy and metrics.
+
+    The energy is F at the feedforward activities with the targets clamped on top: targets are scored,
+    and never seen by inference.
+    """
+
+    def measure(_, item_and_valid):
+        item, counts = item_and_valid
+        batch = reader(constants, item)
+        bound = network.bind()
+        prediction = bound.predict(batch.inputs)
+        bound.set_activities(bound.start(batch.inputs, batch.targets))
+        values = {"energy": bound.energy(batch.inputs)}
+        if batch.targets is not None:
+            for name, metric in metrics:
+                values[name] = metric(prediction, batch.targets)
+        return None, {
+            name: jnp.sum(jnp.where(counts, value, 0)).astype(jnp.float32)
+            for name, value in values.items()
+        }
+
+    return jax.lax.scan(measure, None, (items, valid))[1]
+
+
+@jax.jit
+def predict_batch(network: SplitNetwork, inputs: Array) -> Array:
+    """The feedforward prediction of one batch."""
+    return network.bind().predict(inputs)

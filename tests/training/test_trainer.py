@@ -107,6 +107,28 @@ def test_the_length_of_a_call_changes_no_number(seconds, monkeypatch):
     assert reference.history.rows == other.history.rows
 
 
+def test_randomness_is_a_function_of_seed_and_step(tmp_path):
+    """One key for all steps would repeat the noise; one from a counter would not survive a resume."""
+
+    def make(seed, folder=None):
+        rule = pc.learning.PredictiveCoding(
+            pc.inference.GradientDescent(optax.sgd(0.01), num_steps=2),
+            initializer=pc.initializers.Normal(1.0),
+        )
+        # weights that do not learn on one and the same batch: only the noise can differ
+        return digits_trainer(folder, learning=rule, optimizer=optax.sgd(0.0), seed=seed)
+
+    data = pc.data.load("digits", batch_size=1437, shuffle=False)
+    trainer = make(0)
+    energies = trainer.fit(data, num_steps=6, log_every=1)["train/energy"]
+    assert len(set(energies)) == 6
+    assert make(0).fit(data, num_steps=6, log_every=1)["train/energy"] == energies
+    make(0, tmp_path).fit(data, num_steps=3, log_every=1)
+    resumed = make(9, tmp_path)
+    resumed.restore()
+    assert resumed.fit(data, num_steps=6, log_every=1)["train/energy"] == energies
+
+
 class TestResume:
     """A resumed run must be the run: bitwise in parameters, optimizer state and metrics."""
 

@@ -16,11 +16,14 @@ def evaluate(options: EvaluateOptions) -> None:
     """Restore the run's network and print its metrics on the data."""
     stored = read_config(options.run)
     data_dir = options.data_dir or stored.data_dir
-    own = load_data(dataclasses.replace(stored, data_dir=data_dir), "test", batch_size=1)
+    asked = dataclasses.replace(stored, data_dir=data_dir)
+    own = load_data(asked, "test", batch_size=options.batch_size)
     trainer = build_trainer(stored, own, options.run)
     step = trainer.restore(options.step, best=options.best)
-    asked = dataclasses.replace(stored, data=options.data or stored.data, data_dir=data_dir)
-    data = load_data(asked, options.split, batch_size=options.batch_size)
+    data = own
+    if options.data is not None or options.split != "test":
+        asked = dataclasses.replace(asked, data=options.data or stored.data)
+        data = load_data(asked, options.split, batch_size=options.batch_size)
     measured = trainer.evaluate(data)
     if options.json:
         print(json.dumps({"step": step, "data": data.name, **measured}))

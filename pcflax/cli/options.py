@@ -117,8 +117,8 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
     """
     record = {
         "options": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(options).items()
+            name: str(value.absolute()) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(absolute_data(options)).items()
             if name not in ("run_dir", "resume", "debug")
         },
         "versions": {
@@ -136,6 +136,13 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
         raise OSError(
             f"cannot write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
         ) from error
+
+
+def absolute_data(options: TrainOptions) -> TrainOptions:
+    """The same options with the path of a data file as seen from anywhere."""
+    if not options.data.endswith(".npz"):
+        return options
+    return dataclasses.replace(options, data=str(Path(options.data).absolute()))
 
 
 def read_config(run_dir: Path) -> TrainOptions:
@@ -182,6 +189,7 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
     Raises:
         ValueError: naming the first option that differs.
     """
+    given = absolute_data(given)
     for field in dataclasses.fields(TrainOptions):
         old, new = getattr(stored, field.name), getattr(given, field.name)
         if field.name not in MAY_CHANGE and old != new:

@@ -53,9 +53,10 @@ def train(options: TrainOptions) -> None:
         ],
     )
     trainer.check_data(test, "test data")
-    write_config(run_dir, options)
     if options.resume:
         _restore(trainer, console)
+    if trainer.step < options.num_steps:
+        write_config(run_dir, options)
     device = jax.local_devices()[0].device_kind
     console.print(
         f"[bold]{data.name}[/bold] ({data.num_examples:,} examples) on {device}, run folder {run_dir}",

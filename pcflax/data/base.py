@@ -105,7 +105,7 @@ class Dataset(abc.ABC):
         self.num_examples = num_examples
         self.batch_size = batch_size  # checked by its setter
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = int(seed)
         self.reader = reader
 
     @property
@@ -159,13 +159,13 @@ class Dataset(abc.ABC):
 
     def order(self, epoch: int) -> np.ndarray:
         """The order of all examples in this epoch: (num_examples,), int32."""
-        cached = getattr(self, "_order", None)
-        if cached is None or cached[0] != epoch:
+        cached, key = getattr(self, "_order", None), (epoch, self.seed, self.shuffle)
+        if cached is None or cached[0] != key:
             order = np.arange(self.num_examples, dtype=np.int32)
             if self.shuffle:
                 # RandomState's stream is frozen for good, so a seed means the same on any NumPy.
                 order = np.random.RandomState([self.seed, epoch]).permutation(order)
-            cached = self._order = (epoch, order)
+            cached = self._order = (key, order)
         return cached[1]
 
     def evaluation_items(self, count: int) -> Iterator[tuple[PyTree, np.ndarray]]:
@@ -196,9 +196,12 @@ class Dataset(abc.ABC):
         return self.num_batches
 
     def spec(self) -> Batch:
-        """Shapes and dtypes of a batch, without reading one."""
+        """Shapes and dtypes of a batch; reads one, the first time it is asked."""
+        if getattr(self, "_spec", (None,))[0] == self.batch_size:
+            return self._spec[1]
         item = jax.tree.map(lambda leaf: leaf[0], self.fetch(self.indices(0, 1)))
-        return jax.eval_shape(self.reader, self.constants(), item)
+        self._spec = (self.batch_size, jax.eval_shape(self.reader, self.constants(), item))
+        return self._spec[1]
 
     def description(self) -> dict[str, str | int | bool]:
         """What decides the order of the examples: two equal descriptions give equal batches."""

@@ -55,6 +55,7 @@ class StreamDataset(Dataset):
         )
         self.source = source
         self.num_threads = num_threads
+        self._opened = batch_size  # the batch size of the open iterator
         self._next_batch = -1  # the batch that the open iterator gives next
         self._iterator: Iterator[PyTree] | None = None
 
@@ -64,16 +65,29 @@ class StreamDataset(Dataset):
 
     def fetch(self, indices: np.ndarray) -> PyTree:
         """The examples themselves, read in order."""
-        return _stack([_stack([self.source[int(i)] for i in row]) for row in indices])
+        rows = [_stack([self.source[int(i)] for i in row]) for row in indices]
+        return self._checked(_stack(rows))
 
     def items(self, start: int, count: int) -> PyTree:
         """The raw examples of training batches start, start + 1, ..., read ahead by grain."""
-        if self._iterator is None or self._next_batch != start:
-            self._iterator = self._open(start)
+        if self._iterator is None or self._next_batch != start or self._opened != self.batch_size:
+            self._iterator, self._opened = self._open(start), self.batch_size
         self._next_batch = -1  # where reading fails, the next call opens anew
         batches = [next(self._iterator) for _ in range(count)]
         self._next_batch = start + count
-        return _stack(batches)
+        return self._checked(_stack(batches))
+
+    def _checked(self, items: PyTree) -> PyTree:
+        """Items, where every label is in range; one-hot rows of others would be all zeros."""
+        classes = self.num_classes
+        if classes is not None and items[1].size:
+            low, high = items[1].min(), items[1].max()
+            if low < 0 or high >= classes:
+                raise ValueError(
+                    f"label {low if low < 0 else high} in '{self.name}' is out of range; expected 0 to "
+                    f"{classes - 1}"
+                )
+        return items
 
     def _open(self, start: int) -> Iterator[PyTree]:
         options = grain.ReadOptions(

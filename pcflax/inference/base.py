@@ -69,6 +69,15 @@ class AbstractInference(abc.ABC):
             initializer=initializer,
             trace=trace,
         )
+        # jit hands dictionaries back in the order of their keys; ours are in the network's.
+        names = network.names
+        result = result._replace(
+            activities={name: result.activities[name] for name in names},
+            energies={name: result.energies[name] for name in names},
+        )
+        if result.trace is not None:
+            ordered = {name: result.trace.energies[name] for name in names}
+            result = result._replace(trace=result.trace._replace(energies=ordered))
         # The caller keeps the result and the network its activities: two buffers, so that neither
         # loses them when the other is donated to a compiled call.
         network.set_activities(jax.tree.map(jnp.copy, result.activities))

@@ -9,19 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo
+from .base import AbstractGradientLearning, LearningInfo, prediction_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Backprop(AbstractGradientLearning):
     """Descend the batch mean of E_L(y, mu_L(x)) through the feedforward pass.
 
-    At the feedforward activities with the output clamped, every hidden error is zero and F is the
-    output's energy alone; differentiating through the pass (not at fixed activities, as predictive
-    coding does) is ordinary backpropagation.
+    Only the output's energy counts; hidden energies, and parameters that they alone hold, do not. The
+    derivative goes through the feedforward pass (not at fixed activities, as in predictive coding).
 
     Source: Rumelhart, Hinton & Williams (1986), Nature 323.
 
@@ -38,13 +36,13 @@ class Backprop(AbstractGradientLearning):
         if targets is None:
             raise ValueError("Backprop needs targets: the output's energy is all that it descends")
 
-        def mean_energy(parameters):
+        def mean_output_energy(parameters):
             bound = network.replace(parameters=parameters).bind()
-            activities = bound.start(inputs, targets)
-            prediction = bound.predict(inputs)
-            bound.set_activities(activities)
-            energies = bound.energies(inputs)
-            return jnp.mean(total_energy(energies)), (activities, energies, prediction)
+            prediction = prediction_of(bound, inputs, targets.shape[0])
+            return jnp.mean(bound.output_energy(prediction, targets)), prediction
 
-        gradients, seen = jax.grad(mean_energy, has_aux=True)(network.parameters)
-        return gradients, LearningInfo(*seen)
+        gradients, prediction = jax.grad(mean_output_energy, has_aux=True)(network.parameters)
+        bound = network.bind()
+        activities = bound.start(inputs, targets)
+        bound.set_activities(activities)
+        return gradients, LearningInfo(activities, bound.energies(inputs), prediction)

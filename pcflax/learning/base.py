@@ -14,7 +14,8 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
-from pcflax.networks import SplitNetwork
+from pcflax.inference import AbstractInference
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 
@@ -75,14 +76,14 @@ def check_inference(rule: object, inference: object) -> None:
     Raises:
         TypeError: naming the rule and what it got.
     """
-    if not hasattr(inference, "solve"):
+    if not isinstance(inference, AbstractInference):
         raise TypeError(
             f"{type(rule).__name__} expected an inference algorithm such as "
             f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
         )
 
 
-def prediction_of(network: SplitNetwork, inputs: Array | None, batch_size: int) -> jax.Array:
+def prediction_of(network: AbstractPCNetwork, inputs: Array | None, batch_size: int) -> jax.Array:
     """The feedforward prediction of each example; without inputs, the prior's, repeated."""
-    prediction = network.bind().predict(inputs)
+    prediction = network.predict(inputs)
     return jax.numpy.broadcast_to(prediction, (batch_size, *prediction.shape[1:]))

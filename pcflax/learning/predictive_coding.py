@@ -62,5 +62,5 @@ class PredictiveCoding(AbstractGradientLearning):
         gradients, energies = jax.grad(mean_energy, has_aux=True)(network.parameters)
         batch_size = next(iter(energies.values())).shape[0]
         return gradients, LearningInfo(
-            activities, energies, prediction_of(network, inputs, batch_size)
+            activities, energies, prediction_of(network.bind(), inputs, batch_size)
         )

@@ -97,7 +97,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
     def predict(
         self, inputs: Float[Array, " batch *in"] | None = None
     ) -> Float[Array, " batch *out"]:
-        """The feedforward prediction of the last layer; stores nothing."""
+        """The feedforward prediction of the last layer; stores no activity."""
 
     @abc.abstractmethod
     def clamps(self, inputs: Array | None, targets: Array | None) -> Activities:
@@ -205,7 +205,9 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         Raises:
             ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
         """
-        self.set_activities(self.start(inputs, targets, initializer=initializer, key=key))
+        start = self.start(inputs, targets, initializer=initializer, key=key)
+        # copies, so that no activity shares its buffer with an array of the caller's
+        self.set_activities({name: jnp.array(value, copy=True) for name, value in start.items()})
 
     def start(
         self,
@@ -215,7 +217,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         initializer: Initializer | None = None,
         key: PRNGKey | None = None,
     ) -> Activities:
-        """The start of every activity, clamps included, by layer name; stores nothing."""
+        """The start of every activity, clamps included, by layer name; stores none."""
         batch_size = check_batch(inputs, targets)
         clamped = self.clamps(inputs, targets)
         if initializer is None:

@@ -85,7 +85,7 @@ class PCNetwork(AbstractPCNetwork):
     def predict(
         self, inputs: Float[Array, " batch *in"] | None = None
     ) -> Float[Array, " batch *out"]:
-        """The last layer's prediction after a feedforward pass; stores nothing.
+        """The last layer's prediction after a feedforward pass; stores no activity.
 
         On a chain with a free output this is already the minimum of the energy. For an energy that
         works on logits (Categorical, Bernoulli) these are the logits. Without inputs, a network with

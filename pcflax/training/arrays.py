@@ -35,7 +35,12 @@ def flatten(tree: PyTree) -> FlatArrays:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        flat[jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in flat:
+            raise ValueError(
+                f"two arrays have the path '{name}'; leave dots out of the names of attributes and keys"
+            )
+        flat[name] = leaf
     return flat
 
 
@@ -66,32 +71,38 @@ def write_network_arrays(network: nnx.Module, flat: Mapping[str, Any]) -> None:
     nnx.update(network, unflatten(state, flat))
 
 
-def check_arrays(kind: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_arrays(
+    kind: str, stored: Mapping[str, Any], expected: Mapping[str, Any], *, owner: str = "network"
+) -> None:
     """See that stored arrays fit the expected ones in path, shape and dtype.
+
+    Args:
+        kind: what an error calls one of the arrays.
+        stored: by path, from a checkpoint.
+        expected: by path, from the objects they are restored into.
+        owner: whose arrays they are, "network" or "optimizer".
 
     Raises:
         CheckpointError: naming the first difference.
     """
+    remedy = f"build the {owner} as it was when saved"
     expected = {name: array for name, array in expected.items() if np.size(array) > 0}
     for name, array in expected.items():
         if name not in stored:
             raise CheckpointError(
-                f"the checkpoint has no {kind} '{name}', which the network has with shape "
-                f"{tuple(array.shape)}; build the network as it was when saved"
+                f"the checkpoint has no {kind} '{name}', which the {owner} has with shape "
+                f"{tuple(array.shape)}; {remedy}"
             )
-        if tuple(stored[name].shape) != tuple(array.shape):
-            raise CheckpointError(
-                f"{kind} '{name}' has shape {tuple(stored[name].shape)} in the checkpoint but "
-                f"{tuple(array.shape)} in the network; build the network as it was when saved"
-            )
-        if str(stored[name].dtype) != str(array.dtype):
-            raise CheckpointError(
-                f"{kind} '{name}' has dtype {stored[name].dtype} in the checkpoint but {array.dtype} "
-                f"in the network; build the network as it was when saved"
-            )
+        for what in ("shape", "dtype"):
+            was, now = getattr(stored[name], what), getattr(array, what)
+            if was != now:
+                raise CheckpointError(
+                    f"{kind} '{name}' has {what} {was} in the checkpoint but {now} in the {owner}; "
+                    f"{remedy}"
+                )
     for name in stored:
         if name not in expected:
             raise CheckpointError(
                 f"the checkpoint has {kind} '{name}' of shape {tuple(stored[name].shape)}, which the "
-                f"network lacks; build the network as it was when saved"
+                f"{owner} lacks; {remedy}"
             )

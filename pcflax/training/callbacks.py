@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Callback:
     """Every event, as a method that does nothing; define those you want.
 
-    When a method is called, `trainer.network` holds the parameters as of `trainer.step`.
+    When a method is called, `trainer.network` holds the parameters as of `trainer.step` (but for
+    `on_progress`, which comes after every compiled call and is for displays). What a callback changes
+    in the network, in `trainer.optimizer_state` or by `trainer.restore()` is trained on from there.
 
     >>> import pcflax as pc
     >>> class Printer(pc.Callback):
@@ -35,7 +37,7 @@ class Callback:
         """A compiled call has returned; only for progress displays, the network is not written."""
 
     def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
-        """Training metrics, means over the steps since the last call; only the history is current."""
+        """Training metrics, means over the steps since the last call."""
 
     def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Metrics of the evaluation set."""
@@ -80,9 +82,10 @@ class CallbackList:
 
     def listens(self, event: str) -> bool:
         """Whether any callback has a method of its own for this event."""
+        methods = (getattr(callback, event, None) for callback in self.callbacks)
         return any(
-            getattr(type(callback), event, None) not in (None, getattr(Callback, event))
-            for callback in self.callbacks
+            method is not None and getattr(method, "__func__", None) is not getattr(Callback, event)
+            for method in methods
         )
 
     def notify(self, event: str, *args: Any) -> None:
@@ -115,9 +118,18 @@ class EarlyStopping(Callback):
             raise ValueError(f"expected a patience of at least 1 evaluation, got {patience}")
         self.metric, self.mode, self.patience = metric, mode, patience
 
+    def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
+        """Stop a run that had stopped before it was restored."""
+        del num_steps
+        if self.metric in trainer.history.names():
+            self._judge(trainer)
+
     def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Stop the Trainer where the best value is too old."""
         del step, metrics  # the history holds them
+        self._judge(trainer)
+
+    def _judge(self, trainer: Trainer) -> None:
         values = trainer.history[self.metric]
         sign = 1.0 if self.mode == "max" else -1.0
         # a NaN is never the best

@@ -1,10 +1,11 @@
 """Checkpoints: written by Orbax, sealed by us, restored exactly or not at all.
 
 A checkpoint is a folder `<step>/` that Orbax writes and renames when it is complete, and a file
-`<step>.sha256` beside it with the SHA-256 of each file inside, in the format of the sha256sum tool (so
-`sha256sum -c` checks it too). A folder without that file was interrupted while it was written and does
-not count; one that does not match it is damaged, is named in a warning and skipped for the newest good
-one. Orbax alone restores an array with a flipped byte as if nothing had happened.
+`<step>.sha256` beside it with the SHA-256 of each file inside, in the format of the sha256sum tool
+(`cd <step> && sha256sum -c ../<step>.sha256` checks it too). A folder without that file was interrupted
+while it was written and does not count; one that does not match it is damaged, is named in a warning and
+skipped for the newest good one. Orbax alone restores an array with a flipped byte as if nothing had
+happened.
 
 Old checkpoints are deleted only after a newer one is sealed, and the latest is never deleted for the
 best. Saving runs in the background; the arrays are copied before `save` returns.
@@ -143,22 +144,14 @@ class Checkpoints:
     def save(self, step: int, sections: Mapping[str, FlatArrays], meta: dict[str, Any]) -> Path:
         """Write a checkpoint in the background; returns the folder it will be in.
 
+        A checkpoint of the same step is replaced when the new one is complete. Later ones are of a
+        future that is not taken; they are then moved aside to `<step>.superseded`.
+
         Args:
-            step: its name and place in time. Checkpoints of this step or later ones are of a future
-                that is not taken; they are moved aside to `<step>.superseded`.
+            step: its name and place in time.
             sections: arrays by section and path, from `flatten`.
             meta: what json can hold.
         """
-        self.wait()
-        if self._checkpointer is None:
-            self.prepare()
-            for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover, ignore_errors=True)  # of a save that was killed
-            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        for later in self.all_steps():
-            if later >= step:
-                self._move_aside(later)
-        path = self.directory / str(step)
         stored = {
             section: {name: array for name, array in flat.items() if np.size(array) > 0}
             for section, flat in sections.items()
@@ -175,16 +168,24 @@ class Checkpoints:
                 for section, flat in stored.items()
             },
         }
-        state = {section: flat for section, flat in stored.items() if flat}
+        self.wait()
+        if self._checkpointer is None:
+            self.prepare()
+            for unfinished in ("*.orbax-checkpoint-tmp*", "*.writing"):
+                for leftover in self.directory.glob(unfinished):  # of a save that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        writing = self.directory / f"{step}.writing"
         self._checkpointer.save(
-            path,
+            writing,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                state=ocp.args.StandardSave({name: flat for name, flat in stored.items() if flat}),
+                meta=ocp.args.JsonSave(meta),
             ),
         )
-        self._sealing = threading.Thread(target=self._seal_and_prune, args=(path,), daemon=False)
+        self._sealing = threading.Thread(target=self._finish, args=(writing, step), daemon=False)
         self._sealing.start()
-        return path
+        return self.path(step)
 
     def wait(self) -> None:
         """Return when the last save is complete and sealed.
@@ -206,10 +207,24 @@ class Checkpoints:
             self._checkpointer.close()
             self._checkpointer = None
 
-    def _seal_and_prune(self, path: Path) -> None:
+    def _finish(self, writing: Path, step: int) -> None:
+        """What follows when Orbax is done: put the folder in its place, seal it, delete the old."""
         try:
             self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
+            path, replaced = self.path(step), None
+            if path.exists():
+                replaced = self._move_aside(step)
+            seal_of(path).unlink(missing_ok=True)
+            writing.rename(path)
             seal(path)
+            # Only now is anything older given up: a kill before this line loses nothing, since a
+            # checkpoint that was moved aside still counts where there is no other.
+            if replaced is not None:
+                shutil.rmtree(replaced, ignore_errors=True)
+                seal_of(replaced).unlink(missing_ok=True)
+            for later in self.all_steps():
+                if later > step:
+                    self._move_aside(later)
             self._prune()
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = error
@@ -219,25 +234,26 @@ class Checkpoints:
         keep = set(sealed[-self.keep_latest :])
         if (best := self.best_step()) is not None:
             keep.add(best)
-        for step in sealed:
-            if step not in keep:
-                # The folder first: a seal without its folder is told as damage, never restored.
-                shutil.rmtree(self.directory / str(step), ignore_errors=True)
-                seal_of(self.directory / str(step)).unlink(missing_ok=True)
         for step in self.all_steps():
-            if step not in sealed and step < sealed[-1]:  # its writing was interrupted
-                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+            if step not in keep:  # too old, or never sealed because its writing was interrupted
+                # The folder first: a seal without its folder is told as damage, never restored.
+                shutil.rmtree(self.path(step), ignore_errors=True)
+                seal_of(self.path(step)).unlink(missing_ok=True)
 
-    def _move_aside(self, step: int) -> None:
-        path, number = self.directory / str(step), 0
+    def _move_aside(self, step: int) -> Path:
+        """Rename a checkpoint with its seal, which stays valid; returns its new folder."""
+        path, number = self.path(step), 1
         aside = path.with_name(f"{step}.superseded")
         while aside.exists():
             number += 1
             aside = path.with_name(f"{step}.superseded-{number}")
+        # The seal is copied first, so that at every instant one of the two names is whole.
+        if seal_of(path).exists():
+            shutil.copyfile(seal_of(path), seal_of(aside))
         if path.exists():
             path.rename(aside)
-        if seal_of(path).exists():
-            seal_of(path).rename(aside.with_name(aside.name + ".sha256"))
+        seal_of(path).unlink(missing_ok=True)
+        return aside
 
     # Reading.
 
@@ -275,7 +291,7 @@ class Checkpoints:
 
         Args:
             step: read this one and no other.
-            best: read the best by `keep_best`; where that one is damaged, the newest good one.
+            best: read the best by `keep_best`; a damaged one is named in a warning and does not compete.
 
         Raises:
             FileNotFoundError: where there is none.
@@ -331,72 +347,109 @@ def _read(
 ) -> Checkpoint:
     if step is not None and best:
         raise ValueError("give step or best, not both")
-    probe = Checkpoints(directory)
-    found = probe.all_steps()
-    if not found:
-        raise FileNotFoundError(f"there is no checkpoint in {directory}; train first")
-    if step is not None:
-        if step not in found:
-            raise FileNotFoundError(
-                f"there is no checkpoint of step {step} in {directory}; there are "
-                f"{', '.join(map(str, found))}"
-            )
-        if (reason := damage(directory / str(step))) is not None:
-            good = probe.latest_good()
-            remedy = f"the newest good one is {good}" if good else "no other is good"
-            raise CheckpointError(
-                f"checkpoint {directory / str(step)} is damaged: {reason}; {remedy}"
-            )
-        return _read_one(directory / str(step))
-    order = list(reversed(found))
-    if best:
-        good = [number for number in found if damage(directory / str(number)) is None]
-        keep_best = keep_best or _stored_keep_best(directory, good)
-        if keep_best is None:
-            raise ValueError(
-                "best needs a metric: make the checkpoints with keep_best=('eval/accuracy', 'max')"
-            )
-        winner = _best_step(directory, good, *keep_best)
-        if winner is None:
-            raise FileNotFoundError(
-                f"no good checkpoint in {directory} has the metric '{keep_best[0]}'; evaluate at the "
-                f"steps that are saved"
-            )
-        return _read_one(directory / str(winner))
-    for number in order:
-        reason = damage(directory / str(number))
-        if reason is None:
-            return _read_one(directory / str(number))
-        warnings.warn(
-            f"checkpoint {directory / str(number)} is skipped: {reason}",
-            CheckpointWarning,
-            stacklevel=4,
-        )
+    folder = Checkpoints(directory)
+    for _ in range(10):
+        try:
+            if step is not None:
+                return _read_step(folder, step)
+            return _read_best(folder, keep_best) if best else _read_newest(folder)
+        except _Gone:
+            # A run that is going on has deleted it between our look and our reading: look again.
+            continue
     raise CheckpointError(
-        f"none of the {len(order)} checkpoints in {directory} is good; the newest, {order[0]}: "
-        f"{damage(directory / str(order[0]))}"
+        f"the checkpoints in {directory} are deleted faster than they are read; keep more of them"
     )
 
 
+class _Gone(Exception):
+    """A checkpoint was there and whole, and is so no longer."""
+
+
+def _read_step(folder: Checkpoints, step: int) -> Checkpoint:
+    found = folder.all_steps()
+    if step not in found:
+        raise FileNotFoundError(
+            f"there is no checkpoint of step {step} in {folder.directory}; there are "
+            f"{', '.join(map(str, found)) or 'none'}"
+        )
+    if (reason := damage(folder.path(step))) is not None:
+        good = folder.latest_good()
+        remedy = f"the newest good one is {good}" if good else "no other is good"
+        raise CheckpointError(f"checkpoint {folder.path(step)} is damaged: {reason}; {remedy}")
+    return _read_one(folder.path(step))
+
+
+def _read_newest(folder: Checkpoints) -> Checkpoint:
+    steps = list(reversed(folder.all_steps()))
+    # What was moved aside counts where there is no other: its replacement may have been interrupted.
+    aside = sorted(folder.directory.glob("*.superseded*/"), reverse=True)
+    paths = [*map(folder.path, steps), *(path for path in aside if damage(path) is None)]
+    if not paths:
+        raise FileNotFoundError(f"there is no checkpoint in {folder.directory}; train first")
+    for path in paths:
+        reason = damage(path)
+        if reason is None:
+            return _read_one(path)
+        _warn_skipped(path, reason)
+    raise CheckpointError(
+        f"none of the {len(paths)} checkpoints in {folder.directory} is good; the newest, "
+        f"{paths[0].name}: {damage(paths[0])}"
+    )
+
+
+def _read_best(folder: Checkpoints, keep_best: tuple[str, str] | None) -> Checkpoint:
+    reasons = {step: damage(folder.path(step)) for step in folder.all_steps()}
+    for step, reason in reasons.items():
+        if reason is not None:
+            _warn_skipped(folder.path(step), reason)
+    good = [step for step, reason in reasons.items() if reason is None]
+    keep_best = keep_best or _stored_keep_best(folder.directory, good)
+    if keep_best is None:
+        raise ValueError(
+            "best needs a metric: make the checkpoints with keep_best=('eval/accuracy', 'max')"
+        )
+    winner = _best_step(folder.directory, good, *keep_best)
+    if winner is None:
+        raise FileNotFoundError(
+            f"no good checkpoint in {folder.directory} has the metric '{keep_best[0]}'; evaluate at "
+            f"the steps that are saved"
+        )
+    return _read_one(folder.path(winner))
+
+
+def _warn_skipped(path: Path, reason: str) -> None:
+    warnings.warn(f"checkpoint {path} is skipped: {reason}", CheckpointWarning, stacklevel=6)
+
+
 def _read_one(path: Path) -> Checkpoint:
-    meta = _read_meta(path)
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = {
-        section: {
-            name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=sharding)
-            for name, (shape, dtype) in flat.items()
+    try:
+        meta = _read_meta(path)
+        target = {
+            section: {
+                name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
+                for name, (shape, dtype) in flat.items()
+            }
+            for section, flat in meta["arrays"].items()
+            if flat
         }
-        for section, flat in meta["arrays"].items()
-        if flat
-    }
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        state = checkpointer.restore(
-            path, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        )["state"]
-    sections = {
-        section: {name: np.asarray(array) for name, array in (state.get(section) or {}).items()}
-        for section in _SECTIONS
-    }
+        # As NumPy: on its way over the device a float64 would be rounded where 64-bit mode is off.
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            state = checkpointer.restore(
+                path,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(item=target, restore_args=as_numpy)
+                ),
+            )["state"]
+    except Exception as error:
+        if damage(path) is not None:
+            raise _Gone from error
+        raise
+    sections = {section: dict(state.get(section) or {}) for section in _SECTIONS}
+    for section, flat in sections.items():
+        check_arrays(
+            f"{section} array", flat, target.get(section, {}), owner="checkpoint's own list"
+        )
     return Checkpoint(
         step=meta["step"],
         parameters=_nested(sections["parameters"]),

@@ -44,12 +44,13 @@ def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> np.ndarray:
         read, constants = jax.jit(inputs.reader), inputs.constants()
         for items, valid in inputs.evaluation_items(1):
             batch = read(constants, jax.tree.map(lambda leaf: leaf[0], items))
-            rows.append(np.asarray(predict_batch(network, batch.inputs))[valid[0]])
+            rows.append(np.asarray(predict_batch(network, batch.inputs, len(valid[0])))[valid[0]])
         return np.concatenate(rows)
     inputs = np.asarray(inputs)
     check_batch(inputs, None)
     for begin in range(0, len(inputs), batch_size):
-        rows.append(np.asarray(predict_batch(network, inputs[begin : begin + batch_size])))
+        chunk = inputs[begin : begin + batch_size]
+        rows.append(np.asarray(predict_batch(network, chunk, len(chunk))))
     return np.concatenate(rows)
 
 
@@ -73,6 +74,7 @@ def measure_batches(
         item, counts = item_and_valid
         batch = reader(constants, item)
         bound = network.bind()
+        bound.eval()  # dropout, say, is of training only
         prediction = bound.predict(batch.inputs)
         bound.set_activities(bound.start(batch.inputs, batch.targets))
         values = {"energy": bound.energy(batch.inputs)}
@@ -87,7 +89,10 @@ def measure_batches(
     return jax.lax.scan(measure, None, (items, valid))[1]
 
 
-@jax.jit
-def predict_batch(network: SplitNetwork, inputs: Array) -> Array:
-    """The feedforward prediction of one batch."""
-    return network.bind().predict(inputs)
+@functools.partial(jax.jit, static_argnames="batch_size")
+def predict_batch(network: SplitNetwork, inputs: Array | None, batch_size: int) -> Array:
+    """The feedforward prediction of one batch; without inputs the prior's, for every example."""
+    bound = network.bind()
+    bound.eval()
+    prediction = bound.predict(inputs)
+    return jnp.broadcast_to(prediction, (batch_size, *prediction.shape[1:]))

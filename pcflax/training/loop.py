@@ -81,17 +81,34 @@ class Measured(NamedTuple):
     failed: Bool[Array, ""]
 
 
+def reseeded(network: SplitNetwork, key: PRNGKey) -> SplitNetwork:
+    """The network with its random streams (of dropout, say) begun anew from this key.
+
+    Inference evaluates the energy many times on copies of the network, so all evaluations of one step
+    see one mask, and every step sees another: a function of (seed, step), like all other randomness.
+    """
+    leaves, structure = jax.tree.flatten(network.other)
+    streams = [
+        jax.random.split(jax.random.fold_in(key, number), leaf.shape)
+        if leaf.dtype == key.dtype
+        else leaf
+        for number, leaf in enumerate(leaves)
+    ]
+    return network.replace(other=jax.tree.unflatten(structure, streams))
+
+
 def learn(
     state: TrainState, batch: Batch, key: PRNGKey, recipe: Recipe
 ) -> tuple[TrainState, dict[str, Array], Bool[Array, ""]]:
     """One step of learning on one batch: the new state, what was measured, and whether it holds."""
+    step_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
     network, optimizer_state, info = recipe.learning.update(
-        state.network,
+        reseeded(state.network, noise_key),
         recipe.optimizer,
         state.optimizer_state,
         batch.inputs,
         batch.targets,
-        key=jax.random.fold_in(key, state.step),
+        key=step_key,
     )
     by_layer = {name: jnp.mean(energy) for name, energy in info.energies.items()}
     energy = jnp.stack(list(by_layer.values())).sum()
@@ -102,7 +119,9 @@ def learn(
         for name, metric in recipe.metrics:
             values[name] = jnp.mean(metric(info.prediction, batch.targets))
     values |= {f"energy/{name}": mean for name, mean in by_layer.items()}
-    sound = jnp.isfinite(energy)
+    # Parameters may turn NaN while the energy they come from is finite (the slope of a square root).
+    whole = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(network.parameters)]
+    sound = jnp.isfinite(energy) & jnp.stack(whole).all()
     new = TrainState(
         network,
         optimizer_state,

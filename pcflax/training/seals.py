@@ -1,7 +1,8 @@
 """Seals: the SHA-256 of every file of a checkpoint, written beside it when it is complete.
 
-The seal of `<step>/` is `<step>.sha256`, in the format of the sha256sum tool. It must be, to the byte,
-what the files say today; anything else is damage, and is told in words.
+The seal of `<step>/` is `<step>.sha256`, in the format of the sha256sum tool, with names as seen from
+inside the folder (so a folder may be renamed with its seal). It must be, to the byte, what the files say
+today; anything else is damage, and is told in words.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def damage(path: Path) -> str | None:
         return None
     lines = seal_file.read_bytes().decode("utf-8", "replace").splitlines()
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in sorted(expected.keys() | found.keys()):
+    for name in sorted((expected.keys() | found.keys()) - {""}):
         if name not in found:
             return f"{name} is missing"
         if name not in expected:
@@ -50,12 +51,12 @@ def _seal_text(digests: Mapping[str, str]) -> str:
 
 
 def _file_digests(path: Path) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by its name as seen from beside the folder."""
+    """SHA-256 of every file under a folder, by its name as seen from inside the folder."""
     digests = {}
     for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        digests[file.relative_to(path.parent).as_posix()] = digest
+        digests[file.relative_to(path).as_posix()] = digest
     return digests
 
 

@@ -8,6 +8,7 @@ wrong. When to log, evaluate and save is the `Calendar`'s, a function of step nu
 from __future__ import annotations
 
 import math
+import operator
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
@@ -25,7 +27,6 @@ from pcflax.networks import AbstractPCNetwork, split
 from pcflax.typing import MetricFunction, PyTree
 
 from .arrays import (
-    CheckpointError,
     check_arrays,
     flatten,
     network_arrays,
@@ -35,6 +36,14 @@ from .arrays import (
 from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints, CheckpointWarning
+from .checks import (
+    check_data,
+    check_keep_best,
+    check_learning,
+    check_metric_names,
+    check_network,
+    total_steps,
+)
 from .evaluation import evaluate, predict
 from .history import History
 from .loggers import ConsoleLogger
@@ -113,22 +122,28 @@ class Trainer:
         ):
             if not isinstance(value, kind):
                 raise TypeError(f"Trainer expected {argument} such as {example}, got {value!r}")
+        check_learning(learning)
+        check_network(network)
         self.network = network
         self.optimizer = optimizer
         self.learning = learning
         self.checkpoints = checkpoints
         self.metrics = None if metrics is None else dict(metrics)
+        check_metric_names(self.metrics or ())
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
-        self.seed = seed
+        self.seed = operator.index(seed)
         self.step = 0
         self.history = History()
         self.optimizer_state = optimizer.init(split(network).parameters)
         self.steps_per_second: float | None = None
         self._pending: dict[str, list[float]] = {}  # measured since the last training row
         self._data_description: dict | None = None
+        self._restored_data: dict | None = None  # what the checkpoint was made on, until fit begins
+        self._knows_folder = False  # whether the checkpoints there are ours: restored or written
         self._activities: dict = {}
         self._stop_asked = False
-        self._written_step = 0  # the step that the network's parameters are of
+        self._written_step = 0  # the step that the network's parameters are of, during fit
+        self._written: list | None = None  # the arrays then put into the objects
 
     # Training.
 
@@ -166,23 +181,27 @@ class Trainer:
             Terminated: on SIGTERM (exit code 143), after saving.
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
-        total = self._total_steps(data, epochs, num_steps)
+        total = total_steps(data, epochs, num_steps)
         self.check_data(data, "training data")
         if eval_data is not None:
             self.check_data(eval_data, "evaluation data")
         for name, value in (("log_every", log_every), ("eval_every", eval_every)):
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1 step, got {value}")
-        if self._data_description not in (None, data.description()):
+        if self._restored_data not in (None, data.description()):
             warnings.warn(
-                f"the checkpoint was made on {self._data_description}, and training goes on with "
+                f"the checkpoint was made on {self._restored_data}, and training goes on with "
                 f"{data.description()}: it will not end as the uninterrupted run would have",
                 CheckpointWarning,
                 stacklevel=2,
             )
-        self._data_description = data.description()
+        self._restored_data, self._data_description = None, data.description()
+        if self.checkpoints is not None:
+            measured = [name for name, _ in self._metric_functions(eval_data or data)]
+            check_keep_best(self.checkpoints.keep_best, measured)
         if self.checkpoints is not None:
             self.checkpoints.prepare()
+            self._check_folder()
         if self.step >= total:
             warnings.warn(
                 f"nothing to do: {self.step} steps are done and {total} were asked for (epochs and "
@@ -201,13 +220,14 @@ class Trainer:
         )
         self._stop_asked = False
         self.callbacks.notify("on_fit_start", self, total)
-        try:
-            with SignalCatcher() as signals:
+        with SignalCatcher() as signals:  # until the last save is sealed
+            try:
                 self._run(data, eval_data, calendar, signals)
-        finally:
-            self.callbacks.notify("on_fit_end", self)
-            if self.checkpoints is not None:
-                self.checkpoints.close()
+            finally:
+                self.callbacks.notify("on_fit_end", self)
+                if self.checkpoints is not None:
+                    self.checkpoints.close()
+        signals.raise_caught()
         return self.history
 
     def stop(self) -> None:
@@ -229,7 +249,7 @@ class Trainer:
         self.steps_per_second = None
         first_step = self.step
         try:
-            while self.step < calendar.total:
+            while self.step < calendar.total and not self._stop_asked:
                 # The first call, which compiles, is short; the others follow the machine's speed.
                 rate = self.steps_per_second
                 length = 8 if rate is None else max(1, int(_SECONDS_A_CALL * rate))
@@ -248,13 +268,13 @@ class Trainer:
                     self._pending.setdefault(f"train/{name}", []).extend(column[:done].tolist())
                 if failed:
                     raise self._non_finite({name: column[done] for name, column in values.items()})
-                self._tell(state, eval_data, calendar, signals)
-                if self._stop_asked or signals.caught is not None:
+                if self._tell(state, eval_data, calendar, signals):
                     break
+                if self._objects_changed():
+                    state = self._initial_state(data, recipe)
         except BaseException:
             self._recover(state)
             raise
-        signals.raise_caught()
 
     def _tell(
         self,
@@ -262,14 +282,14 @@ class Trainer:
         eval_data: Dataset | None,
         calendar: Calendar,
         signals: SignalCatcher,
-    ) -> None:
-        """Log, evaluate and save what is due after this step, and tell the callbacks."""
+    ) -> bool:
+        """Log, evaluate and save what is due after this step; returns whether to stop here."""
         step = self.step
         self.callbacks.notify("on_progress", self, step)
         due = {
             event for event in ("log", "evaluate", "save", "epoch") if calendar.is_due(event, step)
         }
-        if due or self._stop_asked or signals.caught is not None:
+        if due or self._stop_asked:
             # Each event sees the network as of this step; the copy costs little beside a call.
             self._write_back(state)
         if "log" in due:
@@ -279,18 +299,38 @@ class Trainer:
         if "epoch" in due:
             self.callbacks.notify("on_epoch_end", self, step // calendar.epoch - 1)  # type: ignore
         stopping = self._stop_asked or signals.caught is not None
-        if stopping:
-            self._write_back(state)  # the stop may have been asked for since
+        if stopping and self._written_step != step:
+            self._write_back(state)  # the stop was asked for since
         if "save" in due or (stopping and calendar.save is not None):
-            self._save(evaluated=eval_data is not None and "evaluate" in due)
+            self._save()
+        return stopping
 
     def _recover(self, state: TrainState) -> None:
         """After an error: network, optimizer state and step agree, on the newest state there is."""
-        if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
-            self.step = self._written_step  # interrupted within a call, whose input was donated
-        else:
+        if self._objects_changed():
+            return  # a callback changed them before it failed
+        if not any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
             self.step = int(state.step)
             self._write_back(state)
+            return
+        # Interrupted within a call, whose input was donated: back to what was written last.
+        ahead = self.step - self._written_step
+        if ahead:
+            self._pending = {name: column[:-ahead] for name, column in self._pending.items()}
+        self.step = self._written_step
+
+    def _objects_changed(self) -> bool:
+        """Whether user code has changed network, optimizer state or step since they were written."""
+        if self._written is None:
+            return False
+        now = self._object_leaves()
+        return len(now) != len(self._written) or any(
+            left is not right for left, right in zip(now, self._written, strict=True)
+        )
+
+    def _object_leaves(self) -> list:
+        network = split(self.network)
+        return jax.tree.leaves((network.parameters, network.other, self.optimizer_state))
 
     # Measuring.
 
@@ -331,7 +371,9 @@ class Trainer:
             NonFiniteEnergyError: where a parameter is NaN or infinite; nothing is written.
         """
         checkpoints = self._needs_checkpoints()
-        path = self._save(evaluated=False)
+        checkpoints.prepare()
+        self._check_folder()
+        path = self._save()
         checkpoints.close()
         return path
 
@@ -356,30 +398,39 @@ class Trainer:
         check_arrays("parameter", stored.sections["parameters"], parameters)
         check_arrays("state", stored.sections["other"], other)
         optimizer_state = _as_arrays(self.optimizer_state)
-        try:
-            check_arrays("optimizer state", stored.sections["optimizer"], flatten(optimizer_state))
-        except CheckpointError as error:
-            raise CheckpointError(
-                str(error)
-                .replace("build the network as it was", "use the optimizer that was used")
-                .replace("network", "optimizer")
-            ) from None
+        check_arrays(
+            "optimizer state",
+            stored.sections["optimizer"],
+            flatten(optimizer_state),
+            owner="optimizer",
+        )
         write_network_arrays(
             self.network, {**stored.sections["parameters"], **stored.sections["other"]}
         )
-        if stored.activities:
-            self.network.set_activities(
-                {name: jnp.array(value, copy=True) for name, value in stored.activities.items()}
-            )
+        self._activities = {
+            name: jnp.array(value, copy=True) for name, value in stored.activities.items()
+        }
+        self.network.set_activities(self._activities)
         self.optimizer_state = unflatten(optimizer_state, stored.sections["optimizer"])
         self.step, self.seed = stored.step, stored.meta["seed"]
         self._written_step = self.step
         self.history = History(stored.meta["history"])
         self._pending = {name: list(column) for name, column in stored.meta["pending"].items()}
-        self._data_description = stored.meta["data"]
+        self._data_description = self._restored_data = stored.meta["data"]
+        self._knows_folder = True
         return self.step
 
-    def _save(self, *, evaluated: bool) -> Path:
+    def _check_folder(self) -> None:
+        """Refuse to train over another run's checkpoints."""
+        later = [step for step in self._needs_checkpoints().steps() if step > self.step]
+        if later and not self._knows_folder:
+            raise FileExistsError(
+                f"{self.checkpoints.directory} holds checkpoints up to step {later[-1]}, but this "  # type: ignore
+                f"Trainer is at step {self.step} and has restored none; call trainer.restore() to go on "
+                f"with that run, or choose another folder"
+            )
+
+    def _save(self) -> Path:
         checkpoints = self._needs_checkpoints()
         parameters, other = network_arrays(self.network)
         for name, array in parameters.items():
@@ -388,13 +439,11 @@ class Trainer:
                     f"parameter '{name}' is not finite after step {self.step}, so nothing was saved; "
                     f"{self._last_good()}"
                 )
-        last_eval = {}
-        if evaluated:
-            last_eval = {
-                name: value
-                for name, value in self.history.rows[-1].items()
-                if name.startswith("eval/")
-            }
+        evaluated: dict[str, float] = {}
+        for row in reversed(self.history.rows):
+            if row["step"] != self.step:
+                break
+            evaluated |= {name: value for name, value in row.items() if name.startswith("eval/")}
         path = checkpoints.save(
             self.step,
             {
@@ -407,12 +456,13 @@ class Trainer:
                 "seed": self.seed,
                 "data": self._data_description,
                 "metrics": self.history.last(),
-                "evaluated": last_eval,
+                "evaluated": evaluated,
                 "history": self.history.rows,
                 "pending": self._pending,
                 "versions": {"jax": jax.__version__, "device": jax.local_devices()[0].device_kind},
             },
         )
+        self._knows_folder = True
         self.callbacks.notify("on_checkpoint", self, self.step, path)
         return path
 
@@ -437,18 +487,18 @@ class Trainer:
         state = TrainState(
             network, _as_arrays(self.optimizer_state), jnp.int32(self.step), activities
         )
+        self._written_step, self._written = self.step, self._object_leaves()
         # The loop's state is donated: what the network and its user hold must not go with it.
         return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
     def _write_back(self, state: TrainState) -> None:
         """Copies of the loop's arrays into the objects, which outlive the next donation."""
         copy = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
-        flat = {**flatten(copy.network.parameters), **flatten(copy.network.other)}
-        write_network_arrays(self.network, flat)
+        nnx.update(self.network, copy.network.parameters, copy.network.other)
         self.optimizer_state = copy.optimizer_state
         self._activities = copy.activities
         self.network.set_activities(copy.activities)
-        self._written_step = int(state.step)
+        self._written_step, self._written = self.step, self._object_leaves()
 
     def _log(self) -> None:
         row = {
@@ -470,22 +520,6 @@ class Trainer:
         metrics = default_metrics(data.num_classes) if self.metrics is None else self.metrics
         return tuple(metrics.items())
 
-    def _total_steps(self, data: Dataset, epochs: int | None, num_steps: int | None) -> int:
-        if not isinstance(data, Dataset):
-            raise TypeError(
-                f"expected a data set from pc.data.load or pc.data.from_arrays, got "
-                f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, "
-                f"batch_size=64)"
-            )
-        if (epochs is None) == (num_steps is None):
-            raise ValueError("give either epochs or num_steps, the total to train until")
-        total = epochs * data.num_batches if epochs is not None else num_steps
-        if total < 0:  # type: ignore[operator]
-            raise ValueError(
-                f"expected epochs or num_steps of at least 0, got {epochs or num_steps}"
-            )
-        return total  # type: ignore[return-value]
-
     def check_data(self, data: Dataset, role: str = "data") -> None:
         """See that a data set fits the network, by one batch's shapes, without computing anything.
 
@@ -498,24 +532,7 @@ class Trainer:
         Raises:
             TypeError, ValueError: saying what does not fit, and in which layer.
         """
-        if not isinstance(data, Dataset):
-            raise TypeError(
-                f"expected the {role} from pc.data.load or pc.data.from_arrays, got "
-                f"{type(data).__name__}"
-            )
-        spec, network = data.spec(), split(self.network)
-
-        def energies(inputs, targets):
-            bound = network.bind()
-            bound.set_activities(bound.start(inputs, targets))
-            return bound.energies(inputs)
-
-        try:
-            jax.eval_shape(energies, spec.inputs, spec.targets)
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"the {role} '{data.name}' does not fit the network: {error}"
-            ) from error
+        check_data(split(self.network), data, self._metric_functions, role)
 
     def _non_finite(self, values: Mapping[str, np.ndarray]) -> NonFiniteEnergyError:
         layers = [
@@ -523,10 +540,15 @@ class Trainer:
             for name, value in values.items()
             if name.startswith("energy/") and not np.isfinite(value)
         ]
-        where = ", ".join(layers) or "the sum over layers overflows"
+        what = f"the energy is not finite at step {self.step + 1}: " + ", ".join(layers)
+        if not layers:
+            what = (
+                f"the update of step {self.step + 1} is not finite, though the energy is: a gradient or "
+                f"the optimizer is"
+            )
         return NonFiniteEnergyError(
-            f"the energy is not finite at step {self.step + 1}: {where}; the step was not applied; "
-            f"{self._last_good()}; lower the step sizes of inference or learning, or look at the data"
+            f"{what}; the step was not applied; {self._last_good()}; lower the step sizes of inference or "
+            f"learning, or look at the data"
         )
 
     def _last_good(self) -> str:

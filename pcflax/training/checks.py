@@ -1,0 +1,114 @@
+"""Checks: what would go wrong in a run, said before it begins.
+
+Shapes go through the network without being computed, so nothing is compiled and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pcflax.data import Dataset
+from pcflax.learning import AbstractLearning
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
+
+from .loop import MetricFunctions
+
+
+def check_learning(learning: AbstractLearning) -> None:
+    """Refuse a rule that cannot be hashed."""
+    try:
+        hash(learning)
+    except TypeError:
+        raise TypeError(
+            f"{type(learning).__name__} cannot be hashed, which finding its compiled program needs; "
+            f"make it (and what it holds) a @dataclasses.dataclass(frozen=True)"
+        ) from None
+
+
+def check_network(network: AbstractPCNetwork) -> None:
+    """Warn of layers whose state the Trainer would not update."""
+    if nnx.to_flat_state(nnx.state(network, nnx.BatchStat)):
+        warnings.warn(
+            "the network has batch statistics (nnx.BatchNorm, say), which the Trainer does not update "
+            "yet; use layer or group normalization",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def check_metric_names(names: Iterable[str]) -> None:
+    """Refuse names that the Trainer's own measurements have."""
+    for name in names:
+        if name in ("energy", "loss") or "/" in name:
+            raise ValueError(
+                f"metric '{name}' needs another name; 'energy', 'loss' and slashes are taken"
+            )
+
+
+def check_keep_best(keep_best: tuple[str, str] | None, measured: list[str]) -> None:
+    """Refuse a metric that no evaluation will measure."""
+    known = [f"eval/{name}" for name in (*measured, "energy")]
+    if keep_best is not None and keep_best[0] not in known:
+        raise ValueError(
+            f"keep_best names the metric '{keep_best[0]}', but evaluations measure {', '.join(known)}"
+        )
+
+
+def check_data(
+    network: SplitNetwork,
+    data: Dataset,
+    metrics: Callable[[Dataset], MetricFunctions],
+    role: str,
+) -> None:
+    """Run one batch's shapes through network and metrics."""
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"expected the {role} from pc.data.load or pc.data.from_arrays, got "
+            f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, batch_size=64)"
+        )
+    spec = data.spec()
+
+    def check(inputs, targets):
+        bound = network.bind()
+        prediction = bound.predict(inputs)
+        bound.set_activities(bound.start(inputs, targets))
+        batch = next(iter(bound.energies(inputs).values())).shape
+        if targets is None or prediction.shape[:1] != batch:
+            return
+        for name, metric in metrics(data):
+            shape = jnp.shape(metric(prediction, targets))
+            if shape != batch:
+                raise ValueError(
+                    f"metric '{name}' returned shape {shape}, expected one number an example, {batch}"
+                )
+
+    try:
+        jax.eval_shape(check, spec.inputs, spec.targets)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"the {role} '{data.name}' does not fit the network: {error}") from error
+
+
+def total_steps(data: Dataset, epochs: int | None, num_steps: int | None) -> int:
+    """The step at which a fit ends."""
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"expected a data set from pc.data.load or pc.data.from_arrays, got "
+            f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, batch_size=64)"
+        )
+    if (epochs is None) == (num_steps is None):
+        raise ValueError("give either epochs or num_steps, the total to train until")
+    name, value = ("epochs", epochs) if epochs is not None else ("num_steps", num_steps)
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"expected {name} to be an int, got {value!r}") from None
+    if count < 0:
+        raise ValueError(f"expected {name} of at least 0, got {count}")
+    return count * data.num_batches if name == "epochs" else count

@@ -143,3 +143,13 @@ def test_a_batch_larger_than_the_source_is_refused():
     text = "batch_size 12 is larger than data set 'stream' with its 11 examples; give a batch_size"
     with pytest.raises(ValueError, match=text):
         pc.data.StreamDataset(Source(), decoder=DECODER, batch_size=12)
+
+
+def test_a_label_out_of_range_is_told_when_it_is_read():
+    """Its one-hot row would be all zeros, a target that no class has."""
+    source = [(np.zeros(3, np.uint8), np.asarray(label, np.int32)) for label in (0, 1, 7, 1)]
+    data = pc.data.StreamDataset(
+        source, decoder=Decoder(num_classes=2), batch_size=2, shuffle=False
+    )
+    with pytest.raises(ValueError, match="label 7 in 'stream' is out of range; expected 0 to 1"):
+        list(data)

@@ -115,3 +115,21 @@ def test_refusals():
         pc.learning.Backprop().gradients(
             pc.networks.split(chain.network), chain.inputs, None, key=KEY
         )
+
+
+@pytest.mark.usefixtures("double")
+def test_backprop_descends_the_output_energy_alone():
+    """A hidden Bernoulli layer has an energy of its own at its mean, which is not the loss."""
+    chain = Chain()
+    chain.network.layers[1].energy = pc.energies.Bernoulli()
+    split = pc.networks.split(chain.network)
+
+    def loss(parameters):
+        bound = split.replace(parameters=parameters).bind()
+        return bound.output_energy(bound.predict(chain.inputs), chain.targets).mean()
+
+    gradients, _ = pc.learning.Backprop().gradients(split, chain.inputs, chain.targets, key=KEY)
+    for got, expected in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(jax.grad(loss)(split.parameters)), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, **CLOSE)

@@ -197,7 +197,7 @@ class TestConsole:
         logger._progress.refresh()
         shown = output.getvalue()
         logger.on_fit_end(trainer)
-        for part in ("training", "4/10", "1,234 steps/s", "train/energy 0.5"):
+        for part in ("4/10", "1,234 steps/s", "energy 0.5"):
             assert part in shown
         assert "layer_0" not in shown  # too much for one line
         logger.on_fit_end(trainer)  # twice is harmless

@@ -1,5 +1,6 @@
 """The Trainer: the loop against a plain one, evaluation, resume, errors."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -178,13 +179,13 @@ class TestResume:
             np.testing.assert_allclose(got, expected, atol=1e-5)
 
     def test_other_state_and_random_keys_come_back(self, tmp_path):
-        """A layer with batch statistics, a dropout key and a prior of its own."""
+        """A layer with a variable and random streams of its own."""
 
         class Odd(pc.PCLayer):
             def __init__(self, rngs):
                 super().__init__()
                 self.linear = nnx.Linear(64, 10, rngs=rngs)
-                self.count = nnx.BatchStat(jnp.arange(3.0))
+                self.count = nnx.Variable(jnp.arange(3.0))
                 self.rngs = rngs.fork()
 
             def predict(self, below):
@@ -474,3 +475,190 @@ def test_the_second_fit_compiles_nothing():
     trainer.fit(data, num_steps=300)
     # each fit checks shapes once without compiling; compiling would trace several times more
     assert len(traces) - checked <= 3
+
+
+class TestCallbacksThatChangeThings:
+    """What a callback changes must be trained on, not overwritten by the loop's own copy."""
+
+    def test_parameters_and_learning_rate(self):
+        class Change:
+            def on_log(self, trainer, step, metrics):
+                if step == 10:
+                    trainer.network.layers[0].linear.bias[...] = jnp.full(20, 0.5)
+                    trainer.optimizer_state.hyperparams["learning_rate"] = jnp.asarray(0.0)
+
+        optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+        trainer = digits_trainer(optimizer=optimizer, callbacks=[Change()])
+        trainer.fit(digits(), num_steps=20, log_every=10)
+        np.testing.assert_array_equal(trainer.network.layers[0].linear.bias[...], np.full(20, 0.5))
+
+    def test_going_back(self, tmp_path):
+        """A restore in a callback must not leave the loop on other parameters than its step says."""
+
+        class GoBack:
+            done = False
+
+            def on_log(self, trainer, step, metrics):
+                if step == 10 and not self.done:
+                    self.done = True
+                    trainer.restore(5)
+
+        trainer = digits_trainer(tmp_path, keep={"every": 5}, callbacks=[GoBack()])
+        trainer.fit(digits(), num_steps=20, log_every=10)
+        straight = digits_trainer()
+        straight.fit(digits(), num_steps=20, log_every=10)
+        assert trainer.step == 20
+        assert_same(parameters_of(trainer.network), parameters_of(straight.network))
+        assert trainer.history.rows == straight.history.rows
+
+
+def test_an_early_stopped_run_stays_stopped_when_restored(tmp_path):
+    def make():
+        stop = pc.EarlyStopping("eval/energy", "max", patience=2)  # the energy falls: it stops soon
+        return digits_trainer(tmp_path, callbacks=[stop])
+
+    first = make()
+    first.fit(digits(), num_steps=100, eval_data=held_out(), eval_every=5)
+    assert first.step < 100
+    second = make()
+    second.restore()
+    second.fit(digits(), num_steps=100, eval_data=held_out(), eval_every=5)
+    assert second.step == first.step
+    assert second.history.rows == first.history.rows
+
+
+def test_dropout_has_one_mask_a_step_and_none_in_evaluation():
+    """One mask for a whole run would train half a network; a mask in evaluation would cost accuracy."""
+    seen = []
+
+    class Dropping(pc.PCLayer):
+        def __init__(self, rngs):
+            super().__init__()
+            self.linear = nnx.Linear(64, 10, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def predict(self, below):
+            mask = self.dropout(jnp.ones_like(below))
+            if not self.dropout.deterministic:
+                jax.debug.callback(lambda m: seen.append(np.asarray(m).tobytes()), mask)
+            return self.linear(below * mask)
+
+    def make():
+        return pc.Trainer(
+            pc.PCNetwork([Dropping(nnx.Rngs(0)), pc.PCDense(10, 10, rngs=nnx.Rngs(1))]),
+            optax.sgd(0.01),
+            learning=pc.learning.PredictiveCoding(
+                pc.inference.GradientDescent(optax.sgd(0.1), num_steps=4)
+            ),
+            progress=False,
+        )
+
+    trainer = make()
+    trainer.fit(digits(), num_steps=6)
+    jax.effects_barrier()
+    assert len(set(seen)) == 6  # by step, and the same at each of a step's evaluations
+    test = held_out()
+    assert trainer.evaluate(test) == trainer.evaluate(test)
+    np.testing.assert_array_equal(trainer.predict(test), trainer.predict(test))
+
+
+def test_a_gradient_that_is_not_finite_is_not_applied():
+    """Sqrt has an infinite slope at 0: the energy is finite, the update is not."""
+
+    class Root(pc.PCLayer):
+        def __init__(self):
+            super().__init__()
+            self.scale = nnx.Param(jnp.zeros(10))
+
+        def predict(self, below):
+            return below[:, :10] + jnp.sqrt(self.scale[...])
+
+    trainer = pc.Trainer(
+        pc.PCNetwork([Root()]), optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False
+    )
+    with pytest.raises(pc.NonFiniteEnergyError, match="update of step 1 is not finite, though the"):
+        trainer.fit(digits(), num_steps=3)
+    np.testing.assert_array_equal(trainer.network.layers[0].scale[...], np.zeros(10))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: digits_trainer(metrics={"m": lambda p, t: jnp.mean((p - t) ** 2)}),
+            ValueError,
+            r"metric 'm' returned shape \(\), expected one number an example, \(100,\)",
+        ),
+        (
+            lambda: digits_trainer(metrics={"m": lambda p, t: p[:, :1]}),
+            ValueError,
+            r"metric 'm' returned shape \(100, 1\)",
+        ),
+        (lambda: digits_trainer(metrics={"loss": pc.metrics.accuracy}), ValueError, "another name"),
+    ],
+)
+def test_metrics_that_would_measure_wrong_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call().evaluate(held_out())
+
+
+def test_a_rule_that_cannot_be_hashed_is_refused():
+    @dataclasses.dataclass
+    class Mine(pc.learning.AbstractGradientLearning):
+        def gradients(self, network, inputs, targets, *, key):
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match=r"Mine cannot be hashed.*dataclass\(frozen=True\)"):
+        digits_trainer(learning=Mine())
+
+
+def test_an_energy_that_branches_on_values_is_told_as_a_misfit():
+    class Branching(pc.Energy):
+        def __call__(self, activity, prediction):
+            return activity.sum(-1) if (activity > 0).all() else prediction.sum(-1)
+
+    network = pc.PCNetwork([pc.PCDense(64, 10, energy=Branching(), rngs=nnx.Rngs(0))])
+    trainer = pc.Trainer(network, optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False)
+    with pytest.raises(TypeError, match="'digits/train' does not fit the network: .*boolean"):
+        trainer.fit(digits(), num_steps=1)
+
+
+def test_batch_statistics_are_told():
+    with pytest.warns(UserWarning, match="batch statistics"):
+        pc.Trainer(
+            pc.PCNetwork([pc.PCLayer(nnx.BatchNorm(64, rngs=nnx.Rngs(0)))]),
+            optax.sgd(0.1),
+            learning=pc.learning.Backprop(),
+        )
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
+    base = digits_trainer()
+    trainer = pc.Trainer(
+        base.network,
+        base.optimizer,
+        learning=base.learning,
+        checkpoints=pc.Checkpoints(tmp_path),
+        seed=np.int64(3),
+        progress=False,
+    )
+    data = pc.data.load("digits", seed=np.int64(1), batch_size=np.int32(64))
+    trainer.fit(data, num_steps=np.int64(2))
+    assert trainer.step == 2
+    with pytest.raises(TypeError, match="expected num_steps to be an int, got 1000.0"):
+        trainer.fit(data, num_steps=1e3)
+
+
+def test_results_keep_the_networks_order():
+    rngs = nnx.Rngs(0)
+    network = pc.PCNetwork(
+        {
+            "z": pc.PCDense(3, 4, rngs=rngs),
+            "a": pc.PCDense(4, 5, rngs=rngs),
+            "m": pc.PCDense(5, 2, rngs=rngs),
+        }
+    )
+    inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2)
+    result = network.infer(jnp.ones((2, 3)), jnp.ones((2, 2)), inference=inference, trace=True)
+    for part in (result.activities, result.energies, result.trace.energies):
+        assert list(part) == ["z", "a", "m"]

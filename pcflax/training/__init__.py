@@ -7,9 +7,9 @@ from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import CheckpointWarning as CheckpointWarning
 from .checkpoints import load_checkpoint as load_checkpoint
+from .errors import NonFiniteEnergyError as NonFiniteEnergyError
 from .history import History as History
 from .loggers import ConsoleLogger as ConsoleLogger
 from .loggers import JSONLinesLogger as JSONLinesLogger
 from .loggers import TensorBoardLogger as TensorBoardLogger
-from .trainer import NonFiniteEnergyError as NonFiniteEnergyError
 from .trainer import Trainer as Trainer

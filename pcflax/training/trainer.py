@@ -44,6 +44,7 @@ from .checks import (
     check_network,
     total_steps,
 )
+from .errors import NonFiniteEnergyError, non_finite_error
 from .evaluation import evaluate, predict
 from .history import History
 from .loggers import ConsoleLogger
@@ -60,10 +61,6 @@ from .signals import SignalCatcher
 # A call is made about this long: short enough for a smooth progress bar and a prompt stop, long enough
 # that Python's share of the time is small.
 _SECONDS_A_CALL = 0.25
-
-
-class NonFiniteEnergyError(FloatingPointError):
-    """Training met an energy that is NaN or infinite; the step was not applied."""
 
 
 class Trainer:
@@ -267,7 +264,8 @@ class Trainer:
                 for name, column in values.items():
                     self._pending.setdefault(f"train/{name}", []).extend(column[:done].tolist())
                 if failed:
-                    raise self._non_finite({name: column[done] for name, column in values.items()})
+                    found = {name: float(column[done]) for name, column in values.items()}
+                    raise non_finite_error(self.step + 1, found, self._last_good())
                 if self._tell(state, eval_data, calendar, signals):
                     break
                 if self._objects_changed():
@@ -533,23 +531,6 @@ class Trainer:
             TypeError, ValueError: saying what does not fit, and in which layer.
         """
         check_data(split(self.network), data, self._metric_functions, role)
-
-    def _non_finite(self, values: Mapping[str, np.ndarray]) -> NonFiniteEnergyError:
-        layers = [
-            f"layer '{name.removeprefix('energy/')}' has energy {value}"
-            for name, value in values.items()
-            if name.startswith("energy/") and not np.isfinite(value)
-        ]
-        what = f"the energy is not finite at step {self.step + 1}: " + ", ".join(layers)
-        if not layers:
-            what = (
-                f"the update of step {self.step + 1} is not finite, though the energy is: a gradient or "
-                f"the optimizer is"
-            )
-        return NonFiniteEnergyError(
-            f"{what}; the step was not applied; {self._last_good()}; lower the step sizes of inference or "
-            f"learning, or look at the data"
-        )
 
     def _last_good(self) -> str:
         path = self.checkpoints.latest_good() if self.checkpoints is not None else None

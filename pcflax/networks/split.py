@@ -14,7 +14,7 @@ import functools
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from pcflax.typing import Activities, PyTree
@@ -67,5 +67,5 @@ def split(network: AbstractPCNetwork) -> SplitNetwork:
     ('layer_0',)
     """
     graphdef, parameters, activities, other = nnx.split(network, nnx.Param, Activity, ...)
-    empty = jax.tree.map(lambda leaf: jnp.zeros((0,), leaf.dtype), nnx.as_pure(activities))
+    empty = jax.tree.map(lambda leaf: np.zeros((0,), leaf.dtype), nnx.as_pure(activities))
     return SplitNetwork(graphdef, nnx.as_pure(parameters), empty, nnx.as_pure(other))

@@ -268,8 +268,8 @@ class Trainer:
                     raise non_finite_error(self.step + 1, found, self._last_good())
                 if self._tell(state, eval_data, calendar, signals):
                     break
-                if self._objects_changed():
-                    state = self._initial_state(data, recipe)
+                if self._written_step == self.step and self._objects_changed():
+                    state = self._initial_state(data, recipe)  # callbacks were told, and acted
         except BaseException:
             self._recover(state)
             raise

@@ -85,6 +85,7 @@ class Contender:
     """One jitted, donated call that scans K batches, and in each scans the inference steps."""
 
     name = "bare scan (one call for K batches)"
+    train = staticmethod(train)
 
     def __init__(self, job: Job, parameters: Sequence[dict[str, np.ndarray]]) -> None:
         """Copy the parameters (donation would delete them) and start Adam's state."""
@@ -96,7 +97,7 @@ class Contender:
     def run(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Train on inputs (K, batch, features) and targets (K, batch, classes); compiles per K."""
         self.job.check_batches(inputs, targets)
-        self.layers, self.state = train(self.layers, self.state, inputs, targets, job=self.job)
+        self.layers, self.state = self.train(self.layers, self.state, inputs, targets, job=self.job)
         jax.block_until_ready((self.layers, self.state))
 
     def parameters(self) -> list[dict[str, np.ndarray]]:

@@ -30,7 +30,8 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 bench: $(READY)
-	$(BIN)/python -m pip install --quiet equinox 2>/dev/null || uv pip install --python $(BIN)/python equinox
+	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[bench]'; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'; fi
 	$(BIN)/python benchmarks/notebook_job.py
 	$(BIN)/python benchmarks/notebook_job.py --job digits
 

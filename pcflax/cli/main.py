@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    if arguments == ["--version"]:
+        print(f"pcflax {version('pcflax')}")
+        return
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -5,6 +5,7 @@ over the stored weights, and the digest of every file of a folder that must not 
 """
 
 import hashlib
+import importlib.metadata
 import json
 import re
 import shutil
@@ -570,6 +571,11 @@ class TestBadRuns:
         told = error(capsys, "train", "--run-dir", run_dir, *SMALL, "--eval-every", "0")
         assert "expected --eval-every of at least 1, got 0" in told
         assert not run_dir.exists()
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"pcflax {importlib.metadata.version('pcflax')}\n"
 
 
 class TestExitCodes:

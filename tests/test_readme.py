@@ -1,8 +1,10 @@
 """Every code block of the README runs, as printed."""
 
+import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +74,16 @@ def test_the_commands_run_one_after_the_other(tmp_path, request):
         ran += 1
     assert ran >= len(COMMANDS) - 1
     assert (tmp_path / "runs/digits/training.png").exists()
+
+
+def test_the_table_of_times_is_that_of_the_results():
+    """A number pasted by hand would outlive the measurement it came from."""
+    text = (ROOT / "README.md").read_text()
+    for column, job in ((0, "notebook"), (2, "digits")):
+        record = json.loads((ROOT / f"benchmarks/results/notebook_job-{job}-cpu.json").read_text())
+        seconds = record["seconds_an_iteration"]
+        for module, name in record["names"].items():
+            cells = re.search(rf"\| {re.escape(name)} \|(.*)\|\n", text)[1].split("|")
+            ratios = [a / b for a, b in zip(seconds[module], seconds["trainer"], strict=True)]
+            assert float(cells[column]) == round(1e3 * statistics.median(seconds[module]), 2)
+            assert float(cells[column + 1]) == round(statistics.median(ratios), 2)

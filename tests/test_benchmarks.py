@@ -22,8 +22,6 @@ def trained(module):
 
 @pytest.mark.parametrize("module", ["trainer", "notebook_loop", "notebook_equinox"])
 def test_predictive_coding_contenders_end_at_one_place(module):
-    if module == "notebook_equinox":
-        pytest.importorskip("equinox")
     start, expected = make_parameters(JOB, 1), trained("bare_scan")
     for before, got, want in zip(start, trained(module), expected, strict=True):
         for name in ("kernel", "bias"):

@@ -196,7 +196,6 @@ class Trainer:
         if self.checkpoints is not None:
             measured = [name for name, _ in self._metric_functions(eval_data or data)]
             check_keep_best(self.checkpoints.keep_best, measured)
-        if self.checkpoints is not None:
             self.checkpoints.prepare()
             self._check_folder()
         if self.step >= total:
@@ -269,7 +268,8 @@ class Trainer:
                 if self._tell(state, eval_data, calendar, signals):
                     break
                 if self._written_step == self.step and self._objects_changed():
-                    state = self._initial_state(data, recipe)  # callbacks were told, and acted
+                    # callbacks were told, and acted: on parameters, or by going back
+                    state, key = self._initial_state(data, recipe), jax.random.key(self.seed)
         except BaseException:
             self._recover(state)
             raise
@@ -284,6 +284,8 @@ class Trainer:
         """Log, evaluate and save what is due after this step; returns whether to stop here."""
         step = self.step
         self.callbacks.notify("on_progress", self, step)
+        if self.step != step:  # a callback went back by restore(): what is due here is not any more
+            return self._stop_asked
         due = {
             event for event in ("log", "evaluate", "save", "epoch") if calendar.is_due(event, step)
         }
@@ -292,10 +294,12 @@ class Trainer:
             self._write_back(state)
         if "log" in due:
             self._log()
-        if eval_data is not None and "evaluate" in due:
+        if eval_data is not None and "evaluate" in due and self.step == step:
             self._evaluate_and_tell(eval_data)
-        if "epoch" in due:
+        if "epoch" in due and self.step == step:
             self.callbacks.notify("on_epoch_end", self, step // calendar.epoch - 1)  # type: ignore
+        if self.step != step:
+            return self._stop_asked
         stopping = self._stop_asked or signals.caught is not None
         if stopping and self._written_step != step:
             self._write_back(state)  # the stop was asked for since

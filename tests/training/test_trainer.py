@@ -492,21 +492,23 @@ class TestCallbacksThatChangeThings:
         trainer.fit(digits(), num_steps=20, log_every=10)
         np.testing.assert_array_equal(trainer.network.layers[0].linear.bias[...], np.full(20, 0.5))
 
-    def test_going_back(self, tmp_path):
+    @pytest.mark.parametrize("event", ["on_progress", "on_log", "on_evaluate"])
+    def test_going_back(self, tmp_path, event):
         """A restore in a callback must not leave the loop on other parameters than its step says."""
+        gone_back = []
 
-        class GoBack:
-            done = False
+        def go_back(trainer, step, *metrics):
+            if step >= 10 and not gone_back:
+                gone_back.append(step)
+                trainer.restore(5)
 
-            def on_log(self, trainer, step, metrics):
-                if step == 10 and not self.done:
-                    self.done = True
-                    trainer.restore(5)
-
-        trainer = digits_trainer(tmp_path, keep={"every": 5}, callbacks=[GoBack()])
-        trainer.fit(digits(), num_steps=20, log_every=10)
+        callback = type("GoBack", (), {event: staticmethod(go_back)})()
+        options = {"eval_data": held_out(), "eval_every": 10, "log_every": 10}
+        trainer = digits_trainer(tmp_path, keep={"every": 5}, callbacks=[callback])
+        trainer.fit(digits(), num_steps=20, **options)
+        assert gone_back
         straight = digits_trainer()
-        straight.fit(digits(), num_steps=20, log_every=10)
+        straight.fit(digits(), num_steps=20, **options)
         assert trainer.step == 20
         assert_same(parameters_of(trainer.network), parameters_of(straight.network))
         assert trainer.history.rows == straight.history.rows

@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--job", choices=sorted(JOBS), default="notebook")
     parser.add_argument("--iterations", type=int, default=100, help="batches in a round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="20 iterations, 3 rounds, no file")
     parser.add_argument("--output", type=Path, help="the JSON file")
     options = parser.parse_args()

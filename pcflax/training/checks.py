@@ -15,6 +15,7 @@ from flax import nnx
 
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
+from pcflax.learning.base import prediction_of
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 
 from .loop import MetricFunctions
@@ -60,6 +61,15 @@ def check_keep_best(keep_best: tuple[str, str] | None, measured: list[str]) -> N
         )
 
 
+def check_is_dataset(data: object, role: str) -> None:
+    """Refuse what is not a data set, arrays above all."""
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"expected the {role} from pc.data.load or pc.data.from_arrays, got "
+            f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, batch_size=64)"
+        )
+
+
 def check_data(
     network: SplitNetwork,
     data: Dataset,
@@ -67,19 +77,15 @@ def check_data(
     role: str,
 ) -> None:
     """Run one batch's shapes through network and metrics."""
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"expected the {role} from pc.data.load or pc.data.from_arrays, got "
-            f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, batch_size=64)"
-        )
+    check_is_dataset(data, role)
     spec = data.spec()
 
     def check(inputs, targets):
         bound = network.bind()
-        prediction = bound.predict(inputs)
         bound.set_activities(bound.start(inputs, targets))
         batch = next(iter(bound.energies(inputs).values())).shape
-        if targets is None or prediction.shape[:1] != batch:
+        prediction = prediction_of(bound, inputs, batch[0])
+        if targets is None:
             return
         for name, metric in metrics(data):
             shape = jnp.shape(metric(prediction, targets))
@@ -97,11 +103,7 @@ def check_data(
 
 def total_steps(data: Dataset, epochs: int | None, num_steps: int | None) -> int:
     """The step at which a fit ends."""
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"expected a data set from pc.data.load or pc.data.from_arrays, got "
-            f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, batch_size=64)"
-        )
+    check_is_dataset(data, "training data")
     if (epochs is None) == (num_steps is None):
         raise ValueError("give either epochs or num_steps, the total to train until")
     name, value = ("epochs", epochs) if epochs is not None else ("num_steps", num_steps)

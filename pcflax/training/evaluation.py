@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool
 
 from pcflax.data import Dataset
 from pcflax.data.base import Reader
+from pcflax.learning.base import prediction_of
 from pcflax.networks import SplitNetwork
 from pcflax.networks.base import check_batch
 from pcflax.typing import PyTree
@@ -75,7 +76,7 @@ def measure_batches(
         batch = reader(constants, item)
         bound = network.bind()
         bound.eval()  # dropout, say, is of training only
-        prediction = bound.predict(batch.inputs)
+        prediction = prediction_of(bound, batch.inputs, counts.shape[0])
         bound.set_activities(bound.start(batch.inputs, batch.targets))
         values = {"energy": bound.energy(batch.inputs)}
         if batch.targets is not None:
@@ -94,5 +95,4 @@ def predict_batch(network: SplitNetwork, inputs: Array | None, batch_size: int) 
     """The feedforward prediction of one batch; without inputs the prior's, for every example."""
     bound = network.bind()
     bound.eval()
-    prediction = bound.predict(inputs)
-    return jnp.broadcast_to(prediction, (batch_size, *prediction.shape[1:]))
+    return prediction_of(bound, inputs, batch_size)

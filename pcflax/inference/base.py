@@ -1,27 +1,32 @@
-"""The two contracts of an inference algorithm, and the scan that iterative ones share.
+"""The two contracts of an inference algorithm, and the loop that iterative ones share.
 
 `AbstractInference.solve` turns a problem into a result. An iterative algorithm implements `init` and
-`step` instead and gets the scan, the trace and the result from `AbstractIterativeInference`. Algorithms
-are frozen dataclasses: hashable, so that a compiled program can be found again by its algorithm.
-`gradient.py` is the shortest example.
+`step` instead and gets the scan, the adaptive stop, the trace and the result from
+`AbstractIterativeInference`. Algorithms are frozen dataclasses: hashable, so that a compiled program
+can be found again by its algorithm. `langevin.py` and `gradient.py` are the shortest examples.
 """
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks import AbstractPCNetwork, Clamp, SplitNetwork, split
 from pcflax.networks.base import Initializer, check_batch
 from pcflax.typing import Energies, PRNGKey, PyTree
 
-from .problem import InferenceProblem, make_problem, residual
+from .problem import InferenceProblem, make_problem
 from .result import InferenceResult, Trace
+
+# What an algorithm takes where it is told nothing.
+_NUM_STEPS, _MAX_STEPS = 20, 1000
 
 
 class StepInfo(NamedTuple):
@@ -29,7 +34,7 @@ class StepInfo(NamedTuple):
 
     Attributes:
         energies: {layer name: (batch,)} at the coordinates the step started from.
-        residual: (batch,), root mean square of dF/dz there.
+        residual: (batch,), root mean square of the gradient there, dF/dz.
     """
 
     energies: Energies
@@ -51,6 +56,7 @@ class AbstractInference(abc.ABC):
         inputs: Array | None = None,
         targets: Array | None = None,
         *,
+        clamps: Mapping[str, Clamp | Array] | None = None,
         initializer: Initializer | None = None,
         key: PRNGKey | None = None,
         trace: bool = False,
@@ -59,43 +65,81 @@ class AbstractInference(abc.ABC):
 
         This is what `network.infer(..., inference=self)` calls.
         """
-        check_batch(inputs, targets)
+        check_batch(inputs, targets, clamps)
         result = _run(
             split(network),
             inputs,
             targets,
+            network.clamps(None, None, clamps),
             key,
             inference=self,
             initializer=initializer,
             trace=trace,
         )
         # jit hands dictionaries back in the order of their keys; ours are in the network's.
-        names = network.names
-        result = result._replace(
-            activities={name: result.activities[name] for name in names},
-            energies={name: result.energies[name] for name in names},
-        )
-        if result.trace is not None:
-            ordered = {name: result.trace.energies[name] for name in names}
-            result = result._replace(trace=result.trace._replace(energies=ordered))
+        result = _in_order(result, network.names)
         # The caller keeps the result and the network its activities: two buffers, so that neither
         # loses them when the other is donated to a compiled call.
         network.set_activities(jax.tree.map(jnp.copy, result.activities))
         return result
 
 
+@dataclasses.dataclass(frozen=True)
 class AbstractIterativeInference(AbstractInference):
     """An algorithm made of equal steps, run under `jax.lax.scan`.
 
+    Without a tolerance every example takes `num_steps` steps. With one, each example stops on its own,
+    where the root mean square of its gradient dF/dz (the vector field, not z) is at most the
+    tolerance: it moves no more and reports how many steps it took, and the loop ends with the last
+    example or after `max_steps`.
+
     Attributes:
-        num_steps: how many steps to take, the same for every example.
+        num_steps: how many steps to take, the same for every example; 20 unless given.
+        tolerance: the residual at which an example stops; None for a fixed number of steps.
+        max_steps: how many steps to take at most where there is a tolerance; 1000 unless given.
+
+    Raises:
+        TypeError: for numbers of steps that are not int.
+        ValueError: for a negative number of steps, a tolerance that is not positive, or a fixed and an
+            adaptive count at once.
     """
 
-    num_steps: int
+    num_steps: int | None = dataclasses.field(default=None, kw_only=True)
+    tolerance: float | None = dataclasses.field(default=None, kw_only=True)
+    max_steps: int | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        name = type(self).__name__
+        for field in ("num_steps", "max_steps"):
+            value = getattr(self, field)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} expected an int {field}, got {value!r}")
+            if value < 0:
+                raise ValueError(f"{name} expected {field} >= 0, got {value}")
+        if self.tolerance is None:
+            if self.max_steps is not None:
+                raise ValueError(
+                    f"{name} got max_steps={self.max_steps} without a tolerance; give num_steps for a "
+                    f"fixed count, or tolerance and max_steps to stop where converged"
+                )
+            if self.num_steps is None:
+                object.__setattr__(self, "num_steps", _NUM_STEPS)
+            return
+        if not self.tolerance > 0:
+            raise ValueError(f"{name} expected a tolerance above 0, got {self.tolerance}")
+        if self.num_steps is not None:
+            raise ValueError(
+                f"{name} got num_steps={self.num_steps} and a tolerance; give num_steps for a fixed "
+                f"count, or tolerance and max_steps to stop where converged"
+            )
+        if self.max_steps is None:
+            object.__setattr__(self, "max_steps", _MAX_STEPS)
 
     @abc.abstractmethod
     def init(self, problem: InferenceProblem) -> PyTree:
-        """The algorithm's own state before the first step."""
+        """The algorithm's own state before the first step; every leaf has the batch as first axis."""
 
     @abc.abstractmethod
     def step(
@@ -112,41 +156,124 @@ class AbstractIterativeInference(AbstractInference):
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
     ) -> InferenceResult:
-        """Take `num_steps` steps from the start, then look once at where they ended."""
+        """Step from the start until the count, or each example's tolerance, is reached."""
+        adaptive = self.tolerance is not None
 
-        def body(carry, step):
-            coordinates, state = carry
+        def advance(carry: _Carry, step) -> tuple[_Carry, StepInfo]:
             step_key = None if key is None else jax.random.fold_in(key, step)
             coordinates, state, info = self.step(
-                problem, coordinates, state, step=step, key=step_key
+                problem, carry.coordinates, carry.state, step=step, key=step_key
             )
-            return (coordinates, state), (info if trace else None)
+            if not adaptive:
+                return _Carry(coordinates, state, carry.active, carry.taken + 1), info
+            # not "<=": an example whose residual is not a number goes on, and is told of at the end
+            active = carry.active & ~(info.residual <= self.tolerance)
+            coordinates, state = jax.tree.map(
+                lambda new, old: jnp.where(_over(active, new), new, old),
+                (coordinates, state),
+                (carry.coordinates, carry.state),
+            )
+            return _Carry(coordinates, state, active, carry.taken + active), info
 
-        carry = (problem.start, self.init(problem))
-        (coordinates, _), infos = jax.lax.scan(body, carry, jnp.arange(self.num_steps))
-        last = observe(problem, coordinates)[0]
+        batch = (problem.batch_size,)
+        # A fixed count is one number for all examples; only the result spreads it over them.
+        carry = _Carry(
+            problem.start,
+            self.init(problem),
+            jnp.ones(batch, jnp.bool_) if adaptive else None,
+            jnp.zeros(batch, jnp.int32) if adaptive else jnp.int32(0),
+        )
+        infos = None
+        if adaptive and not trace:
+            carry, _ = jax.lax.while_loop(
+                lambda loop: jnp.any(loop[0].active) & (loop[1] < self.max_steps),
+                lambda loop: (advance(loop[0], loop[1])[0], loop[1] + 1),
+                (carry, jnp.int32(0)),
+            )
+        else:
+            length = self.max_steps if adaptive else self.num_steps
+
+            def body(carry, step):
+                carry, info = advance(carry, step)
+                return carry, (info if trace else None)
+
+            carry, infos = jax.lax.scan(body, carry, jnp.arange(length))
+        last = observe(problem, carry.coordinates)[0]
         recorded = None
-        if trace:
+        if infos is not None:
             full = jax.tree.map(lambda steps, end: jnp.append(steps, end[None], 0), infos, last)
             recorded = Trace(full.energies, full.residual)
-        return InferenceResult(
-            activities=problem.decode(coordinates),
-            energies=last.energies,
-            residual=last.residual,
-            num_steps=jnp.full(last.residual.shape, self.num_steps, jnp.int32),
-            trace=recorded,
-        )
+        return finished(problem, carry.coordinates, carry.taken, last, recorded)
+
+
+class _Carry(NamedTuple):
+    coordinates: PyTree
+    state: PyTree
+    active: Bool[Array, " batch"] | None
+    taken: Int[Array, " *batch"]
 
 
 def observe(problem: InferenceProblem, coordinates: PyTree) -> tuple[StepInfo, PyTree]:
     """Energies and residual at these coordinates, and the gradient they come with."""
     energies, gradient = problem.energy_and_gradient(coordinates)
-    batch_size = next(iter(energies.values())).shape[0]
-    return StepInfo(energies, residual(gradient, batch_size)), gradient
+    return StepInfo(energies, problem.residual(gradient)), gradient
+
+
+def finished(
+    problem: InferenceProblem,
+    coordinates: PyTree,
+    num_steps: Any,
+    last: StepInfo | None = None,
+    trace: Trace | None = None,
+) -> InferenceResult:
+    """The result of a solve that ended at these coordinates, with all names in the network's order."""
+    last = observe(problem, coordinates)[0] if last is None else last
+    result = InferenceResult(
+        activities=problem.decode(coordinates),
+        energies=last.energies,
+        residual=last.residual,
+        num_steps=jnp.broadcast_to(jnp.asarray(num_steps, jnp.int32), last.residual.shape),
+        trace=trace,
+    )
+    return _in_order(result, problem.network.bind().names)
+
+
+def _in_order(result: InferenceResult, names: tuple[str, ...]) -> InferenceResult:
+    def ordered(mapping):
+        return {name: mapping[name] for name in names}
+
+    trace, samples = result.trace, result.samples
+    return result._replace(
+        activities=ordered(result.activities),
+        energies=ordered(result.energies),
+        trace=None if trace is None else trace._replace(energies=ordered(trace.energies)),
+        samples=None if samples is None else ordered(samples),
+    )
+
+
+def _over(flags: Bool[Array, " batch"], leaf: Array) -> Array:
+    """One flag an example, shaped to select rows of this leaf."""
+    return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))
+
+
+def check_algorithm(owner: object, inference: object, kind: type = AbstractInference) -> None:
+    """Refuse what is not an inference algorithm (of this kind).
+
+    Raises:
+        TypeError: naming the owner and what it got.
+    """
+    if not isinstance(inference, kind):
+        article = "an inference" if kind is AbstractInference else "an iterative inference"
+        raise TypeError(
+            f"{type(owner).__name__} expected {article} algorithm such as "
+            f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("inference", "initializer", "trace"))
-def _run(network: SplitNetwork, inputs, targets, key, *, inference, initializer, trace):
+def _run(network: SplitNetwork, inputs, targets, clamps, key, *, inference, initializer, trace):
     start_key, solve_key = (None, None) if key is None else jax.random.split(key)
-    problem = make_problem(network, inputs, targets, initializer=initializer, key=start_key)
+    problem = make_problem(
+        network, inputs, targets, clamps=clamps, initializer=initializer, key=start_key
+    )
     return inference.solve(problem, key=solve_key, trace=trace)

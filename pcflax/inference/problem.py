@@ -1,21 +1,25 @@
 """What an inference algorithm is given: a per-example energy over free coordinates, and a start.
 
-The free coordinates here are the activities that nothing clamps. Another choice of coordinates (errors
-instead of activities, say) is a subclass with its own `start` and `decode`; algorithms cannot tell.
-Next file to read: `base.py`.
+The free coordinates here are the activities that nothing clamps. Another choice of coordinates is a
+subclass with its own `start` and `decode` (errors instead of activities: `error_coordinates.py`);
+algorithms cannot tell. Next file to read: `base.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pcflax.networks import SplitNetwork
+from pcflax.networks import Clamp, Clamps, SplitNetwork
 from pcflax.networks.base import Initializer, total_energy
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,22 +29,40 @@ class InferenceProblem:
     Attributes:
         network: the network without its activities.
         inputs: what the first layer is predicted from, or None.
-        clamped: the activities held fixed, by layer name.
-        start: where the free coordinates begin; every leaf has the batch as its first axis.
+        clamps: what is held fixed, by layer name.
+        start: where the free coordinates begin; every leaf has the batch as its first axis. A layer
+            that is clamped in part keeps coordinates for all its elements: those that are held do
+            not count and have a gradient of zero.
+        weights: {layer name: factor of its energy}; 1 for a layer that is not named.
     """
 
     network: SplitNetwork
     inputs: Array | None
-    clamped: Activities
+    clamps: Clamps
     start: PyTree
+    weights: Mapping[str, float | Array] = dataclasses.field(default_factory=dict, kw_only=True)
 
     def decode(self, coordinates: PyTree) -> Activities:
         """All activities, clamped ones included, that these coordinates stand for."""
-        return {**coordinates, **self.clamped}
+        activities = dict(coordinates)
+        for name, clamp in self.clamps.items():
+            activities[name] = (
+                clamp.apply(coordinates[name]) if name in coordinates else clamp.value
+            )
+        return activities
+
+    def encode(self, activities: Activities) -> PyTree:
+        """The coordinates that stand for these activities: what `decode` undoes."""
+        return {name: activities[name] for name in self.start}
 
     def energies(self, coordinates: PyTree) -> Energies:
         """The energy of each example at each layer."""
-        return self.network.bind(self.decode(coordinates)).energies(self.inputs)
+        energies = self.network.bind(self.decode(coordinates)).energies(self.inputs)
+        return {name: self.weights.get(name, 1) * energy for name, energy in energies.items()}
+
+    def energy(self, coordinates: PyTree) -> Float[Array, " batch"]:
+        """F of each example."""
+        return total_energy(self.energies(coordinates))
 
     def energy_and_gradient(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
         """Energies by layer, and dF_i/dz_i of each example.
@@ -56,12 +78,83 @@ class InferenceProblem:
         (_, energies), gradient = jax.value_and_grad(summed, has_aux=True)(coordinates)
         return energies, gradient
 
+    def gradient(self, coordinates: PyTree) -> PyTree:
+        """dF_i/dz_i of each example."""
+        return self.energy_and_gradient(coordinates)[1]
+
+    def residual(self, gradient: PyTree) -> Float[Array, " batch"]:
+        """Root mean square over the free elements of dF_i/dz_i; 0 where none is free."""
+        squares = [jnp.sum(g * g, axis=range(1, g.ndim)) for g in jax.tree.leaves(gradient)]
+        if not squares:
+            return jnp.zeros((self.batch_size,))
+        count = sum(leaf[0].size for leaf in jax.tree.leaves(self.start))
+        if self.partial:
+            count = jnp.maximum(count - self._held_counts(), 1)
+        return jnp.sqrt(sum(squares) / count)
+
+    @property
+    def partial(self) -> dict[str, Clamp]:
+        """The clamps of layers of which some elements are free."""
+        return {name: clamp for name, clamp in self.clamps.items() if clamp.mask is not None}
+
+    @property
+    def batch_size(self) -> int:
+        """How many examples there are."""
+        return jax.tree.leaves((self.start, self.inputs, dict(self.clamps)))[0].shape[0]
+
+    def restarted(self, activities: Activities) -> InferenceProblem:
+        """The same problem, begun at these activities."""
+        return dataclasses.replace(self, start=self.encode(activities))
+
+    def for_each_example(self, solve: Callable[..., Result], *data: PyTree) -> Result:
+        """`solve(problem, *data)` of each example alone, a batch of one, with the results stacked.
+
+        For algorithms that choose their own steps: no example then depends on another. `data` are
+        more arrays with the batch as first axis.
+        """
+        clamps = {name: Clamp(clamp.value, clamp.held()) for name, clamp in self.partial.items()}
+
+        def alone(mapped):
+            (inputs, clamps, start), data = jax.tree.map(lambda leaf: leaf[None], mapped)
+            problem = dataclasses.replace(self, inputs=inputs, clamps=clamps, start=start)
+            return jax.tree.map(lambda leaf: leaf[0], solve(problem, *data))
+
+        return jax.vmap(alone)(((self.inputs, {**self.clamps, **clamps}, self.start), data))
+
+    def held(self) -> PyTree:
+        """Shaped as the coordinates: True for elements that a mask holds."""
+        partial = self.partial
+        return {
+            name: partial[name].held() if name in partial else jnp.zeros(leaf.shape, jnp.bool_)
+            for name, leaf in self.start.items()
+        }
+
+    def activities_and_predictions(self, coordinates: PyTree) -> tuple[Activities, Activities]:
+        """Every layer's z and mu at these coordinates: what the energies are functions of."""
+        activities = self.decode(coordinates)
+        return activities, self.network.bind(activities).predictions(self.inputs)
+
+    def energies_of_pairs(self, pairs: tuple[Activities, Activities]) -> Energies:
+        """The energy of each example at each layer, as a function of activities and predictions."""
+        activities, predictions = pairs
+        bound = self.network.bind()
+        return {
+            name: self.weights.get(name, 1)
+            * bound.layer(name).energy(activities[name], predictions[name])
+            for name in bound.names
+        }
+
+    def _held_counts(self) -> Array:
+        held = [clamp.held() for clamp in self.partial.values()]
+        return sum(jnp.sum(mask, axis=range(1, mask.ndim)) for mask in held)  # type: ignore
+
 
 def make_problem(
     network: SplitNetwork,
     inputs: Array | None,
     targets: Array | None,
     *,
+    clamps: Mapping[str, Clamp | Array] | None = None,
     initializer: Initializer | None = None,
     key: PRNGKey | None = None,
 ) -> InferenceProblem:
@@ -71,38 +164,26 @@ def make_problem(
         network: from `pc.networks.split`.
         inputs: clamped below, or None.
         targets: clamped above, or None.
+        clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
         initializer: where the free activities start: the feedforward pass unless given.
         key: randomness for the initializer.
 
     Raises:
-        ValueError, TypeError: for inputs or targets of a wrong shape or dtype, or a free layer whose
-            energy can only be clamped.
+        ValueError, TypeError: for inputs, targets or clamps of a wrong shape or dtype, or a free layer
+            whose energy can only be clamped.
     """
     bound = network.bind()
-    start = bound.start(inputs, targets, initializer=initializer, key=key)
-    clamped_names = bound.clamps(inputs, targets)
+    held = bound.clamps(inputs, targets, clamps)
+    start = bound.start(inputs, targets, clamps=clamps, initializer=initializer, key=key)
+    whole = {name for name, clamp in held.items() if clamp.mask is None}
     for name in bound.names:
         energy = bound.layer(name).energy
-        if energy.clamped_only and name not in clamped_names:
+        if energy.clamped_only and name not in whole:
             raise ValueError(
                 f"layer '{name}' is free, but its energy {type(energy).__name__} has no minimum over "
                 f"a free activity; clamp it (give targets) or give the layer another energy"
             )
-    clamped = {name: start[name] for name in clamped_names}
-    free = {name: value for name, value in start.items() if name not in clamped}
-    return InferenceProblem(network, inputs, clamped, free)
-
-
-def residual(gradient: PyTree, batch_size: int) -> Float[Array, " batch"]:
-    """Root mean square over all free elements of dF_i/dz_i, for each example; 0 where none is free.
-
-    >>> import jax.numpy as jnp
-    >>> residual({"a": jnp.array([[3.0]]), "b": jnp.array([[4.0]])}, 1)
-    Array([3.535534], dtype=float32)
-    """
-    leaves = jax.tree.leaves(gradient)
-    count = sum(leaf[0].size for leaf in leaves)
-    if count == 0:
-        return jnp.zeros((batch_size,))
-    squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
-    return jnp.sqrt(squares / count)
+    # as the start has them: checked, and in the dtype of the activities
+    held = {name: Clamp(start[name], clamp.mask) for name, clamp in held.items()}
+    free = {name: value for name, value in start.items() if name not in whole}
+    return InferenceProblem(network, inputs, held, free)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int
 
@@ -11,11 +11,14 @@ from pcflax.typing import Activities, Energies
 
 
 class Trace(NamedTuple):
-    """The way of inference, from the start (index 0) to the end (index num_steps).
+    """The way of inference, from the start (index 0) to the end (the last index).
 
     Attributes:
         energies: {layer name: (num_steps + 1, batch)}.
-        residual: (num_steps + 1, batch), root mean square of dF/dz at each step.
+        residual: (num_steps + 1, batch), root mean square of the gradient at each step: dF/dz, or of
+            the coordinates that were moved where those are others (error coordinates).
+
+    An example that stopped early repeats its last values.
     """
 
     energies: Energies
@@ -37,6 +40,10 @@ class InferenceResult(NamedTuple):
             zero at an equilibrium.
         num_steps: (batch,), how many steps each example took.
         trace: energies and residuals by step, or None where it was not asked for.
+        samples: {layer name: (num_samples, batch, *features)} from an algorithm that samples and was
+            asked to keep them, else None.
+        expectation: the mean over samples of the statistic that a sampling algorithm was given, else
+            None.
     """
 
     activities: Activities
@@ -44,6 +51,8 @@ class InferenceResult(NamedTuple):
     residual: Float[Array, " batch"]
     num_steps: Int[Array, " batch"]
     trace: Trace | None = None
+    samples: Activities | None = None
+    expectation: Any = None
 
     @property
     def energy(self) -> Float[Array, " batch"]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from jaxtyping import Array
 
-from pcflax.networks import AbstractPCNetwork
+from pcflax.networks import AbstractPCNetwork, Clamps
 from pcflax.typing import Activities, PRNGKey
 
 
@@ -30,8 +30,9 @@ class Feedforward:
         inputs: Array | None,
         *,
         batch_size: int,
+        clamps: Clamps,
         key: PRNGKey | None,
     ) -> Activities:
         """The start of every activity by layer name."""
         del key  # deterministic
-        return network.feedforward(inputs, batch_size=batch_size)
+        return network.feedforward(inputs, batch_size=batch_size, clamps=clamps)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from pcflax.networks import AbstractPCNetwork
+from pcflax.networks import AbstractPCNetwork, Clamps
 from pcflax.typing import Activities, PRNGKey
 
 
@@ -31,10 +31,11 @@ class Zeros:
         inputs: Array | None,
         *,
         batch_size: int,
+        clamps: Clamps,
         key: PRNGKey | None,
     ) -> Activities:
         """The start of every activity by layer name."""
-        del key  # deterministic
+        del clamps, key  # put on top of the zeros; deterministic
         shapes = _shapes(network, inputs, batch_size)
         return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in shapes.items()}
 
@@ -66,9 +67,11 @@ class Normal:
         inputs: Array | None,
         *,
         batch_size: int,
+        clamps: Clamps,
         key: PRNGKey | None,
     ) -> Activities:
         """The start of every activity by layer name."""
+        del clamps  # put on top of the noise
         if key is None:
             raise ValueError("the Normal initializer needs a key: pass key=jax.random.key(0)")
         shapes = _shapes(network, inputs, batch_size)

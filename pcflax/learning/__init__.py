@@ -4,4 +4,8 @@ from .backprop import Backprop as Backprop
 from .base import AbstractGradientLearning as AbstractGradientLearning
 from .base import AbstractLearning as AbstractLearning
 from .base import LearningInfo as LearningInfo
+from .fixed_prediction import FixedPrediction as FixedPrediction
+from .incremental import IncrementalPC as IncrementalPC
+from .nudged import Nudged as Nudged
 from .predictive_coding import PredictiveCoding as PredictiveCoding
+from .zil import ZIL as ZIL

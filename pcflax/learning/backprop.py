@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from pcflax.networks import SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
@@ -29,10 +29,16 @@ class Backprop(AbstractGradientLearning):
     """
 
     def gradients(
-        self, network: SplitNetwork, inputs: Array | None, targets: Array | None, *, key: PRNGKey
+        self,
+        network: SplitNetwork,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """The gradient of the batch-mean output energy, by reverse-mode differentiation."""
-        del key  # deterministic
+        del key, step  # deterministic; alike at every step
         if targets is None:
             raise ValueError("Backprop needs targets: the output's energy is all that it descends")
 

@@ -8,14 +8,16 @@ rule that moves the weights during inference implements `update` itself.
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from pcflax.inference import AbstractInference
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.networks.base import total_energy
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 
@@ -47,8 +49,19 @@ class AbstractLearning(abc.ABC):
         targets: Array | None,
         *,
         key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
-        """One step of learning on one batch; pure, called inside jit."""
+        """One step of learning on one batch; pure, called inside jit.
+
+        Args:
+            network: the network before the step.
+            optimizer: turns a gradient of the batch-mean energy into updates.
+            optimizer_state: its state.
+            inputs: clamped below, or None.
+            targets: clamped above, or None.
+            key: the step's own randomness.
+            step: batches learned from so far, for schedules.
+        """
 
 
 class AbstractGradientLearning(AbstractLearning):
@@ -56,34 +69,58 @@ class AbstractGradientLearning(AbstractLearning):
 
     @abc.abstractmethod
     def gradients(
-        self, network: SplitNetwork, inputs: Array | None, targets: Array | None, *, key: PRNGKey
+        self,
+        network: SplitNetwork,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """The gradient of the batch-mean energy, shaped as `network.parameters`, and what was seen."""
 
     def update(
-        self, network, optimizer, optimizer_state, inputs, targets, *, key
+        self, network, optimizer, optimizer_state, inputs, targets, *, key, step=0
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
         """One optimizer update with this rule's gradient."""
-        gradients, info = self.gradients(network, inputs, targets, key=key)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, network.parameters)
-        parameters = optax.apply_updates(network.parameters, updates)
-        return network.replace(parameters=parameters), optimizer_state, info
+        gradients, info = self.gradients(network, inputs, targets, key=key, step=step)
+        network, optimizer_state = apply(network, optimizer, optimizer_state, gradients)
+        return network, optimizer_state, info
 
 
-def check_inference(rule: object, inference: object) -> None:
-    """Refuse what is not an inference algorithm.
+def apply(
+    network: SplitNetwork,
+    optimizer: optax.GradientTransformation,
+    optimizer_state: PyTree,
+    gradients: PyTree,
+) -> tuple[SplitNetwork, PyTree]:
+    """The network and the optimizer state after one update with these gradients."""
+    updates, optimizer_state = optimizer.update(gradients, optimizer_state, network.parameters)
+    parameters = optax.apply_updates(network.parameters, updates)
+    return network.replace(parameters=parameters), optimizer_state
 
-    Raises:
-        TypeError: naming the rule and what it got.
+
+def mean_gradients(
+    network: SplitNetwork,
+    activities: Activities,
+    inputs: Array | None,
+    weights: Mapping[str, float | Array] | None = None,
+) -> tuple[PyTree, Energies]:
+    """The gradient of mean_i F_i over the parameters at fixed activities, and the energies there.
+
+    `weights` are factors of the layers' energies by name, 1 unless given.
     """
-    if not isinstance(inference, AbstractInference):
-        raise TypeError(
-            f"{type(rule).__name__} expected an inference algorithm such as "
-            f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
-        )
+    factors = weights or {}
+
+    def mean_energy(parameters):
+        energies = network.replace(parameters=parameters).bind(activities).energies(inputs)
+        weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
+        return jnp.mean(total_energy(weighed)), energies
+
+    return jax.grad(mean_energy, has_aux=True)(network.parameters)
 
 
 def prediction_of(network: AbstractPCNetwork, inputs: Array | None, batch_size: int) -> jax.Array:
     """The feedforward prediction of each example; without inputs, the prior's, repeated."""
     prediction = network.predict(inputs)
-    return jax.numpy.broadcast_to(prediction, (batch_size, *prediction.shape[1:]))
+    return jnp.broadcast_to(prediction, (batch_size, *prediction.shape[1:]))

@@ -6,14 +6,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from pcflax.inference import AbstractInference, make_problem
+from pcflax.inference.base import check_algorithm
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import Initializer, total_energy
+from pcflax.networks.base import Initializer
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, check_inference, prediction_of
+from .base import AbstractGradientLearning, LearningInfo, mean_gradients, prediction_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,8 @@ class PredictiveCoding(AbstractGradientLearning):
 
     z is held fixed while theta is differentiated, so each layer's gradient uses its own error and the
     activity below it only. The mean over the batch makes a learning rate mean the same at every
-    batch size.
+    batch size. Where the algorithm keeps samples (`Langevin`), the gradient is the mean over them, as
+    in Monte Carlo predictive coding.
 
     Args:
         inference: the algorithm that infers z.
@@ -43,24 +45,27 @@ class PredictiveCoding(AbstractGradientLearning):
     initializer: Initializer | None = None
 
     def __post_init__(self):
-        check_inference(self, self.inference)
+        check_algorithm(self, self.inference)
 
     def gradients(
-        self, network: SplitNetwork, inputs: Array | None, targets: Array | None, *, key: PRNGKey
+        self,
+        network: SplitNetwork,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """The gradient of the batch-mean energy at the inferred activities."""
+        del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
         problem = make_problem(
             network, inputs, targets, initializer=self.initializer, key=start_key
         )
-        activities = self.inference.solve(problem, key=solve_key).activities
-
-        def mean_energy(parameters):
-            energies = network.replace(parameters=parameters).bind(activities).energies(inputs)
-            return jnp.mean(total_energy(energies)), energies
-
-        gradients, energies = jax.grad(mean_energy, has_aux=True)(network.parameters)
-        batch_size = next(iter(energies.values())).shape[0]
-        return gradients, LearningInfo(
-            activities, energies, prediction_of(network.bind(), inputs, batch_size)
-        )
+        result = self.inference.solve(problem, key=solve_key)
+        gradients, energies = mean_gradients(network, result.activities, inputs)
+        if result.samples is not None:
+            at_samples = jax.vmap(lambda sample: mean_gradients(network, sample, inputs)[0])
+            gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
+        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
+        return gradients, LearningInfo(result.activities, energies, prediction)

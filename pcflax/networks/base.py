@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 from pcflax.layers import PCLayer
 from pcflax.typing import Activities, Energies, PRNGKey
 
+from .clamps import Clamp, Clamps, as_clamp
+
 
 class Initializer(Protocol):
     """Chooses where inference starts; see `pcflax.initializers`."""
@@ -30,9 +32,10 @@ class Initializer(Protocol):
         inputs: Array | None,
         *,
         batch_size: int,
+        clamps: Clamps,
         key: PRNGKey | None,
     ) -> Activities:
-        """The start of every activity by layer name."""
+        """The start of every activity by layer name; clamps are put on top of it."""
         ...
 
 
@@ -89,9 +92,14 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def feedforward(
-        self, inputs: Float[Array, " batch *in"] | None = None, *, batch_size: int | None = None
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        *,
+        batch_size: int | None = None,
+        clamps: Clamps | None = None,
+        errors: Activities | None = None,
     ) -> Activities:
-        """Activities in order, each at the mean of its own prediction: where every error is zero."""
+        """Activities in order: a clamped one at its clamp, another at its prediction's mean + error."""
 
     @abc.abstractmethod
     def predict(
@@ -100,8 +108,8 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         """The feedforward prediction of the last layer; stores no activity."""
 
     @abc.abstractmethod
-    def clamps(self, inputs: Array | None, targets: Array | None) -> Activities:
-        """The activities that are held fixed when these inputs and targets are given."""
+    def ends(self, inputs: Array | None, targets: Array | None) -> dict[str, Clamp]:
+        """The layers that these inputs and targets clamp."""
 
     def output_energy(
         self, prediction: Float[Array, " batch *out"], targets: Float[Array, " batch *out"]
@@ -191,6 +199,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         inputs: Float[Array, " batch *in"] | None = None,
         *,
         targets: Float[Array, " batch *out"] | None = None,
+        clamps: Mapping[str, Clamp | Array] | None = None,
         initializer: Initializer | None = None,
         key: PRNGKey | None = None,
     ) -> None:
@@ -199,13 +208,14 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         Args:
             inputs: what the first layer is predicted from; None leaves a root free.
             targets: what the last activity is clamped to; None leaves it at its start.
+            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
             initializer: where the free activities start: the feedforward pass unless given.
             key: randomness for an initializer that wants it.
 
         Raises:
             ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
         """
-        start = self.start(inputs, targets, initializer=initializer, key=key)
+        start = self.start(inputs, targets, clamps=clamps, initializer=initializer, key=key)
         # copies, so that no activity shares its buffer with an array of the caller's
         self.set_activities({name: jnp.array(value, copy=True) for name, value in start.items()})
 
@@ -214,25 +224,43 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         inputs: Array | None,
         targets: Array | None,
         *,
+        clamps: Mapping[str, Clamp | Array] | None = None,
         initializer: Initializer | None = None,
         key: PRNGKey | None = None,
     ) -> Activities:
         """The start of every activity, clamps included, by layer name; stores none."""
-        batch_size = check_batch(inputs, targets)
-        clamped = self.clamps(inputs, targets)
+        batch_size = check_batch(inputs, targets, clamps)
+        held = self.clamps(inputs, targets, clamps)
         if initializer is None:
-            start = self.feedforward(inputs, batch_size=batch_size)
+            start = self.feedforward(inputs, batch_size=batch_size, clamps=held)
         else:
-            start = initializer(self, inputs, batch_size=batch_size, key=key)
-        for name, value in clamped.items():
-            if value.shape != start[name].shape:
-                raise ValueError(
-                    f"layer '{name}' predicts shape {start[name].shape} but is clamped to "
-                    f"{value.shape}; set out_features={value.shape[-1]} or give targets of width "
-                    f"{start[name].shape[-1]}"
-                )
-            start[name] = value.astype(start[name].dtype)
+            start = initializer(self, inputs, batch_size=batch_size, clamps=held, key=key)
+        for name, clamp in held.items():
+            start[name] = held_at(name, clamp, start[name])
         return start
+
+    def clamps(
+        self,
+        inputs: Array | None,
+        targets: Array | None,
+        clamps: Mapping[str, Clamp | Array] | None = None,
+    ) -> dict[str, Clamp]:
+        """Every clamp by layer name: of the inputs, of the targets, and those named.
+
+        Raises:
+            ValueError: for a layer that the network does not have, or one that is clamped twice.
+            TypeError: for a value that is not floating, or a mask that is not Boolean.
+        """
+        held = self.ends(inputs, targets)
+        for name, value in (clamps or {}).items():
+            self.layer(name)
+            if name in held:
+                role = "targets" if name == self.names[-1] and targets is not None else "inputs"
+                raise ValueError(
+                    f"layer '{name}' is clamped twice, by the {role} and by clamps; give one of them"
+                )
+            held[name] = as_clamp(name, value)
+        return held
 
     def infer(
         self,
@@ -240,6 +268,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         targets: Float[Array, " batch *out"] | None = None,
         *,
         inference: Any,
+        clamps: Mapping[str, Clamp | Array] | None = None,
         initializer: Initializer | None = None,
         key: PRNGKey | None = None,
         trace: bool = False,
@@ -251,6 +280,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             targets: clamped above; None leaves the output free.
             inference: the algorithm, such as `pc.inference.GradientDescent(optax.sgd(0.1),
                 num_steps=20)`. Keep one object and reuse it: a new one compiles anew.
+            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
             initializer: where the free activities start: the feedforward pass unless given.
             key: randomness for algorithms and initializers that want it.
             trace: whether to record energies and residuals at every step.
@@ -268,7 +298,9 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
                 f"expected inference to be an algorithm such as "
                 f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
             )
-        return inference.run(self, inputs, targets, initializer=initializer, key=key, trace=trace)
+        return inference.run(
+            self, inputs, targets, clamps=clamps, initializer=initializer, key=key, trace=trace
+        )
 
     def parameter_gradients(self, inputs: Float[Array, " batch *in"] | None = None) -> nnx.State:
         """dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
@@ -299,7 +331,21 @@ def total_energy(energies: Energies) -> Float[Array, " batch"]:
     return sum(energies.values())  # type: ignore[return-value]
 
 
-def check_batch(inputs: Any, targets: Any) -> int:
+def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
+    """The layer's activity under its clamp.
+
+    Raises:
+        ValueError: where their shapes differ.
+    """
+    if clamp.value.shape != activity.shape:
+        raise ValueError(
+            f"layer '{name}' predicts shape {activity.shape} but is clamped to {clamp.value.shape}; "
+            f"set out_features={clamp.value.shape[-1]} or give targets of width {activity.shape[-1]}"
+        )
+    return clamp.apply(activity)
+
+
+def check_batch(inputs: Any, targets: Any, clamps: Mapping[str, Any] | None = None) -> int:
     """Refuse what is not a batch of floating arrays with one batch size; return that size.
 
     Raises:
@@ -324,14 +370,18 @@ def check_batch(inputs: Any, targets: Any) -> int:
                 f"needs a batch axis: {role}[None]"
             )
         sizes[role] = array.shape[0]
+    for name, clamp in (clamps or {}).items():
+        sizes[f"the clamp of '{name}'"] = as_clamp(name, clamp).value.shape[0]
     if not sizes:
         raise ValueError("inputs and targets are both None, so the batch size is unknown; give one")
-    if len(set(sizes.values())) > 1:
-        raise ValueError(
-            f"inputs have batch size {sizes['inputs']} but targets {sizes['targets']}; give one "
-            f"target for each input"
-        )
-    batch_size = next(iter(sizes.values()))
+    (first, batch_size), *others = sizes.items()
+    for role, size in others:
+        if size != batch_size:
+            raise ValueError(
+                f"{first} have batch size {batch_size} but {role} {size}; give one "
+                f"{'target' if role == 'targets' else 'row'} for each "
+                f"{'input' if first == 'inputs' else 'example'}"
+            )
     if batch_size == 0:
         raise ValueError("expected at least one example, got an empty batch")
     return batch_size

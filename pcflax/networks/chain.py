@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from pcflax.layers import PCLayer, PCRoot
 from pcflax.typing import Activities
 
-from .base import AbstractPCNetwork, check_batch
+from .base import AbstractPCNetwork, check_batch, held_at
+from .clamps import Clamp, Clamps
 
 
 class PCNetwork(AbstractPCNetwork):
@@ -48,6 +49,9 @@ class PCNetwork(AbstractPCNetwork):
                 raise ValueError(
                     f"layer '{name}' is a PCRoot but not the first layer; a root has nothing below it"
                 )
+        predicting = [layer for layer in self.layers if not isinstance(layer, PCRoot)]
+        for index, layer in enumerate(predicting):
+            layer.set_place(index, len(predicting))
 
     @property
     def has_root(self) -> bool:
@@ -68,19 +72,26 @@ class PCNetwork(AbstractPCNetwork):
         return predictions
 
     def feedforward(
-        self, inputs: Float[Array, " batch *in"] | None = None, *, batch_size: int | None = None
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        *,
+        batch_size: int | None = None,
+        clamps: Clamps | None = None,
+        errors: Activities | None = None,
     ) -> Activities:
         """z_l at the mean of f_l(z_{l-1}), in order, from the input (or the root's clamp or prior).
 
         Args:
             inputs: (batch, *features); None starts from the prior of the root.
             batch_size: how many examples there are, needed where there are no inputs.
+            clamps: layers that stand at their clamp instead; the layers above follow from there.
+            errors: e_l by layer name, added to the mean: z_l = mean of f_l(z_{l-1}) + e_l.
 
         Returns:
             Every layer's activity by name. Where all means are the predictions themselves
-            (Gaussian layers), every error is zero there.
+            (Gaussian layers) and no errors or clamps are given, every error is zero there.
         """
-        return self._forward(inputs, batch_size)[0]
+        return self._forward(inputs, batch_size, clamps or {}, errors or {})[0]
 
     def predict(
         self, inputs: Float[Array, " batch *in"] | None = None
@@ -95,16 +106,16 @@ class PCNetwork(AbstractPCNetwork):
             ValueError, TypeError: for inputs of a wrong shape or dtype.
         """
         batch_size = 1 if inputs is None else check_batch(inputs, None)
-        return self._forward(inputs, batch_size)[1]
+        return self._forward(inputs, batch_size, {}, {})[1]
 
-    def clamps(self, inputs: Array | None, targets: Array | None) -> Activities:
-        """The root's activity where inputs are given, the last one where targets are."""
-        clamped: Activities = {}
+    def ends(self, inputs: Array | None, targets: Array | None) -> dict[str, Clamp]:
+        """The root where inputs are given, the last layer where targets are."""
+        held: dict[str, Clamp] = {}
         if inputs is not None and self.has_root:
-            clamped[self.names[0]] = jnp.asarray(inputs)
+            held[self.names[0]] = Clamp(jnp.asarray(inputs))
         if targets is not None:
-            clamped[self.names[-1]] = jnp.asarray(targets)
-        return clamped
+            held[self.names[-1]] = Clamp(jnp.asarray(targets))
+        return held
 
     def _input_of_first_layer(self, inputs: Array | None) -> Array | None:
         if inputs is None and not self.has_root:
@@ -114,7 +125,9 @@ class PCNetwork(AbstractPCNetwork):
             )
         return None if self.has_root else inputs
 
-    def _forward(self, inputs: Array | None, batch_size: int | None) -> tuple[Activities, Array]:
+    def _forward(
+        self, inputs: Array | None, batch_size: int | None, clamps: Clamps, errors: Activities
+    ) -> tuple[Activities, Array]:
         below = self._input_of_first_layer(inputs)
         activities: Activities = {}
         prediction = None
@@ -133,7 +146,12 @@ class PCNetwork(AbstractPCNetwork):
                     continue
             else:
                 prediction = _predict(name, layer, below)
-            activities[name] = below = layer.energy.mean(prediction)
+            activity = layer.energy.mean(prediction)
+            if name in errors:
+                activity = activity + errors[name]
+            if name in clamps:
+                activity = held_at(name, clamps[name], activity)
+            activities[name] = below = activity
         return activities, prediction  # type: ignore[return-value]
 
 

@@ -109,6 +109,7 @@ def learn(
         batch.inputs,
         batch.targets,
         key=step_key,
+        step=state.step,
     )
     by_layer = {name: jnp.mean(energy) for name, energy in info.energies.items()}
     energy = jnp.stack(list(by_layer.values())).sum()

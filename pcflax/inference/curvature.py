@@ -1,0 +1,82 @@
+"""The curvature of the energy over the free coordinates, by Hessian-vector products alone.
+
+H_i = d2F_i/dz_i2 is never formed: H v is the derivative of the gradient along v, at about the cost of
+two gradients. Its largest eigenvalue bounds the step of gradient descent, step_size < 2/lambda_max.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pcflax.typing import Energies, PyTree
+
+from .problem import InferenceProblem
+
+
+class Direction(NamedTuple):
+    """A direction for each example, and the curvature found along it.
+
+    Attributes:
+        vector: shaped as the coordinates, of norm 1 for each example.
+        eigenvalue: (batch,), |H v|: at most the largest |eigenvalue| of the example's Hessian.
+    """
+
+    vector: PyTree
+    eigenvalue: Float[Array, " batch"]
+
+
+def hessian_vector(problem: InferenceProblem, coordinates: PyTree, vector: PyTree) -> PyTree:
+    """H_i v_i of each example."""
+    return jax.jvp(problem.gradient, (coordinates,), (vector,))[1]
+
+
+def random_direction(problem: InferenceProblem) -> Direction:
+    """A direction that no eigenvector is likely to be orthogonal to; the same for every example."""
+    leaves, structure = jax.tree.flatten(problem.start)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    vector = [
+        jnp.broadcast_to(jax.random.normal(key, leaf.shape[1:], leaf.dtype), leaf.shape)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return _normalized(jax.tree.unflatten(structure, vector))
+
+
+def power_iteration(
+    problem: InferenceProblem, coordinates: PyTree, direction: Direction
+) -> tuple[Direction, Energies, PyTree]:
+    """The step v <- H v / |H v| of each example; also the energies and the gradient, which come with it."""
+
+    def gradient(coordinates):
+        energies, gradient = problem.energy_and_gradient(coordinates)
+        return gradient, energies
+
+    gradient, product, energies = jax.jvp(
+        gradient, (coordinates,), (direction.vector,), has_aux=True
+    )
+    return _normalized(product), energies, gradient
+
+
+def largest_eigenvalue(
+    problem: InferenceProblem, coordinates: PyTree, direction: Direction, num_iterations: int
+) -> Direction:
+    """`num_iterations` power iterations from this direction, at fixed coordinates."""
+    return jax.lax.fori_loop(
+        0,
+        num_iterations,
+        lambda _, direction: power_iteration(problem, coordinates, direction)[0],
+        direction,
+    )
+
+
+def _normalized(vector: PyTree) -> Direction:
+    leaves = jax.tree.leaves(vector)
+    squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
+    norm = jnp.sqrt(squares)
+    scale = jnp.where(norm > 0, norm, 1.0).astype(norm.dtype)
+    return Direction(
+        jax.tree.map(lambda leaf: leaf / scale.reshape(-1, *(1,) * (leaf.ndim - 1)), vector), norm
+    )

@@ -1,0 +1,90 @@
+"""Error coordinates: the free variables are the prediction errors, and activities follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+from pcflax.typing import Activities, PRNGKey, PyTree
+
+from .base import AbstractInference, check_algorithm, finished
+from .problem import InferenceProblem
+from .result import InferenceResult
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorProblem(InferenceProblem):
+    """The same energy over the errors e_l of the free layers: z_l = mu_l(z_{l-1}) + e_l, in order."""
+
+    def decode(self, coordinates: PyTree) -> Activities:
+        """All activities, from the bottom up; a clamped layer stands at its clamp."""
+        return self.network.bind().feedforward(
+            self.inputs, batch_size=self.batch_size, clamps=self.clamps, errors=coordinates
+        )
+
+    def encode(self, activities: Activities) -> PyTree:
+        """e_l = z_l - mu_l(z_{l-1}) of the free layers."""
+        bound = self.network.bind(activities)
+        predictions = bound.predictions(self.inputs)
+        return {
+            name: activities[name] - bound.layer(name).energy.mean(predictions[name])
+            for name in self.start
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorCoordinates(AbstractInference):
+    """Run any algorithm on the errors e_l = z_l - mu_l instead of the activities (ePC).
+
+    Minimises: F(e) = sum over hidden layers of E_l(mu_l + e_l, mu_l), plus E_L(y, mu_L): the energy
+    itself in other coordinates, with no error of the output beside it. A change of coordinates with
+    unit Jacobian, so minima, and samples, are those of F(z).
+    Fixed point: dF/de = 0, which is dF/dz = 0.
+    Rate: that of the algorithm on a far better conditioned Hessian: each error reaches the output in
+    one step, where an activity's change travels one layer a step.
+    Cost a step: one evaluation of the energy and its gradient, as in activities, but layer after layer.
+    Fails: where the feedforward map explodes, and with it dF/de.
+    Source: Goemaere et al. (2025), arXiv 2505.20137.
+
+    From the feedforward start, where e = 0, the first gradient dF/de is backpropagation's delta: after
+    one small step each layer's weight gradient is parallel to backpropagation's, whatever the energy
+    is called. Take more steps to do predictive coding.
+
+    The result's residual is of dF/dz, comparable with other algorithms; the tolerance of an adaptive
+    stop, and the residuals of a trace, are of dF/de.
+
+    Args:
+        inference: the algorithm that moves the errors.
+
+    Raises:
+        TypeError: where `inference` is not an algorithm.
+
+    Warns:
+        UserWarning: where `inference` takes one step.
+
+    >>> import optax, pcflax as pc
+    >>> pc.inference.ErrorCoordinates(pc.inference.GradientDescent(optax.sgd(0.1))).inference.num_steps
+    20
+    """
+
+    inference: AbstractInference
+
+    def __post_init__(self):
+        check_algorithm(self, self.inference)
+        if getattr(self.inference, "num_steps", None) == 1:
+            warnings.warn(
+                "one step in error coordinates from the feedforward start is backpropagation, not "
+                "predictive coding; take more steps to approach the equilibrium",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def solve(
+        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+    ) -> InferenceResult:
+        """Solve over errors, then tell energies and residual at the activities they stand for."""
+        fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+        errors = ErrorProblem(**fields).restarted(problem.decode(problem.start))
+        result = self.inference.solve(errors, key=key, trace=trace)
+        ended = finished(problem, problem.encode(result.activities), result.num_steps)
+        return result._replace(energies=ended.energies, residual=ended.residual)

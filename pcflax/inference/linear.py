@@ -1,0 +1,139 @@
+"""Exact inference in linear networks: the energy is quadratic, so its minimum solves H z = b."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import lineax
+
+from pcflax.typing import PRNGKey, PyTree
+
+from .base import AbstractInference, finished, observe
+from .curvature import hessian_vector
+from .problem import InferenceProblem
+from .result import InferenceResult, Trace
+
+_SOLVER = lineax.CG(rtol=1e-6, atol=1e-30)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSolve(AbstractInference):
+    """z* = z - H^-1 dF/dz from any z, where F is quadratic in the free activities.
+
+    Minimises: F_i(z), exactly, in one step.
+    Fixed point: dF_i/dz_i = 0.
+    Rate: conjugate gradients take at most as many products as there are free elements, about
+    sqrt(condition number) in practice; a dense solver one factorisation.
+    Cost: a Hessian-vector product (about two gradients) for each iteration of CG; the whole Hessian of
+    each example, free elements squared, for a dense solver.
+    Fails: never where it is allowed; a network that is not linear is refused, with the layer and the
+    operation.
+    Source: Innocenti et al. (2024), arXiv 2408.11979, for the Hessian of linear networks.
+
+    Args:
+        solver: any lineax solver of symmetric positive systems: `lineax.CG(rtol, atol)`, which forms
+            no matrix, or `lineax.Cholesky()` for small networks. CG to a relative residual of 1e-6
+            unless given.
+
+    Raises:
+        TypeError: where `solver` is not a lineax solver.
+        ValueError: on use, for a network whose energy is not quadratic.
+
+    >>> import jax.numpy as jnp, lineax, pcflax as pc
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> network = pc.PCNetwork([pc.PCDense(3, 4, rngs=rngs), pc.PCDense(4, 2, rngs=rngs)])
+    >>> exact = pc.inference.LinearSolve(lineax.Cholesky())
+    >>> result = network.infer(jnp.ones((1, 3)), jnp.ones((1, 2)), inference=exact)
+    >>> float(result.residual[0]) < 1e-6
+    True
+    """
+
+    solver: lineax.AbstractLinearSolver = _SOLVER
+
+    def __post_init__(self):
+        if not isinstance(self.solver, lineax.AbstractLinearSolver):
+            raise TypeError(
+                f"LinearSolve expected a lineax solver such as lineax.CG(rtol=1e-6, atol=1e-6) or "
+                f"lineax.Cholesky(), got {self.solver!r}"
+            )
+
+    def solve(
+        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+    ) -> InferenceResult:
+        """One linear solve for each example; the trace has its start and its end."""
+        del key  # deterministic
+        if not problem.start:
+            return finished(problem, problem.start, 0)
+        refuse_nonlinear(problem)
+
+        def alone(problem: InferenceProblem):
+            start, held = problem.start, problem.held()
+
+            def product(vector):
+                # a held element has no curvature; 1 keeps the matrix regular and its move at 0
+                return jax.tree.map(
+                    lambda c, v, h: jnp.where(h, v, c),
+                    hessian_vector(problem, start, vector),
+                    vector,
+                    held,
+                )
+
+            operator = lineax.FunctionLinearOperator(
+                product, jax.eval_shape(lambda: start), lineax.positive_semidefinite_tag
+            )
+            solution = lineax.linear_solve(
+                operator, problem.gradient(start), self.solver, throw=False
+            )
+            moved = jax.tree.map(lambda z, move: z - move, start, solution.value)
+            taken = jnp.asarray(solution.stats.get("num_steps", 1), jnp.int32)
+            return moved, taken[None]
+
+        coordinates, num_steps = problem.for_each_example(alone)
+        recorded = None
+        if trace:
+            ends = [observe(problem, z)[0] for z in (problem.start, coordinates)]
+            both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ends)
+            recorded = Trace(both.energies, both.residual)
+        return finished(problem, coordinates, num_steps, trace=recorded)
+
+
+def refuse_nonlinear(problem: InferenceProblem) -> None:
+    """See, by tracing alone, that the energy's gradient is affine in the free coordinates.
+
+    An affine function is one that jax can transpose, constants aside.
+
+    Raises:
+        ValueError: naming the layer and what is not linear in it.
+    """
+    if _reason(problem.gradient, problem.start) is None:
+        return
+    for name in problem.network.bind().names:
+
+        def own_gradient(coordinates, name=name):
+            return jax.grad(lambda z: jnp.sum(problem.energies(z)[name]))(coordinates)
+
+        reason = _reason(own_gradient, problem.start)
+        if reason is not None:
+            raise ValueError(
+                f"LinearSolve needs an energy that is quadratic in the activities, but layer '{name}' "
+                f"is not linear ({reason}); take pc.inference.NewtonCG() or another algorithm"
+            )
+    raise ValueError("LinearSolve needs an energy that is quadratic in the activities")
+
+
+def _reason(function: Callable[[PyTree], PyTree], at: PyTree) -> str | None:
+    """Why jax cannot transpose the function; None where it can."""
+    structure = jax.eval_shape(lambda: at)
+    try:
+        out = jax.eval_shape(function, structure)
+        jax.eval_shape(jax.linear_transpose(function, structure), out)
+    except NotImplementedError as error:
+        operation = str(error).split("'")
+        return f"'{operation[1]}'" if len(operation) > 2 else "its operations"
+    except (AssertionError, TypeError, ValueError):
+        return "a product of activities"
+    return None

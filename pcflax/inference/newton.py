@@ -1,0 +1,172 @@
+"""Newton inference: equilibria in few steps, from curvature-vector products and conjugate gradients."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import lineax
+from jaxtyping import Array, Float
+
+from pcflax.networks.base import total_energy
+from pcflax.typing import PRNGKey, PyTree
+
+from .base import AbstractIterativeInference, StepInfo, observe
+from .curvature import hessian_vector
+from .problem import InferenceProblem
+
+# Loose enough that far from the minimum no product is wasted, tight enough that each full step near it
+# shrinks the residual a thousandfold.
+_LINEAR_SOLVER = lineax.CG(rtol=1e-3, atol=1e-30, max_steps=200)
+
+_FIRST_DAMPING, _LEAST_DAMPING = 1e-3, 1e-9
+
+
+class NewtonState(NamedTuple):
+    """The damping of each example, (batch,): small where its steps succeed."""
+
+    damping: Float[Array, " batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractNewton(AbstractIterativeInference):
+    """Damped steps z <- z - (C + damping I)^-1 dF/dz with a curvature C; see the two final classes.
+
+    A step that raises an example's energy is not taken, and its damping grows tenfold; one that does
+    not is, and the damping shrinks tenfold (Levenberg's and Marquardt's rule). Each example has its
+    own.
+    """
+
+    linear_solver: lineax.AbstractLinearSolver = dataclasses.field(
+        default=_LINEAR_SOLVER, kw_only=True
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.linear_solver, lineax.AbstractLinearSolver):
+            raise TypeError(
+                f"{type(self).__name__} expected a lineax solver such as lineax.CG(rtol=1e-3, "
+                f"atol=1e-6), got {self.linear_solver!r}"
+            )
+
+    @abc.abstractmethod
+    def curvature(
+        self, problem: InferenceProblem, coordinates: PyTree
+    ) -> Callable[[PyTree], PyTree]:
+        """The product v -> C v at these coordinates."""
+
+    def init(self, problem: InferenceProblem) -> NewtonState:
+        """A small damping for each example."""
+        dtype = jnp.result_type(float, *jax.tree.leaves(problem.start))
+        return NewtonState(jnp.full((problem.batch_size,), _FIRST_DAMPING, dtype))
+
+    def step(
+        self,
+        problem: InferenceProblem,
+        coordinates,
+        state: NewtonState,
+        *,
+        step,
+        key: PRNGKey | None,
+    ) -> tuple[PyTree, NewtonState, StepInfo]:
+        """One damped step of each example, taken where its energy does not rise."""
+        del step, key  # alike at every step; deterministic
+        info, gradient = observe(problem, coordinates)
+        if not coordinates:
+            return coordinates, state, info
+
+        def direction(problem, coordinates, gradient, damping):
+            product = self.curvature(problem, coordinates)
+
+            def damped(vector):
+                return jax.tree.map(
+                    lambda c, v: c + damping[0].astype(v.dtype) * v, product(vector), vector
+                )
+
+            operator = lineax.FunctionLinearOperator(
+                damped, jax.eval_shape(lambda: gradient), lineax.positive_semidefinite_tag
+            )
+            return lineax.linear_solve(operator, gradient, self.linear_solver, throw=False).value
+
+        moves = problem.for_each_example(direction, coordinates, gradient, state.damping)
+        trial = jax.tree.map(lambda z, move: z - move, coordinates, moves)
+        before, after = sum(info.energies.values()), problem.energy(trial)
+        # At the minimum the energy only changes by rounding: such a step is as good as any.
+        rounding = 8 * jnp.finfo(before.dtype).eps * jnp.abs(before)
+        better = after <= before + rounding
+        moved = jax.tree.map(
+            lambda new, old: jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
+            trial,
+            coordinates,
+        )
+        damping = jnp.where(better, state.damping / 10, state.damping * 10)
+        return moved, NewtonState(jnp.maximum(damping, _LEAST_DAMPING)), info
+
+
+@dataclasses.dataclass(frozen=True)
+class NewtonCG(AbstractNewton):
+    """Newton steps on the energy's own Hessian, C = d2F/dz2, solved by conjugate gradients.
+
+    Minimises: F_i(z) over the free activities of each example.
+    Fixed point: dF_i/dz_i = 0.
+    Rate: superlinear near the minimum, with a residual a thousandfold smaller a step at least.
+    Cost a step: two gradients and a Hessian-vector product (about two gradients) for each iteration of
+    the linear solver; the example that needs most decides for the batch.
+    Fails: slowly where the Hessian is indefinite, far from a minimum: steps are then refused until the
+    damping outweighs its negative eigenvalues. `GaussNewton` has none.
+    Source: Nocedal & Wright (2006), Numerical Optimization, sections 7.1 and 10.3.
+
+    Args:
+        linear_solver: any lineax solver of symmetric systems; `lineax.CG` works without a matrix,
+            `lineax.LU()` forms it.
+        num_steps, tolerance, max_steps: a fixed count (20 unless given), or an adaptive stop.
+
+    >>> import pcflax as pc
+    >>> pc.inference.NewtonCG(tolerance=1e-5, max_steps=30).max_steps
+    30
+    """
+
+    def curvature(self, problem: InferenceProblem, coordinates) -> Callable[[PyTree], PyTree]:
+        """The product with d2F/dz2."""
+        return lambda vector: hessian_vector(problem, coordinates, vector)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussNewton(AbstractNewton):
+    """Newton steps on the generalised Gauss-Newton matrix, which has no negative eigenvalues.
+
+    C = J^T (d2E/d(z, mu)2) J, with J the derivative of all activities and predictions with respect to
+    the free coordinates: what the Hessian is without the second derivatives of the predictions. For
+    Gaussian energies, J_e^T J_e of the errors. On a linear network it is the Hessian.
+
+    Minimises: F_i(z) over the free activities of each example.
+    Fixed point: dF_i/dz_i = 0.
+    Rate: as `NewtonCG` where the errors at the minimum are small or the network nearly linear, linear
+    otherwise.
+    Cost a step: as `NewtonCG`.
+    Fails: slowly where errors stay large and activations are curved.
+    Source: Schraudolph (2002), Neural Computation 14(7); Nocedal & Wright (2006), section 10.3.
+
+    Args:
+        linear_solver: any lineax solver of symmetric systems; `lineax.CG` works without a matrix.
+        num_steps, tolerance, max_steps: a fixed count (20 unless given), or an adaptive stop.
+
+    >>> import pcflax as pc
+    >>> pc.inference.GaussNewton(num_steps=5).num_steps
+    5
+    """
+
+    def curvature(self, problem: InferenceProblem, coordinates) -> Callable[[PyTree], PyTree]:
+        """The product with J^T (d2E/d(z, mu)2) J."""
+        pairs, pushed = jax.linearize(problem.activities_and_predictions, coordinates)
+        pulled = jax.linear_transpose(pushed, coordinates)
+        outer = jax.grad(lambda pairs: jnp.sum(total_energy(problem.energies_of_pairs(pairs))))
+
+        def product(vector):
+            return pulled(jax.jvp(outer, (pairs,), (pushed(vector),))[1])[0]
+
+        return product

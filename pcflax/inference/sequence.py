@@ -1,0 +1,63 @@
+"""A sequence of algorithms, each begun where the one before ended."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pcflax.typing import PRNGKey
+
+from .base import AbstractInference, check_algorithm
+from .problem import InferenceProblem
+from .result import InferenceResult
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Sequence(AbstractInference):
+    """Run algorithms one after the other: a fast one for the way, an exact one for the end, say.
+
+    Each starts from the activities that the one before ended at; an algorithm's own state (momentum)
+    starts anew. `num_steps` of the result is the sum, and the trace that of all in a row.
+
+    Args:
+        *algorithms: at least one inference algorithm.
+
+    Raises:
+        TypeError: for something that is not an algorithm.
+        ValueError: for none.
+
+    >>> import optax, pcflax as pc
+    >>> descent = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
+    >>> schedule = pc.inference.Sequence(pc.inference.ErrorCoordinates(descent), descent)
+    >>> len(schedule.algorithms)
+    2
+    """
+
+    algorithms: tuple[AbstractInference, ...]
+
+    def __init__(self, *algorithms: AbstractInference):
+        if not algorithms:
+            raise ValueError("Sequence expected at least one inference algorithm, got none")
+        for algorithm in algorithms:
+            check_algorithm(self, algorithm)
+        object.__setattr__(self, "algorithms", algorithms)
+
+    def solve(
+        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+    ) -> InferenceResult:
+        """Solve in order; the result is the last one's, with all steps counted."""
+        traces, num_steps = [], 0
+        for number, algorithm in enumerate(self.algorithms):
+            own_key = None if key is None else jax.random.fold_in(key, number)
+            result = algorithm.solve(problem, key=own_key, trace=trace)
+            problem = problem.restarted(result.activities)
+            num_steps = num_steps + result.num_steps
+            traces.append(result.trace)
+        if trace:
+            # where one ends the next begins: that point once
+            parts = [jax.tree.map(lambda leaf: leaf[:-1], part) for part in traces[:-1]]
+            joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts, traces[-1])
+            result = result._replace(trace=joined)
+        return result._replace(num_steps=num_steps)

@@ -1,0 +1,157 @@
+"""The fixed-prediction assumption: errors relax around a feedforward pass that stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from pcflax.inference import GradientDescent, InferenceProblem, make_problem
+from pcflax.inference.base import check_algorithm
+from pcflax.networks import SplitNetwork
+from pcflax.networks.base import total_energy
+from pcflax.typing import Activities, Energies, PRNGKey, PyTree
+
+from .base import AbstractGradientLearning, LearningInfo, prediction_of
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPredictionProblem(InferenceProblem):
+    """Inference with every prediction, and its slope, fixed at the feedforward pass.
+
+    The vector field of z_l is dE_l/dz_l + J_{l+1}^T dE_{l+1}/dmu_{l+1}, with mu and J from the
+    feedforward pass: for Gaussian energies of precision 1, e_l - J_{l+1}^T e_{l+1}. It is the gradient
+    of no energy, so only gradient descent can follow it.
+
+    Attributes:
+        feedforward: the activities z^ of the feedforward pass.
+        predictions: the predictions mu^ there.
+        pull: v -> J^T v, from a cotangent of the predictions to one of the free activities.
+    """
+
+    feedforward: Activities
+    predictions: Activities
+    pull: Callable[[Activities], Activities]
+
+    def energies(self, coordinates: PyTree) -> Energies:
+        """E_l(z_l, mu^_l) of each example at each layer."""
+        return self.slopes(coordinates)[0]
+
+    def energy_and_gradient(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
+        """Energies by layer, and the vector field of each example."""
+        energies, direct, on_predictions = self.slopes(coordinates)
+        through = self.pull(on_predictions)
+        field = {name: direct[name] + through[name] for name in coordinates}
+        for name, clamp in self.partial.items():
+            field[name] = jnp.where(clamp.held(), 0, field[name])
+        return energies, field
+
+    def slopes(self, coordinates: PyTree) -> tuple[Energies, Activities, Activities]:
+        """Energies by layer, dE/dz and dE/dmu, each layer on its own."""
+
+        def summed(pairs):
+            energies = self.energies_of_pairs(pairs)
+            return jnp.sum(total_energy(energies)), energies
+
+        pairs = (self.decode(coordinates), self.predictions)
+        (_, energies), slopes = jax.value_and_grad(summed, has_aux=True)(pairs)
+        return energies, *slopes
+
+    def parameter_gradients(self, coordinates: PyTree) -> PyTree:
+        """dE_l/dmu_l at these activities, pulled through mu^_l to its parameters; a batch mean."""
+        activities = self.decode(coordinates)
+        _, _, on_predictions = self.slopes(coordinates)
+
+        def linearised_mean(parameters):
+            network = self.network.replace(parameters=parameters)
+            predictions = network.bind(self.feedforward).predictions(self.inputs)
+            through = [jnp.sum(predictions[name] * on_predictions[name]) for name in predictions]
+            # what an energy itself holds (a learned precision) learns at the fixed prediction
+            bound = network.bind()
+            own = [
+                jnp.sum(bound.layer(name).energy(activities[name], self.predictions[name]))
+                for name in bound.names
+            ]
+            return jnp.stack(through + own).sum() / self.batch_size
+
+        return jax.grad(linearised_mean)(self.network.parameters)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPrediction(AbstractGradientLearning):
+    """e_l <- e_l + step_size * (-e_l + J_{l+1}^T e_{l+1}), with mu and J of the feedforward pass (FPA).
+
+    The fixed point is e_l = J_{l+1}^T e_{l+1}, backpropagation's deltas, exactly; with step size 1
+    (and precision 1) it is reached after as many steps as there are hidden layers. Weight gradients
+    are local: e_l, and the feedforward activity below. At the start, the deltas below the output are
+    all zero, and each step carries them one layer down.
+
+    Args:
+        inference: gradient descent that moves the activities, from which the errors follow.
+
+    Raises:
+        TypeError: where `inference` is not `GradientDescent`: the vector field here is the gradient of
+            no energy.
+        ValueError: for `step_size="auto"`, which needs such a gradient.
+
+    Source: Millidge, Tschantz & Buckley (2020), arXiv 2006.04182; Rosenbaum (2021), arXiv 2106.13082.
+
+    >>> import optax, pcflax as pc
+    >>> rule = pc.learning.FixedPrediction(pc.inference.GradientDescent(optax.sgd(1.0), num_steps=2))
+    >>> rule.inference.num_steps
+    2
+    """
+
+    inference: GradientDescent
+
+    def __post_init__(self):
+        check_algorithm(self, self.inference)
+        if not isinstance(self.inference, GradientDescent):
+            raise TypeError(
+                f"FixedPrediction follows a vector field that is the gradient of no energy, so it "
+                f"expected pc.inference.GradientDescent, got {type(self.inference).__name__}"
+            )
+        if self.inference.optimizer is None:
+            raise ValueError(
+                'FixedPrediction expected an optax transformation, got step_size="auto"; with '
+                "precision 1, optax.sgd(1.0) settles in as many steps as there are hidden layers"
+            )
+
+    def gradients(
+        self,
+        network: SplitNetwork,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
+    ) -> tuple[PyTree, LearningInfo]:
+        """The gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
+        del step  # alike at every step
+        problem = fixed_prediction_problem(network, inputs, targets)
+        result = self.inference.solve(problem, key=key)
+        coordinates = problem.encode(result.activities)
+        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
+        return problem.parameter_gradients(coordinates), LearningInfo(
+            result.activities, result.energies, prediction
+        )
+
+
+def fixed_prediction_problem(
+    network: SplitNetwork, inputs: Array | None, targets: Array | None
+) -> FixedPredictionProblem:
+    """The problem of `make_problem`, with predictions and slopes of the feedforward pass."""
+    problem = make_problem(network, inputs, targets)
+    feedforward = network.bind().feedforward(inputs, batch_size=problem.batch_size)
+
+    def predictions(free):
+        return network.bind({**feedforward, **free}).predictions(inputs)
+
+    free = {name: feedforward[name] for name in problem.start}
+    fixed, pull = jax.vjp(predictions, free)
+    return FixedPredictionProblem(
+        network, inputs, problem.clamps, problem.start, feedforward, fixed, lambda v: pull(v)[0]
+    )

@@ -1,0 +1,98 @@
+"""Incremental predictive coding: activities and weights move together, at every inference step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from pcflax.inference.base import AbstractIterativeInference, check_algorithm
+from pcflax.inference.problem import make_problem
+from pcflax.networks import SplitNetwork
+from pcflax.networks.base import Initializer
+from pcflax.typing import PRNGKey, PyTree
+
+from .base import AbstractLearning, LearningInfo, apply, mean_gradients, prediction_of
+
+
+@dataclasses.dataclass(frozen=True)
+class IncrementalPC(AbstractLearning):
+    """At each inference step, one step of z on dF_i/dz and one of theta on mean_i dF_i/dtheta (iPC).
+
+    Both gradients are taken at the same (z, theta), so a step costs one evaluation of the energy and
+    its gradient. The weights make `num_steps` optimizer steps a batch, and the optimizer's state goes
+    along: a learning rate is about `num_steps` times smaller than that of predictive coding.
+
+    Args:
+        inference: an iterative algorithm with a fixed number of steps, which moves z.
+        initializer: where the free activities start: the feedforward pass unless given.
+
+    Raises:
+        TypeError: where `inference` is no iterative algorithm.
+        ValueError: where it stops adaptively: the number of weight steps would depend on the batch.
+
+    Source: Salvatori et al. (2022), arXiv 2212.00720.
+
+    >>> import optax, pcflax as pc
+    >>> rule = pc.learning.IncrementalPC(pc.inference.GradientDescent(optax.sgd(0.5), num_steps=8))
+    >>> rule.inference.num_steps
+    8
+    """
+
+    inference: AbstractIterativeInference
+    initializer: Initializer | None = None
+
+    def __post_init__(self):
+        check_algorithm(self, self.inference, AbstractIterativeInference)
+        if self.inference.tolerance is not None:
+            raise ValueError(
+                "IncrementalPC expected a fixed num_steps, since the weights move at every step, got "
+                "a tolerance; give the algorithm num_steps instead"
+            )
+
+    def update(
+        self,
+        network: SplitNetwork,
+        optimizer: optax.GradientTransformation,
+        optimizer_state: PyTree,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
+    ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
+        """`num_steps` steps of activities and weights; energies are those before the last of them."""
+        del step  # alike at every step
+        start_key, solve_key = jax.random.split(key)
+        problem = make_problem(
+            network, inputs, targets, initializer=self.initializer, key=start_key
+        )
+        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
+
+        def both(carry, number):
+            coordinates, state, parameters, optimizer_state = carry
+            now = network.replace(parameters=parameters)
+            current = dataclasses.replace(problem, network=now)
+            gradients, energies = mean_gradients(now, current.decode(coordinates), inputs)
+            coordinates, state, _ = self.inference.step(
+                current,
+                coordinates,
+                state,
+                step=number,
+                key=jax.random.fold_in(solve_key, number),
+            )
+            now, optimizer_state = apply(now, optimizer, optimizer_state, gradients)
+            return (coordinates, state, now.parameters, optimizer_state), energies
+
+        carry = (problem.start, self.inference.init(problem), network.parameters, optimizer_state)
+        carry, energies = jax.lax.scan(both, carry, jnp.arange(self.inference.num_steps))
+        coordinates, _, parameters, optimizer_state = carry
+        info = LearningInfo(
+            problem.decode(coordinates),
+            {name: energies[name][-1] for name in network.bind().names},
+            prediction,
+        )
+        return network.replace(parameters=parameters), optimizer_state, info

@@ -1,0 +1,107 @@
+"""Nudged predictive coding: the output is held a little way from its prediction to the target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from pcflax.inference import AbstractInference, make_problem
+from pcflax.inference.base import check_algorithm
+from pcflax.networks import SplitNetwork
+from pcflax.networks.base import Initializer
+from pcflax.typing import PRNGKey, PyTree
+
+from .base import AbstractGradientLearning, LearningInfo, mean_gradients, prediction_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Nudged(AbstractGradientLearning):
+    """Clamp the output to p - beta * (p - y), infer, and take 1/beta times the gradient over theta.
+
+    p is the mean of the output's feedforward prediction (for logits, the probabilities); it is held
+    for the batch. beta > 0 is positive nudging (PN; 1 is predictive coding itself), beta < 0 pushes
+    the output away from the target and turns the gradient round (NN), and `centred` averages both
+    signs, which removes the gradient's error of first order in beta (CN).
+
+    As beta goes to 0 at equilibrium, the errors of a linear chain go to beta * J^T S^-1 r, where
+    backpropagation has J^T r: r is the output's error and S (see `pc.analysis.DeepLinear`) tells how
+    much of it the hidden layers take over, since the output is clamped. The two are parallel only
+    where S is a multiple of the identity. `weighted` instead clamps the output to the target itself
+    and weighs its energy by beta, as equilibrium propagation does: that gradient goes to
+    backpropagation's as beta goes to 0, for every network and energy.
+
+    Args:
+        inference: the algorithm that infers z.
+        beta: the strength, not 0; or a schedule, a function of the number of batches learned from, as
+            optax's are.
+        centred: whether to infer with beta and with -beta, at twice the cost, and average.
+        weighted: whether to weigh the output's energy by beta instead of moving its clamp.
+        initializer: where the free activities start: the feedforward pass unless given.
+
+    Raises:
+        TypeError: where `inference` is not an algorithm.
+        ValueError: for beta 0; on use without targets.
+
+    Source: Pinchetti et al. (2024), arXiv 2407.01163, for the clamp; Scellier & Bengio (2017), Frontiers
+    in Computational Neuroscience 11, for the weight; Laborieux et al. (2021), Frontiers in Neuroscience
+    15, for the centred estimate.
+
+    >>> import optax, pcflax as pc
+    >>> inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20)
+    >>> pc.learning.Nudged(inference, beta=0.5, centred=True).beta
+    0.5
+    """
+
+    inference: AbstractInference
+    beta: float | Callable[[Array], Array] = dataclasses.field(default=0.5, kw_only=True)
+    centred: bool = dataclasses.field(default=False, kw_only=True)
+    weighted: bool = dataclasses.field(default=False, kw_only=True)
+    initializer: Initializer | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        check_algorithm(self, self.inference)
+        if not callable(self.beta) and not abs(self.beta) > 0:
+            raise ValueError(
+                f"Nudged expected a beta that is not 0 (above 0 towards the target, below 0 away from "
+                f"it), got {self.beta}"
+            )
+
+    def gradients(
+        self,
+        network: SplitNetwork,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
+    ) -> tuple[PyTree, LearningInfo]:
+        """The gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
+        if targets is None:
+            raise ValueError("Nudged needs targets: the output is nudged towards them")
+        beta = self.beta(jnp.asarray(step)) if callable(self.beta) else self.beta
+        bound = network.bind()
+        prediction = prediction_of(bound, inputs, targets.shape[0])
+        mean = bound.layers[-1].energy.mean(prediction)
+
+        def nudged(beta) -> tuple[PyTree, LearningInfo]:
+            start_key, solve_key = jax.random.split(key)
+            target = targets if self.weighted else mean - beta * (mean - targets.astype(mean.dtype))
+            weights = {bound.names[-1]: beta} if self.weighted else {}
+            problem = make_problem(
+                network, inputs, target, initializer=self.initializer, key=start_key
+            )
+            problem = dataclasses.replace(problem, weights=weights)
+            activities = self.inference.solve(problem, key=solve_key).activities
+            gradients, energies = mean_gradients(network, activities, inputs, weights)
+            gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
+            return gradients, LearningInfo(activities, energies, prediction)
+
+        gradients, info = nudged(beta)
+        if self.centred:
+            others, _ = nudged(-beta)
+            gradients = jax.tree.map(lambda g, other: (g + other) / 2, gradients, others)
+        return gradients, info

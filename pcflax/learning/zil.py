@@ -1,0 +1,92 @@
+"""Zero-divergence inference learning: predictive coding timed so that it is backpropagation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from pcflax.energies import Gaussian
+from pcflax.inference import GradientDescent, make_problem
+from pcflax.networks import SplitNetwork
+from pcflax.typing import PRNGKey, PyTree
+
+from .base import AbstractGradientLearning, LearningInfo, prediction_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ZIL(AbstractGradientLearning):
+    """Layer l learns at inference step t = L - l, with step size 1 from the feedforward start (Z-IL).
+
+    At step t the error first reaches layer L - t, untouched yet by what relaxes above it: it is
+    backpropagation's delta, and each layer's local gradient is exactly backpropagation's. L gradients
+    of the energy a batch.
+
+    All updates are applied together at the end of the batch: nothing computed after step t looks at
+    the weights of the layers above L - t again, so this is the same.
+
+    Raises:
+        ValueError: on use, for hidden layers whose energy is not Gaussian with precision 1 (the first
+            step from zero error would not be the delta), or without targets.
+
+    Source: Song, Lukasiewicz, Xu & Bogacz (2020), NeurIPS 33.
+
+    >>> import pcflax as pc
+    >>> pc.learning.ZIL()
+    ZIL()
+    """
+
+    def gradients(
+        self,
+        network: SplitNetwork,
+        inputs: Array | None,
+        targets: Array | None,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
+    ) -> tuple[PyTree, LearningInfo]:
+        """Each layer's gradient of the batch-mean energy, taken at its own inference step."""
+        del key, step  # deterministic; alike at every step
+        if targets is None:
+            raise ValueError("ZIL needs targets: the output's error is all that it sends down")
+        bound = network.bind()
+        names = bound.names
+        for name in names[:-1]:
+            energy = bound.layer(name).energy
+            if type(energy) is not Gaussian or energy.precision != 1.0:
+                raise ValueError(
+                    f"ZIL expected hidden layers with pc.energies.Gaussian() of precision 1, got "
+                    f"{type(energy).__name__} in layer '{name}'; take FixedPrediction instead"
+                )
+        problem = make_problem(network, inputs, targets)
+        inference = GradientDescent(optax.sgd(1.0))
+
+        def learn_one(carry, number):
+            coordinates, state, total = carry
+            learns = jnp.arange(len(names)) == len(names) - 1 - number
+
+            def own_energy(parameters):
+                energies = (
+                    network.replace(parameters=parameters)
+                    .bind(problem.decode(coordinates))
+                    .energies(inputs)
+                )
+                means = jnp.stack([jnp.mean(energies[name]) for name in names])
+                return jnp.sum(jnp.where(learns, means, 0))
+
+            total = jax.tree.map(jnp.add, total, jax.grad(own_energy)(network.parameters))
+            coordinates, state, _ = inference.step(
+                problem, coordinates, state, step=number, key=None
+            )
+            return (coordinates, state, total), None
+
+        zeros = jax.tree.map(jnp.zeros_like, network.parameters)
+        carry = (problem.start, inference.init(problem), zeros)
+        (coordinates, _, gradients), _ = jax.lax.scan(learn_one, carry, jnp.arange(len(names)))
+        activities = problem.decode(coordinates)
+        energies = network.bind(activities).energies(inputs)
+        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
+        return gradients, LearningInfo(activities, energies, prediction)

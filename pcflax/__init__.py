@@ -1,15 +1,18 @@
 """pcflax: predictive coding networks on Flax NNX and JAX."""
 
+from . import analysis as analysis
 from . import data as data
 from . import energies as energies
 from . import inference as inference
 from . import initializers as initializers
 from . import learning as learning
 from . import networks as networks
+from . import parameterizations as parameterizations
 from .energies import Energy as Energy
 from .layers import PCDense as PCDense
 from .layers import PCLayer as PCLayer
 from .layers import PCRoot as PCRoot
+from .networks import Clamp as Clamp
 from .networks import PCNetwork as PCNetwork
 from .training import Callback as Callback
 from .training import Checkpoint as Checkpoint

@@ -22,6 +22,12 @@ _ACTIVATIONS = {
     "relu": jax.nn.relu,
     "gelu": jax.nn.gelu,
     "sigmoid": jax.nn.sigmoid,
+    "identity": None,
+}
+_PARAMETERIZATIONS = {
+    "standard": pc.parameterizations.Standard,
+    "ntk": pc.parameterizations.NTK,
+    "mupc": pc.parameterizations.MuPC,
 }
 _OUTPUTS = {"gaussian": pc.energies.Gaussian, "categorical": pc.energies.Categorical}
 
@@ -44,25 +50,83 @@ def load_data(
 
 
 def build_network(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNetwork:
-    """in-widths-out, the activation after every layer but the last."""
-    rngs = nnx.Rngs(options.seed)
+    """in-widths-out, with an activation between all layers."""
     activation = _ACTIVATIONS[options.activation]
-    sizes = (in_features, *options.widths)
-    layers: dict[str, pc.PCLayer] = {
-        f"hidden_{number}": pc.PCDense(below, above, activation=activation, rngs=rngs)
-        for number, (below, above) in enumerate(itertools.pairwise(sizes), start=1)
+    sizes = (in_features, *options.widths, out_features)
+    names = [f"hidden_{number}" for number in range(1, len(sizes) - 1)] + ["output"]
+    own = {
+        "activation_first": options.activation_first,
+        "parameterization": _PARAMETERIZATIONS[options.parameterization](),
+        "rngs": nnx.Rngs(options.seed),
     }
-    layers["output"] = pc.PCDense(
-        sizes[-1], out_features, energy=_OUTPUTS[options.output](), rngs=rngs
-    )
+    layers: dict[str, pc.PCLayer] = {}
+    for number, (below, above) in enumerate(itertools.pairwise(sizes)):
+        first, last = number == 0, number == len(sizes) - 2
+        layers[names[number]] = pc.PCDense(
+            below,
+            above,
+            activation=None if (first if options.activation_first else last) else activation,
+            skip=options.skip and below == above and not (first or last),
+            energy=_OUTPUTS[options.output]() if last else None,
+            **own,
+        )
     return pc.PCNetwork(layers)
 
 
 def build_inference(options: TrainOptions) -> pc.inference.AbstractInference:
     """The algorithm that infers activities."""
-    return pc.inference.GradientDescent(
-        optax.sgd(options.step_size), num_steps=options.inference_steps
+    count: dict[str, Any] = {"num_steps": options.inference_steps}
+    if options.tolerance is not None:
+        count = {"tolerance": options.tolerance, "max_steps": options.inference_steps}
+    descent = pc.inference.GradientDescent(
+        optax.sgd(options.step_size, momentum=options.momentum or None), **count
     )
+    if options.inference == "gradient":
+        return descent
+    if options.inference == "auto":
+        return pc.inference.GradientDescent(step_size="auto", **count)
+    if options.inference == "error-coordinates":
+        return pc.inference.ErrorCoordinates(descent)
+    if options.inference == "newton":
+        return pc.inference.NewtonCG(**count)
+    if options.inference == "gauss-newton":
+        return pc.inference.GaussNewton(**count)
+    if options.inference == "flow":
+        steps = max(options.inference_steps, 1)
+        return pc.inference.GradientFlow(tolerance=options.tolerance or 1e-3, max_steps=steps)
+    if options.inference == "langevin":
+        return pc.inference.Langevin(
+            options.step_size,
+            temperature=options.temperature,
+            num_samples=max(options.inference_steps, 1),
+        )
+    return pc.inference.LinearSolve()
+
+
+def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
+    """The rule that learns.
+
+    Raises:
+        ValueError: for an inference that the rule cannot take, naming both options.
+    """
+    if options.learning == "backprop":
+        return pc.learning.Backprop()
+    if options.learning == "zil":
+        return pc.learning.ZIL()
+    inference = build_inference(options)
+    if options.learning == "nudged":
+        return pc.learning.Nudged(inference, beta=options.beta, centred=options.centred)
+    rules: dict[str, Any] = {
+        "pc": pc.learning.PredictiveCoding,
+        "ipc": pc.learning.IncrementalPC,
+        "fpa": pc.learning.FixedPrediction,
+    }
+    try:
+        return rules[options.learning](inference)
+    except TypeError as error:
+        raise ValueError(
+            f"--learning {options.learning} cannot take --inference {options.inference}: {error}"
+        ) from error
 
 
 def build_trainer(
@@ -73,14 +137,11 @@ def build_trainer(
     assert spec.inputs is not None  # `load` always gives inputs
     if spec.targets is None or spec.targets.ndim != 2:
         raise ValueError(f"the targets of '{data.name}' must have shape (examples, features)")
-    learning = pc.learning.Backprop()
-    if options.learning == "pc":
-        learning = pc.learning.PredictiveCoding(build_inference(options))
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
     return pc.Trainer(
         build_network(options, math.prod(spec.inputs.shape[1:]), spec.targets.shape[1]),
         optax.adam(options.learning_rate),
-        learning=learning,
+        learning=build_learning(options),
         checkpoints=pc.Checkpoints(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
         ),

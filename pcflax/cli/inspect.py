@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,11 +11,15 @@ from rich.table import Table
 
 import pcflax as pc
 
-from .options import InspectOptions
+from .build import build_trainer, load_data
+from .options import InspectOptions, read_config
 
 
 def inspect(options: InspectOptions) -> None:
     """Print step, metrics, shapes, and the digest of parameters and optimizer state."""
+    if options.health:
+        show_health(options)
+        return
     stored = pc.load_checkpoint(options.run, step=options.step, best=options.best)
     parameters = stored.sections["parameters"]
     if options.json:
@@ -47,3 +52,72 @@ def inspect(options: InspectOptions) -> None:
     console.print(f"{count:,} parameters", highlight=False)
     console.print(f"digest      {stored.digest()}", soft_wrap=True, highlight=False)
     console.print(f"checkpoint  {stored.path}", soft_wrap=True, highlight=False)
+
+
+# Enough examples for a verdict, few enough for seconds.
+_EXAMPLES = 64
+
+
+def show_health(options: InspectOptions) -> None:
+    """Print what each layer does, and a sentence about it."""
+    run = read_config(options.run)
+    run = dataclasses.replace(run, data_dir=options.data_dir or run.data_dir)
+    data = load_data(run, "train")
+    trainer = build_trainer(run, data, options.run)
+    step = trainer.restore(options.step, best=options.best)
+    data.batch_size = min(_EXAMPLES, data.num_examples)
+    batch = next(iter(data))
+    network, learning = trainer.network, trainer.learning
+    found = pc.analysis.health(network, batch.inputs, batch.targets, learning=learning)
+    inference = found.inference
+    if options.json:
+        print(json.dumps({"step": step, **_as_json(found)}))
+        return
+    columns = ["layer", "alignment", "gradient", "energy", "dead", "saturated", ""]
+    table = Table(title=f"health at step {step}, on {data.batch_size} training examples")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("layer", "") else "right")
+    for name in network.names:
+        share = None if inference is None else inference.energy_share[name]
+        table.add_row(
+            name,
+            _cell(found.credit.cosine.get(name), ".3f"),
+            _cell(found.credit.norm.get(name), ".2e"),
+            _cell(share, ".1%"),
+            _cell(found.dead[name], ".0%"),
+            _cell(found.saturated.get(name), ".0%"),
+            found.sentences[name],
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "alignment: cosine of the weight gradient with backpropagation's; gradient: its norm; energy: "
+        "share of the energy where inference ended",
+        style="dim",
+    )
+    if inference is not None:
+        console.print(
+            f"energy {inference.start_energy:.4g} at the start, {inference.energy:.4g} where inference "
+            f"ended, {inference.equilibrium_energy:.4g} at the equilibrium; residual "
+            f"{inference.residual:.2e}; gradient descent is stable for step sizes below "
+            f"{2 / max(inference.largest_eigenvalue, 1e-12):.3g}",
+            highlight=False,
+        )
+    console.print(found.summary, style="bold", highlight=False)
+
+
+def _as_json(found: pc.analysis.Health) -> dict:
+    """The same as nested dicts, without NaN, which JSON has no word for."""
+
+    def plain(value):
+        if hasattr(value, "_asdict"):
+            return plain(value._asdict())
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return None if isinstance(value, float) and value != value else value
+
+    return plain(found)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None or value != value else format(value, form)

@@ -39,17 +39,47 @@ class TrainOptions:
     with; only --num-steps, --data-dir and --debug may change."""
     widths: tuple[int, ...] = (300, 300)
     """Widths of the hidden layers."""
-    activation: Literal["tanh", "relu", "gelu", "sigmoid"] = "tanh"
+    activation: Literal["tanh", "relu", "gelu", "sigmoid", "identity"] = "tanh"
     """Activation after every layer but the last."""
     output: Literal["gaussian", "categorical"] = "gaussian"
     """Energy of the last layer: squared errors, or softmax cross-entropy."""
-    learning: Literal["pc", "backprop"] = "pc"
-    """Rule of learning: predictive coding, or backpropagation through the same network."""
+    activation_first: bool = False
+    """Activation before the weights of every layer but the first, instead of after them."""
+    skip: bool = False
+    """Identity skips around the layers between equal widths."""
+    parameterization: Literal["standard", "ntk", "mupc"] = "standard"
+    """Scale of the weights with width and depth."""
+    learning: Literal["pc", "ipc", "fpa", "zil", "nudged", "backprop"] = "pc"
+    """Rule of learning: predictive coding, incremental (a weight step at every inference step), fixed
+    prediction, zero-divergence, nudged, or backpropagation through the same network."""
+    beta: float = 0.5
+    """How far nudged learning holds the output from its prediction to the target; below 0 away."""
+    centred: bool = False
+    """Average nudged learning over beta and -beta."""
+    inference: Literal[
+        "gradient",
+        "auto",
+        "error-coordinates",
+        "flow",
+        "gauss-newton",
+        "newton",
+        "langevin",
+        "linear",
+    ] = "gradient"
+    """How activities are inferred: gradient descent with --step-size or one chosen by curvature (auto),
+    gradient descent on errors, a differential equation, second order, sampling, or exactly (linear
+    networks)."""
     inference_steps: int = 20
-    """Gradient steps on the activities for each batch."""
+    """Steps of inference for each batch; the most that are taken where there is a --tolerance."""
     step_size: float = 0.003125
     """Size of those steps, on each example's own energy with the 1/2: the notebook's rate of 0.1 on the
     mean over 64 examples without the 1/2 is 2 * 0.1 / 64."""
+    momentum: float = 0.0
+    """Momentum of gradient descent on activities or errors."""
+    tolerance: float | None = None
+    """Stop each example where the root mean square of its dF/dz is this small."""
+    temperature: float = 1.0
+    """Temperature of Langevin sampling."""
     learning_rate: float = 1e-3
     """Adam's rate for the weights."""
     eval_every: int = 50
@@ -94,6 +124,11 @@ class InspectOptions:
     """Look at this checkpoint instead of the newest good one."""
     best: bool = False
     """Look at the checkpoint with the best test accuracy."""
+    health: bool = False
+    """Examine the network on a batch of its training data: does inference reach its equilibrium, do the
+    early layers learn; a sentence for each layer."""
+    data_dir: Path | None = None
+    """Folder of prepared TFDS sets, for --health; the run's own unless given."""
     json: bool = False
     """Print one JSON object."""
     debug: bool = False
@@ -177,6 +212,14 @@ def check_options(options: TrainOptions) -> None:
         if getattr(options, name) < 1:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"expected {flag} of at least 1, got {getattr(options, name)}")
+    if options.inference_steps < 0:
+        raise ValueError(f"expected --inference-steps of at least 0, got {options.inference_steps}")
+    linear = options.activation == "identity" and options.output == "gaussian"
+    if options.inference == "linear" and not linear:
+        raise ValueError(
+            "--inference linear solves linear networks only; add --activation identity (and --output "
+            "gaussian), or take --inference newton"
+        )
     if any(width < 1 for width in options.widths):
         raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
     if not 0 <= options.seed < 2**32:

@@ -114,7 +114,11 @@ def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
     history, network = trainer.history, trainer.network
     batch = next(iter(data))
     trace = network.infer(
-        batch.inputs, batch.targets, inference=build_inference(options), trace=True
+        batch.inputs,
+        batch.targets,
+        inference=build_inference(options),
+        key=jax.random.key(options.seed),
+        trace=True,
     ).trace
     kernel = getattr(getattr(network.layers[0], "linear", None), "kernel", None)
 

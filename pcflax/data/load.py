@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,8 @@ def load(
 
     Args:
         name: a name of the above, or a path that ends in .npz.
-        split: "train" or "test".
+        split: "train" or "test", or a part of one in TFDS's notation: "train[:55000]",
+            "train[-5000:]", "train[:90%]"; a validation split, say.
         batch_size: examples in a batch.
         data_dir: folder of prepared TFDS sets; TFDS's default (or TFDS_DATA_DIR) unless given.
         shuffle: whether each epoch has an order of its own; True for train, False for test unless
@@ -68,8 +70,8 @@ def load(
         become one-hot rows.
 
     Raises:
-        ValueError: for an unknown name or split, an empty set, a batch larger than the set, NaN, or
-            a label out of range.
+        ValueError: for an unknown name or split, a part of a streamed set, an empty set, a batch
+            larger than the set, NaN, or a label out of range.
         FileNotFoundError: for a file that is missing, or a set that is not prepared and cannot be
             fetched.
 
@@ -78,9 +80,8 @@ def load(
     >>> next(iter(data)).inputs.shape
     (360, 64)
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"expected split 'train' or 'test', got {split!r}")
-    shuffle = split == "train" if shuffle is None else shuffle
+    whole, part = _parse_split(split)
+    shuffle = whole == "train" if shuffle is None else shuffle
     options = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
     if str(name).endswith(".npz"):
         return _from_file(Path(name), split, flatten, options)
@@ -95,26 +96,66 @@ def load(
     decoder = Decoder(images.scale, images.mean, images.std, flatten, images.num_classes)
     label = f"{name}/{split}"
     if name == "digits":
-        return ArrayDataset(*read_digits(split), decoder=decoder, name=label, **options)
-    source = TfdsSource(name, split, data_dir)
+        arrays = _sliced(read_digits(whole), part, label)
+        return ArrayDataset(*arrays, decoder=decoder, name=label, **options)
+    source = TfdsSource(name, whole, data_dir)
     if stream is None:
         stream = source.num_bytes > _KEPT_BYTES
     if stream:
+        if part is not None:
+            raise ValueError(
+                f"'{label}' is a part of a streamed set; give stream=False to hold it in memory, or the "
+                f"whole split"
+            )
         return StreamDataset(source, decoder=decoder, name=label, **options)
-    return ArrayDataset(*source.read_all(), decoder=decoder, name=label, **options)
+    arrays = _sliced(source.read_all(), part, label)
+    return ArrayDataset(*arrays, decoder=decoder, name=label, **options)
+
+
+def _parse_split(split: str) -> tuple[str, tuple[str, str] | None]:
+    """("train" or "test", and the bounds of its part or None)."""
+    matched = re.fullmatch(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", str(split))
+    if matched is None:
+        raise ValueError(
+            f"expected split 'train' or 'test', or a part of one such as 'train[:90%]', got {split!r}"
+        )
+    whole, begin, end = matched.groups()
+    return whole, None if split == whole else (begin or "", end or "")
+
+
+def _sliced(
+    arrays: tuple[np.ndarray, ...], part: tuple[str, str] | None, label: str
+) -> list[np.ndarray]:
+    """The rows of the part, in stored order."""
+    if part is None:
+        return list(arrays)
+    count = len(arrays[0])
+
+    def position(bound: str) -> int | None:
+        if not bound:
+            return None
+        return round(count * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
+
+    rows = slice(position(part[0]), position(part[1]))
+    if not len(range(count)[rows]):
+        raise ValueError(f"'{label}' is empty: the split has {count} examples")
+    return [array[rows] for array in arrays]
 
 
 def _from_file(path: Path, split: str, flatten: bool, options: dict) -> ArrayDataset:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected an .npz file, or a set's name")
     with np.load(path) as stored:
-        missing = [key for key in (f"x_{split}", f"y_{split}") if key not in stored]
+        whole, part = _parse_split(split)
+        missing = [key for key in (f"x_{whole}", f"y_{whole}") if key not in stored]
         if missing:
             raise ValueError(
                 f"{path} holds {', '.join(stored.files) or 'nothing'} but not {missing[0]}; expected "
                 f"x_train, y_train, x_test and y_test"
             )
-        inputs, targets = stored[f"x_{split}"], stored[f"y_{split}"]
+        inputs, targets = stored[f"x_{whole}"], stored[f"y_{whole}"]
+        if part is not None:
+            inputs, targets = _sliced((inputs, targets), part, f"{path.stem}/{split}")
         # Both splits' labels make rows of one width.
         labels = [stored[key] for key in ("y_train", "y_test") if key in stored]
     if flatten and inputs.ndim > 2 and len(inputs):

@@ -1,6 +1,11 @@
 """Energies: how a layer scores the mismatch of its activity and its prediction."""
 
+from .activity_decay import ActivityDecay as ActivityDecay
 from .base import Energy as Energy
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
 from .gaussian import Gaussian as Gaussian
+from .huber import Huber as Huber
+from .kl import KL as KL
+from .laplace import Laplace as Laplace
+from .learned_gaussian import LearnedGaussian as LearnedGaussian

@@ -1,44 +1,88 @@
-"""The Gaussian energy: squared prediction errors, the energy of classical predictive coding."""
+"""The Gaussian energy: squared prediction errors, the energy of classical predictive coding.
+
+The precisions here are fixed; `learned_gaussian.py` learns them.
+"""
 
 from __future__ import annotations
 
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float
 
 from .base import Energy, check_same_shape, sum_features
 
 
 class Gaussian(Energy):
-    """E(z, mu) = precision/2 * ||z - mu||^2, summed over features, one number for each example.
+    """E(z, mu) = 1/2 sum_i precision_i (z_i - mu_i)^2 over features, one number for each example.
 
-    The negative log of a Gaussian with mean mu and covariance I/precision, without its constant. Its
-    gradient with respect to z is precision times the error z - mu (the 1/2 sees to that), and minus
-    that with respect to mu.
+    The negative log of a Gaussian with mean mu and covariance diag(1/precision), without its constant.
+    Its gradient with respect to z is precision times the error z - mu (the 1/2 sees to that), and
+    minus that with respect to mu.
 
     Args:
-        precision: inverse variance, a positive float, the same for all features. 0 makes a flat
-            prior of a root.
+        precision: inverse variance, at least 0: a float, the same for all features, or an array of
+            the shape of one example's features, one for each. It is fixed: an array is state that
+            checkpoints keep and learning leaves alone. 0 makes a flat prior of a root, or of the
+            features that have it.
 
     Raises:
-        ValueError: for a negative precision, or shapes that differ.
+        ValueError: for a precision that is negative or not finite, for shapes that differ, or for
+            features of another shape than the array of precisions.
 
     Source: Whittington & Bogacz (2017), Neural Computation 29(5), with fixed variances.
 
     >>> import jax.numpy as jnp
     >>> Gaussian()(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     Array([1.5, 1.5], dtype=float32)
+    >>> Gaussian(jnp.array([1., 0., 4.]))(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    Array([2.5, 2.5], dtype=float32)
     """
 
-    def __init__(self, precision: float = 1.0):
-        if not precision >= 0:
-            raise ValueError(f"Gaussian expected a precision of at least 0, got {precision}")
-        self.precision = float(precision)
+    def __init__(self, precision: ArrayLike = 1.0):
+        # inside a trace (jax.eval_shape of what builds a network) an array has no values to check
+        if not isinstance(precision, Tracer):
+            values = np.asarray(precision)
+            if not (np.isfinite(values) & (values >= 0)).all():
+                raise ValueError(
+                    f"Gaussian expected a finite precision of at least 0, got {precision}"
+                )
+        self.precision: float | nnx.Variable
+        if np.ndim(precision) == 0:
+            self.precision = float(precision)  # type: ignore[arg-type]
+        else:
+            array = jnp.asarray(precision)
+            # integers become floats, and floats stay as they are
+            self.precision = nnx.Variable(array.astype(jnp.result_type(float, array)))
 
     def __call__(
         self,
         activity: Float[Array, " batch *features"],
         prediction: Float[Array, " batch *features"],
     ) -> Float[Array, " batch"]:
-        """precision/2 * ||activity - prediction||^2 of each example."""
+        """1/2 sum_i precision_i (activity_i - prediction_i)^2 of each example."""
         check_same_shape(self, activity, prediction)
         error = activity - prediction
-        return 0.5 * self.precision * sum_features(error * error)
+        if not isinstance(self.precision, nnx.Variable):
+            return 0.5 * self.precision * sum_features(error * error)
+        features = activity.shape[1:]
+        check_one_for_each_feature(
+            self, self.precision.shape, features, f"give precisions of shape {features}, or a float"
+        )
+        return 0.5 * sum_features(self.precision[...] * error * error)
+
+
+def check_one_for_each_feature(
+    energy: Energy, shape: tuple[int, ...], features: tuple[int, ...], remedy: str
+) -> None:
+    """Refuse precisions that would broadcast over features, or do not fit them at all.
+
+    Raises:
+        ValueError: where the shape of the precisions is not that of one example's features.
+    """
+    if shape != features:
+        raise ValueError(
+            f"{type(energy).__name__} has precisions of shape {shape}, but one example of the "
+            f"activity has shape {features}; {remedy}"
+        )

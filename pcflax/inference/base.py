@@ -157,17 +157,17 @@ class AbstractIterativeInference(AbstractInference):
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
     ) -> InferenceResult:
         """Step from the start until the count, or each example's tolerance, is reached."""
-        adaptive = self.tolerance is not None
+        tolerance, adaptive = self.tolerance, self.tolerance is not None
 
         def advance(carry: _Carry, step) -> tuple[_Carry, StepInfo]:
             step_key = None if key is None else jax.random.fold_in(key, step)
             coordinates, state, info = self.step(
                 problem, carry.coordinates, carry.state, step=step, key=step_key
             )
-            if not adaptive:
-                return _Carry(coordinates, state, carry.active, carry.taken + 1), info
+            if tolerance is None or carry.active is None:
+                return _Carry(coordinates, state, None, carry.taken + 1), info
             # not "<=": an example whose residual is not a number goes on, and is told of at the end
-            active = carry.active & ~(info.residual <= self.tolerance)
+            active = carry.active & ~(info.residual <= tolerance)
             coordinates, state = jax.tree.map(
                 lambda new, old: jnp.where(_over(active, new), new, old),
                 (coordinates, state),
@@ -186,7 +186,7 @@ class AbstractIterativeInference(AbstractInference):
         infos = None
         if adaptive and not trace:
             carry, _ = jax.lax.while_loop(
-                lambda loop: jnp.any(loop[0].active) & (loop[1] < self.max_steps),
+                lambda loop: (loop[1] < self.max_steps) & jnp.any(loop[0].active),  # type: ignore
                 lambda loop: (advance(loop[0], loop[1])[0], loop[1] + 1),
                 (carry, jnp.int32(0)),
             )
@@ -264,9 +264,11 @@ def check_algorithm(owner: object, inference: object, kind: type = AbstractInfer
     """
     if not isinstance(inference, kind):
         article = "an inference" if kind is AbstractInference else "an iterative inference"
+        got = type(inference).__name__ if isinstance(inference, AbstractInference) else inference
+        name = getattr(owner, "__name__", type(owner).__name__)
         raise TypeError(
-            f"{type(owner).__name__} expected {article} algorithm such as "
-            f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
+            f"{name} expected {article} algorithm such as "
+            f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {got!r}"
         )
 
 

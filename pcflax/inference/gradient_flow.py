@@ -132,20 +132,21 @@ class GradientFlow(AbstractInference):
             saves.append(diffrax.SubSaveAt(t0=True, steps=True, fn=seen))
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
-            self.solver,
+            self.solver,  # type: ignore[arg-type]
             t0=0.0,
             t1=self.max_time,
             dt0=self.first_step,
             y0=problem.start,
-            stepsize_controller=self.controller,
+            stepsize_controller=self.controller,  # type: ignore[arg-type]
             saveat=diffrax.SaveAt(subs=saves),
             event=diffrax.Event(at_rest),
             max_steps=self.max_steps,
             adjoint=diffrax.ForwardMode(),  # keeps nothing for a backward pass
             throw=False,
         )
+        ended, *seen_by_step = solution.ys  # type: ignore[misc]
         infos = None
         if trace:
-            infos = jax.tree.map(lambda leaf: leaf[:, 0][None], solution.ys[1])
-        coordinates = jax.tree.map(lambda leaf: leaf[0], solution.ys[0])
+            infos = jax.tree.map(lambda leaf: leaf[:, 0][None], seen_by_step[0])
+        coordinates = jax.tree.map(lambda leaf: leaf[0], ended)
         return coordinates, jnp.asarray(solution.stats["num_steps"], jnp.int32)[None], infos

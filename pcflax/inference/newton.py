@@ -94,7 +94,7 @@ class AbstractNewton(AbstractIterativeInference):
 
         moves = problem.for_each_example(direction, coordinates, gradient, state.damping)
         trial = jax.tree.map(lambda z, move: z - move, coordinates, moves)
-        before, after = sum(info.energies.values()), problem.energy(trial)
+        before, after = total_energy(info.energies), problem.energy(trial)
         # At the minimum the energy only changes by rounding: such a step is as good as any.
         rounding = 8 * jnp.finfo(before.dtype).eps * jnp.abs(before)
         better = after <= before + rounding

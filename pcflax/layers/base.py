@@ -83,3 +83,15 @@ class PCLayer(nnx.Module):
                 f"`def predict(self, below)` in the subclass"
             )
         return self.module(below)
+
+    def set_place(self, index: int, depth: int) -> None:
+        """Take note of where in the network this layer stands; does nothing unless a subclass wants it.
+
+        Told by the network at construction, of its layers that predict from one below: a root does
+        not count. A layer that stands in several networks keeps what the last one told it.
+
+        Args:
+            index: which of those layers this one is; 0 is nearest the input.
+            depth: how many of them there are.
+        """
+        del index, depth  # predictions depend on the place only where a subclass says so

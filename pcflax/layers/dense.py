@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.energies import Energy
+from pcflax.parameterizations import AbstractParameterization, Standard
 
 from .base import PCLayer
 
@@ -15,7 +16,12 @@ _default_kernel_init = nnx.initializers.lecun_normal()
 
 
 class PCDense(PCLayer):
-    """mu = activation(below @ W + b), or activation(below) @ W + b with `activation_first`.
+    """mu = activation(a * below @ W + b), or a * activation(below) @ W + b with `activation_first`.
+
+    With `skip` the activity below is added to that: the residual layer of muPC is
+    `PCDense(width, width, activation=..., activation_first=True, skip=True,
+    parameterization=pc.parameterizations.MuPC())`. The multiplier a is the parameterization's; it
+    multiplies the weights and never the bias or the skip.
 
     Args:
         in_features: width of the activity below.
@@ -23,14 +29,22 @@ class PCDense(PCLayer):
         activation: elementwise function such as `jnp.tanh`; None for the identity.
         activation_first: apply the activation to the activity below, before the weights. The
             notebook of reference applies it after them, as here by default.
+        skip: add the activity below to the prediction; needs in_features == out_features.
+        parameterization: the multiplier and the initial weights; `Standard()`, under which a = 1,
+            unless given.
         use_bias: whether there is a bias b, of shape (out_features,), zero at the start.
-        kernel_init: initializer of the weights W, of shape (in_features, out_features); LeCun normal
-            (variance 1/in_features) unless given.
+        kernel_init: initializer of the weights W, of shape (in_features, out_features); unless given
+            the parameterization's, and where it has none LeCun normal (variance 1/in_features).
         energy: `Gaussian()` unless given.
         rngs: source of the initial weights.
 
+    Attributes:
+        multiplier: a, a float. It depends on the layer's place, which a network sets at construction;
+            before that the layer counts as a network of its own, first and last at once.
+
     Raises:
-        ValueError: where the activity below has another width.
+        TypeError: where `parameterization` is not an `AbstractParameterization`.
+        ValueError: for a skip between different widths, or an activity below of another width.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -46,17 +60,44 @@ class PCDense(PCLayer):
         *,
         activation: Callable[[Array], Array] | None = None,
         activation_first: bool = False,
+        skip: bool = False,
+        parameterization: AbstractParameterization | None = None,
         use_bias: bool = True,
-        kernel_init: Callable[..., Array] = _default_kernel_init,
+        kernel_init: Callable[..., Array] | None = None,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
     ):
         super().__init__(energy=energy)
+        parameterization = Standard() if parameterization is None else parameterization
+        if not isinstance(parameterization, AbstractParameterization):
+            raise TypeError(
+                f"{type(self).__name__} expected parameterization to be an object such as "
+                f"pc.parameterizations.MuPC(), got {parameterization!r}"
+            )
+        if skip and in_features != out_features:
+            raise ValueError(
+                f"{type(self).__name__} expected as many in_features as out_features with a skip, "
+                f"which adds the activity below to the prediction, got {in_features} and "
+                f"{out_features}; make them equal or set skip=False"
+            )
         self.linear = nnx.Linear(
-            in_features, out_features, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs
+            in_features,
+            out_features,
+            use_bias=use_bias,
+            kernel_init=kernel_init or parameterization.kernel_init or _default_kernel_init,
+            rngs=rngs,
         )
         self.activation = activation
         self.activation_first = activation_first
+        self.skip = skip
+        self.parameterization = parameterization
+        self.set_place(0, 1)
+
+    def set_place(self, index: int, depth: int) -> None:
+        """Choose the multiplier of this place: the layer is number `index` of `depth`, from 0."""
+        self.multiplier = self.parameterization.multiplier(
+            index=index, depth=depth, in_features=self.linear.in_features, skip=self.skip
+        )
 
     def predict(self, below: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
         """The prediction of this layer's activity from the one below."""
@@ -65,8 +106,13 @@ class PCDense(PCLayer):
                 f"expected an input of shape (batch, {self.linear.in_features}), got {below.shape}; "
                 f"set in_features={below.shape[-1]} or change what is below"
             )
-        if self.activation is None:
-            return self.linear(below)
-        if self.activation_first:
-            return self.linear(self.activation(below))
-        return self.activation(self.linear(below))
+        activation, features = self.activation, below
+        if activation is not None and self.activation_first:
+            features = activation(features)
+        if self.multiplier != 1.0:
+            # on this side of the product: it leaves the bias alone, and N(0, 1) weights sum to O(1)
+            features = self.multiplier * features
+        prediction = self.linear(features)
+        if activation is not None and not self.activation_first:
+            prediction = activation(prediction)
+        return below + prediction if self.skip else prediction

@@ -8,4 +8,6 @@ from .fixed_prediction import FixedPrediction as FixedPrediction
 from .incremental import IncrementalPC as IncrementalPC
 from .nudged import Nudged as Nudged
 from .predictive_coding import PredictiveCoding as PredictiveCoding
+from .regularizers import spectral_penalty as spectral_penalty
+from .regularizers import weight_decay as weight_decay
 from .zil import ZIL as ZIL

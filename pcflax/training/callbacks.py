@@ -36,6 +36,9 @@ class Callback:
     def on_progress(self, trainer: Trainer, step: int) -> None:
         """A compiled call has returned; only for progress displays, the network is not written."""
 
+    def on_measure(self, trainer: Trainer, step: int) -> dict[str, float] | None:
+        """More metrics for the training row that is about to be logged, by name; or None."""
+
     def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Training metrics, means over the steps since the last call."""
 
@@ -94,6 +97,14 @@ class CallbackList:
             method = getattr(callback, event, None)
             if method is not None:
                 method(*args)
+
+    def measure(self, trainer: Any, step: int) -> dict[str, float]:
+        """What the callbacks measure for a training row, together."""
+        found: dict[str, float] = {}
+        for callback in self.callbacks:
+            method = getattr(callback, "on_measure", None)
+            found |= (method(trainer, step) or {}) if method is not None else {}
+        return found
 
 
 class EarlyStopping(Callback):

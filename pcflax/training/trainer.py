@@ -510,6 +510,7 @@ class Trainer:
         }
         self._pending = {}
         if row:
+            row |= self.callbacks.measure(self, self.step)
             self.history.append(self.step, row)
             self.callbacks.notify("on_log", self, self.step, row)
 

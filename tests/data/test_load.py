@@ -170,7 +170,7 @@ class TestNames:
             pc.data.load("zzz")
 
     def test_an_unknown_split_is_refused(self):
-        with pytest.raises(ValueError, match="expected split 'train' or 'test', got 'validation'"):
+        with pytest.raises(ValueError, match="expected split 'train' or 'test', or a part"):
             pc.data.load("digits", split="validation")
 
     def test_a_batch_larger_than_the_set_is_refused(self):
@@ -349,3 +349,41 @@ def test_prepared_color_images_are_normalised_by_channel():
     # statistics of 500 of the test images
     np.testing.assert_allclose(np.mean(batch.inputs, axis=(0, 1, 2)), 0, atol=0.15)
     np.testing.assert_allclose(np.std(batch.inputs, axis=(0, 1, 2)), 1, atol=0.15)
+
+
+def test_a_part_of_a_split_is_those_rows():
+    whole = pc.data.load("digits", batch_size=1)
+    count = whole.num_examples
+    for split, rows in (
+        ("train[:1000]", slice(0, 1000)),
+        ("train[-100:]", slice(count - 100, count)),
+        ("train[:90%]", slice(0, round(0.9 * count))),
+        ("train[90%:]", slice(round(0.9 * count), count)),
+        ("test[10:20]", None),
+    ):
+        part = pc.data.load("digits", split=split, batch_size=1)
+        if rows is None:
+            expected = pc.data.load("digits", split="test", batch_size=1).inputs[10:20]
+        else:
+            expected = whole.inputs[rows]
+        np.testing.assert_array_equal(part.inputs, expected)
+        assert part.name == f"digits/{split}"
+
+
+def test_a_part_of_a_file_keeps_the_width_of_the_whole(tmp_path):
+    labels = np.array([0, 1, 2, 0])
+    path = tmp_path / "own.npz"
+    np.savez(path, x_train=np.eye(4), y_train=labels, x_test=np.eye(4), y_test=labels)
+    part = pc.data.load(str(path), split="train[:2]", batch_size=2)
+    assert part.spec().targets.shape == (2, 3)
+
+
+@pytest.mark.parametrize("split", ["validation", "train[1:2:3]", "train[]", "train[a:]"])
+def test_a_split_that_is_none_is_refused(split):
+    with pytest.raises(ValueError, match="expected split 'train' or 'test', or a part of one"):
+        pc.data.load("digits", split=split)
+
+
+def test_an_empty_part_is_refused():
+    with pytest.raises(ValueError, match="'digits/train\\[5:5\\]' is empty: the split has 1437"):
+        pc.data.load("digits", split="train[5:5]")

@@ -1,0 +1,14 @@
+"""Analysis: what theory says of a network, and whether it does what it should."""
+
+from .alignment import Credit as Credit
+from .alignment import gradient_alignment as gradient_alignment
+from .health import Health as Health
+from .health import InferenceHealth as InferenceHealth
+from .health import health as health
+from .health import inference_health as inference_health
+from .health import unit_health as unit_health
+from .linear_theory import DeepLinear as DeepLinear
+from .monitor import HealthMonitor as HealthMonitor
+from .spectrum import Spectrum as Spectrum
+from .spectrum import activity_spectrum as activity_spectrum
+from .trajectories import trajectories as trajectories

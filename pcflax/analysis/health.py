@@ -1,0 +1,305 @@
+"""Health: whether a network is really doing predictive coding, and what to try where it is not.
+
+Each number answers a question: does inference reach its equilibrium (residual, fraction of the energy
+gap closed), does the error reach the early layers (energy share, gradient norms), do they learn what
+they should (alignment), and can their units respond at all (dead and saturated units).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pcflax.inference import AbstractInference, InferenceProblem, NewtonCG, make_problem
+from pcflax.inference.curvature import largest_eigenvalue, random_direction
+from pcflax.layers import PCDense
+from pcflax.learning import AbstractLearning, FixedPrediction
+from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks.base import check_batch
+from pcflax.typing import PRNGKey
+
+from .alignment import Credit, gradient_alignment
+
+# A unit is dead where it varies over the batch by less than this fraction of its layer's size, and
+# saturated where its activation's slope is below this fraction of the steepest, on average.
+_DEAD, _SATURATED = 1e-5, 0.1
+
+
+class InferenceHealth(NamedTuple):
+    """How far a rule's inference went, as means over the batch.
+
+    Attributes:
+        energy: F where it ended.
+        start_energy: F where it began.
+        equilibrium_energy: F at the equilibrium that a Newton reference reached from there.
+        gap_closed: (start - end) / (start - equilibrium): 1 at the equilibrium, 0 where nothing moved,
+            negative where the energy rose.
+        residual: root mean square of dF/dz where it ended.
+        largest_eigenvalue: of the activity Hessian at the start, the largest over the batch; gradient
+            descent is stable for step sizes below 2 over it.
+        energy_share: {layer: its part of the energy where inference ended}.
+    """
+
+    energy: float
+    start_energy: float
+    equilibrium_energy: float
+    gap_closed: float
+    residual: float
+    largest_eigenvalue: float
+    energy_share: dict[str, float]
+
+
+class Health(NamedTuple):
+    """What `health` measures.
+
+    Attributes:
+        credit: the rule's weight gradients beside backpropagation's, by layer and in total.
+        dead: {layer: fraction of its units that are the same for all examples}.
+        saturated: {layer: fraction of its units on the flat part of their activation}; only layers
+            whose activation is known (`PCDense`).
+        inference: how far inference went; None for a rule without inference of its own.
+        sentences: {layer: what is wrong and what to try, or that nothing is}.
+        summary: the same for the inference and the network.
+    """
+
+    credit: Credit
+    dead: dict[str, float]
+    saturated: dict[str, float]
+    inference: InferenceHealth | None
+    sentences: dict[str, str]
+    summary: str
+
+
+def health(
+    network: AbstractPCNetwork,
+    inputs: Array | None,
+    targets: Array,
+    *,
+    learning: AbstractLearning,
+    key: PRNGKey | None = None,
+    reference: AbstractInference | None = None,
+) -> Health:
+    """Examine a network and the rule it is trained by on one batch.
+
+    Args:
+        network: not changed.
+        inputs: (batch, *features), or None with a root.
+        targets: (batch, *out).
+        learning: the rule it is trained by.
+        key: randomness for rules that want it; `jax.random.key(0)` unless given.
+        reference: what finds the equilibrium that the gap is measured to; `NewtonCG(num_steps=15)`
+            unless given.
+
+    Raises:
+        TypeError: where `learning` is no learning rule.
+        ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
+
+    >>> import jax.numpy as jnp, optax, pcflax as pc
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> network = pc.PCNetwork([pc.PCDense(3, 4, activation=jnp.tanh, rngs=rngs),
+    ...                         pc.PCDense(4, 2, rngs=rngs)])
+    >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.2), num_steps=200))
+    >>> x, y = jnp.eye(3), jnp.ones((3, 2))
+    >>> found = pc.analysis.health(network, x, y, learning=rule)
+    >>> round(found.inference.gap_closed, 3)
+    1.0
+    """
+    check_batch(inputs, targets)
+    credit = gradient_alignment(network, inputs, targets, learning=learning, key=key)
+    dead, saturated = unit_health(network, inputs)
+    inference = inference_health(
+        network, inputs, targets, learning=learning, key=key, reference=reference
+    )
+    sentences = {
+        name: _layer_sentence(
+            name, network.names, credit, dead[name], saturated.get(name), inference
+        )
+        for name in network.names
+    }
+    return Health(
+        credit, dead, saturated, inference, sentences, _summary(inference, credit, learning)
+    )
+
+
+def inference_health(
+    network: AbstractPCNetwork,
+    inputs: Array | None,
+    targets: Array | None,
+    *,
+    learning: AbstractLearning,
+    key: PRNGKey | None = None,
+    reference: AbstractInference | None = None,
+) -> InferenceHealth | None:
+    """How far the inference of a rule goes on one batch; None where it has none on the energy."""
+    inference = getattr(learning, "inference", None)
+    if not isinstance(inference, AbstractInference) or isinstance(learning, FixedPrediction):
+        return None
+    key = jax.random.key(0) if key is None else key
+    reference = NewtonCG(num_steps=15) if reference is None else reference
+    found = _inference_health(
+        split(network), inputs, targets, key, inference=inference, reference=reference
+    )
+    found = jax.tree.map(float, found)
+    gap = found["start"] - found["equilibrium"]
+    total = sum(found["layers"].values())
+    return InferenceHealth(
+        energy=total,
+        start_energy=found["start"],
+        equilibrium_energy=found["equilibrium"],
+        gap_closed=(found["start"] - total) / gap if gap > 0 else float("nan"),
+        residual=found["residual"],
+        largest_eigenvalue=found["eigenvalue"],
+        energy_share={
+            name: found["layers"][name] / total if total > 0 else float("nan")
+            for name in network.names
+        },
+    )
+
+
+def unit_health(
+    network: AbstractPCNetwork, inputs: Float[Array, " batch *in"] | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The fractions of dead and of saturated units of each layer, at the feedforward activities.
+
+    Dead: the activity varies over the batch by less than 1e-5 of the layer's root mean square.
+    Saturated: the slope of the activation, averaged over the batch, is below a tenth of its steepest;
+    for `PCDense` layers with an activation, and not counting dead units. A batch of one says nothing
+    of dead units.
+
+    Returns:
+        ({layer: dead}, {layer: saturated}), fractions from 0 to 1.
+    """
+    dead, saturated = _unit_health(split(network), inputs)
+    dead = {name: float(dead[name]) for name in network.names}
+    return dead, {name: float(saturated[name]) for name in network.names if name in saturated}
+
+
+@functools.partial(jax.jit, static_argnames=("inference", "reference"))
+def _inference_health(network: SplitNetwork, inputs, targets, key, *, inference, reference) -> Any:
+    problem = make_problem(network, inputs, targets)
+    result = inference.solve(problem, key=key)
+    start = problem.energy(problem.start)
+    equilibrium = reference.solve(problem, key=key).energy
+    # where inference got lower than the reference, that is the lower bound there is
+    equilibrium = jnp.minimum(equilibrium, jnp.minimum(start, result.energy))
+    return {
+        "layers": {name: jnp.mean(energy) for name, energy in result.energies.items()},
+        "start": jnp.mean(start),
+        "equilibrium": jnp.mean(equilibrium),
+        "residual": jnp.mean(result.residual),
+        "eigenvalue": _eigenvalue(problem),
+    }
+
+
+def _eigenvalue(problem: InferenceProblem) -> Array:
+    if not problem.start:
+        return jnp.zeros(())
+    found = largest_eigenvalue(problem, problem.start, random_direction(problem), 30)
+    return jnp.max(found.eigenvalue)
+
+
+@jax.jit
+def _unit_health(network: SplitNetwork, inputs) -> tuple[dict, dict]:
+    bound = network.bind()
+    batch_size = 1 if inputs is None else inputs.shape[0]
+    activities = bound.feedforward(inputs, batch_size=batch_size)
+    dead, saturated, below = {}, {}, inputs
+    for name in bound.names:
+        layer, activity = bound.layer(name), activities[name]
+        size = jnp.sqrt(jnp.mean(activity**2))
+        constant = (jnp.std(activity, axis=0) <= _DEAD * size) & (batch_size > 1)
+        dead[name] = jnp.mean(constant)
+        activation = getattr(layer, "activation", None)
+        if isinstance(layer, PCDense) and activation is not None and below is not None:
+            before = below if layer.activation_first else layer.linear(below)
+            steepest = jnp.max(jnp.abs(_slope(activation, jnp.linspace(-5.0, 5.0, 101))))
+            flat = jnp.mean(jnp.abs(_slope(activation, before)), axis=0) < _SATURATED * steepest
+            if not layer.activation_first:
+                flat = flat & ~constant
+            saturated[name] = jnp.mean(flat)
+        below = activity
+    return dead, saturated
+
+
+def _slope(activation, at: Array) -> Array:
+    return jax.jvp(activation, (at,), (jnp.ones_like(at),))[1]
+
+
+def _layer_sentence(
+    name: str,
+    names: tuple[str, ...],
+    credit: Credit,
+    dead: float,
+    saturated: float | None,
+    inference: InferenceHealth | None,
+) -> str:
+    """What is most wrong with a layer and what to try."""
+    norms = {key: norm for key, norm in credit.norm.items() if key != "total"}
+    norm, largest = norms.get(name), max(norms.values(), default=0.0)
+    cosine = credit.cosine.get(name, float("nan"))
+    if norm is not None and not math.isfinite(norm):
+        return "its gradient is not finite: lower the step size of inference or the learning rate"
+    if dead >= 0.5:
+        return (
+            f"{dead:.0%} of its units are dead (the same for every example): lower the learning rate, or "
+            f"try another activation or initializer"
+        )
+    if saturated is not None and saturated >= 0.5:
+        return (
+            f"{saturated:.0%} of its units are saturated: smaller initial weights, normalised inputs or a "
+            f"lower learning rate"
+        )
+    if norm is None:
+        return "it has no parameters to learn"
+    if largest > 0 and norm < 1e-6 * largest:
+        return (
+            f"it hardly learns (a gradient {norm / largest:.0e} times the largest layer's, where Adam's "
+            f"eps may swallow it): the error does not reach it; more steps, a larger step size or "
+            f"ErrorCoordinates"
+        )
+    if inference is not None and name != names[-1] and inference.energy_share[name] < 1e-6:
+        return (
+            "inference leaves it no part of the error to speak of, so what it learns is close to "
+            "backpropagation: more steps or a larger step size"
+        )
+    if cosine < 0:
+        return (
+            f"its gradient points away from backpropagation's (cosine {cosine:.2f}): see whether "
+            f"inference converges, and with what step size"
+        )
+    return "nothing wrong"
+
+
+def _summary(inference: InferenceHealth | None, credit: Credit, learning: AbstractLearning) -> str:
+    """Whether this is predictive coding, in a sentence or two."""
+    total = credit.cosine["total"]
+    name = type(learning).__name__
+    if inference is None:
+        return (
+            f"{name} does no inference on the energy; its weight gradient has cosine {total:.3f} with "
+            f"backpropagation's"
+        )
+    closed, limit = inference.gap_closed, 2 / max(inference.largest_eigenvalue, 1e-12)
+    if not math.isfinite(inference.energy) or closed < 0:
+        return (
+            f"inference diverges: gradient descent is stable for step sizes below {limit:.3g} here; lower "
+            f'the step size, or take GradientDescent(step_size="auto")'
+        )
+    if math.isnan(closed):
+        return "the energy is at its minimum at the start: there is nothing to infer or to learn"
+    if closed < 0.5:
+        return (
+            f"inference closes {closed:.1%} of the energy gap, so this is close to backpropagation "
+            f"(cosine {total:.3f}): take more steps, a larger step size (stable below {limit:.3g}), "
+            f"ErrorCoordinates or NewtonCG to reach the equilibrium"
+        )
+    return (
+        f"inference closes {closed:.1%} of the energy gap: this is predictive coding; its weight gradient "
+        f"has cosine {total:.3f} with backpropagation's"
+    )

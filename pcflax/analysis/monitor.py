@@ -1,0 +1,67 @@
+"""A callback that logs the cheap numbers of health while a network trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pcflax.networks.base import check_batch
+
+from .alignment import gradient_alignment
+from .health import inference_health, unit_health
+
+
+class HealthMonitor:
+    """Logs, beside the training metrics, how the network does on one fixed batch.
+
+    In each training row of the history, of metrics.jsonl and of TensorBoard:
+    `health/alignment` and `health/alignment/<layer>`, the cosine of the rule's weight gradient with
+    backpropagation's; `health/gradient_norm/<layer>`; `health/dead/<layer>`; and for a rule that
+    infers, `health/residual`, `health/gap_closed`, `health/largest_eigenvalue` and
+    `health/energy_share/<layer>`. The numbers are functions of the parameters alone, so a resumed run
+    logs the same.
+
+    Args:
+        inputs: a batch to look at, (batch, *features); 64 examples will do.
+        targets: its targets, (batch, *out).
+
+    Raises:
+        ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
+
+    >>> import optax, pcflax as pc
+    >>> from flax import nnx
+    >>> data = pc.data.load("digits")
+    >>> batch = next(iter(data))
+    >>> trainer = pc.Trainer(
+    ...     pc.PCNetwork([pc.PCDense(64, 10, rngs=nnx.Rngs(0))]), optax.adam(1e-2),
+    ...     learning=pc.learning.Backprop(), progress=False,
+    ...     callbacks=[pc.analysis.HealthMonitor(batch.inputs, batch.targets)])
+    >>> history = trainer.fit(data, num_steps=2, log_every=1)
+    >>> [round(value, 5) for value in history["health/alignment"]]
+    [1.0, 1.0]
+    """
+
+    def __init__(self, inputs: Any, targets: Any):
+        check_batch(inputs, targets)
+        self.inputs, self.targets = inputs, targets
+
+    def on_measure(self, trainer: Any, step: int) -> dict[str, float]:
+        """The numbers of this step."""
+        del step  # the parameters are all that counts
+        network, learning = trainer.network, trainer.learning
+        credit = gradient_alignment(network, self.inputs, self.targets, learning=learning)
+        row = {"health/alignment": credit.cosine["total"]}
+        for name, cosine in credit.cosine.items():
+            if name != "total":
+                row[f"health/alignment/{name}"] = cosine
+                row[f"health/gradient_norm/{name}"] = credit.norm[name]
+        dead, _ = unit_health(network, self.inputs)
+        row |= {f"health/dead/{name}": fraction for name, fraction in dead.items()}
+        found = inference_health(network, self.inputs, self.targets, learning=learning)
+        if found is not None:
+            row["health/residual"] = found.residual
+            row["health/gap_closed"] = found.gap_closed
+            row["health/largest_eigenvalue"] = found.largest_eigenvalue
+            row |= {f"health/energy_share/{k}": share for k, share in found.energy_share.items()}
+        return {name: float(np.float32(value)) for name, value in row.items()}

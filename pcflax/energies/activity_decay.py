@@ -1,0 +1,67 @@
+"""Activity decay: another energy, and a pull of the activity itself towards zero."""
+
+from __future__ import annotations
+
+import math
+
+from jaxtyping import Array, Float
+
+from .base import Energy, check_same_shape, sum_features
+
+
+class ActivityDecay(Energy):
+    """E(z, mu) = energy(z, mu) + rate/2 * ||z||^2, summed over features, one for each example.
+
+    A standard normal prior of precision `rate` on the activity, on top of its prediction. The gradient
+    with respect to z gains rate * z, the curvature gains rate (which helps where a Hessian is close to
+    singular), and that with respect to mu is the energy's own. On a clamped layer the decay is a
+    constant. On free layers the feedforward pass is no longer the minimum of a network whose output is
+    free: inference ends closer to zero than `predict` says.
+
+    What the energy says of itself goes for this one, too: `clamped_only` and `mean`.
+
+    Args:
+        energy: the `Energy` that scores the mismatch.
+        rate: how strong the pull is, at least 0; the same at every batch size, as energies are per
+            example.
+
+    Raises:
+        TypeError: where `energy` is not an `Energy`.
+        ValueError: for a rate that is negative or not finite, or shapes that differ.
+
+    Source: the `activity_decay` of the JPC library's energies, arXiv 2412.03676; there the mean over
+    the batch, here each example.
+
+    >>> import jax.numpy as jnp
+    >>> import pcflax as pc
+    >>> energy = ActivityDecay(pc.energies.Gaussian(), 0.5)
+    >>> energy(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    Array([2.25, 2.25], dtype=float32)
+    """
+
+    def __init__(self, energy: Energy, rate: float):
+        if not isinstance(energy, Energy):
+            raise TypeError(
+                f"ActivityDecay expected an Energy object such as pc.energies.Gaussian(), got {energy!r}"
+            )
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"ActivityDecay expected a finite rate of at least 0, got {rate}")
+        self.energy = energy
+        self.rate = float(rate)
+        self.clamped_only = energy.clamped_only
+
+    def __call__(
+        self,
+        activity: Float[Array, " batch *features"],
+        prediction: Float[Array, " batch *features"],
+    ) -> Float[Array, " batch"]:
+        """The energy of each example, and rate/2 * ||activity||^2."""
+        check_same_shape(self, activity, prediction)
+        decay = 0.5 * self.rate * sum_features(activity * activity)
+        return self.energy(activity, prediction) + decay
+
+    def mean(
+        self, prediction: Float[Array, " batch *features"]
+    ) -> Float[Array, " batch *features"]:
+        """What the energy itself takes for the mean; the decay does not move it."""
+        return self.energy.mean(prediction)

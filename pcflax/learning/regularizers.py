@@ -1,0 +1,171 @@
+"""Regularizers: optax transformations that add the gradient of a penalty on the weights.
+
+They stand before the optimizer, so every learning rule can use them, and learning descends the batch
+mean of the energy plus the penalty:
+
+    optax.chain(spectral_penalty(1e-3), optax.adam(1e-3))
+
+A regularizer that finds nothing to act on says so when the optimizer is initialised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from pcflax.typing import PyTree
+
+Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree]
+"""Booleans in the structure of the parameters (or a prefix of it), or what makes them of parameters."""
+
+
+def weight_decay(rate: float, *, mask: Mask | None = None) -> optax.GradientTransformation:
+    """Add rate * theta, the gradient of rate/2 * ||theta||^2, to the gradient of every weight.
+
+    The sum runs over all elements of all weights. Before Adam the decay passes through its scaling;
+    for a decay that does not, take `optax.adamw`.
+
+    Args:
+        rate: strength, at least 0. The energy's gradient is a batch mean, so that a rate means the
+            same at every batch size.
+        mask: which parameters decay, as in `optax.masked`; unless given, those with two axes or more
+            (no biases) that do not belong to an energy (no learned precisions).
+
+    Returns:
+        A transformation to put before the optimizer. It needs the parameters in `update`.
+
+    Raises:
+        ValueError: for a rate that is negative or not finite; at `init`, where the mask leaves
+            nothing to decay; at `update`, without parameters.
+
+    Source: Hanson & Pratt (1988), NeurIPS 1; the sum is `optax.add_decayed_weights`.
+
+    >>> import jax.numpy as jnp, optax
+    >>> parameters = {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1)}
+    >>> optimizer = optax.chain(weight_decay(0.5), optax.sgd(1.0))
+    >>> no_gradients = optax.tree.zeros_like(parameters)
+    >>> updates, _ = optimizer.update(no_gradients, optimizer.init(parameters), parameters)
+    >>> optax.apply_updates(parameters, updates)["kernel"].tolist()
+    [[0.5], [0.5]]
+    """
+    check_rate("weight_decay", rate)
+    return _on_weights("weight_decay", optax.add_decayed_weights(rate), mask)
+
+
+def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.GradientTransformation:
+    """Add the gradient of rate/2 * sum over weights W of ||I - W^T W||_F^2, 2 rate (W W^T W - W).
+
+    It vanishes where every singular value of W is 1 (or 0, from where the least disturbance leads
+    away), so that activities and errors pass through a layer without growing or shrinking. W W^T in the
+    place of W^T W differs by a constant only, and the smaller of the two is computed. A weight with
+    more than two axes is taken as the matrix (product of the leading axes, last axis): inputs times
+    outputs of a convolution. The parameters themselves are meant: a multiplier that a layer applies to
+    its weights is not seen.
+
+    It is cubic in W: under `optax.sgd(step_size)` singular values settle at 1 for step_size * rate <
+    1/2, but one that starts at s grows without bound where step_size * rate * (s^2 - 1) > 1.
+
+    Args:
+        rate: strength, at least 0. The energy's gradient is a batch mean, so that a rate means the
+            same at every batch size.
+        mask: which parameters are penalised, as in `optax.masked`; unless given, those with two axes
+            or more that do not belong to an energy.
+
+    Returns:
+        A transformation to put before the optimizer. It needs the parameters in `update`.
+
+    Raises:
+        ValueError: for a rate that is negative or not finite; at `init`, where the mask leaves
+            nothing to penalise; at `update`, without parameters or for a parameter that is no matrix.
+
+    Source: the `spectral_penalty` of the JPC library's energies, arXiv 2412.03676.
+
+    >>> import jax.numpy as jnp, optax
+    >>> parameters = {"kernel": jnp.diag(jnp.array([2., 1.])), "bias": jnp.ones(2)}
+    >>> optimizer = optax.chain(spectral_penalty(0.01), optax.sgd(1.0))
+    >>> no_gradients = optax.tree.zeros_like(parameters)
+    >>> updates, _ = optimizer.update(no_gradients, optimizer.init(parameters), parameters)
+    >>> jnp.diag(optax.apply_updates(parameters, updates)["kernel"])  # 2 - 2 * 0.01 * (2^3 - 2), 1
+    Array([1.88, 1.  ], dtype=float32)
+    """
+    check_rate("spectral_penalty", rate)
+
+    def add(updates: PyTree, parameters: PyTree | None) -> PyTree:
+        if parameters is None:
+            raise ValueError(
+                "spectral_penalty needs the parameters: optimizer.update(gradients, state, parameters)"
+            )
+        return jax.tree.map(
+            lambda update, weight: update + rate * penalty_gradient(weight), updates, parameters
+        )
+
+    return _on_weights("spectral_penalty", optax.stateless(add), mask)
+
+
+def penalty_gradient(weight: Float[Array, " *leading last"]) -> Float[Array, " *leading last"]:
+    """2 (W W^T W - W), the gradient of ||I - W^T W||_F^2 / 2 with W of shape (leading, last).
+
+    Raises:
+        ValueError: for an array with fewer than two axes.
+
+    >>> import jax.numpy as jnp
+    >>> penalty_gradient(jnp.array([[2.]]))
+    Array([[12.]], dtype=float32)
+    """
+    if weight.ndim < 2:
+        raise ValueError(
+            f"spectral_penalty expected weights with two axes or more, got a parameter of shape "
+            f"{weight.shape}; leave it out of the mask"
+        )
+    matrix = weight.reshape(-1, weight.shape[-1])
+    rows, columns = matrix.shape
+    if rows < columns:  # the smaller Gram matrix costs less, and gives the same gradient
+        gradient = 2 * (matrix @ matrix.T - jnp.eye(rows, dtype=matrix.dtype)) @ matrix
+    else:
+        gradient = 2 * matrix @ (matrix.T @ matrix - jnp.eye(columns, dtype=matrix.dtype))
+    return gradient.reshape(weight.shape)
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Refuse a rate that would push weights away, or turn them into NaN.
+
+    Raises:
+        ValueError: naming the regularizer and what it got.
+    """
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"{name} expected a finite rate of at least 0, got {rate}")
+
+
+def _weights(parameters: PyTree) -> PyTree:
+    """True for what has two axes or more and does not belong to a layer's energy."""
+
+    def is_weight(path, parameter):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        return jnp.ndim(parameter) >= 2 and "energy" not in names
+
+    return jax.tree_util.tree_map_with_path(is_weight, parameters)
+
+
+def _on_weights(
+    name: str, transformation: optax.GradientTransformation, mask: Mask | None
+) -> optax.GradientTransformation:
+    """The transformation where the mask is True; refuses to be initialised where it never is."""
+    mask = _weights if mask is None else mask
+    masked = optax.masked(transformation, mask)
+
+    def init(params):
+        chosen = mask(params) if callable(mask) else mask
+        if not any(jax.tree.leaves(chosen)):
+            raise ValueError(
+                f"{name} found no parameter to act on, so it would do nothing; give a mask that is "
+                f"True for some, or leave {name} out"
+            )
+        return masked.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, masked.update)

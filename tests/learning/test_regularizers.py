@@ -1,0 +1,270 @@
+"""Regularizers add the gradient of the penalty that they name, to the weights, and do it in training.
+
+The penalties are written out in NumPy and differentiated by finite differences in float64. What a
+regularizer must not do is nothing: every test here fails where it does.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+from pcflax.learning.regularizers import spectral_penalty, weight_decay
+
+RATE = 0.3
+REGULARIZERS = {"weight_decay": weight_decay, "spectral_penalty": spectral_penalty}
+every_regularizer = pytest.mark.parametrize("name", REGULARIZERS)
+
+
+def decay_penalty(weight):
+    """1/2 ||W||^2."""
+    return np.square(weight).sum() / 2
+
+
+def orthogonality_penalty(weight):
+    """1/2 ||I - W^T W||_F^2 as it stands, whichever Gram matrix is the smaller."""
+    matrix = weight.reshape(-1, weight.shape[-1])
+    return np.square(np.eye(matrix.shape[1]) - matrix.T @ matrix).sum() / 2
+
+
+PENALTIES = {"weight_decay": decay_penalty, "spectral_penalty": orthogonality_penalty}
+
+
+def finite_differences(penalty, weight):
+    """The gradient of a penalty by central differences of a step of 1e-6."""
+    gradient = np.zeros(weight.shape)
+    for index in np.ndindex(weight.shape):
+        step = np.zeros(weight.shape)
+        step[index] = 1e-6
+        gradient[index] = (penalty(weight + step) - penalty(weight - step)) / 2e-6
+    return gradient
+
+
+def added(regularizer, parameters):
+    """What a regularizer adds to gradients of 0."""
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    return regularizer.update(zeros, regularizer.init(parameters), parameters)[0]
+
+
+def make_network(energy=None):
+    rngs = nnx.Rngs(0)
+    return pc.PCNetwork(
+        [
+            pc.PCDense(3, 5, activation=jnp.tanh, rngs=rngs),
+            pc.PCDense(5, 2, energy=energy, rngs=rngs),
+        ]
+    )
+
+
+def parameters_of(network):
+    """The parameters as every learning rule gives them to the optimizer; biases are not 0."""
+    parameters = pc.networks.split(network).parameters
+    return jax.tree.map(lambda leaf: leaf + 0.1, parameters)
+
+
+def kernels(network):
+    return [np.asarray(layer.linear.kernel[...]) for layer in network.layers]
+
+
+def singular_values(network):
+    return np.concatenate([np.linalg.svd(kernel, compute_uv=False) for kernel in kernels(network)])
+
+
+@pytest.mark.usefixtures("double")
+class TestGradients:
+    @every_regularizer
+    @pytest.mark.parametrize("shape", [(2, 2), (5, 3), (3, 5), (1, 4), (2, 3, 4), (3, 2, 2, 5)])
+    def test_are_those_of_the_penalty_by_finite_differences(self, name, shape):
+        """A factor wrong and every published rate means something else here."""
+        weight = np.random.default_rng(0).normal(size=shape)
+        found = added(REGULARIZERS[name](RATE), {"kernel": jnp.asarray(weight)})["kernel"]
+        expected = RATE * finite_differences(PENALTIES[name], weight)
+        assert np.abs(expected).max() > 0.1
+        # central differences of a step 1e-6 have about 1e-8 of penalties of order 100
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+    def test_of_the_spectral_penalty_is_its_closed_form_and_that_of_either_gram_matrix(self, shape):
+        weight = np.random.default_rng(0).normal(size=shape)
+        found = added(spectral_penalty(RATE), {"kernel": jnp.asarray(weight)})["kernel"]
+        rows, columns = shape
+        right = weight @ (weight.T @ weight - np.eye(columns))
+        left = (weight @ weight.T - np.eye(rows)) @ weight
+        np.testing.assert_allclose(found, 2 * RATE * right, rtol=1e-10)
+        np.testing.assert_allclose(found, 2 * RATE * left, rtol=1e-10)
+
+    def test_of_the_spectral_penalty_moves_singular_values_and_keeps_singular_vectors(self):
+        """2 rate (s^3 - s) for each: down above 1, up below, nothing at 1."""
+        random = np.random.default_rng(0)
+        left, _ = np.linalg.qr(random.normal(size=(5, 3)))
+        right, _ = np.linalg.qr(random.normal(size=(3, 3)))
+        values = np.array([2.0, 1.0, 0.5])
+        found = added(spectral_penalty(RATE), {"kernel": jnp.asarray(left * values @ right)})
+        expected = left * (2 * RATE * (values**3 - values)) @ right
+        np.testing.assert_allclose(found["kernel"], expected, atol=1e-12)
+
+    def test_of_the_spectral_penalty_vanishes_on_orthogonal_columns_alone(self):
+        orthogonal, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 3)))
+        found = added(spectral_penalty(RATE), {"kernel": jnp.asarray(orthogonal)})["kernel"]
+        np.testing.assert_allclose(found, 0, atol=1e-14)
+
+    @every_regularizer
+    def test_come_on_top_of_the_gradients_that_are_there(self, name):
+        random = np.random.default_rng(0)
+        parameters = {"kernel": jnp.asarray(random.normal(size=(4, 3)))}
+        gradients = {"kernel": jnp.asarray(random.normal(size=(4, 3)))}
+        regularizer = REGULARIZERS[name](RATE)
+        found, _ = regularizer.update(gradients, regularizer.init(parameters), parameters)
+        expected = gradients["kernel"] + added(regularizer, parameters)["kernel"]
+        np.testing.assert_allclose(found["kernel"], expected, rtol=1e-12)
+
+    @every_regularizer
+    def test_grow_with_the_rate_and_vanish_at_0(self, name):
+        parameters = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))}
+        once, twice, none = (
+            added(REGULARIZERS[name](rate), parameters)["kernel"] for rate in (RATE, 2 * RATE, 0.0)
+        )
+        np.testing.assert_allclose(twice, 2 * once, rtol=1e-12)
+        np.testing.assert_array_equal(none, np.zeros((4, 3)))
+
+
+@every_regularizer
+class TestOnNetworks:
+    def test_every_kernel_of_a_network_is_reached_and_no_bias(self, name):
+        """The trap of the field: a rate that reads well, and parameters that it never finds."""
+        parameters = parameters_of(make_network())
+        found = added(REGULARIZERS[name](RATE), parameters)
+        for number in (0, 1):
+            weight = np.asarray(parameters["layers"][number]["linear"]["kernel"], np.float64)
+            expected = RATE * finite_differences(PENALTIES[name], weight)
+            assert np.abs(expected).max() > 0.05
+            linear = found["layers"][number]["linear"]
+            np.testing.assert_allclose(linear["kernel"], expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(linear["bias"], np.zeros(weight.shape[1]))
+
+    def test_parameters_of_energies_are_left_alone(self, name):
+        """A learned precision with two axes is no matrix of weights."""
+        layer = pc.PCLayer(
+            nnx.Linear(3, 4, rngs=nnx.Rngs(0)),
+            energy=pc.energies.LearnedGaussian(3, 4, precision=5.0),
+        )
+        found = added(REGULARIZERS[name](RATE), parameters_of(pc.PCNetwork([layer])))
+        assert np.any(found["layers"][0]["module"]["kernel"])
+        log_precision = found["layers"][0]["energy"]["log_precision"]
+        np.testing.assert_array_equal(log_precision, np.zeros((3, 4)))
+
+    def test_a_mask_decides_instead(self, name):
+        parameters = parameters_of(make_network())
+        mask = jax.tree.map(lambda leaf: leaf.shape == (5, 2), parameters)
+        for given in (mask, lambda _: mask):
+            found = added(REGULARIZERS[name](RATE, mask=given), parameters)
+            moved = jax.tree.map(lambda leaf: bool(np.any(leaf)), found)
+            assert moved == mask
+
+    def test_serves_an_nnx_optimizer(self, name):
+        """Whose parameters are a State of Variables, not a dictionary of arrays."""
+        network = make_network()
+        before = kernels(network)
+        optimizer = nnx.Optimizer(
+            network, optax.chain(REGULARIZERS[name](RATE), optax.sgd(0.1)), wrt=nnx.Param
+        )
+        x = jnp.ones((4, 3))
+        network.init_activities(x, targets=network.predict(x))  # no error: gradients are 0
+        optimizer.update(network, network.parameter_gradients(x))
+        for now, then in zip(kernels(network), before, strict=True):
+            gradient = RATE * finite_differences(PENALTIES[name], then.astype(np.float64))
+            np.testing.assert_allclose(now, then - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+
+    def test_every_weight_update_of_a_rule_has_it(self, name):
+        """A rule that left out the parameters in its optimizer update would stop here."""
+        network = make_network()
+        split = pc.networks.split(network)
+        x, y = jnp.ones((4, 3)), jnp.ones((4, 2))
+        rule = pc.learning.PredictiveCoding(
+            pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3)
+        )
+        ends = []
+        for optimizer in (optax.sgd(0.1), optax.chain(REGULARIZERS[name](RATE), optax.sgd(0.1))):
+            state = optimizer.init(split.parameters)
+            new, _, _ = jax.jit(
+                lambda n, s, o=optimizer: rule.update(n, o, s, x, y, key=jax.random.key(0))
+            )(split, state)
+            ends.append(new.parameters)
+        expected = added(REGULARIZERS[name](RATE), split.parameters)
+        for plain, penalised, gradient in zip(
+            *map(jax.tree.leaves, (*ends, expected)), strict=True
+        ):
+            np.testing.assert_allclose(penalised, plain - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+
+
+class TestInTraining:
+    def fit(self, regularizer=None):
+        network = make_network()
+        random = np.random.default_rng(0)
+        x = random.normal(size=(64, 3)).astype(np.float32)
+        data = pc.data.from_arrays(x, np.tanh(x[:, :2]), batch_size=16)
+        optimizer = optax.adam(0.02)
+        trainer = pc.Trainer(
+            network,
+            optimizer if regularizer is None else optax.chain(regularizer, optimizer),
+            learning=pc.learning.PredictiveCoding(
+                pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
+            ),
+            progress=False,
+        )
+        trainer.fit(data, num_steps=300)
+        return network
+
+    def test_a_strong_weight_decay_shrinks_every_kernel(self):
+        """To nothing almost: a decay of 10 outweighs any error of this problem."""
+        start, plain, decayed = make_network(), self.fit(), self.fit(weight_decay(10.0))
+        for before, without, now in zip(*map(kernels, (start, plain, decayed)), strict=True):
+            assert np.linalg.norm(now) < 0.1 * np.linalg.norm(before)
+            assert np.linalg.norm(now) < 0.1 * np.linalg.norm(without)
+
+    def test_a_strong_spectral_penalty_takes_every_singular_value_to_1(self):
+        plain, penalised = self.fit(), self.fit(spectral_penalty(10.0))
+        assert np.abs(singular_values(plain) - 1).max() > 0.3
+        np.testing.assert_allclose(singular_values(penalised), 1, atol=0.05)
+
+
+@every_regularizer
+class TestRefusals:
+    @pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf")])
+    def test_of_a_rate_that_is_none(self, name, rate):
+        with pytest.raises(
+            ValueError, match=f"{name} expected a finite rate of at least 0, got {rate}"
+        ):
+            REGULARIZERS[name](rate)
+
+    @pytest.mark.parametrize("mask", [None, {"bias": False}, lambda _: {"bias": False}])
+    def test_of_parameters_that_leave_it_nothing_to_do(self, name, mask):
+        text = (
+            f"{name} found no parameter to act on, so it would do nothing; give a mask that is True"
+        )
+        with pytest.raises(ValueError, match=text):
+            optax.chain(REGULARIZERS[name](RATE, mask=mask), optax.sgd(0.1)).init(
+                {"bias": jnp.ones(3)}
+            )
+
+    def test_of_an_update_without_parameters(self, name):
+        parameters = {"kernel": jnp.ones((2, 2))}
+        regularizer = REGULARIZERS[name](RATE)
+        text = {
+            "weight_decay": "requires a value for params|not passing `params`",
+            "spectral_penalty": r"needs the parameters: optimizer\.update\(gradients, state, param",
+        }[name]
+        with pytest.raises(ValueError, match=text):
+            regularizer.update(parameters, regularizer.init(parameters))
+
+
+def test_the_spectral_penalty_refuses_what_is_no_matrix():
+    regularizer = spectral_penalty(RATE, mask=lambda _: {"bias": True})
+    text = (
+        r"expected weights with two axes or more, got a parameter of shape \(3,\); leave it out of"
+    )
+    with pytest.raises(ValueError, match=text):
+        added(regularizer, {"bias": jnp.ones(3)})

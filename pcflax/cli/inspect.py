@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -68,6 +69,7 @@ def show_health(options: InspectOptions) -> None:
     data.batch_size = min(_EXAMPLES, data.num_examples)
     batch = next(iter(data))
     network, learning = trainer.network, trainer.learning
+    assert batch.targets is not None  # `load` always gives targets
     found = pc.analysis.health(network, batch.inputs, batch.targets, learning=learning)
     inference = found.inference
     if options.json:
@@ -106,10 +108,10 @@ def show_health(options: InspectOptions) -> None:
     console.print(found.summary, style="bold", highlight=False)
 
 
-def _as_json(found: pc.analysis.Health) -> dict:
+def _as_json(found: pc.analysis.Health) -> dict[str, Any]:
     """The same as nested dicts, without NaN, which JSON has no word for."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if hasattr(value, "_asdict"):
             return plain(value._asdict())
         if isinstance(value, dict):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -159,7 +160,7 @@ class AbstractIterativeInference(AbstractInference):
         """Step from the start until the count, or each example's tolerance, is reached."""
         tolerance, adaptive = self.tolerance, self.tolerance is not None
 
-        def advance(carry: _Carry, step) -> tuple[_Carry, StepInfo]:
+        def advance(problem: InferenceProblem, carry: _Carry, step) -> tuple[_Carry, StepInfo]:
             step_key = None if key is None else jax.random.fold_in(key, step)
             coordinates, state, info = self.step(
                 problem, carry.coordinates, carry.state, step=step, key=step_key
@@ -185,16 +186,12 @@ class AbstractIterativeInference(AbstractInference):
         )
         infos = None
         if adaptive and not trace:
-            carry, _ = jax.lax.while_loop(
-                lambda loop: (loop[1] < self.max_steps) & jnp.any(loop[0].active),  # type: ignore
-                lambda loop: (advance(loop[0], loop[1])[0], loop[1] + 1),
-                (carry, jnp.int32(0)),
-            )
+            carry = self._until_stopped(problem, carry, advance)
         else:
             length = self.max_steps if adaptive else self.num_steps
 
             def body(carry, step):
-                carry, info = advance(carry, step)
+                carry, info = advance(problem, carry, step)
                 return carry, (info if trace else None)
 
             carry, infos = jax.lax.scan(body, carry, jnp.arange(length))
@@ -205,12 +202,42 @@ class AbstractIterativeInference(AbstractInference):
             recorded = Trace(full.energies, full.residual)
         return finished(problem, carry.coordinates, carry.taken, last, recorded)
 
+    def _until_stopped(self, problem: InferenceProblem, carry: _Carry, advance: Any) -> _Carry:
+        """Step until every example has stopped; once few are left, only those are computed."""
+
+        def loop(problem, carry, step, left):
+            """Steps until at most `left` examples go on."""
+            return jax.lax.while_loop(
+                lambda now: (now[1] < self.max_steps) & (jnp.sum(now[0].active) > left),
+                lambda now: (advance(problem, *now)[0], now[1] + 1),
+                (carry, step),
+            )
+
+        # the whole batch, then the last quarter of it, then the last sixteenth
+        parts = [problem.batch_size // part for part in (4, 16)] if problem.separable else []
+        sizes = [size for size in parts if size > 0]
+        carry, step = loop(problem, carry, jnp.int32(0), sizes[0] if sizes else 0)
+        for size, left in itertools.pairwise([*sizes, 0]):
+            going = jnp.argsort(~carry.active, stable=True)[:size]  # type: ignore[operator]
+            some = _rows(carry, going)
+            some, step = loop(problem.take(going), some, step, left)
+            carry = _with_rows(carry, going, some)
+        return carry
+
 
 class _Carry(NamedTuple):
     coordinates: PyTree
     state: PyTree
     active: Bool[Array, " batch"] | None
     taken: Int[Array, " *batch"]
+
+
+def _rows(carry: _Carry, rows: Array) -> _Carry:
+    return jax.tree.map(lambda leaf: leaf[rows], carry)
+
+
+def _with_rows(carry: _Carry, rows: Array, some: _Carry) -> _Carry:
+    return jax.tree.map(lambda leaf, part: leaf.at[rows].set(part), carry, some)
 
 
 def observe(problem: InferenceProblem, coordinates: PyTree) -> tuple[StepInfo, PyTree]:

@@ -6,11 +6,13 @@ two gradients. Its largest eigenvalue bounds the step of gradient descent, step_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import lineax
+from jaxtyping import Array, Float, Int
 
 from pcflax.typing import Energies, PyTree
 
@@ -70,6 +72,25 @@ def largest_eigenvalue(
         lambda _, direction: power_iteration(problem, coordinates, direction)[0],
         direction,
     )
+
+
+def solve_symmetric(
+    product: Callable[[PyTree], PyTree], vector: PyTree, solver: lineax.AbstractLinearSolver
+) -> tuple[PyTree, Int[Array, ""]]:
+    """X with C x = vector, for one example, and the iterations taken.
+
+    The vector is scaled to a largest element of 1, so that a solver's `atol` is relative to it: from a
+    feedforward start most elements are exactly zero, and no `rtol` of zero is ever reached.
+    """
+    size = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(vector)]))
+    size = jnp.where(size > 0, size, 1.0).astype(size.dtype)
+    operator = lineax.FunctionLinearOperator(
+        product, jax.eval_shape(lambda: vector), lineax.positive_semidefinite_tag
+    )
+    scaled = jax.tree.map(lambda leaf: leaf / size, vector)
+    solution = lineax.linear_solve(operator, scaled, solver, throw=False)
+    taken = jnp.asarray(solution.stats.get("num_steps", 1), jnp.int32)
+    return jax.tree.map(lambda leaf: leaf * size, solution.value), taken
 
 
 def _normalized(vector: PyTree) -> Direction:

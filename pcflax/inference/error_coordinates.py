@@ -32,6 +32,13 @@ class ErrorProblem(InferenceProblem):
         }
 
 
+def error_problem(problem: InferenceProblem) -> ErrorProblem:
+    """The same problem over errors, begun at the same activities."""
+    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    errors = ErrorProblem(**fields)
+    return dataclasses.replace(errors, start=errors.encode(problem.decode(problem.start)))
+
+
 @dataclasses.dataclass(frozen=True)
 class ErrorCoordinates(AbstractInference):
     """Run any algorithm on the errors e_l = z_l - mu_l instead of the activities (ePC).
@@ -83,8 +90,6 @@ class ErrorCoordinates(AbstractInference):
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
-        fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
-        errors = ErrorProblem(**fields).restarted(problem.decode(problem.start))
-        result = self.inference.solve(errors, key=key, trace=trace)
+        result = self.inference.solve(error_problem(problem), key=key, trace=trace)
         ended = finished(problem, problem.encode(result.activities), result.num_steps)
         return result._replace(energies=ended.energies, residual=ended.residual)

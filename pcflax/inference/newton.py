@@ -16,12 +16,12 @@ from pcflax.networks.base import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference, StepInfo, observe
-from .curvature import hessian_vector
+from .curvature import hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 
 # Loose enough that far from the minimum no product is wasted, tight enough that each full step near it
 # shrinks the residual a thousandfold.
-_LINEAR_SOLVER = lineax.CG(rtol=1e-3, atol=1e-30, max_steps=200)
+_LINEAR_SOLVER = lineax.CG(rtol=1e-3, atol=1e-3, max_steps=200)
 
 _FIRST_DAMPING, _LEAST_DAMPING = 1e-3, 1e-9
 
@@ -87,10 +87,7 @@ class AbstractNewton(AbstractIterativeInference):
                     lambda c, v: c + damping[0].astype(v.dtype) * v, product(vector), vector
                 )
 
-            operator = lineax.FunctionLinearOperator(
-                damped, jax.eval_shape(lambda: gradient), lineax.positive_semidefinite_tag
-            )
-            return lineax.linear_solve(operator, gradient, self.linear_solver, throw=False).value
+            return solve_symmetric(damped, gradient, self.linear_solver)[0]
 
         moves = problem.for_each_example(direction, coordinates, gradient, state.damping)
         trial = jax.tree.map(lambda z, move: z - move, coordinates, moves)
@@ -122,7 +119,7 @@ class NewtonCG(AbstractNewton):
 
     Args:
         linear_solver: any lineax solver of symmetric systems; `lineax.CG` works without a matrix,
-            `lineax.LU()` forms it.
+            `lineax.LU()` forms it. Its tolerances are relative to the gradient's largest element.
         num_steps, tolerance, max_steps: a fixed count (20 unless given), or an adaptive stop.
 
     >>> import pcflax as pc

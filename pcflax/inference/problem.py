@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pcflax.networks import Clamp, Clamps, SplitNetwork
 from pcflax.networks.base import Initializer, total_energy
@@ -106,20 +106,34 @@ class InferenceProblem:
         """The same problem, begun at these activities."""
         return dataclasses.replace(self, start=self.encode(activities))
 
+    @property
+    def separable(self) -> bool:
+        """Whether part of the batch may be solved apart from the rest.
+
+        Not where layers keep state beside their parameters: a mask drawn for the batch, or statistics
+        over it, would be others.
+        """
+        return not jax.tree.leaves(self.network.other)
+
+    def take(self, examples: Int[Array, " some"]) -> InferenceProblem:
+        """The problem of some of the examples, by their places in the batch."""
+        data = (self.inputs, self._whole_clamps(), self.start)
+        inputs, clamps, start = jax.tree.map(lambda leaf: leaf[examples], data)
+        return dataclasses.replace(self, inputs=inputs, clamps=clamps, start=start)
+
     def for_each_example(self, solve: Callable[..., Result], *data: PyTree) -> Result:
         """`solve(problem, *data)` of each example alone, a batch of one, with the results stacked.
 
         For algorithms that choose their own steps: no example then depends on another. `data` are
         more arrays with the batch as first axis.
         """
-        clamps = {name: Clamp(clamp.value, clamp.held()) for name, clamp in self.partial.items()}
 
         def alone(mapped):
             (inputs, clamps, start), data = jax.tree.map(lambda leaf: leaf[None], mapped)
             problem = dataclasses.replace(self, inputs=inputs, clamps=clamps, start=start)
             return jax.tree.map(lambda leaf: leaf[0], solve(problem, *data))
 
-        return jax.vmap(alone)(((self.inputs, {**self.clamps, **clamps}, self.start), data))
+        return jax.vmap(alone)(((self.inputs, self._whole_clamps(), self.start), data))
 
     def held(self) -> PyTree:
         """Shaped as the coordinates: True for elements that a mask holds."""
@@ -143,6 +157,11 @@ class InferenceProblem:
             * bound.layer(name).energy(activities[name], predictions[name])
             for name in bound.names
         }
+
+    def _whole_clamps(self) -> dict[str, Clamp]:
+        """The clamps, each mask at its value's shape."""
+        masked = {name: Clamp(clamp.value, clamp.held()) for name, clamp in self.partial.items()}
+        return {**self.clamps, **masked}
 
     def _held_counts(self) -> Array:
         held = [clamp.held() for clamp in self.partial.values()]

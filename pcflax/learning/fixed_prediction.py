@@ -36,6 +36,11 @@ class FixedPredictionProblem(InferenceProblem):
     predictions: Activities
     pull: Callable[[Activities], Activities]
 
+    @property
+    def separable(self) -> bool:
+        """No: `pull` is the whole batch's."""
+        return False
+
     def energies(self, coordinates: PyTree) -> Energies:
         """E_l(z_l, mu^_l) of each example at each layer."""
         return self.slopes(coordinates)[0]

@@ -22,7 +22,7 @@ class MuPC(AbstractParameterization):
     width N and L layers. Hidden activities keep their size, the output starts at size 1/sqrt(N), and
     learning rates carry over from one width and depth to another. The networks of the source have
     identity skips on layers 2 to L-1 and the activation before the weights: `PCDense` with
-    `skip=True, activation_first=True`.
+    `skip=True, activation_first=True`. They have no biases; ours are not multiplied.
 
     The source's own figures are made with one Adam rate for all widths; the rules of
     `sgd_learning_rate` and `adam_learning_rate` are those of its successor.
@@ -31,7 +31,7 @@ class MuPC(AbstractParameterization):
         gamma: divides the last layer's multiplier.
 
     Source: Innocenti, Achour & Buckley (2025), arXiv 2505.13124; gamma and the learning rates:
-    Innocenti, Achour & Bogacz (2026), arXiv 2602.07697, and the code of both.
+    Innocenti, Achour & Bogacz (2026), arXiv 2602.07697; both as in the code that accompanies them.
 
     >>> import pcflax as pc
     >>> mupc = pc.parameterizations.MuPC()

@@ -25,8 +25,9 @@ def inference_figure(
     """Two panels by inference step: the energy of each layer, and the residual.
 
     The scales are logarithmic unless a value is negative or all are zero; a zero, as every hidden
-    energy is at a feedforward start, leaves a gap in its line. The total, dashed, is the sum over
-    layers. Up to ten layers are named in a legend, more are told apart by a colour bar.
+    energy is at a feedforward start, leaves a gap in its line, and what lies more than twelve decades
+    below the largest value is not shown. The total, dashed, is the sum over layers. Up to ten layers
+    are named in a legend, more are told apart by a colour bar.
 
     Args:
         energies: {layer name: (num_steps + 1,)} in nats, averaged over the batch, the layer nearest

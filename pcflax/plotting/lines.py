@@ -23,6 +23,7 @@ MOST_NAMES = 10
 _MOST_DECADES = 12
 # Below this many points the eye wants to see which were measured; a single one has no line at all.
 _FEW_POINTS = 12
+_LEGEND_STYLE = {"fontsize": "small", "frameon": False}
 
 
 def draw_layers(axis: Axes, layers: Mapping[str, Line], *, total: Line | None = None) -> None:
@@ -64,9 +65,6 @@ def draw_layers(axis: Axes, layers: Mapping[str, Line], *, total: Line | None = 
             handles=axis.lines[-1:], loc="lower right", bbox_to_anchor=(1.0, 1.0), **_LEGEND_STYLE
         )
     _depth_bar(axis, list(layers), colors)
-
-
-_LEGEND_STYLE = {"fontsize": "small", "frameon": False}
 
 
 def _depth_bar(axis: Axes, names: list[str], colors: ListedColormap) -> None:

@@ -1,0 +1,261 @@
+"""How many steps, and how long, does each inference algorithm take to an equilibrium, by depth?
+
+    python benchmarks/inference.py                   depths 4 to 64, every algorithm (about 15 minutes)
+    python benchmarks/inference.py --quick           depths 4 and 8, for a check
+
+A tanh chain of width 128 at its LeCun initialization, random inputs, one-hot targets clamped. For each
+algorithm: the steps until the mean energy is within 1e-3 of the equilibrium's, as a fraction of the
+gap that the feedforward start leaves, and the seconds that a compiled call with so many steps takes
+(medians over rounds, interleaved). The equilibrium is the lowest energy that any algorithm found; a
+Newton method finds it to rounding. Step sizes are 1.8/lambda_max of each algorithm's own coordinates,
+measured by power iteration at the start, near the best that a sweep finds for each. `LinearSolve` runs
+on the same chain without its tanh. `Langevin` is left out: at temperature 0 it is gradient descent.
+
+The table goes to the screen, a JSON file with device and versions and a figure to
+`benchmarks/results/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+import pcflax as pc
+from pcflax.inference.curvature import largest_eigenvalue, random_direction
+from pcflax.inference.error_coordinates import ErrorCoordinates, error_problem
+
+WIDTH, CLASSES, BATCH, GAP = 128, 10, 8, 1e-3
+MOST_STEPS = 20000  # of the algorithms that only descend
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def chain(depth: int, linear: bool) -> tuple[pc.PCNetwork, jax.Array, jax.Array]:
+    """A network of `depth` weight layers and a batch."""
+    rngs = nnx.Rngs(0)
+    widths = [WIDTH] * depth + [CLASSES]
+    network = pc.PCNetwork(
+        [
+            pc.PCDense(
+                below,
+                above,
+                activation=None if linear or number == depth - 1 else jnp.tanh,
+                rngs=rngs,
+            )
+            for number, (below, above) in enumerate(itertools.pairwise(widths))
+        ]
+    )
+    inputs = jax.random.normal(jax.random.key(1), (BATCH, WIDTH))
+    targets = jax.nn.one_hot(jnp.arange(BATCH) % CLASSES, CLASSES)
+    return network, inputs, targets
+
+
+@jax.jit
+def stable_steps(network, inputs, targets) -> tuple[jax.Array, jax.Array]:
+    """1.8/lambda_max in activities and in errors, at the feedforward start."""
+    problem = pc.inference.make_problem(network, inputs, targets)
+
+    def step(problem):
+        found = largest_eigenvalue(problem, problem.start, random_direction(problem), 50)
+        return 1.8 / jnp.max(found.eigenvalue)
+
+    return step(problem), step(error_problem(problem))
+
+
+def algorithms(step: float, error_step: float) -> dict:
+    """{name: (a function of the number of steps, the most steps, whether for linear chains)}."""
+    inference = pc.inference
+    sgd, heavy_ball = optax.sgd(step), optax.sgd(step, momentum=0.9)
+    return {
+        "gradient descent": (
+            lambda n: inference.GradientDescent(sgd, num_steps=n),
+            MOST_STEPS,
+            False,
+        ),
+        "momentum 0.9": (
+            lambda n: inference.GradientDescent(heavy_ball, num_steps=n),
+            MOST_STEPS // 4,
+            False,
+        ),
+        "step_size auto": (
+            lambda n: inference.GradientDescent(step_size="auto", num_steps=n),
+            MOST_STEPS,
+            False,
+        ),
+        "gradient flow (Heun)": (
+            lambda n: inference.GradientFlow(_heun(), tolerance=1e-4, max_steps=n, max_time=1e6),
+            MOST_STEPS // 4,
+            False,
+        ),
+        "error coordinates": (
+            lambda n: ErrorCoordinates(
+                inference.GradientDescent(optax.sgd(error_step), num_steps=n)
+            ),
+            300,
+            False,
+        ),
+        "error coordinates, auto": (
+            lambda n: ErrorCoordinates(inference.GradientDescent(step_size="auto", num_steps=n)),
+            300,
+            False,
+        ),
+        "Newton-CG": (lambda n: inference.NewtonCG(num_steps=n), 20, False),
+        "Gauss-Newton": (lambda n: inference.GaussNewton(num_steps=n), 20, False),
+        "linear solve (linear chain)": (lambda n: inference.LinearSolve(), 1, True),
+    }
+
+
+@functools.lru_cache
+def _heun():
+    import diffrax
+
+    return diffrax.Heun()
+
+
+@functools.partial(jax.jit, static_argnames="inference")
+def trace_of(network, inputs, targets, *, inference) -> jax.Array:
+    """F of each example at each step."""
+    problem = pc.inference.make_problem(network, inputs, targets)
+    return inference.solve(problem, trace=True).trace.energy
+
+
+@functools.partial(jax.jit, static_argnames="inference")
+def end_of(network, inputs, targets, *, inference):
+    """Where a solve ends, for timing."""
+    problem = pc.inference.make_problem(network, inputs, targets)
+    return inference.solve(problem).activities
+
+
+def measure(depth: int, rounds: int, console: Console) -> list[dict]:
+    """A record for each algorithm at one depth."""
+    records = []
+    made = {linear: chain(depth, linear) for linear in (False, True)}
+    split = {linear: pc.networks.split(made[linear][0]) for linear in made}
+    steps = [float(step) for step in stable_steps(split[False], *made[False][1:])]
+    energies, equilibrium, timed = {}, {False: np.inf, True: np.inf}, {}
+    table = algorithms(*steps)
+    reference = pc.inference.Sequence(
+        ErrorCoordinates(pc.inference.NewtonCG(num_steps=10)), pc.inference.NewtonCG(num_steps=10)
+    )
+    for linear in made:
+        inference = pc.inference.LinearSolve() if linear else reference
+        trace = trace_of(split[linear], *made[linear][1:], inference=inference)
+        equilibrium[linear] = np.asarray(trace).mean(1).min()
+    for name, (build, most, linear) in table.items():
+        with console.status(f"depth {depth}: {name}"):
+            trace = trace_of(split[linear], *made[linear][1:], inference=build(most))
+            energies[name] = np.asarray(trace, np.float64).mean(1)
+            equilibrium[linear] = min(equilibrium[linear], energies[name].min())
+    for name, (build, most, linear) in table.items():
+        start = energies[name][0]
+        gap = (energies[name] - equilibrium[linear]) / (start - equilibrium[linear])
+        reached = np.flatnonzero(gap <= GAP)
+        taken = int(reached[0]) if reached.size else None
+        records.append({"algorithm": name, "depth": depth, "steps": taken, "gap": float(gap[-1])})
+        with console.status(f"depth {depth}: {name}, compiling"):
+            inference = build(max(taken or most, 1))
+            begin = time.perf_counter()
+            jax.block_until_ready(end_of(split[linear], *made[linear][1:], inference=inference))
+            records[-1]["first_call_seconds"] = time.perf_counter() - begin
+            timed[name] = (inference, linear)
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(rounds):
+        for name, (inference, linear) in timed.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(end_of(split[linear], *made[linear][1:], inference=inference))
+            seconds[name].append(time.perf_counter() - begin)
+    for record in records:
+        record["seconds"] = statistics.median(seconds[record["algorithm"]])
+    jax.clear_caches()
+    return records
+
+
+def figure(records: list[dict]) -> Figure:
+    """Steps and seconds by depth, a line an algorithm."""
+    drawn = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = drawn.subplots(1, 2)
+    names = list(dict.fromkeys(record["algorithm"] for record in records))
+    for axis, field in ((left, "steps"), (right, "seconds")):
+        for number, name in enumerate(names):
+            rows = [r for r in records if r["algorithm"] == name and r["steps"] is not None]
+            style = {"marker": "osD^vP*Xh"[number % 9], "markersize": 5}
+            axis.plot([r["depth"] for r in rows], [r[field] for r in rows], label=name, **style)
+        depths = sorted({record["depth"] for record in records})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(depths, [str(depth) for depth in depths])
+        axis.minorticks_off()
+        axis.set(yscale="log", xlabel="layers")
+        axis.grid(alpha=0.3)
+    left.set_ylabel("steps to 0.1 % of the energy gap")
+    right.set_ylabel("seconds to 0.1 % of the energy gap")
+    drawn.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    return drawn
+
+
+def main() -> None:
+    """Measure, print the table, write JSON and figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--depths", default="4,8,16,20,32,64")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="depths 4 and 8, one round")
+    parser.add_argument("--output", type=Path, help="a folder for the JSON file and the figure")
+    options = parser.parse_args()
+    depths = [4, 8] if options.quick else [int(depth) for depth in options.depths.split(",")]
+    console, begin = Console(), time.perf_counter()
+    records: list[dict] = []
+    for depth in depths:
+        records += measure(depth, 1 if options.quick else options.rounds, console)
+        console.print(f"depth {depth} done after {time.perf_counter() - begin:.0f} s")
+    table = Table(title="steps (seconds) to 0.1 % of the energy gap")
+    table.add_column("algorithm")
+    for depth in depths:
+        table.add_column(f"{depth} layers", justify="right")
+    for name in dict.fromkeys(record["algorithm"] for record in records):
+        cells = [
+            f"{r['steps']} ({r['seconds']:.2g} s)"
+            if r["steps"] is not None
+            else f"gap {r['gap']:.2g} ({r['seconds']:.2g} s)"
+            for r in records
+            if r["algorithm"] == name
+        ]
+        table.add_row(name, *cells)
+    console.print(table)
+    device = jax.devices()[0].device_kind
+    result = {
+        "device": device,
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+        "width": WIDTH,
+        "batch": BATCH,
+        "gap": GAP,
+        "records": records,
+    }
+    folder = options.output or (None if options.quick else RESULTS)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / f"inference-{device.lower().replace(' ', '-')}"
+        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        figure(records).savefig(stem.with_suffix(".png"), dpi=110)
+        console.print(f"written to {stem}.json and .png", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,19 +6,26 @@ import pytest
 
 import pcflax as pc
 
-TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger
+TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints Clamp ConsoleLogger
 EarlyStopping Energy History JSONLinesLogger NonFiniteEnergyError PCDense PCLayer PCNetwork PCRoot
-TensorBoardLogger Trainer data energies inference initializers learning load_checkpoint metrics
-networks""".split()
+TensorBoardLogger Trainer analysis data energies inference initializers learning load_checkpoint metrics
+networks parameterizations""".split()
 
 FOLDERS = {
-    "energies": ["Bernoulli", "Categorical", "Energy", "Gaussian"],
-    "inference": ["AbstractInference", "AbstractIterativeInference", "GradientDescent"]
-    + ["InferenceProblem", "InferenceResult", "StepInfo", "Trace", "make_problem"],
+    "energies": ["ActivityDecay", "Bernoulli", "Categorical", "Energy", "Gaussian", "Huber", "KL"]
+    + ["Laplace", "LearnedGaussian"],
+    "inference": ["AbstractInference", "AbstractIterativeInference", "ErrorCoordinates"]
+    + ["GaussNewton", "GradientDescent", "GradientFlow", "InferenceProblem", "InferenceResult"]
+    + ["Langevin", "LinearSolve", "NewtonCG", "Sequence", "StepInfo", "Trace", "make_problem"],
     "initializers": ["Feedforward", "Normal", "Zeros"],
-    "learning": ["AbstractGradientLearning", "AbstractLearning", "Backprop", "LearningInfo"]
-    + ["PredictiveCoding"],
+    "learning": ["AbstractGradientLearning", "AbstractLearning", "Backprop", "FixedPrediction"]
+    + ["IncrementalPC", "LearningInfo", "Nudged", "PredictiveCoding", "ZIL", "spectral_penalty"]
+    + ["weight_decay"],
     "data": ["ArrayDataset", "Dataset", "Decoder", "StreamDataset", "from_arrays", "load"],
+    "parameterizations": ["AbstractParameterization", "MuPC", "NTK", "Standard"],
+    "analysis": ["Credit", "DeepLinear", "Health", "HealthMonitor", "InferenceHealth", "Spectrum"]
+    + ["activity_spectrum", "gradient_alignment", "health", "inference_health", "trajectories"]
+    + ["unit_health"],
     "metrics": ["accuracy", "default_metrics", "squared_error"],
 }
 
@@ -51,6 +58,13 @@ WITHOUT_EXAMPLE = {
     "pc.learning.AbstractGradientLearning",
     "pc.learning.AbstractLearning",
     "pc.learning.LearningInfo",
+    "pc.parameterizations.AbstractParameterization",
+    "pc.analysis.Credit",
+    "pc.analysis.Health",
+    "pc.analysis.InferenceHealth",
+    "pc.analysis.Spectrum",
+    "pc.analysis.inference_health",
+    "pc.analysis.unit_health",
     "pc.data.ArrayDataset",
     "pc.data.Dataset",
     "pc.data.Decoder",

@@ -36,9 +36,9 @@ class InferenceHealth(NamedTuple):
     Attributes:
         energy: F where it ended.
         start_energy: F where it began.
-        equilibrium_energy: F at the equilibrium that a Newton reference reached from there.
+        equilibrium_energy: F at the equilibrium that a reference reached from there; NaN without one.
         gap_closed: (start - end) / (start - equilibrium): 1 at the equilibrium, 0 where nothing moved,
-            negative where the energy rose.
+            negative where the energy rose; NaN without a reference.
         residual: root mean square of dF/dz where it ended.
         largest_eigenvalue: of the activity Hessian at the start, the largest over the batch; gradient
             descent is stable for step sizes below 2 over it.
@@ -114,7 +114,12 @@ def health(
     credit = gradient_alignment(network, inputs, targets, learning=learning, key=key)
     dead, saturated = unit_health(network, inputs)
     inference = inference_health(
-        network, inputs, targets, learning=learning, key=key, reference=reference
+        network,
+        inputs,
+        targets,
+        learning=learning,
+        key=key,
+        reference=NewtonCG(num_steps=15) if reference is None else reference,
     )
     sentences = {
         name: _layer_sentence(
@@ -136,12 +141,14 @@ def inference_health(
     key: PRNGKey | None = None,
     reference: AbstractInference | None = None,
 ) -> InferenceHealth | None:
-    """How far the inference of a rule goes on one batch; None where it has none on the energy."""
+    """How far the inference of a rule goes on one batch; None where it has none on the energy.
+
+    Without a `reference`, which costs as much as it takes to an equilibrium, no gap is measured.
+    """
     inference = getattr(learning, "inference", None)
     if not isinstance(inference, AbstractInference) or isinstance(learning, FixedPrediction):
         return None
     key = jax.random.key(0) if key is None else key
-    reference = NewtonCG(num_steps=15) if reference is None else reference
     found = _inference_health(
         split(network), inputs, targets, key, inference=inference, reference=reference
     )
@@ -185,9 +192,11 @@ def _inference_health(network: SplitNetwork, inputs, targets, key, *, inference,
     problem = make_problem(network, inputs, targets)
     result = inference.solve(problem, key=key)
     start = problem.energy(problem.start)
-    equilibrium = reference.solve(problem, key=key).energy
-    # where inference got lower than the reference, that is the lower bound there is
-    equilibrium = jnp.minimum(equilibrium, jnp.minimum(start, result.energy))
+    equilibrium = jnp.full_like(start, jnp.nan)
+    if reference is not None:
+        # where inference got lower than the reference, that is the lowest energy known
+        equilibrium = reference.solve(problem, key=key).energy
+        equilibrium = jnp.minimum(equilibrium, jnp.minimum(start, result.energy))
     return {
         "layers": {name: jnp.mean(energy) for name, energy in result.energies.items()},
         "start": jnp.mean(start),

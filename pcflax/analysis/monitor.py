@@ -15,12 +15,11 @@ from .health import inference_health, unit_health
 class HealthMonitor:
     """Logs, beside the training metrics, how the network does on one fixed batch.
 
-    In each training row of the history, of metrics.jsonl and of TensorBoard:
-    `health/alignment` and `health/alignment/<layer>`, the cosine of the rule's weight gradient with
-    backpropagation's; `health/gradient_norm/<layer>`; `health/dead/<layer>`; and for a rule that
-    infers, `health/residual`, `health/gap_closed`, `health/largest_eigenvalue` and
-    `health/energy_share/<layer>`. The numbers are functions of the parameters alone, so a resumed run
-    logs the same.
+    In each training row of the history, of metrics.jsonl and of TensorBoard: `health/alignment` and
+    `health/alignment/<layer>`, the cosine of the rule's weight gradient with backpropagation's;
+    `health/gradient_norm/<layer>`; `health/dead/<layer>`; and for a rule that infers,
+    `health/residual`, `health/largest_eigenvalue` and `health/energy_share/<layer>`. The numbers are
+    functions of the parameters alone, so a resumed run logs the same.
 
     Args:
         inputs: a batch to look at, (batch, *features); 64 examples will do.
@@ -61,7 +60,6 @@ class HealthMonitor:
         found = inference_health(network, self.inputs, self.targets, learning=learning)
         if found is not None:
             row["health/residual"] = found.residual
-            row["health/gap_closed"] = found.gap_closed
             row["health/largest_eigenvalue"] = found.largest_eigenvalue
             row |= {f"health/energy_share/{k}": share for k, share in found.energy_share.items()}
         return {name: float(np.float32(value)) for name, value in row.items()}

@@ -82,6 +82,9 @@ class TrainOptions:
     """Temperature of Langevin sampling."""
     learning_rate: float = 1e-3
     """Adam's rate for the weights."""
+    health: bool = False
+    """Log, beside the training metrics, whether each layer learns: alignment with backpropagation,
+    gradient norms, dead units, energy shares; and draw the alignment."""
     eval_every: int = 50
     """Steps between evaluations on the test split, and between checkpoints."""
     keep_latest: int = 3

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pcflax as pc
-from pcflax.plotting import training_figure
+from pcflax.plotting import alignment_figure, training_figure
 
 from .build import build_inference, build_trainer, load_data
 from .options import (
@@ -42,11 +42,16 @@ def train(options: TrainOptions) -> None:
                 f"another --run-dir"
             )
     data, test = load_data(options, "train"), load_data(options, "test", batch_size=500)
+    monitor = []
+    if options.health:
+        batch = next(iter(data))
+        monitor = [pc.analysis.HealthMonitor(batch.inputs, batch.targets)]
     trainer = build_trainer(
         options,
         data,
         run_dir,
         callbacks=[
+            *monitor,
             pc.ConsoleLogger(console),
             pc.JSONLinesLogger(run_dir / "metrics.jsonl"),
             pc.TensorBoardLogger(run_dir / "tensorboard"),
@@ -74,6 +79,27 @@ def train(options: TrainOptions) -> None:
     checkpoint = trainer.checkpoints.latest_good()  # type: ignore[union-attr]
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True, highlight=False)
     console.print(f"figure      {figure_path}", soft_wrap=True, highlight=False)
+    if any(name.startswith(_ALIGNMENT) for name in trainer.history.names()):
+        health_path = run_dir / "alignment.png"
+        _alignment_figure(trainer).savefig(health_path, dpi=110)
+        console.print(f"alignment   {health_path}", soft_wrap=True, highlight=False)
+
+
+_ALIGNMENT = "health/alignment"
+
+
+def _alignment_figure(trainer: pc.Trainer):
+    """How each layer's gradient stands to backpropagation's, over training."""
+    history = trainer.history
+    curves = {
+        name.removeprefix(_ALIGNMENT).removeprefix("/") or "total": (
+            history.steps(name),
+            history[name],
+        )
+        for name in history.names()
+        if name.startswith(_ALIGNMENT)
+    }
+    return alignment_figure(curves, title=f"{trainer.step} steps")
 
 
 def _new_run_dir(options: TrainOptions) -> Path:

@@ -32,7 +32,8 @@ class IncrementalPC(AbstractLearning):
 
     Raises:
         TypeError: where `inference` is no iterative algorithm.
-        ValueError: where it stops adaptively: the number of weight steps would depend on the batch.
+        ValueError: where it stops adaptively: the number of weight steps would depend on the batch; or
+            where it takes no steps.
 
     Source: Salvatori et al. (2022), arXiv 2212.00720.
 
@@ -51,6 +52,11 @@ class IncrementalPC(AbstractLearning):
             raise ValueError(
                 "IncrementalPC expected a fixed num_steps, since the weights move at every step, got "
                 "a tolerance; give the algorithm num_steps instead"
+            )
+        if not self.inference.num_steps:
+            raise ValueError(
+                "IncrementalPC moves the weights once a step of inference, got num_steps=0; take at "
+                "least 1"
             )
 
     def update(

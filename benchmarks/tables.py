@@ -58,7 +58,7 @@ def measured() -> str:
 
 def _cell(record: dict) -> str:
     if record["steps"] is None:
-        return f"not in {1e3 * record['seconds']:.0f} ms (gap {record['gap']:.1e})"
+        return f"not in {record['most']:,} (gap {record['gap']:.0e})"
     return f"{record['steps']:,} ({1e3 * record['seconds']:.3g})"
 
 

@@ -31,6 +31,15 @@ def double():
     jax.config.update("jax_enable_x64", before)
 
 
+@pytest.fixture(scope="module")
+def quick_compiling():
+    """Less optimised programs, which differ by rounding, where most of the time is compiling."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """A folder of prepared TFDS sets, or a skip with the reason."""

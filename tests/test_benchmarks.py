@@ -35,3 +35,13 @@ def test_backprop_is_another_rule():
         for got, want in zip(trained("backprop"), trained("bare_scan"), strict=True)
     ]
     assert not all(same)
+
+
+def test_the_page_on_choosing_inference_holds_the_results():
+    """Its tables are those that benchmarks/tables.py makes from the committed JSON."""
+    from benchmarks import tables
+
+    text = tables.PAGE.read_text()
+    assert tables.page(text) == text
+    assert tables.measured() in text
+    assert tables.mlp() in text

@@ -37,8 +37,8 @@ class HealthMonitor:
     ...     learning=pc.learning.Backprop(), progress=False,
     ...     callbacks=[pc.analysis.HealthMonitor(batch.inputs, batch.targets)])
     >>> history = trainer.fit(data, num_steps=2, log_every=1)
-    >>> [round(value, 5) for value in history["health/alignment"]]
-    [1.0, 1.0]
+    >>> print(*[round(value, 5) for value in history["health/alignment"]])
+    1.0 1.0
     """
 
     def __init__(self, inputs: Any, targets: Any):

@@ -43,8 +43,9 @@ class GradientDescent(AbstractIterativeInference):
         step_size: "auto" instead of an optimizer: each example descends with 1/lambda_max, its own
             largest curvature, estimated by power iteration on Hessian-vector products: ten iterations
             before the first step, then one with every step.
-        num_steps, tolerance, max_steps: a fixed count (20 unless given), or an adaptive stop; see
-            `AbstractIterativeInference`.
+        num_steps: a fixed count, 20 unless given; or
+        tolerance: the residual at which an example stops, and
+        max_steps: after how many steps at most; see `AbstractIterativeInference`.
 
     Raises:
         TypeError: where `optimizer` is not an optax transformation.

@@ -18,7 +18,7 @@ from .result import InferenceResult, Trace
 
 # Loose, since each solve but the first works on the residual that the one before left: 32-bit floats do
 # not get far in one.
-_SOLVER = lineax.CG(rtol=1e-4, atol=1e-4)
+_SOLVER = lineax.CG(rtol=1e-4, atol=1e-4, max_steps=1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class LinearSolve(AbstractInference):
 
     Args:
         solver: any lineax solver of symmetric positive systems: `lineax.CG(rtol, atol)`, which forms
-            no matrix, or `lineax.Cholesky()` for small networks. CG to a relative residual of 1e-4
-            unless given. Its tolerances are relative to the gradient's largest element.
+            no matrix, or `lineax.Cholesky()` for small networks. CG to a relative residual of 1e-4,
+            in at most 1000 iterations, unless given. Its tolerances are relative to the gradient's largest element.
         refinements: solves after the first, each of the residual that is left.
 
     Raises:

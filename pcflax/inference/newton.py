@@ -120,7 +120,9 @@ class NewtonCG(AbstractNewton):
     Args:
         linear_solver: any lineax solver of symmetric systems; `lineax.CG` works without a matrix,
             `lineax.LU()` forms it. Its tolerances are relative to the gradient's largest element.
-        num_steps, tolerance, max_steps: a fixed count (20 unless given), or an adaptive stop.
+        num_steps: a fixed count, 20 unless given; or
+        tolerance: the residual at which an example stops, and
+        max_steps: after how many steps at most.
 
     >>> import pcflax as pc
     >>> pc.inference.NewtonCG(tolerance=1e-5, max_steps=30).max_steps
@@ -150,7 +152,9 @@ class GaussNewton(AbstractNewton):
 
     Args:
         linear_solver: any lineax solver of symmetric systems; `lineax.CG` works without a matrix.
-        num_steps, tolerance, max_steps: a fixed count (20 unless given), or an adaptive stop.
+        num_steps: a fixed count, 20 unless given; or
+        tolerance: the residual at which an example stops, and
+        max_steps: after how many steps at most.
 
     >>> import pcflax as pc
     >>> pc.inference.GaussNewton(num_steps=5).num_steps

@@ -36,8 +36,8 @@ class AbstractParameterization(abc.ABC):
     ... class Halved(pc.parameterizations.AbstractParameterization):
     ...     def base_multiplier(self, *, index, depth, in_features, skip):
     ...         return 0.5
-    >>> [Halved(gamma=2.0).multiplier(index=i, depth=3, in_features=8, skip=False) for i in range(3)]
-    [0.5, 0.5, 0.25]
+    >>> print(*[Halved(gamma=2.0).multiplier(index=i, depth=3, in_features=8, skip=False) for i in range(3)])
+    0.5 0.5 0.25
     """
 
     gamma: float = 1.0

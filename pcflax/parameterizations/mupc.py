@@ -35,8 +35,8 @@ class MuPC(AbstractParameterization):
 
     >>> import pcflax as pc
     >>> mupc = pc.parameterizations.MuPC()
-    >>> [mupc.multiplier(index=i, depth=4, in_features=16, skip=i in (1, 2)) for i in range(4)]
-    [0.25, 0.125, 0.125, 0.0625]
+    >>> print(*[mupc.multiplier(index=i, depth=4, in_features=16, skip=i in (1, 2)) for i in range(4)])
+    0.25 0.125 0.125 0.0625
     >>> mupc.sgd_learning_rate(0.1, width=100), mupc.adam_learning_rate(0.1, width=25, depth=4)
     (10.0, 0.01)
     """

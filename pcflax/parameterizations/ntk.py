@@ -33,8 +33,8 @@ class NTK(AbstractParameterization):
 
     >>> import pcflax as pc
     >>> ntk = pc.parameterizations.NTK()
-    >>> [ntk.multiplier(index=i, depth=4, in_features=16, skip=i in (1, 2)) for i in range(4)]
-    [0.25, 0.125, 0.125, 0.25]
+    >>> print(*[ntk.multiplier(index=i, depth=4, in_features=16, skip=i in (1, 2)) for i in range(4)])
+    0.25 0.125 0.125 0.25
     """
 
     @property

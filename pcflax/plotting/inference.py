@@ -99,8 +99,8 @@ def trajectory_figure(
 
     >>> import numpy as np
     >>> figure = trajectory_figure({"hidden": np.zeros((21, 300)), "output": np.ones((21, 10))})
-    >>> [len(axis.lines) for axis in figure.axes]
-    [20, 10]
+    >>> print(*[len(axis.lines) for axis in figure.axes])
+    20 10
     """
     if not trajectories:
         raise ValueError("expected the trajectories of at least one layer, got none")

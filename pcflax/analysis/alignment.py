@@ -75,7 +75,8 @@ def gradient_alignment(
         raise TypeError(f"expected a learning rule such as pc.learning.ZIL(), got {learning!r}")
     check_batch(inputs, targets)
     found = _products(split(network), inputs, targets, _key(key), learning=learning)
-    found = jax.tree.map(float, found)
+    # jit hands dictionaries back in the order of their keys; ours are in the network's
+    found = {name: jax.tree.map(float, found[name]) for name in network.names if name in found}
     total = {key: sum(layer[key] for layer in found.values()) for key in ("both", "own", "other")}
     found["total"] = total
     cosine = {}

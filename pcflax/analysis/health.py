@@ -15,9 +15,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pcflax.inference import AbstractInference, InferenceProblem, NewtonCG, make_problem
+from pcflax.inference import (
+    AbstractInference,
+    ErrorCoordinates,
+    GradientDescent,
+    InferenceProblem,
+    Langevin,
+    NewtonCG,
+    make_problem,
+)
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
-from pcflax.layers import PCDense
+from pcflax.inference.error_coordinates import error_problem
+from pcflax.layers import PCDense, PCRoot
 from pcflax.learning import AbstractLearning, FixedPrediction
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.networks.base import check_batch
@@ -40,8 +49,9 @@ class InferenceHealth(NamedTuple):
         gap_closed: (start - end) / (start - equilibrium): 1 at the equilibrium, 0 where nothing moved,
             negative where the energy rose; NaN without a reference.
         residual: root mean square of dF/dz where it ended.
-        largest_eigenvalue: of the activity Hessian at the start, the largest over the batch; gradient
-            descent is stable for step sizes below 2 over it.
+        largest_eigenvalue: of the Hessian at the start, in the coordinates that the algorithm moves
+            (activities, or errors), the largest over the batch; gradient descent is stable for step
+            sizes below 2 over it.
         energy_share: {layer: its part of the energy where inference ended}.
     """
 
@@ -150,7 +160,7 @@ def inference_health(
         return None
     key = jax.random.key(0) if key is None else key
     found = _inference_health(
-        split(network), inputs, targets, key, inference=inference, reference=reference
+        split(network), inputs, targets, key, learning=learning, reference=reference
     )
     found = jax.tree.map(float, found)
     gap = found["start"] - found["equilibrium"]
@@ -187,9 +197,13 @@ def unit_health(
     return dead, {name: float(saturated[name]) for name in network.names if name in saturated}
 
 
-@functools.partial(jax.jit, static_argnames=("inference", "reference"))
-def _inference_health(network: SplitNetwork, inputs, targets, key, *, inference, reference) -> Any:
-    problem = make_problem(network, inputs, targets)
+@functools.partial(jax.jit, static_argnames=("learning", "reference"))
+def _inference_health(network: SplitNetwork, inputs, targets, key, *, learning, reference) -> Any:
+    inference = learning.inference
+    if hasattr(learning, "problem"):
+        problem = learning.problem(network, inputs, targets, key=key)
+    else:
+        problem = make_problem(network, inputs, targets)
     result = inference.solve(problem, key=key)
     start = problem.energy(problem.start)
     equilibrium = jnp.full_like(start, jnp.nan)
@@ -202,7 +216,9 @@ def _inference_health(network: SplitNetwork, inputs, targets, key, *, inference,
         "start": jnp.mean(start),
         "equilibrium": jnp.mean(equilibrium),
         "residual": jnp.mean(result.residual),
-        "eigenvalue": _eigenvalue(problem),
+        "eigenvalue": _eigenvalue(
+            error_problem(problem) if isinstance(inference, ErrorCoordinates) else problem
+        ),
     }
 
 
@@ -223,10 +239,12 @@ def _unit_health(network: SplitNetwork, inputs) -> tuple[dict, dict]:
         layer, activity = bound.layer(name), activities[name]
         size = jnp.sqrt(jnp.mean(activity**2))
         constant = (jnp.std(activity, axis=0) <= _DEAD * size) & (batch_size > 1)
+        # what stands at the input is data
+        constant = constant & (not isinstance(layer, PCRoot))
         dead[name] = jnp.mean(constant)
         activation = getattr(layer, "activation", None)
         if isinstance(layer, PCDense) and activation is not None and below is not None:
-            before = below if layer.activation_first else layer.linear(below)
+            before = below if layer.activation_first else layer.affine(below)
             steepest = jnp.max(jnp.abs(_slope(activation, jnp.linspace(-5.0, 5.0, 101))))
             flat = jnp.mean(jnp.abs(_slope(activation, before)), axis=0) < _SATURATED * steepest
             if not layer.activation_first:
@@ -261,18 +279,18 @@ def _layer_sentence(
         )
     if saturated is not None and saturated >= 0.5:
         return (
-            f"{saturated:.0%} of its units are saturated: smaller initial weights, normalised inputs or a "
-            f"lower learning rate"
+            f"{saturated:.0%} of its activations are saturated: smaller initial weights, normalised "
+            f"inputs or a lower learning rate"
         )
     if norm is None:
         return "it has no parameters to learn"
     if largest > 0 and norm < 1e-6 * largest:
+        remedy = "; more steps, a larger step size or ErrorCoordinates" if inference else ""
         return (
             f"it hardly learns (a gradient {norm / largest:.0e} times the largest layer's, where Adam's "
-            f"eps may swallow it): the error does not reach it; more steps, a larger step size or "
-            f"ErrorCoordinates"
+            f"eps may swallow it): the error does not reach it{remedy}"
         )
-    if inference is not None and name != names[-1] and inference.energy_share[name] < 1e-6:
+    if inference is not None and name != names[-1] and 0 <= inference.energy_share[name] < 1e-6:
         return (
             "inference leaves it no part of the error to speak of, so what it learns is close to "
             "backpropagation: more steps or a larger step size"
@@ -285,30 +303,47 @@ def _layer_sentence(
     return "nothing wrong"
 
 
+def step_limit(inference: InferenceHealth | None, learning: AbstractLearning) -> float | None:
+    """The step size below which the rule's inference is stable; None where it takes no such step."""
+    algorithm = getattr(learning, "inference", None)
+    if isinstance(algorithm, ErrorCoordinates):
+        algorithm = algorithm.inference
+    if inference is None or not isinstance(algorithm, GradientDescent | Langevin):
+        return None
+    return 2 / inference.largest_eigenvalue if inference.largest_eigenvalue > 0 else None
+
+
 def _summary(inference: InferenceHealth | None, credit: Credit, learning: AbstractLearning) -> str:
     """Whether this is predictive coding, in a sentence or two."""
     total = credit.cosine["total"]
-    name = type(learning).__name__
+    cosine = f"its weight gradient has cosine {total:.3f} with backpropagation's"
     if inference is None:
+        return f"{type(learning).__name__} does no inference on the energy; {cosine}"
+    if inference.largest_eigenvalue == 0 and inference.residual == 0:
         return (
-            f"{name} does no inference on the energy; its weight gradient has cosine {total:.3f} with "
-            f"backpropagation's"
+            f"no activity is free, or the energy has no slope: there is nothing to infer; {cosine}"
         )
-    closed, limit = inference.gap_closed, 2 / max(inference.largest_eigenvalue, 1e-12)
-    if not math.isfinite(inference.energy) or closed < 0:
+    algorithm, closed = getattr(learning, "inference", None), inference.gap_closed
+    limit = step_limit(inference, learning)
+    stable = "" if limit is None else f" (stable below {limit:.3g})"
+    samples = getattr(getattr(algorithm, "inference", algorithm), "temperature", 0) > 0
+    if not math.isfinite(inference.energy) or (closed < 0 and not samples):
         return (
-            f"inference diverges: gradient descent is stable for step sizes below {limit:.3g} here; lower "
-            f'the step size, or take GradientDescent(step_size="auto")'
+            f"inference diverges: take a smaller step size{stable}, or "
+            f'GradientDescent(step_size="auto")'
+        )
+    if samples:
+        above = inference.energy - inference.equilibrium_energy
+        return (
+            f"inference samples, at {above:.3g} nats above the least energy (half a nat for each free "
+            f"unit at temperature 1); {cosine}"
         )
     if math.isnan(closed):
-        return "the energy is at its minimum at the start: there is nothing to infer or to learn"
+        return f"the energy is at its minimum at the start: there is nothing to infer; {cosine}"
     if closed < 0.5:
+        close = ", so this is close to backpropagation" if total > 0.95 else ""
         return (
-            f"inference closes {closed:.1%} of the energy gap, so this is close to backpropagation "
-            f"(cosine {total:.3f}): take more steps, a larger step size (stable below {limit:.3g}), "
-            f"ErrorCoordinates or NewtonCG to reach the equilibrium"
+            f"inference closes {closed:.1%} of the energy gap{close}; {cosine}; to reach the equilibrium "
+            f"take more steps, a larger step size{stable}, ErrorCoordinates or NewtonCG"
         )
-    return (
-        f"inference closes {closed:.1%} of the energy gap: this is predictive coding; its weight gradient "
-        f"has cosine {total:.3f} with backpropagation's"
-    )
+    return f"inference closes {closed:.1%} of the energy gap: this is predictive coding; {cosine}"

@@ -19,7 +19,8 @@ class HealthMonitor:
     `health/alignment/<layer>`, the cosine of the rule's weight gradient with backpropagation's;
     `health/gradient_norm/<layer>`; `health/dead/<layer>`; and for a rule that infers,
     `health/residual`, `health/largest_eigenvalue` and `health/energy_share/<layer>`. The numbers are
-    functions of the parameters alone, so a resumed run logs the same.
+    functions of the parameters alone, so a resumed run logs the same; one that is not finite (the
+    cosine of a gradient that is zero) is left out of its row.
 
     Args:
         inputs: a batch to look at, (batch, *features); 64 examples will do.
@@ -62,4 +63,5 @@ class HealthMonitor:
             row["health/residual"] = found.residual
             row["health/largest_eigenvalue"] = found.largest_eigenvalue
             row |= {f"health/energy_share/{k}": share for k, share in found.energy_share.items()}
-        return {name: float(np.float32(value)) for name, value in row.items()}
+        # without what is not a number (the cosine of a gradient that is zero): JSON has no word for it
+        return {name: float(value) for name, value in row.items() if np.isfinite(value)}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from pcflax.inference import InferenceProblem, make_problem
 from pcflax.inference.curvature import hessian_vector
@@ -67,7 +67,7 @@ def activity_spectrum(
         tolerance: relative accuracy of the eigenvalues.
 
     Raises:
-        ValueError: where no activity is free.
+        ValueError: where no activity is free, or the iteration does not converge.
 
     Source: Lanczos (1950); Lehoucq, Sorensen & Yang (1998), ARPACK.
 
@@ -101,25 +101,32 @@ def _ends(problem: InferenceProblem, example: int, tolerance: float):
     held = np.asarray(ravel_pytree(jax.tree.map(lambda leaf: leaf[rows], problem.held()))[0])
     free = np.flatnonzero(~held)
     flat, unravel = ravel_pytree(start)
+    wide = np.promote_types(flat.dtype, np.float32)  # what LAPACK and ARPACK know
 
     def product(vector):
         return _product(problem.network, inputs, clamps, start, unravel(vector))
 
     def on_free(vector):
-        whole = np.zeros(flat.size, flat.dtype)
+        whole = np.zeros(flat.size, wide)
         whole[free] = np.ravel(vector)
-        return np.asarray(product(jnp.asarray(whole)))[free]
+        return np.asarray(product(jnp.asarray(whole, flat.dtype))).astype(wide)[free]
 
     if free.size <= _DENSE:
-        columns = [on_free(row) for row in np.eye(free.size, dtype=flat.dtype)]
+        columns = [on_free(row) for row in np.eye(free.size, dtype=wide)]
         values = np.linalg.eigvalsh(np.stack(columns))
         return values[0], values[-1]
-    operator = LinearOperator((free.size, free.size), on_free, dtype=flat.dtype)  # type: ignore
+    operator = LinearOperator((free.size, free.size), on_free, dtype=wide)  # type: ignore
     basis = min(free.size, 200)
-    begin = np.random.default_rng(0).standard_normal(free.size).astype(flat.dtype)
+    begin = np.random.default_rng(0).standard_normal(free.size).astype(wide)
     options = {"k": 1, "return_eigenvectors": False, "tol": tolerance, "v0": begin}
-    largest = eigsh(operator, which="LA", **options)[0]
-    smallest = eigsh(operator, which="SA", ncv=basis, maxiter=20 * free.size, **options)[0]
+    try:
+        largest = eigsh(operator, which="LA", **options)[0]
+        smallest = eigsh(operator, which="SA", ncv=basis, maxiter=20 * free.size, **options)[0]
+    except ArpackNoConvergence:
+        raise ValueError(
+            f"the Lanczos iteration did not find the ends of example {example}'s spectrum to a relative "
+            f"{tolerance}; give a larger tolerance, or 64-bit floats"
+        ) from None
     return smallest, largest
 
 

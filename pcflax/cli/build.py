@@ -123,9 +123,10 @@ def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
     }
     try:
         return rules[options.learning](inference)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        stop = "" if options.tolerance is None else f" --tolerance {options.tolerance}"
         raise ValueError(
-            f"--learning {options.learning} cannot take --inference {options.inference}: {error}"
+            f"--learning {options.learning} cannot take --inference {options.inference}{stop}: {error}"
         ) from error
 
 

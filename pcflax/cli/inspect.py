@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -101,22 +102,21 @@ def show_health(options: InspectOptions) -> None:
         console.print(
             f"energy {inference.start_energy:.4g} at the start, {inference.energy:.4g} where inference "
             f"ended, {inference.equilibrium_energy:.4g} at the equilibrium; residual "
-            f"{inference.residual:.2e}; gradient descent is stable for step sizes below "
-            f"{2 / max(inference.largest_eigenvalue, 1e-12):.3g}",
+            f"{inference.residual:.2e}",
             highlight=False,
         )
     console.print(found.summary, style="bold", highlight=False)
 
 
 def _as_json(found: pc.analysis.Health) -> dict[str, Any]:
-    """The same as nested dicts, without NaN, which JSON has no word for."""
+    """The same as nested dicts, without NaN or infinity, which JSON has no words for."""
 
     def plain(value: Any) -> Any:
         if hasattr(value, "_asdict"):
             return plain(value._asdict())
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
-        return None if isinstance(value, float) and value != value else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return plain(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 from importlib.metadata import version
@@ -205,6 +206,22 @@ def read_config(run_dir: Path) -> TrainOptions:
         raise ValueError(f"{path} cannot be read as a run's options: {error}") from error
 
 
+_INFERRING = ("pc", "ipc", "fpa", "nudged")
+_DESCENDING = ("gradient", "error-coordinates")
+_STOPPING = (*_DESCENDING, "auto", "flow", "gauss-newton", "newton")
+
+# Options that count only where another has one of these values.
+_COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "beta": ("learning", ("nudged",)),
+    "centred": ("learning", ("nudged",)),
+    "inference": ("learning", _INFERRING),
+    "momentum": ("inference", _DESCENDING),
+    "step_size": ("inference", (*_DESCENDING, "langevin")),
+    "tolerance": ("inference", _STOPPING),
+    "temperature": ("inference", ("langevin",)),
+}
+
+
 def check_options(options: TrainOptions) -> None:
     """Refuse what would fail once training has begun, before a folder is made.
 
@@ -217,6 +234,23 @@ def check_options(options: TrainOptions) -> None:
             raise ValueError(f"expected {flag} of at least 1, got {getattr(options, name)}")
     if options.inference_steps < 0:
         raise ValueError(f"expected --inference-steps of at least 0, got {options.inference_steps}")
+    for name, least in (("step_size", None), ("learning_rate", None), ("temperature", 0.0)):
+        value = getattr(options, name)
+        if not (value > 0 if least is None else value >= least) or not math.isfinite(value):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"expected {flag} {'above' if least is None else 'from'} 0, got {value}"
+            )
+    if not 0 <= options.momentum < 1:
+        raise ValueError(f"expected --momentum from 0 to below 1, got {options.momentum}")
+    for name, (option, values) in _COUNTS.items():
+        flag, needed = "--" + name.replace("_", "-"), "--" + option.replace("_", "-")
+        default = next(f.default for f in dataclasses.fields(TrainOptions) if f.name == name)
+        if getattr(options, name) != default and getattr(options, option) not in values:
+            raise ValueError(
+                f"{flag} does nothing with {needed} {getattr(options, option)}; leave it out, or take "
+                f"{needed} {' or '.join(values)}"
+            )
     linear = options.activation == "identity" and options.output == "gaussian"
     if options.inference == "linear" and not linear:
         raise ValueError(

@@ -12,6 +12,7 @@ import abc
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -128,8 +129,7 @@ class AbstractIterativeInference(AbstractInference):
             if self.num_steps is None:
                 object.__setattr__(self, "num_steps", _NUM_STEPS)
             return
-        if not self.tolerance > 0:
-            raise ValueError(f"{name} expected a tolerance above 0, got {self.tolerance}")
+        check_positive(self, "tolerance", self.tolerance)
         if self.num_steps is not None:
             raise ValueError(
                 f"{name} got num_steps={self.num_steps} and a tolerance; give num_steps for a fixed "
@@ -281,6 +281,33 @@ def _in_order(result: InferenceResult, names: tuple[str, ...]) -> InferenceResul
 def _over(flags: Bool[Array, " batch"], leaf: Array) -> Array:
     """One flag an example, shaped to select rows of this leaf."""
     return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))
+
+
+def check_positive(owner: object, name: str, value: object, least: float | None = None) -> None:
+    """Refuse what is not a finite number above 0 (or at least `least`).
+
+    Raises:
+        TypeError: for what is no Python number.
+        ValueError: for one that is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{type(owner).__name__} expected {name} to be a number, got {value!r}")
+    if not (value > 0 if least is None else value >= least) or math.isinf(value):
+        bound = "above 0" if least is None else f"of at least {least:g}"
+        raise ValueError(f"{type(owner).__name__} expected a {name} {bound}, got {value}")
+
+
+def check_count(owner: object, name: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises:
+        TypeError: for what is no int.
+        ValueError: for one that is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{type(owner).__name__} expected an int {name}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{type(owner).__name__} expected {name} of at least {least}, got {value}")
 
 
 def check_algorithm(owner: object, inference: object, kind: type = AbstractInference) -> None:

@@ -44,7 +44,8 @@ def random_direction(problem: InferenceProblem) -> Direction:
         jnp.broadcast_to(jax.random.normal(key, leaf.shape[1:], leaf.dtype), leaf.shape)
         for key, leaf in zip(keys, leaves, strict=True)
     ]
-    return _normalized(jax.tree.unflatten(structure, vector))
+    direction = _normalized(jax.tree.unflatten(structure, vector))
+    return direction._replace(eigenvalue=jnp.zeros_like(direction.eigenvalue))  # not looked for yet
 
 
 def power_iteration(
@@ -59,7 +60,16 @@ def power_iteration(
     gradient, product, energies = jax.jvp(
         gradient, (coordinates,), (direction.vector,), has_aux=True
     )
-    return _normalized(product), energies, gradient
+    found = _normalized(product)
+    # where the energy has no curvature along v, v is kept: it may have some at the next place
+    flat = found.eigenvalue == 0
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(flat.reshape(-1, *(1,) * (new.ndim - 1)), old, new),
+        found.vector,
+        direction.vector,
+    )
+    eigenvalue = jnp.where(flat, direction.eigenvalue, found.eigenvalue)
+    return Direction(kept, eigenvalue), energies, gradient
 
 
 def largest_eigenvalue(
@@ -98,6 +108,5 @@ def _normalized(vector: PyTree) -> Direction:
     squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
     norm = jnp.sqrt(squares)
     scale = jnp.where(norm > 0, norm, 1.0).astype(norm.dtype)
-    return Direction(
-        jax.tree.map(lambda leaf: leaf / scale.reshape(-1, *(1,) * (leaf.ndim - 1)), vector), norm
-    )
+    unit = jax.tree.map(lambda leaf: leaf / scale.reshape(-1, *(1,) * (leaf.ndim - 1)), vector)
+    return Direction(unit, norm)

@@ -8,6 +8,7 @@ import warnings
 from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractInference, check_algorithm, finished
+from .gradient import GradientDescent
 from .problem import InferenceProblem
 from .result import InferenceResult
 
@@ -67,7 +68,7 @@ class ErrorCoordinates(AbstractInference):
         TypeError: where `inference` is not an algorithm.
 
     Warns:
-        UserWarning: where `inference` takes one step.
+        UserWarning: where `inference` takes one step of gradient descent.
 
     >>> import optax, pcflax as pc
     >>> pc.inference.ErrorCoordinates(pc.inference.GradientDescent(optax.sgd(0.1))).inference.num_steps
@@ -78,7 +79,8 @@ class ErrorCoordinates(AbstractInference):
 
     def __post_init__(self):
         check_algorithm(self, self.inference)
-        if getattr(self.inference, "num_steps", None) == 1:
+        inner = self.inference
+        if isinstance(inner, GradientDescent) and 1 in (inner.num_steps, inner.max_steps):
             warnings.warn(
                 "one step in error coordinates from the feedforward start is backpropagation, not "
                 "predictive coding; take more steps to approach the equilibrium",

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 
 from pcflax.typing import PRNGKey
 
-from .base import AbstractInference, StepInfo, finished, observe
+from .base import (
+    AbstractInference,
+    StepInfo,
+    check_count,
+    check_positive,
+    finished,
+    observe,
+)
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
 
@@ -29,6 +36,9 @@ class GradientFlow(AbstractInference):
     Cost a step: as many gradients as the solver has stages, and one for the stop.
     Fails: slowly on stiff (deep) networks with an explicit solver.
     Source: Innocenti et al. (2024), arXiv 2412.03676, which integrates the whole batch as one system.
+
+    The steps counted, and traced, are those that the controller accepted; `max_steps` bounds all that
+    it tried.
 
     Each example is a system of its own here, with its own steps and its own stop, which looks at the
     vector field dF/dz and not at z: a test on z never fires. Layers therefore see one example at a
@@ -66,11 +76,11 @@ class GradientFlow(AbstractInference):
 
         if self.solver is None:
             object.__setattr__(self, "solver", diffrax.Tsit5())
-        for field in ("tolerance", "max_time", "max_steps"):
-            if not getattr(self, field) > 0:
-                raise ValueError(
-                    f"GradientFlow expected {field} above 0, got {getattr(self, field)}"
-                )
+        check_positive(self, "tolerance", self.tolerance)
+        check_positive(self, "max_time", self.max_time)
+        check_count(self, "max_steps", self.max_steps, 1)
+        if self.first_step is not None:
+            check_positive(self, "first_step", self.first_step)
         if self.controller is None:
             controller = diffrax.PIDController(rtol=self.tolerance / 10, atol=self.tolerance / 100)
             object.__setattr__(self, "controller", controller)
@@ -102,12 +112,8 @@ class GradientFlow(AbstractInference):
         if trace:
             last = observe(problem, coordinates)[0]
             # (batch, steps) to (steps, batch); rows after an example's last step are its end
-            rows = jnp.arange(self.max_steps + 1)[:, None] <= num_steps
-            full = jax.tree.map(
-                lambda steps, end: jnp.append(jnp.where(rows, steps.T, end), end[None], 0),
-                infos,
-                last,
-            )
+            rows = jnp.arange(self.max_steps + 1)[:, None] < num_steps
+            full = jax.tree.map(lambda steps, end: jnp.where(rows, steps.T, end), infos, last)
             recorded = Trace(full.energies, full.residual)
         return finished(problem, coordinates, num_steps, trace=recorded)
 
@@ -149,4 +155,8 @@ class GradientFlow(AbstractInference):
         if trace:
             infos = jax.tree.map(lambda leaf: leaf[:, 0][None], seen_by_step[0])
         coordinates = jax.tree.map(lambda leaf: leaf[0], ended)
-        return coordinates, jnp.asarray(solution.stats["num_steps"], jnp.int32)[None], infos
+        return (
+            coordinates,
+            jnp.asarray(solution.stats["num_accepted_steps"], jnp.int32)[None],
+            infos,
+        )

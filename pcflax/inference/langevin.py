@@ -10,7 +10,14 @@ import jax.numpy as jnp
 
 from pcflax.typing import Activities, PRNGKey, PyTree
 
-from .base import AbstractIterativeInference, StepInfo, finished, observe
+from .base import (
+    AbstractIterativeInference,
+    StepInfo,
+    check_count,
+    check_positive,
+    finished,
+    observe,
+)
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
 
@@ -40,9 +47,10 @@ class Langevin(AbstractIterativeInference):
         keep_samples: whether the result keeps every sample, (num_samples, batch, *features) for each
             layer; a rule then averages the weight gradient over them.
         statistic: a function of all activities whose mean over the samples the result reports as
-            `expectation`, computed as they come, so that nothing has to be kept.
+            `expectation`, computed as they come, so that nothing has to be kept; in 32 bits at least.
 
     Raises:
+        TypeError: for what are no Python numbers.
         ValueError: for numbers out of range; on use without a key, unless the temperature is 0.
 
     >>> import jax, jax.numpy as jnp, pcflax as pc
@@ -66,17 +74,10 @@ class Langevin(AbstractIterativeInference):
     def __post_init__(self):
         if self.tolerance is not None or self.max_steps is not None:
             raise ValueError("Langevin samples for a fixed number of steps and takes no tolerance")
-        if not self.step_size > 0:
-            raise ValueError(f"Langevin expected a step_size above 0, got {self.step_size}")
-        if not self.temperature >= 0:
-            raise ValueError(
-                f"Langevin expected a temperature of at least 0, got {self.temperature}"
-            )
+        check_positive(self, "step_size", self.step_size)
+        check_positive(self, "temperature", self.temperature, least=0)
         for name, least in (("burn_in", 0), ("num_samples", 1), ("thinning", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"Langevin expected {name} of at least {least}, got {getattr(self, name)}"
-                )
+            check_count(self, name, getattr(self, name), least)
         total = self.burn_in + self.num_samples * self.thinning
         if self.num_steps not in (None, total):
             raise ValueError(
@@ -133,13 +134,19 @@ class Langevin(AbstractIterativeInference):
             coordinates, mean = carry
             coordinates, infos = walk(coordinates, steps)
             activities = problem.decode(coordinates)
-            mean = jax.tree.map(lambda m, s: m + s / self.num_samples, mean, measure(activities))
+            mean = jax.tree.map(lambda m, s: m + s / self.num_samples, mean, measured(activities))
             return (coordinates, mean), (infos, activities if self.keep_samples else None)
 
-        measure = self.statistic or (lambda activities: None)
+        def measured(activities):
+            # in 32 bits at least: a mean of many is lost in fewer, and a Boolean has none
+            found = self.statistic(activities) if self.statistic is not None else None
+            return jax.tree.map(
+                lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), found
+            )
+
         steps = jnp.arange(self.num_steps)
         coordinates, first = walk(problem.start, steps[: self.burn_in])
-        zeros = jax.tree.map(jnp.zeros_like, measure(problem.decode(problem.start)))
+        zeros = jax.tree.map(jnp.zeros_like, measured(problem.decode(problem.start)))
         (coordinates, mean), (rest, samples) = jax.lax.scan(
             sample,
             (coordinates, zeros),

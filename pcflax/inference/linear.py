@@ -11,7 +11,7 @@ import lineax
 
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractInference, finished, observe
+from .base import AbstractInference, check_count, finished, observe
 from .curvature import hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
@@ -31,14 +31,15 @@ class LinearSolve(AbstractInference):
     sqrt(condition number) in practice; a dense solver one factorisation.
     Cost: a Hessian-vector product (about two gradients) for each iteration of CG; the whole Hessian of
     each example, free elements squared, for a dense solver.
-    Fails: never where it is allowed; a network that is not linear is refused, with the layer and the
-    operation.
+    Fails: with a dense solver where H is singular (a flat prior of a root that nothing determines: take
+    CG). A network that is not linear is refused, with the layer and the operation.
     Source: Innocenti et al. (2024), arXiv 2408.11979, for the Hessian of linear networks.
 
     Args:
         solver: any lineax solver of symmetric positive systems: `lineax.CG(rtol, atol)`, which forms
             no matrix, or `lineax.Cholesky()` for small networks. CG to a relative residual of 1e-4,
-            in at most 1000 iterations, unless given. Its tolerances are relative to the gradient's largest element.
+            in at most 1000 iterations, unless given. Its tolerances are relative to the gradient's
+            largest element.
         refinements: solves after the first, each of the residual that is left.
 
     Raises:
@@ -65,8 +66,7 @@ class LinearSolve(AbstractInference):
                 f"LinearSolve expected a lineax solver such as lineax.CG(rtol=1e-6, atol=1e-6) or "
                 f"lineax.Cholesky(), got {self.solver!r}"
             )
-        if self.refinements < 0:
-            raise ValueError(f"LinearSolve expected refinements >= 0, got {self.refinements}")
+        check_count(self, "refinements", self.refinements, 0)
 
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False

@@ -36,9 +36,9 @@ class NewtonState(NamedTuple):
 class AbstractNewton(AbstractIterativeInference):
     """Damped steps z <- z - (C + damping I)^-1 dF/dz with a curvature C; see the two final classes.
 
-    A step that raises an example's energy is not taken, and its damping grows tenfold; one that does
-    not is, and the damping shrinks tenfold (Levenberg's and Marquardt's rule). Each example has its
-    own.
+    A step that raises an example's energy (by more than rounding) is not taken, and its damping grows
+    tenfold; one that does not is, and the damping shrinks tenfold (Levenberg's and Marquardt's rule).
+    Each example has its own.
     """
 
     linear_solver: lineax.AbstractLinearSolver = dataclasses.field(
@@ -114,7 +114,7 @@ class NewtonCG(AbstractNewton):
     Cost a step: two gradients and a Hessian-vector product (about two gradients) for each iteration of
     the linear solver; the example that needs most decides for the batch.
     Fails: slowly where the Hessian is indefinite, far from a minimum: steps are then refused until the
-    damping outweighs its negative eigenvalues. `GaussNewton` has none.
+    damping outweighs its negative eigenvalues. `GaussNewton` has none, for Gaussian energies.
     Source: Nocedal & Wright (2006), Numerical Optimization, sections 7.1 and 10.3.
 
     Args:
@@ -136,11 +136,12 @@ class NewtonCG(AbstractNewton):
 
 @dataclasses.dataclass(frozen=True)
 class GaussNewton(AbstractNewton):
-    """Newton steps on the generalised Gauss-Newton matrix, which has no negative eigenvalues.
+    """Newton steps on the generalised Gauss-Newton matrix, without the curvature of predictions.
 
     C = J^T (d2E/d(z, mu)2) J, with J the derivative of all activities and predictions with respect to
-    the free coordinates: what the Hessian is without the second derivatives of the predictions. For
-    Gaussian energies, J_e^T J_e of the errors. On a linear network it is the Hessian.
+    the free coordinates: what the Hessian is without the second derivatives of the predictions. It has
+    no negative eigenvalues where the energies are convex in (z, mu) together, as Gaussian ones are: there
+    it is J_e^T J_e of the errors. On a linear network it is the Hessian.
 
     Minimises: F_i(z) over the free activities of each example.
     Fixed point: dF_i/dz_i = 0.

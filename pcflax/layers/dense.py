@@ -109,10 +109,14 @@ class PCDense(PCLayer):
         activation, features = self.activation, below
         if activation is not None and self.activation_first:
             features = activation(features)
-        if self.multiplier != 1.0:
-            # on this side of the product: it leaves the bias alone, and N(0, 1) weights sum to O(1)
-            features = self.multiplier * features
-        prediction = self.linear(features)
+        prediction = self.affine(features)
         if activation is not None and not self.activation_first:
             prediction = activation(prediction)
         return below + prediction if self.skip else prediction
+
+    def affine(self, features: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
+        """The map a * (features @ W) + b: the layer without its activation and its skip."""
+        if self.multiplier != 1.0:
+            # on this side of the product: it leaves the bias alone, and N(0, 1) weights sum to O(1)
+            features = self.multiplier * features
+        return self.linear(features)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int
 
 from pcflax.inference.base import AbstractIterativeInference, check_algorithm
-from pcflax.inference.problem import make_problem
+from pcflax.inference.problem import InferenceProblem, make_problem
 from pcflax.networks import SplitNetwork
 from pcflax.networks.base import Initializer
 from pcflax.typing import PRNGKey, PyTree
@@ -59,6 +59,12 @@ class IncrementalPC(AbstractLearning):
                 "least 1"
             )
 
+    def problem(
+        self, network: SplitNetwork, inputs: Array | None, targets: Array | None, *, key: PRNGKey
+    ) -> InferenceProblem:
+        """What is inferred, at the weights before the first step."""
+        return make_problem(network, inputs, targets, initializer=self.initializer, key=key)
+
     def update(
         self,
         network: SplitNetwork,
@@ -73,9 +79,7 @@ class IncrementalPC(AbstractLearning):
         """`num_steps` steps of activities and weights; energies are those before the last of them."""
         del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
-        problem = make_problem(
-            network, inputs, targets, initializer=self.initializer, key=start_key
-        )
+        problem = self.problem(network, inputs, targets, key=start_key)
         prediction = prediction_of(network.bind(), inputs, problem.batch_size)
 
         def both(carry, number):

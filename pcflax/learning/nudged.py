@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pcflax.inference import AbstractInference, make_problem
+from pcflax.inference import AbstractInference, InferenceProblem, make_problem
 from pcflax.inference.base import check_algorithm
 from pcflax.networks import SplitNetwork
 from pcflax.networks.base import Initializer
@@ -32,7 +32,9 @@ class Nudged(AbstractGradientLearning):
     much of it the hidden layers take over, since the output is clamped. The two are parallel only
     where S is a multiple of the identity. `weighted` instead clamps the output to the target itself
     and weighs its energy by beta, as equilibrium propagation does: that gradient goes to
-    backpropagation's as beta goes to 0, for every network and energy.
+    backpropagation's as beta goes to 0. Both limits want a network that is at its minimum, with no
+    gradient, where the output is free; `ActivityDecay` and `LearnedGaussian` layers are not, and a part
+    of the order 1/beta is then left, which only `centred` cancels.
 
     Args:
         inference: the algorithm that infers z.
@@ -43,7 +45,7 @@ class Nudged(AbstractGradientLearning):
         initializer: where the free activities start: the feedforward pass unless given.
 
     Raises:
-        TypeError: where `inference` is not an algorithm.
+        TypeError: where `inference` is not an algorithm, or `beta` neither number nor schedule.
         ValueError: for beta 0; on use without targets.
 
     Source: Pinchetti et al. (2024), arXiv 2407.01163, for the clamp; Scellier & Bengio (2017), Frontiers
@@ -64,7 +66,9 @@ class Nudged(AbstractGradientLearning):
 
     def __post_init__(self):
         check_algorithm(self, self.inference)
-        if not callable(self.beta) and not abs(self.beta) > 0:
+        if not callable(self.beta) and not isinstance(self.beta, (int, float)):
+            raise TypeError(f"Nudged expected beta to be a number or a schedule, got {self.beta!r}")
+        if not callable(self.beta) and not 0 < abs(self.beta) < float("inf"):
             raise ValueError(
                 f"Nudged expected a beta that is not 0 (above 0 towards the target, below 0 away from "
                 f"it), got {self.beta}"
@@ -82,21 +86,14 @@ class Nudged(AbstractGradientLearning):
         """The gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
         if targets is None:
             raise ValueError("Nudged needs targets: the output is nudged towards them")
-        beta = self.beta(jnp.asarray(step)) if callable(self.beta) else self.beta
-        bound = network.bind()
-        prediction = prediction_of(bound, inputs, targets.shape[0])
-        mean = bound.layers[-1].energy.mean(prediction)
+        beta = self._beta(step)
+        prediction = prediction_of(network.bind(), inputs, targets.shape[0])
 
         def nudged(beta) -> tuple[PyTree, LearningInfo]:
             start_key, solve_key = jax.random.split(key)
-            target = targets if self.weighted else mean - beta * (mean - targets.astype(mean.dtype))
-            weights = {bound.names[-1]: beta} if self.weighted else {}
-            problem = make_problem(
-                network, inputs, target, initializer=self.initializer, key=start_key
-            )
-            problem = dataclasses.replace(problem, weights=weights)
+            problem = self._problem(network, inputs, targets, prediction, beta, start_key)
             activities = self.inference.solve(problem, key=solve_key).activities
-            gradients, energies = mean_gradients(network, activities, inputs, weights)
+            gradients, energies = mean_gradients(network, activities, inputs, problem.weights)
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
             return gradients, LearningInfo(activities, energies, prediction)
 
@@ -105,3 +102,21 @@ class Nudged(AbstractGradientLearning):
             others, _ = nudged(-beta)
             gradients = jax.tree.map(lambda g, other: (g + other) / 2, gradients, others)
         return gradients, info
+
+    def problem(
+        self, network: SplitNetwork, inputs: Array | None, targets: Array, *, key: PRNGKey
+    ) -> InferenceProblem:
+        """What is inferred, at the beta of the first batch."""
+        prediction = prediction_of(network.bind(), inputs, targets.shape[0])
+        return self._problem(network, inputs, targets, prediction, self._beta(0), key)
+
+    def _beta(self, step):
+        return self.beta(jnp.asarray(step)) if callable(self.beta) else self.beta
+
+    def _problem(self, network, inputs, targets, prediction, beta, key) -> InferenceProblem:
+        bound = network.bind()
+        mean = bound.layers[-1].energy.mean(prediction)
+        target = targets if self.weighted else mean - beta * (mean - targets.astype(mean.dtype))
+        problem = make_problem(network, inputs, target, initializer=self.initializer, key=key)
+        weights = {bound.names[-1]: beta} if self.weighted else {}
+        return dataclasses.replace(problem, weights=weights)

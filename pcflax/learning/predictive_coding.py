@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pcflax.inference import AbstractInference, make_problem
+from pcflax.inference import AbstractInference, InferenceProblem, make_problem
 from pcflax.inference.base import check_algorithm
 from pcflax.networks import SplitNetwork
 from pcflax.networks.base import Initializer
@@ -47,6 +47,12 @@ class PredictiveCoding(AbstractGradientLearning):
     def __post_init__(self):
         check_algorithm(self, self.inference)
 
+    def problem(
+        self, network: SplitNetwork, inputs: Array | None, targets: Array | None, *, key: PRNGKey
+    ) -> InferenceProblem:
+        """What is inferred: the free activities from this rule's start."""
+        return make_problem(network, inputs, targets, initializer=self.initializer, key=key)
+
     def gradients(
         self,
         network: SplitNetwork,
@@ -59,9 +65,7 @@ class PredictiveCoding(AbstractGradientLearning):
         """The gradient of the batch-mean energy at the inferred activities."""
         del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
-        problem = make_problem(
-            network, inputs, targets, initializer=self.initializer, key=start_key
-        )
+        problem = self.problem(network, inputs, targets, key=start_key)
         result = self.inference.solve(problem, key=solve_key)
         gradients, energies = mean_gradients(network, result.activities, inputs)
         if result.samples is not None:

@@ -54,14 +54,15 @@ class ZIL(AbstractGradientLearning):
             raise ValueError("ZIL needs targets: the output's error is all that it sends down")
         bound = network.bind()
         names = bound.names
-        for name in names[:-1]:
+        problem = make_problem(network, inputs, targets)
+        for name in problem.start:
             energy = bound.layer(name).energy
-            if type(energy) is not Gaussian or energy.precision != 1.0:
+            precision = energy.precision if type(energy) is Gaussian else None
+            if not isinstance(precision, float) or precision != 1.0:
                 raise ValueError(
                     f"ZIL expected hidden layers with pc.energies.Gaussian() of precision 1, got "
                     f"{type(energy).__name__} in layer '{name}'; take FixedPrediction instead"
                 )
-        problem = make_problem(network, inputs, targets)
         inference = GradientDescent(optax.sgd(1.0))
 
         def learn_one(carry, number):

@@ -370,6 +370,11 @@ def check_batch(inputs: Any, targets: Any, clamps: Mapping[str, Any] | None = No
                 f"needs a batch axis: {role}[None]"
             )
         sizes[role] = array.shape[0]
+    if clamps is not None and not isinstance(clamps, Mapping):
+        raise TypeError(
+            f"expected clamps as {{layer name: value or pc.Clamp(value, mask)}}, got "
+            f"{type(clamps).__name__}"
+        )
     for name, clamp in (clamps or {}).items():
         sizes[f"the clamp of '{name}'"] = as_clamp(name, clamp).value.shape[0]
     if not sizes:

@@ -86,8 +86,7 @@ def trajectory_figure(
 
     Up to six layers are shown, the first, the last and evenly between, and of each layer up to `units`
     units, chosen in the same way. Colours follow the order of the activities at the start, from dark
-    (lowest) to light, so that units which change places show. A trace holds no activities: take them
-    from the results of 0, 1, ..., num_steps steps.
+    (lowest) to light, so that units which change places show. `pc.analysis.trajectories` makes them.
 
     Args:
         trajectories: {layer name: (num_steps + 1, features)}, the layer nearest the input first.

@@ -27,7 +27,7 @@ train: $(READY)
 	$(BIN)/pcflax train
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(TEST_OPTIONS)
 
 bench: $(READY)
 	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[bench]'; \

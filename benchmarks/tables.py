@@ -35,7 +35,7 @@ def measured() -> str:
     rows = []
     for name in dict.fromkeys(record["algorithm"] for record in records):
         found = {r["depth"]: r for r in records if r["algorithm"] == name}
-        rows.append([name, *(_cell(found[depth]) for depth in depths)])
+        rows.append([name, *(_cell(found.get(depth)) for depth in depths)])
     header = ["steps (ms) to 0.1 % of the gap", *(f"{depth} layers" for depth in depths)]
     adaptive = read("adaptive_stop-cpu.json")["cases"]
     nothing, most = adaptive["nothing converges"], adaptive["most converge"]
@@ -56,7 +56,9 @@ def measured() -> str:
     )
 
 
-def _cell(record: dict) -> str:
+def _cell(record: dict | None) -> str:
+    if record is None:
+        return "not run"
     if record["steps"] is None:
         return f"not in {record['most']:,} (gap {record['gap']:.0e})"
     return f"{record['steps']:,} ({1e3 * record['seconds']:.3g})"

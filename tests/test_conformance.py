@@ -3,8 +3,11 @@
 A new one joins by one line in a table here; the tests then ask of it what users rely on.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
 import optax
 import pytest
@@ -13,23 +16,71 @@ from flax import nnx
 import pcflax as pc
 from pcflax.networks.base import total_energy
 from tests.conftest import Chain
+from tests.references import numpy_pc as reference
 
+DESCENT = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2000)
+ADAPTIVE = pc.inference.GradientDescent(optax.sgd(0.1), tolerance=1e-10, max_steps=4000)
+NEWTON = pc.inference.NewtonCG(tolerance=1e-10, max_steps=60)
+FEW = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
+
+# Each at settings that bring the residual of these small chains to about 1e-10 or below.
 ALGORITHMS = {
     "gradient": pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3000),
     "gradient, momentum": pc.inference.GradientDescent(
         optax.sgd(0.05, momentum=0.8, nesterov=True), num_steps=1500
     ),
+    "gradient, adaptive": ADAPTIVE,
+    "gradient, auto": pc.inference.GradientDescent(
+        step_size="auto", tolerance=1e-10, max_steps=4000
+    ),
+    "newton": NEWTON,
+    # linear where errors are large: it wants more steps than Newton's method
+    "gauss-newton": pc.inference.GaussNewton(tolerance=1e-8, max_steps=300),
+    # at rest to 1e-10 only where the controller keeps the path to 1e-11 and 1e-12
+    "flow": pc.inference.GradientFlow(tolerance=1e-10, max_steps=4000),
+    "errors, gradient": pc.inference.ErrorCoordinates(DESCENT),
+    "errors, adaptive": pc.inference.ErrorCoordinates(ADAPTIVE),
+    "errors, newton": pc.inference.ErrorCoordinates(NEWTON),
+    "langevin at temperature 0": pc.inference.Langevin(0.1, temperature=0.0, burn_in=2999),
+    "sequence": pc.inference.Sequence(pc.inference.ErrorCoordinates(FEW), ADAPTIVE),
+}
+# Those that only know networks that are linear in their free activities.
+LINEAR_ALGORITHMS = {
+    "linear, conjugate gradients": pc.inference.LinearSolve(lineax.CG(rtol=1e-10, atol=1e-12)),
+    "linear, cholesky": pc.inference.LinearSolve(lineax.Cholesky()),
+}
+SAMPLERS = {
+    "langevin": pc.inference.Langevin(0.1, burn_in=3, num_samples=2, keep_samples=True),
 }
 RULES = {
-    "predictive coding": pc.learning.PredictiveCoding(
-        pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
+    "predictive coding": pc.learning.PredictiveCoding(FEW),
+    "predictive coding, errors": pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(FEW)),
+    "predictive coding, samples": pc.learning.PredictiveCoding(
+        pc.inference.Langevin(
+            0.1, temperature=0.01, burn_in=4, num_samples=3, thinning=2, keep_samples=True
+        )
     ),
     "backprop": pc.learning.Backprop(),
+    "incremental": pc.learning.IncrementalPC(FEW),
+    "fixed prediction": pc.learning.FixedPrediction(
+        pc.inference.GradientDescent(optax.sgd(1.0), num_steps=2)
+    ),
+    "zil": pc.learning.ZIL(),
+    "nudged, positive": pc.learning.Nudged(FEW, beta=0.5),
+    "nudged, negative": pc.learning.Nudged(FEW, beta=-0.5),
+    "nudged, centred": pc.learning.Nudged(FEW, beta=0.2, centred=True),
+    "nudged, weighted": pc.learning.Nudged(FEW, beta=0.2, weighted=True),
+    "nudged, schedule": pc.learning.Nudged(FEW, beta=optax.linear_schedule(1.0, 0.1, 20)),
 }
 ENERGIES = {
     "gaussian": pc.energies.Gaussian(1.5),
+    "learned gaussian": pc.energies.LearnedGaussian(precision=1.5),
+    "laplace": pc.energies.Laplace(0.7),
+    "huber": pc.energies.Huber(0.7),
     "categorical": pc.energies.Categorical(),
+    "kl": pc.energies.KL(),
     "bernoulli": pc.energies.Bernoulli(),
+    "activity decay": pc.energies.ActivityDecay(pc.energies.Gaussian(1.5), 0.3),
 }
 INITIALIZERS = {
     "feedforward": pc.initializers.Feedforward(),
@@ -38,73 +89,139 @@ INITIALIZERS = {
 }
 KEY = jax.random.key(0)
 
+pytestmark = pytest.mark.usefixtures("quick_compiling")
 
-def solve(inference, network, inputs, targets):
-    problem = pc.inference.make_problem(pc.networks.split(network), inputs, targets)
+
+@functools.partial(jax.jit, static_argnames="inference")
+def solve(inference, network, inputs, targets, clamps=None):
+    """One compiled program for each algorithm, kind of network and shape."""
+    problem = pc.inference.make_problem(network, inputs, targets, clamps=clamps)
     return inference.solve(problem, key=KEY)
 
 
-@pytest.mark.parametrize("inference", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+# Every algorithm and an activation of the hidden layers that it can do.
+EVERY = [
+    pytest.param(algorithm, activation, id=name)
+    for table, activation in ((ALGORITHMS, "tanh"), (LINEAR_ALGORITHMS, "identity"))
+    for name, algorithm in table.items()
+]
+EXACT = LINEAR_ALGORITHMS | {"gradient": ALGORITHMS["gradient"]}
+DTYPES = [
+    pytest.param(inference, dtype, id=f"{dtype.__name__}, {name}")
+    for dtype in (jnp.float32, jnp.bfloat16)
+    for name, inference in {
+        **ALGORITHMS,
+        **SAMPLERS,
+        # without a factorisation, which jax has not in half precision (see `test_linear.py`)
+        "linear": pc.inference.LinearSolve(),
+    }.items()
+]
+
+
+@functools.cache
+def small_problem(activation):
+    """A network, inputs, targets and a clamp of some hidden elements, others in each example."""
+    chain = Chain(widths=(3, 5, 2), activation=activation)
+    mask = chain.random.uniform(size=(7, 5)) < 0.3
+    clamp = pc.Clamp(jnp.asarray(chain.random.normal(size=(7, 5))), jnp.asarray(mask))
+    arrays = (jnp.asarray(chain.inputs), jnp.asarray(chain.targets), {"layer_0": clamp})
+    return pc.networks.split(chain.network), *arrays
+
+
+@functools.cache
+def deep_equilibrium():
+    """A tanh chain of five layers, and its minimum by the reference, float64 NumPy."""
+    chain = Chain(widths=(3, 5, 4, 6, 5, 2))
+    start = [*reference.feedforward(chain.reference, chain.inputs)[:-1], chain.targets]
+    minimum, _ = reference.infer(
+        chain.reference, chain.inputs, start, chain.free(), 0.1, 700, momentum=0.9
+    )
+    field = reference.activity_gradients(chain.reference, chain.inputs, minimum, chain.free())
+    assert max(np.abs(gradient).max() for gradient in field) < 1e-10
+    return chain, minimum
+
+
 class TestInference:
     @pytest.mark.usefixtures("double")
+    @pytest.mark.parametrize("inference", EXACT.values(), ids=EXACT.keys())
     def test_solves_a_linear_chain(self, inference):
         """The equilibrium of a linear chain is z* = H^-1 b, here from the Hessian by autodiff."""
-        chain = Chain(activation="identity")
-        problem = pc.inference.make_problem(
-            pc.networks.split(chain.network), chain.inputs, chain.targets
-        )
-        flat, unravel = jax.flatten_util.ravel_pytree(problem.start)
-        energy = lambda z: jnp.sum(total_energy(problem.energies(unravel(z))))  # noqa: E731
-        exact = flat - jnp.linalg.solve(jax.hessian(energy)(flat), jax.grad(energy)(flat))
-        result = inference.solve(problem, key=KEY)
-        for name, expected in unravel(exact).items():
+        chain, exact = linear_equilibrium()
+        result = solve(inference, pc.networks.split(chain.network), chain.inputs, chain.targets)
+        for name, expected in exact.items():
             np.testing.assert_allclose(result.activities[name], expected, rtol=1e-7, atol=1e-8)
 
     @pytest.mark.usefixtures("double")
-    def test_an_example_does_not_depend_on_its_batch(self, inference):
-        chain = Chain()
-        together = solve(inference, chain.network, chain.inputs, chain.targets)
-        alone = solve(inference, chain.network, chain.inputs[2:3], chain.targets[2:3])
-        for name, activity in together.activities.items():
-            np.testing.assert_allclose(
-                alone.activities[name][0], activity[2], rtol=1e-9, atol=1e-10
-            )
+    @pytest.mark.parametrize("inference", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+    def test_all_reach_the_same_equilibrium_of_a_tanh_chain(self, inference):
+        """Coordinates, step rules and curvature change the way there, and never the minimum."""
+        chain, minimum = deep_equilibrium()
+        result = solve(inference, pc.networks.split(chain.network), chain.inputs, chain.targets)
+        for got, expected in zip(result.activities.values(), minimum, strict=True):
+            # a residual of 1e-8 over the least curvature, about 1e-2, is 1e-6 off
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * scale)
+        energies = sum(reference.energies(chain.reference, chain.inputs, minimum))
+        np.testing.assert_allclose(result.energy, energies, rtol=1e-9)
+        assert (result.residual < 1e-7).all()
 
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    @pytest.mark.usefixtures("double")
+    @pytest.mark.parametrize(("inference", "activation"), EVERY)
+    def test_an_example_does_not_depend_on_its_batch(self, inference, activation):
+        """Each example as a batch of one, under vmap, is what it is among the others."""
+        network, *data = small_problem(activation)
+        together = solve(inference, network, *data)
+        alone = solve_each(inference, network, *data)
+        for name, activity in together.activities.items():
+            # the rounding of sums in another order, over as many steps as were taken
+            np.testing.assert_allclose(
+                alone.activities[name][:, 0], activity, rtol=1e-9, atol=1e-10
+            )
+        np.testing.assert_allclose(alone.energy[:, 0], together.energy, rtol=1e-9)
+        np.testing.assert_array_equal(alone.num_steps[:, 0], together.num_steps)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+    def test_a_sampled_example_does_not_depend_on_those_after_it(self, sampler):
+        """Samplers draw by position in the batch, so the first three of seven are a batch of three."""
+        chain = Chain(widths=(3, 4, 2))
+        network = pc.networks.split(chain.network)
+        x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
+        seven, three = solve(sampler, network, x, y), solve(sampler, network, x[:3], y[:3])
+        for name in ("layer_0", "layer_1"):
+            np.testing.assert_allclose(
+                three.samples[name], seven.samples[name][:, :3], rtol=1e-5, atol=1e-5
+            )
+        assert np.ptp(seven.samples["layer_0"], axis=(0, 1)).min() > 0.1  # and they are noisy
+
+    @pytest.mark.parametrize(("inference", "dtype"), DTYPES)
     def test_keeps_dtypes_shapes_and_names(self, inference, dtype):
-        network = pc.PCNetwork(
-            [
-                pc.PCLayer(
-                    nnx.Linear(below, above, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
-                )
-                for below, above in ((3, 5), (5, 2))
-            ]
-        )
-        result = solve(inference, network, jnp.ones((4, 3), dtype), jnp.ones((4, 2), dtype))
+        """And gets somewhere: a NaN, or a start that never moves, would keep its dtype as well."""
+        network, start = half_network(dtype)
+        x, y = jnp.ones((4, 3), dtype), jnp.asarray([[1, -2]] * 4, dtype)
+        result = solve(inference, pc.networks.split(network), x, y)
         assert [a.shape for a in result.activities.values()] == [(4, 5), (4, 2)]
         assert all(a.dtype == dtype for a in result.activities.values())
         assert tuple(result.activities) == network.names
         assert result.num_steps.shape == result.residual.shape == result.energy.shape == (4,)
-
-    def test_clamped_activities_do_not_move(self, inference):
-        chain = Chain()
-        x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
-        result = solve(inference, chain.network, x, y)
-        np.testing.assert_array_equal(result.activities["layer_2"], y)
+        assert result.energy.dtype == dtype
+        assert np.isfinite(np.asarray(result.residual, np.float32)).all()
+        if inference not in SAMPLERS.values():
+            assert (np.asarray(result.energy, np.float32) < 0.9 * start).all()
 
     @pytest.mark.usefixtures("double")
-    def test_runs_under_vmap(self, inference):
-        """Over a stack of problems, as over seeds or hyperparameters."""
-        chain = Chain()
-        inputs = jnp.stack([chain.inputs, chain.inputs + 1.0])
-        targets = jnp.stack([chain.targets, chain.targets])
-        run = lambda x, y: solve(inference, chain.network, x, y).energy  # noqa: E731
-        together = jax.vmap(run)(inputs, targets)
-        for number in range(2):
-            np.testing.assert_allclose(
-                together[number], run(inputs[number], targets[number]), rtol=1e-9
-            )
+    @pytest.mark.parametrize(("inference", "activation"), EVERY)
+    def test_what_is_clamped_does_not_move_and_the_rest_settles(self, inference, activation):
+        network, inputs, targets, clamps = small_problem(activation)
+        result = solve(inference, network, inputs, targets, clamps)
+        np.testing.assert_array_equal(result.activities["layer_1"], targets)
+        clamp = clamps["layer_0"]
+        held = np.asarray(result.activities["layer_0"])[clamp.mask]
+        np.testing.assert_array_equal(held, clamp.value[clamp.mask])
+        assert (result.residual < 1e-7).all()
 
+    @pytest.mark.parametrize(
+        "inference", (ALL := ALGORITHMS | LINEAR_ALGORITHMS | SAMPLERS).values(), ids=ALL.keys()
+    )
     def test_is_hashable_and_finds_its_compiled_program(self, inference):
         assert hash(inference) == hash(inference)
         traces = []
@@ -120,15 +237,53 @@ class TestInference:
         assert len(traces) == first
 
 
+@functools.cache
+def linear_equilibrium():
+    chain = Chain(activation="identity")
+    problem = pc.inference.make_problem(
+        pc.networks.split(chain.network), chain.inputs, chain.targets
+    )
+    flat, unravel = jax.flatten_util.ravel_pytree(problem.start)
+
+    @jax.jit
+    def minimum(flat):
+        energy = lambda z: jnp.sum(total_energy(problem.energies(unravel(z))))  # noqa: E731
+        return flat - jnp.linalg.solve(jax.hessian(energy)(flat), jax.grad(energy)(flat))
+
+    return chain, jax.tree.map(np.asarray, unravel(minimum(flat)))
+
+
+@functools.partial(jax.jit, static_argnames="inference")
+def solve_each(inference, network, *data):
+    """Every example as a problem of its own, over a stack of problems as over seeds."""
+    alone = lambda data: solve(inference, network, *jax.tree.map(lambda leaf: leaf[None], data))  # noqa: E731
+    return jax.vmap(alone)(data)
+
+
+@functools.cache
+def half_network(dtype):
+    """Two layers in that dtype, and the energy of its inference's start."""
+    network = pc.PCNetwork(
+        [
+            pc.PCLayer(nnx.Linear(below, above, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
+            for below, above in ((3, 5), (5, 2))
+        ]
+    )
+    network.init_activities(jnp.ones((4, 3), dtype), targets=jnp.asarray([[1, -2]] * 4, dtype))
+    return network, np.asarray(network.energy(jnp.ones((4, 3), dtype)), np.float32)
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 class TestLearning:
     def test_update_keeps_structure_shapes_and_dtypes(self, rule):
+        """By abstract evaluation, which sees all of these and compiles nothing."""
         chain = Chain()
+        chain.network.layers[1].energy = pc.energies.Gaussian()  # as ZIL wants it
         x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
         network, optimizer = pc.networks.split(chain.network), optax.adam(0.1)
         state = optimizer.init(network.parameters)
-        new, new_state, info = jax.jit(lambda n, s: rule.update(n, optimizer, s, x, y, key=KEY))(
-            network, state
+        new, new_state, info = jax.eval_shape(
+            lambda n, s: rule.update(n, optimizer, s, x, y, key=KEY), network, state
         )
         for before, after in ((network, new), (state, new_state)):
             assert jax.tree.structure(before) == jax.tree.structure(after)
@@ -150,6 +305,25 @@ class TestLearning:
 
     def test_is_hashable(self, rule):
         assert hash(rule) == hash(rule)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", [name for name in RULES if "samples" not in name])
+def test_with_zero_output_error_nothing_is_learned(name):
+    """Where the prediction is the target, every error is zero: at the equilibrium and before it."""
+    chain, optimizer = Chain(), optax.sgd(1.0)
+    chain.network.layers[1].energy = pc.energies.Gaussian()  # as ZIL wants it
+    targets = chain.network.predict(chain.inputs)
+    network = pc.networks.split(chain.network)
+    update = jax.jit(
+        lambda network, state: RULES[name].update(
+            network, optimizer, state, chain.inputs, targets, key=KEY
+        )
+    )
+    new, _, _ = update(network, optimizer.init(network.parameters))
+    before, after = jax.tree.leaves(network.parameters), jax.tree.leaves(new.parameters)
+    for left, right in zip(before, after, strict=True):
+        np.testing.assert_allclose(right, left, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES.keys())

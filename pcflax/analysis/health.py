@@ -284,7 +284,7 @@ def _layer_sentence(
         )
     if norm is None:
         return "it has no parameters to learn"
-    if largest > 0 and norm < 1e-6 * largest:
+    if 0 < largest < math.inf and norm < 1e-6 * largest:
         remedy = "; more steps, a larger step size or ErrorCoordinates" if inference else ""
         return (
             f"it hardly learns (a gradient {norm / largest:.0e} times the largest layer's, where Adam's "
@@ -317,6 +317,8 @@ def _summary(inference: InferenceHealth | None, credit: Credit, learning: Abstra
     """Whether this is predictive coding, in a sentence or two."""
     total = credit.cosine["total"]
     cosine = f"its weight gradient has cosine {total:.3f} with backpropagation's"
+    if math.isnan(total):
+        cosine = "its weight gradient or backpropagation's is zero, or not finite"
     if inference is None:
         return f"{type(learning).__name__} does no inference on the energy; {cosine}"
     if inference.largest_eigenvalue == 0 and inference.residual == 0:

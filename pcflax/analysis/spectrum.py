@@ -100,6 +100,8 @@ def _ends(problem: InferenceProblem, example: int, tolerance: float):
     start = jax.tree.map(lambda leaf: leaf[rows], problem.start)
     held = np.asarray(ravel_pytree(jax.tree.map(lambda leaf: leaf[rows], problem.held()))[0])
     free = np.flatnonzero(~held)
+    if free.size == 0:
+        raise ValueError(f"no activity is free in example {example}: its clamps hold them all")
     flat, unravel = ravel_pytree(start)
     wide = np.promote_types(flat.dtype, np.float32)  # what LAPACK and ARPACK know
 

@@ -89,18 +89,50 @@ def solve_symmetric(
 ) -> tuple[PyTree, Int[Array, ""]]:
     """X with C x = vector, for one example, and the iterations taken.
 
-    The vector is scaled to a largest element of 1, so that a solver's `atol` is relative to it: from a
-    feedforward start most elements are exactly zero, and no `rtol` of zero is ever reached.
+    Vector and matrix are scaled to largest elements of about 1, so that a solver's `atol` is relative to
+    them: from a feedforward start most elements are exactly zero, and no `rtol` of zero is ever reached.
+    The solver works in 32 bits at least. Where it breaks down, the answer is 0: no move.
     """
-    size = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(vector)]))
-    size = jnp.where(size > 0, size, 1.0).astype(size.dtype)
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, vector)
+
+    def wide(tree):
+        return jax.tree.map(
+            lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree
+        )
+
+    def narrow(tree):
+        return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), tree, dtypes)
+
+    def times(tree, factor):
+        return jax.tree.map(lambda leaf: leaf * factor, tree)
+
+    vector = wide(vector)
+    size = _largest(vector)
+    scaled = times(vector, 1 / size)
+    stretch = _largest(wide(product(narrow(scaled))))
     operator = lineax.FunctionLinearOperator(
-        product, jax.eval_shape(lambda: vector), lineax.positive_semidefinite_tag
+        lambda v: times(wide(product(narrow(v))), 1 / stretch),
+        jax.eval_shape(lambda: vector),
+        lineax.positive_semidefinite_tag,
     )
-    scaled = jax.tree.map(lambda leaf: leaf / size, vector)
     solution = lineax.linear_solve(operator, scaled, solver, throw=False)
     taken = jnp.asarray(solution.stats.get("num_steps", 1), jnp.int32)
-    return jax.tree.map(lambda leaf: leaf * size, solution.value), taken
+    sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(solution.value)]).all()
+    value = jax.tree.map(lambda x: jnp.where(sound, x, 0), solution.value)
+    return narrow(times(value, size / stretch)), taken
+
+
+def conjugate_gradients(like: PyTree, tolerance: float, iterations: int) -> lineax.CG:
+    """Conjugate gradients to this tolerance, or to what products in floats of this width allow."""
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(like))
+    tolerance = max(tolerance, min(8 * eps, 0.01))
+    return lineax.CG(rtol=tolerance, atol=tolerance, max_steps=iterations)
+
+
+def _largest(tree: PyTree) -> Array:
+    """The largest magnitude of any element; 1 where all are 0."""
+    size = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
+    return jnp.where(size > 0, size, 1.0).astype(size.dtype)
 
 
 def _normalized(vector: PyTree) -> Direction:

@@ -154,7 +154,9 @@ class GradientFlow(AbstractInference):
         infos = None
         if trace:
             infos = jax.tree.map(lambda leaf: leaf[:, 0][None], seen_by_step[0])
-        coordinates = jax.tree.map(lambda leaf: leaf[0], ended)
+        coordinates = jax.tree.map(
+            lambda leaf, start: leaf[0].astype(start.dtype), ended, problem.start
+        )
         return (
             coordinates,
             jnp.asarray(solution.stats["num_accepted_steps"], jnp.int32)[None],

@@ -12,13 +12,13 @@ import lineax
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractInference, check_count, finished, observe
-from .curvature import hessian_vector, solve_symmetric
+from .curvature import conjugate_gradients, hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
 
 # Loose, since each solve but the first works on the residual that the one before left: 32-bit floats do
 # not get far in one.
-_SOLVER = lineax.CG(rtol=1e-4, atol=1e-4, max_steps=1000)
+_TOLERANCE, _ITERATIONS = 1e-4, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,11 @@ class LinearSolve(AbstractInference):
     True
     """
 
-    solver: lineax.AbstractLinearSolver = _SOLVER
+    solver: lineax.AbstractLinearSolver | None = None
     refinements: int = dataclasses.field(default=2, kw_only=True)
 
     def __post_init__(self):
-        if not isinstance(self.solver, lineax.AbstractLinearSolver):
+        if self.solver is not None and not isinstance(self.solver, lineax.AbstractLinearSolver):
             raise TypeError(
                 f"LinearSolve expected a lineax solver such as lineax.CG(rtol=1e-6, atol=1e-6) or "
                 f"lineax.Cholesky(), got {self.solver!r}"
@@ -89,8 +89,10 @@ class LinearSolve(AbstractInference):
                     held,
                 )
 
+            solver = self.solver or conjugate_gradients(start, _TOLERANCE, _ITERATIONS)
+
             def refine(at, _):
-                move, taken = solve_symmetric(product, problem.gradient(at), self.solver)
+                move, taken = solve_symmetric(product, problem.gradient(at), solver)
                 return jax.tree.map(lambda z, m: z - m, at, move), taken
 
             moved, taken = jax.lax.scan(refine, start, length=1 + self.refinements)
@@ -117,10 +119,14 @@ def refuse_nonlinear(problem: InferenceProblem) -> None:
         return
     for name in problem.network.bind().names:
 
+        def own_prediction(coordinates, name=name):
+            return problem.activities_and_predictions(coordinates)[1][name]
+
         def own_gradient(coordinates, name=name):
             return jax.grad(lambda z: jnp.sum(problem.energies(z)[name]))(coordinates)
 
-        reason = _reason(own_gradient, problem.start)
+        # the prediction first: it names an operation, its derivative mostly a product
+        reason = _reason(own_prediction, problem.start) or _reason(own_gradient, problem.start)
         if reason is not None:
             raise ValueError(
                 f"LinearSolve needs an energy that is quadratic in the activities, but layer '{name}' "
@@ -138,6 +144,6 @@ def _reason(function: Callable[[PyTree], PyTree], at: PyTree) -> str | None:
     except NotImplementedError as error:
         operation = str(error).split("'")
         return f"'{operation[1]}'" if len(operation) > 2 else "its operations"
-    except (AssertionError, TypeError, ValueError):
+    except (AssertionError, TypeError, ValueError, RuntimeError):
         return "a product of activities"
     return None

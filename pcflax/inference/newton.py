@@ -16,12 +16,12 @@ from pcflax.networks.base import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference, StepInfo, observe
-from .curvature import hessian_vector, solve_symmetric
+from .curvature import conjugate_gradients, hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 
 # Loose enough that far from the minimum no product is wasted, tight enough that each full step near it
 # shrinks the residual a thousandfold.
-_LINEAR_SOLVER = lineax.CG(rtol=1e-3, atol=1e-3, max_steps=200)
+_TOLERANCE, _ITERATIONS = 1e-3, 200
 
 _FIRST_DAMPING, _LEAST_DAMPING = 1e-3, 1e-9
 
@@ -41,13 +41,14 @@ class AbstractNewton(AbstractIterativeInference):
     Each example has its own.
     """
 
-    linear_solver: lineax.AbstractLinearSolver = dataclasses.field(
-        default=_LINEAR_SOLVER, kw_only=True
+    linear_solver: lineax.AbstractLinearSolver | None = dataclasses.field(
+        default=None, kw_only=True
     )
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.linear_solver, lineax.AbstractLinearSolver):
+        solver = self.linear_solver
+        if solver is not None and not isinstance(solver, lineax.AbstractLinearSolver):
             raise TypeError(
                 f"{type(self).__name__} expected a lineax solver such as lineax.CG(rtol=1e-3, "
                 f"atol=1e-6), got {self.linear_solver!r}"
@@ -87,7 +88,8 @@ class AbstractNewton(AbstractIterativeInference):
                     lambda c, v: c + damping[0].astype(v.dtype) * v, product(vector), vector
                 )
 
-            return solve_symmetric(damped, gradient, self.linear_solver)[0]
+            solver = self.linear_solver or conjugate_gradients(gradient, _TOLERANCE, _ITERATIONS)
+            return solve_symmetric(damped, gradient, solver)[0]
 
         moves = problem.for_each_example(direction, coordinates, gradient, state.damping)
         trial = jax.tree.map(lambda z, move: z - move, coordinates, moves)
@@ -100,8 +102,14 @@ class AbstractNewton(AbstractIterativeInference):
             trial,
             coordinates,
         )
-        damping = jnp.where(better, state.damping / 10, state.damping * 10)
-        return moved, NewtonState(jnp.maximum(damping, _LEAST_DAMPING)), info
+        # ... and says nothing of the damping: smaller, steps might overshoot for ever
+        success = after < before - rounding
+        damping = state.damping * jnp.where(success, 0.1, jnp.where(better, 1.0, 10.0))
+        return (
+            moved,
+            NewtonState(jnp.maximum(damping, _LEAST_DAMPING).astype(state.damping.dtype)),
+            info,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,8 @@ import pcflax as pc
 from pcflax.analysis import DeepLinear
 from pcflax.networks.base import total_energy
 
+pytestmark = pytest.mark.slow
+
 EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64, after a linear solve
 CASES = list(
     itertools.product(

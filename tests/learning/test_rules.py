@@ -133,3 +133,34 @@ def test_backprop_descends_the_output_energy_alone():
         jax.tree.leaves(gradients), jax.tree.leaves(jax.grad(loss)(split.parameters)), strict=True
     ):
         np.testing.assert_allclose(got, expected, **CLOSE)
+
+
+@pytest.mark.usefixtures("double")
+def test_over_kept_samples_the_gradient_is_their_mean():
+    """Monte Carlo predictive coding: the mean of the local gradients, not the gradient at one sample."""
+    chain = Chain()
+    walk = pc.inference.Langevin(0.05, burn_in=3, num_samples=4, thinning=2, keep_samples=True)
+    rule, network = pc.learning.PredictiveCoding(walk), pc.networks.split(chain.network)
+    gradients, info = jax.jit(
+        lambda network: rule.gradients(network, chain.inputs, chain.targets, key=KEY)
+    )(network)
+
+    @jax.jit
+    def walked(network):
+        problem = pc.inference.make_problem(network, chain.inputs, chain.targets)
+        return walk.solve(problem, key=jax.random.split(KEY)[1]).samples
+
+    samples = walked(network)
+    each = [
+        reference.parameter_gradients(
+            chain.reference,
+            chain.inputs,
+            [np.asarray(samples[name][number]) for name in chain.network.names],
+        )
+        for number in range(4)
+    ]
+    for index, layer in enumerate(gradients["layers"].values()):
+        kernel, bias = layer["linear"]["kernel"], layer["linear"]["bias"]
+        np.testing.assert_allclose(kernel, sum(one[index][0] for one in each) / 4, **CLOSE)
+        np.testing.assert_allclose(bias, sum(one[index][1] for one in each) / 4, **CLOSE)
+    np.testing.assert_allclose(info.activities["layer_0"], samples["layer_0"][-1], **CLOSE)

@@ -127,7 +127,10 @@ def test_gradients_equal_jax_grad_of_the_reference_energy():
     # and one step of inference is minus the step size times the per-example gradient
     start = {"layer_0": hidden[0], "layer_1": hidden[1], "layer_2": y}
     problem = pc.inference.InferenceProblem(
-        pc.networks.split(chain.network), x, {"layer_2": pc.Clamp(y)}, {k: start[k] for k in list(start)[:2]}
+        pc.networks.split(chain.network),
+        x,
+        {"layer_2": pc.Clamp(y)},
+        {k: start[k] for k in list(start)[:2]},
     )
     _, gradient = problem.energy_and_gradient(problem.start)
     for name, mean_gradient in zip(("layer_0", "layer_1"), expected[2], strict=True):

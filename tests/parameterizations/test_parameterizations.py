@@ -18,6 +18,8 @@ from flax import nnx
 import pcflax as pc
 from pcflax.parameterizations import NTK, AbstractParameterization, MuPC, Standard
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (64, 256, 1024)
 
 

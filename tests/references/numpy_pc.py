@@ -4,7 +4,7 @@ Layer l predicts mu_l = phi(z_{l-1} W + b) or phi(z_{l-1}) W + b; z_0 is the inp
 example has F = sum_l E_l(z_l, mu_l). Shapes: B batch, I features below, D features of the layer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -167,3 +167,103 @@ def backprop_gradients(layers, inputs, targets):
         gradient_BD, gradient = pull_back(gradient_BD)
         gradients.insert(0, gradient)
     return gradients
+
+
+def residuals(gradients, counts):
+    """Root mean square of each example's dF/dz over its `counts` free elements: (B,)."""
+    squares_B = sum((g_BD**2).sum(axis=-1) for g_BD in gradients)
+    return np.sqrt(squares_B / counts)
+
+
+def infer_adaptively(
+    layers, inputs, activities, free, step_size, tolerance, max_steps, momentum=0.0
+):
+    """`infer` of each example alone until its residual is at most the tolerance: z, steps (B,)."""
+    rows, steps = [], []
+    masks = [np.broadcast_to(mask, z.shape) for z, mask in zip(activities, free, strict=True)]
+    for row in range(len(activities[-1])):
+        own_free = [mask_BD[row : row + 1] for mask_BD in masks]
+        count = sum(mask_1D.sum() for mask_1D in own_free)
+        own = None if inputs is None else inputs[row : row + 1]
+        z, traces = [float64(z_BD[row : row + 1]) for z_BD in activities], [0.0] * len(layers)
+        taken = 0
+        while taken < max_steps:
+            gradients = activity_gradients(layers, own, z, own_free)
+            if residuals(gradients, count)[0] <= tolerance:
+                break
+            traces = [g + momentum * trace for g, trace in zip(gradients, traces, strict=True)]
+            z = [z_1D - step_size * trace for z_1D, trace in zip(z, traces, strict=True)]
+            taken += 1
+        rows.append(z)
+        steps.append(taken)
+    return [np.concatenate(z_1D) for z_1D in zip(*rows, strict=True)], np.array(steps)
+
+
+def langevin_step(layers, inputs, activities, free, step_size, temperature, noises):
+    """A step: z - step_size dF/dz + sqrt(2 step_size temperature) noise where free; noises (B, D)."""
+    gradients = activity_gradients(layers, inputs, activities, free)
+    scale = np.sqrt(2.0 * step_size * temperature)
+    return [
+        z_BD - step_size * g_BD + scale * np.where(is_free, noise_BD, 0.0)
+        for z_BD, g_BD, noise_BD, is_free in zip(
+            map(float64, activities), gradients, noises, free, strict=True
+        )
+    ]
+
+
+def learned(layers, gradients, learning_rate):
+    """The layers after W <- W - learning_rate dW and b <- b - learning_rate db."""
+    return [
+        layer
+        if isinstance(layer, ReferenceRoot)
+        else replace(
+            layer,
+            kernel=layer.kernel - learning_rate * gradient[0],
+            bias=layer.bias - learning_rate * gradient[1],
+        )
+        for layer, gradient in zip(layers, gradients, strict=True)
+    ]
+
+
+def incremental(layers, inputs, activities, free, step_size, learning_rate, num_steps):
+    """Both z and theta move at each step, from one (z, theta): z by each F_i, theta by their mean.
+
+    Returns the layers and z after the last step, and F (B,) before it.
+    """
+    activities, before_B = [float64(z_BD) for z_BD in activities], None
+    for _ in range(num_steps):
+        before_B = sum(energies(layers, inputs, activities))
+        on_weights = parameter_gradients(layers, inputs, activities)
+        on_activities = activity_gradients(layers, inputs, activities, free)
+        activities = [z - step_size * g for z, g in zip(activities, on_activities, strict=True)]
+        layers = learned(layers, on_weights, learning_rate)
+    return layers, activities, before_B
+
+
+def fixed_prediction(layers, inputs, targets, step_size, num_steps):
+    """d_l <- d_l + step_size precision_l (J_{l+1}^T d_{l+1} - d_l), J of the feedforward pass.
+
+    d_l is precision_l times the error of a hidden Gaussian layer, and -dE/dmu of the output, which
+    stays. Returns the d (B, D) and (dkernel, dbias) = -d pulled back to theta there, batch means.
+    """
+    activities = feedforward(layers, inputs, len(targets))
+    terms = local_terms(layers, inputs, [*activities[:-1], targets])
+    deltas = [np.zeros_like(z_BD) for z_BD in activities[:-1]] + [-terms[-1][-1]]
+    for _ in range(num_steps):
+        arrived = [
+            pull_back(d_BD)[0] for (_, pull_back, *_), d_BD in zip(terms, deltas, strict=True)
+        ]
+        deltas = [
+            d_BD + step_size * layer.precision * (above_BD - d_BD)
+            for layer, d_BD, above_BD in zip(layers, deltas, arrived[1:], strict=False)
+        ] + deltas[-1:]
+    return deltas, [
+        pull_back(-d_BD / len(targets))[1]
+        for (_, pull_back, *_), d_BD in zip(terms, deltas, strict=True)
+    ]
+
+
+def nudged_targets(layers, inputs, targets, beta):
+    """The clamp p - beta (p - y) of nudged learning, p the mean of the feedforward output."""
+    output_BD = feedforward(layers, inputs, len(targets))[-1]
+    return output_BD - beta * (output_BD - targets)

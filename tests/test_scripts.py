@@ -1,0 +1,195 @@
+"""Scripts and benchmarks that publish figures: whether they measure what they say.
+
+They run in this process. Oracles: schedules written out by hand, the counts that docstrings promise.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+import pcflax as pc
+from benchmarks import adaptive_stop
+from benchmarks import inference as benchmark
+from scripts import mlp_table
+
+pytestmark = pytest.mark.slow
+
+
+class TestMLPTable:
+    def test_two_rules_in_the_quick_form_print_a_row_each_above_90_percent(
+        self, tmp_path, monkeypatch, capsys
+    ):
+        path = tmp_path / "new" / "table.json"
+        arguments = ["--quick", "--rules", "pc-se,ipc", "--output", str(path)]
+        monkeypatch.setattr(sys, "argv", ["mlp_table.py", *arguments])
+        mlp_table.main()
+        _, *rows = capsys.readouterr().out.splitlines()
+        assert [row.split()[0] for row in rows] == ["pc-se", "ipc"]
+        results = json.loads(path.read_text())
+        assert list(results["rules"]) == ["pc-se", "ipc"]
+        for row in rows:
+            name, last, spread, chosen, _ = row.split()
+            (run,) = results["rules"][name]["runs"]
+            assert 90 < run["last"] <= 100
+            assert 90 < run["chosen_by_validation"] <= 100
+            assert last == f"{run['last']:.2f}"
+            assert spread == f"{run['last']:.2f}-{run['last']:.2f}"
+            assert chosen == f"{run['chosen_by_validation']:.2f}"
+            assert len(run["test"]) == len(run["validation"]) == 10
+            # chosen by the held-out examples, and never by the test split
+            assert run["chosen_epoch"] - 1 == run["validation"].index(max(run["validation"]))
+            assert run["test"][run["chosen_epoch"] - 1] == pytest.approx(
+                run["chosen_by_validation"], abs=0.005
+            )
+            assert run["test"][-1] == pytest.approx(run["last"], abs=0.005)
+
+    def test_a_rule_that_is_not_in_the_table_is_wrong_usage(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["mlp_table.py", "--rules", "pc-se,hebb"])
+        with pytest.raises(SystemExit) as exit_info:
+            mlp_table.main()
+        assert exit_info.value.code == 2
+        assert "unknown rules hebb; known are pc-ce, pc-se, pn" in capsys.readouterr().err
+
+    def test_negative_nudging_grows_by_0_02_an_epoch_and_stops_at_minus_1(self):
+        """-0.2, -0.22, ... reaches -1 in epoch 40, counted from 0."""
+        rule = mlp_table.build_rule(mlp_table.SETTINGS["nn"], 7)
+        assert isinstance(rule, pc.learning.Nudged)
+        assert not rule.centred
+        for step, beta in {
+            0: -0.2, 6: -0.2, 7: -0.22, 13: -0.22, 14: -0.24, 7 * 24: -0.68, 7 * 39: -0.98,
+            7 * 40 - 1: -0.98, 7 * 40: -1.0, 7 * 41: -1.0, 7 * 500: -1.0,
+        }.items():  # fmt: skip
+            assert float(rule.beta(np.int32(step))) == pytest.approx(beta, rel=1e-6), step
+
+    @pytest.mark.parametrize("name", ["pn", "cn"])
+    def test_positive_and_centred_nudging_stay_as_they_are(self, name):
+        rule = mlp_table.build_rule(mlp_table.SETTINGS[name], 7)
+        assert rule.beta == 0.55
+        assert rule.centred == (name == "cn")
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "num_steps"),
+        [
+            ("pc-ce", pc.learning.PredictiveCoding, 5),
+            ("pc-se", pc.learning.PredictiveCoding, 8),
+            ("nn", pc.learning.Nudged, 4),
+            ("ipc", pc.learning.IncrementalPC, 8),
+            ("bp-ce", pc.learning.Backprop, None),
+        ],
+    )
+    def test_every_row_is_the_rule_it_is_named_after(self, name, kind, num_steps):
+        setting = mlp_table.SETTINGS[name]
+        rule = mlp_table.build_rule(setting, 7)
+        assert type(rule) is kind
+        if num_steps is not None:
+            assert rule.inference.num_steps == num_steps
+        network = mlp_table.build_network(setting, 6, 5, 0)
+        energy = {"ce": pc.energies.Categorical}.get(name[-2:], pc.energies.Gaussian)
+        assert type(network.layers[-1].energy) is energy
+        shapes = [layer.linear.kernel.shape for layer in network.layers]
+        assert shapes == [(6, 5), (5, 5), (5, 5), (5, 10)]
+        activations = [layer.activation for layer in network.layers]
+        assert activations == [mlp_table.ACTIVATIONS[setting.activation]] * 3 + [None]
+
+    def test_the_rate_of_incremental_pc_is_counted_in_weight_steps(
+        self, monkeypatch, quick_compiling
+    ):
+        """Counted in batches, iPC with its 8 weight steps a batch would end after 1/8 of the run."""
+        schedules, trainers = [], []
+        adamw, trainer = optax.adamw, pc.Trainer
+        monkeypatch.setattr(
+            mlp_table.optax,
+            "adamw",
+            lambda s, **options: schedules.append(s) or adamw(s, **options),
+        )
+        monkeypatch.setattr(
+            mlp_table.pc,
+            "Trainer",
+            lambda *a, **o: trainers.append(trainer(*a, **o)) or trainers[0],
+        )
+        setting = mlp_table.Setting("incremental", 8, "gelu", 0.01, 0.1, 0.1, 0.35)
+
+        def dataset(count, **options):
+            random = np.random.default_rng(0)
+            inputs = random.normal(size=(count, 6)).astype(np.float32)
+            return pc.data.from_arrays(inputs, np.arange(count) % 10, **options)
+
+        data = {
+            "train": lambda seed: dataset(30, batch_size=6, seed=seed),
+            "validation": dataset(10, batch_size=10),
+            "test": dataset(10, batch_size=10),
+        }
+        mlp_table.run(setting, 0, 4, 5, data)
+        updates = 4 * 5 * 8  # epochs, batches, steps of inference
+        (schedule,), (trained,) = schedules, trainers
+        counts = {
+            int(leaf)
+            for leaf in jax.tree.leaves(trained.optimizer_state)
+            if np.ndim(leaf) == 0 and np.issubdtype(leaf.dtype, np.integer)
+        }
+        assert counts == {updates}  # as many as the schedule is made for
+        warm = updates // 10
+        rate = {
+            0: 0.01,  # from the rate itself,
+            warm: 0.011,  # in a tenth of the steps to 1.1 times it,
+            warm + (updates - warm) // 2: (0.011 + 0.001) / 2,  # half of a cosine's way down
+            updates: 0.001,  # to a tenth of it at the last step
+        }
+        for count, expected in rate.items():
+            assert float(schedule(count)) == pytest.approx(expected, rel=1e-5), count
+
+
+@pytest.fixture(scope="module")
+def records(quick_compiling):
+    """What the benchmark of inference measures at depth 4, by algorithm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "MOST_STEPS", 1000)  # at depth 4 none takes a hundred
+        patch.setattr(jax, "clear_caches", lambda: None)  # other tests' programs
+        found = benchmark.measure(4, 1, Console(quiet=True))
+    return {record["algorithm"]: record for record in found}
+
+
+class TestInferenceBenchmark:
+    def test_every_algorithm_reaches_the_gap(self, records):
+        """One that did not would be compared by the seconds it took to fail."""
+        assert len(records) == 9
+        for record in records.values():
+            assert record["depth"] == 4
+            assert record["gap"] <= benchmark.GAP
+            assert record["steps"] >= 1
+            assert 0 < record["seconds"] < record["first_call_seconds"]
+
+    def test_error_coordinates_take_fewer_steps_than_gradient_descent(self, records):
+        """The table's claim, here at a depth where it is weakest."""
+        steps = {name: record["steps"] for name, record in records.items()}
+        assert steps["error coordinates"] < steps["gradient descent"]
+        assert steps["error coordinates, auto"] < steps["step_size auto"]
+        assert steps["linear solve (linear chain)"] == 1
+        assert max(steps["Newton-CG"], steps["Gauss-Newton"]) <= 5
+
+
+class TestAdaptiveStopBenchmark:
+    def test_60_of_64_stop_early_and_4_go_on(self):
+        """The cases must be what the docstring says, or their ratios are of something else."""
+        network = adaptive_stop.network()
+        split = pc.networks.split(network)
+        cases = {
+            name: adaptive_stop.measure(split, *batch, 1)
+            for name, batch in adaptive_stop.batches(network).items()
+        }
+        assert cases.keys() == {"nothing converges", "most converge"}
+        assert cases["nothing converges"]["steps"] == [100] * 64
+        steps = np.array(cases["most converge"]["steps"])
+        assert (steps[:4] == 100).all()
+        assert len(steps) == 64
+        assert set(range(10, 31)).issuperset(steps[4:].tolist())  # "some twenty steps"
+        for case in cases.values():
+            low, high = case["ratio_quartiles"]
+            assert low == high == case["ratio"]  # one round
+            expected = case["adaptive_seconds"] / case["fixed_seconds"]
+            assert case["ratio"] == pytest.approx(expected)

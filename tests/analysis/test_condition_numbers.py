@@ -38,7 +38,7 @@ SETTINGS = {  # parameterization, initializer, skips, the published number
 }
 
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
 
 def build(parameterization, kernel_init, skips, *, seed=0):

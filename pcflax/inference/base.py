@@ -265,6 +265,14 @@ def finished(
     return _in_order(result, problem.network.bind().names)
 
 
+def nothing_to_do(problem: InferenceProblem, trace: bool) -> InferenceResult:
+    """The result where no activity is free: no step, and a trace of the one place there is."""
+    last = observe(problem, problem.start)[0]
+    place = jax.tree.map(lambda leaf: leaf[None], last)
+    recorded = Trace(place.energies, place.residual) if trace else None
+    return finished(problem, problem.start, 0, last, recorded)
+
+
 def _in_order(result: InferenceResult, names: tuple[str, ...]) -> InferenceResult:
     def ordered(mapping):
         return {name: mapping[name] for name in names}

@@ -16,6 +16,7 @@ from .base import (
     check_count,
     check_positive,
     finished,
+    nothing_to_do,
     observe,
 )
 from .problem import InferenceProblem
@@ -104,7 +105,7 @@ class GradientFlow(AbstractInference):
         """Integrate each example's own system."""
         del key  # deterministic
         if not problem.start:
-            return finished(problem, problem.start, 0)
+            return nothing_to_do(problem, trace)
         coordinates, num_steps, infos = problem.for_each_example(
             lambda problem: self._integrate(problem, trace)
         )

@@ -11,7 +11,7 @@ import lineax
 
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractInference, check_count, finished, observe
+from .base import AbstractInference, check_count, finished, nothing_to_do, observe
 from .curvature import conjugate_gradients, hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
@@ -74,7 +74,7 @@ class LinearSolve(AbstractInference):
         """One linear solve for each example; the trace has its start and its end."""
         del key  # deterministic
         if not problem.start:
-            return finished(problem, problem.start, 0)
+            return nothing_to_do(problem, trace)
         refuse_nonlinear(problem)
 
         def alone(problem: InferenceProblem):

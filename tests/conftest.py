@@ -38,6 +38,7 @@ def quick_compiling():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()  # so that no other module finds one of these programs
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,7 @@ class TestCallbackList:
             arguments = (None, 7, {"train/loss": 1.0}) if event == "on_log" else (None, 1, {})
             if event == "on_fit_end":
                 arguments = (None,)
-            elif event in ("on_fit_start", "on_progress", "on_epoch_end"):
+            elif event in ("on_fit_start", "on_progress", "on_measure", "on_epoch_end"):
                 arguments = (None, 1)
             callbacks.notify(event, *arguments)
         assert logs.rows == [(7, {"train/loss": 1.0})]

@@ -15,14 +15,14 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.layers import PCStack
 from pcflax.learning import AbstractLearning, Backprop
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
-from pcflax.networks.base import check_batch
 from pcflax.typing import PRNGKey, PyTree
 
 
 class Credit(NamedTuple):
-    """A rule's weight gradients beside backpropagation's, by layer name and in "total".
+    """A rule's weight gradients beside backpropagation's, by node and in "total".
 
     Attributes:
         cosine: of the angle between the two, 1 where they are parallel; NaN where one of them is zero.
@@ -73,10 +73,18 @@ def gradient_alignment(
     """
     if not isinstance(learning, AbstractLearning):
         raise TypeError(f"expected a learning rule such as pc.learning.ZIL(), got {learning!r}")
-    check_batch(inputs, targets)
+    network.check_batch(inputs, targets)
     found = _products(split(network), inputs, targets, _key(key), learning=learning)
     # jit hands dictionaries back in the order of their keys; ours are in the network's
-    found = {name: jax.tree.map(float, found[name]) for name in network.names if name in found}
+    found = {
+        name: {kind: np.asarray(value, np.float64) for kind, value in found[name].items()}
+        for name in network.names
+        if name in found
+    }
+    found = network.by_node(
+        found, lambda sums, index: {kind: value[index] for kind, value in sums.items()}
+    )
+    found = {name: jax.tree.map(float, sums) for name, sums in found.items()}
     total = {key: sum(layer[key] for layer in found.values()) for key in ("both", "own", "other")}
     found["total"] = total
     cosine = {}
@@ -128,15 +136,20 @@ def _products(network: SplitNetwork, inputs, targets, key, *, learning) -> dict[
     own = rule_gradient(network, inputs, targets, learning=learning, key=key)
     other = rule_gradient(network, inputs, targets, learning=Backprop(), key=key)
     own, other = by_layer(network, own), by_layer(network, other)
+    bound = network.bind()
 
-    def product(left, right):
-        return sum(jnp.sum(a * b) for a, b in zip(left, right, strict=True))
+    def product(name, left, right):
+        axes = 1 if isinstance(bound.layer(name), PCStack) else 0  # a stack's begin with depth
+        return sum(
+            jnp.sum(a * b, axis=range(axes, a.ndim))
+            for a, b in zip(left[name], right[name], strict=True)
+        )
 
     return {
         name: {
-            "both": product(own[name], other[name]),
-            "own": product(own[name], own[name]),
-            "other": product(other[name], other[name]),
+            "both": product(name, own, other),
+            "own": product(name, own, own),
+            "other": product(name, other, other),
         }
         for name in own
     }

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.inference import (
@@ -26,10 +27,9 @@ from pcflax.inference import (
 )
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import error_problem
-from pcflax.layers import PCDense, PCRoot
+from pcflax.layers import PCDense, PCLayer, PCRoot, PCStack
 from pcflax.learning import AbstractLearning, FixedPrediction
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
-from pcflax.networks.base import check_batch
 from pcflax.typing import PRNGKey
 
 from .alignment import Credit, gradient_alignment
@@ -85,6 +85,10 @@ class Health(NamedTuple):
     summary: str
 
 
+# What finds the equilibrium, where examples can be solved apart (not with dropout).
+_REFERENCE = NewtonCG(num_steps=15)
+
+
 def health(
     network: AbstractPCNetwork,
     inputs: Array | None,
@@ -103,7 +107,7 @@ def health(
         learning: the rule it is trained by.
         key: randomness for rules that want it; `jax.random.key(0)` unless given.
         reference: what finds the equilibrium that the gap is measured to; `NewtonCG(num_steps=15)`
-            unless given.
+            unless given (with dropout, 200 steps of gradient descent).
 
     Raises:
         TypeError: where `learning` is no learning rule.
@@ -120,7 +124,7 @@ def health(
     >>> round(found.inference.gap_closed, 3)
     1.0
     """
-    check_batch(inputs, targets)
+    network.check_batch(inputs, targets)
     credit = gradient_alignment(network, inputs, targets, learning=learning, key=key)
     dead, saturated = unit_health(network, inputs)
     inference = inference_health(
@@ -129,13 +133,13 @@ def health(
         targets,
         learning=learning,
         key=key,
-        reference=NewtonCG(num_steps=15) if reference is None else reference,
+        reference=_REFERENCE if reference is None else reference,
     )
     sentences = {
         name: _layer_sentence(
-            name, network.names, credit, dead[name], saturated.get(name), inference
+            name, network.nodes, credit, dead[name], saturated.get(name), inference
         )
-        for name in network.names
+        for name in network.nodes
     }
     return Health(
         credit, dead, saturated, inference, sentences, _summary(inference, credit, learning)
@@ -162,7 +166,8 @@ def inference_health(
     found = _inference_health(
         split(network), inputs, targets, key, learning=learning, reference=reference
     )
-    found = jax.tree.map(float, found)
+    layers = network.by_node({name: found["layers"][name] for name in network.names})
+    found = jax.tree.map(float, found | {"layers": layers})
     gap = found["start"] - found["equilibrium"]
     total = sum(found["layers"].values())
     return InferenceHealth(
@@ -173,8 +178,8 @@ def inference_health(
         residual=found["residual"],
         largest_eigenvalue=found["eigenvalue"],
         energy_share={
-            name: found["layers"][name] / total if total > 0 else float("nan")
-            for name in network.names
+            name: energy / total if total > 0 else float("nan")
+            for name, energy in found["layers"].items()
         },
     )
 
@@ -193,8 +198,8 @@ def unit_health(
         ({layer: dead}, {layer: saturated}), fractions from 0 to 1.
     """
     dead, saturated = _unit_health(split(network), inputs)
-    dead = {name: float(dead[name]) for name in network.names}
-    return dead, {name: float(saturated[name]) for name in network.names if name in saturated}
+    dead = {name: float(value) for name, value in network.by_node(dead).items()}
+    return dead, {name: float(value) for name, value in network.by_node(saturated).items()}
 
 
 @functools.partial(jax.jit, static_argnames=("learning", "reference"))
@@ -207,12 +212,14 @@ def _inference_health(network: SplitNetwork, inputs, targets, key, *, learning, 
     result = inference.solve(problem, key=key)
     start = problem.energy(problem.start)
     equilibrium = jnp.full_like(start, jnp.nan)
+    if reference == _REFERENCE and not problem.separable:
+        reference = GradientDescent(step_size="auto", num_steps=200)
     if reference is not None:
         # where inference got lower than the reference, that is the lowest energy known
         equilibrium = reference.solve(problem, key=key).energy
         equilibrium = jnp.minimum(equilibrium, jnp.minimum(start, result.energy))
     return {
-        "layers": {name: jnp.mean(energy) for name, energy in result.energies.items()},
+        "layers": {name: jnp.mean(energy, axis=0) for name, energy in result.energies.items()},
         "start": jnp.mean(start),
         "equilibrium": jnp.mean(equilibrium),
         "residual": jnp.mean(result.residual),
@@ -232,26 +239,48 @@ def _eigenvalue(problem: InferenceProblem) -> Array:
 @jax.jit
 def _unit_health(network: SplitNetwork, inputs) -> tuple[dict, dict]:
     bound = network.bind()
-    batch_size = 1 if inputs is None else inputs.shape[0]
+    batch_size = 1 if inputs is None else jax.tree.leaves(inputs)[0].shape[0]
     activities = bound.feedforward(inputs, batch_size=batch_size)
-    dead, saturated, below = {}, {}, inputs
+    bound.set_activities(activities)
+    belows = bound.belows(inputs)
+    dead, saturated = {}, {}
     for name in bound.names:
         layer, activity = bound.layer(name), activities[name]
-        size = jnp.sqrt(jnp.mean(activity**2))
-        constant = (jnp.std(activity, axis=0) <= _DEAD * size) & (batch_size > 1)
-        # what stands at the input is data
-        constant = constant & (not isinstance(layer, PCRoot))
-        dead[name] = jnp.mean(constant)
-        activation = getattr(layer, "activation", None)
-        if isinstance(layer, PCDense) and activation is not None and below is not None:
-            before = below if layer.activation_first else layer.affine(below)
-            steepest = jnp.max(jnp.abs(_slope(activation, jnp.linspace(-5.0, 5.0, 101))))
-            flat = jnp.mean(jnp.abs(_slope(activation, before)), axis=0) < _SATURATED * steepest
-            if not layer.activation_first:
-                flat = flat & ~constant
-            saturated[name] = jnp.mean(flat)
-        below = activity
+        if isinstance(layer, PCStack):
+            # what stands below each of its layers
+            below = jnp.concatenate([belows[name][0][:, None], activity[:, :-1]], axis=1)
+            graphdef, state = nnx.split(layer.stacked)
+
+            def units(state, activity, below, graphdef=graphdef):
+                return _units(nnx.merge(graphdef, state), activity, below, batch_size)
+
+            found = jax.vmap(units, in_axes=(0, 1, 1))(state, activity, below)
+        else:
+            single = belows[name][0] if len(belows[name]) == 1 else None
+            found = _units(layer, activity, single, batch_size)
+        dead[name] = found[0]
+        if found[1] is not None:
+            saturated[name] = found[1]
     return dead, saturated
+
+
+def _units(
+    layer: PCLayer, activity: Array, below: Array | None, batch_size: int
+) -> tuple[Array, Array | None]:
+    """The fractions of dead and of saturated units of one layer."""
+    size = jnp.sqrt(jnp.mean(activity**2))
+    constant = (jnp.std(activity, axis=0) <= _DEAD * size) & (batch_size > 1)
+    # what stands at the input is data
+    constant = constant & (not isinstance(layer, PCRoot))
+    activation = getattr(layer, "activation", None)
+    if not isinstance(layer, PCDense) or activation is None or below is None:
+        return jnp.mean(constant), None
+    before = below if layer.activation_first else layer.affine(below)
+    steepest = jnp.max(jnp.abs(_slope(activation, jnp.linspace(-5.0, 5.0, 101))))
+    flat = jnp.mean(jnp.abs(_slope(activation, before)), axis=0) < _SATURATED * steepest
+    if not layer.activation_first:
+        flat = flat & ~constant
+    return jnp.mean(constant), jnp.mean(flat)
 
 
 def _slope(activation, at: Array) -> Array:

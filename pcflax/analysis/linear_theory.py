@@ -15,7 +15,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
 from pcflax.energies import Gaussian
-from pcflax.layers import PCDense, PCLayer
+from pcflax.layers import PCDense, PCLayer, PCStack
 from pcflax.networks import PCNetwork
 
 
@@ -99,10 +99,13 @@ class DeepLinear:
         """
         if not isinstance(network, PCNetwork):
             raise TypeError(f"expected a PCNetwork, got {type(network).__name__}")
-        maps = [
-            _affine_map(name, layer)
-            for name, layer in zip(network.names, network.layers, strict=True)
-        ]
+        maps = []
+        for name, layer in zip(network.names, network.layers, strict=True):
+            if isinstance(layer, PCStack):
+                own = [(f"{name}/{index}", layer.layer_at(index)) for index in range(layer.depth)]
+            else:
+                own = [(name, layer)]
+            maps += [_affine_map(*one) for one in own]
         matrices, biases, precisions = zip(*maps, strict=True)
         return cls(matrices, biases, precisions)
 

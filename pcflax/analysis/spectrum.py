@@ -20,7 +20,6 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from pcflax.inference import InferenceProblem, make_problem
 from pcflax.inference.curvature import hessian_vector
 from pcflax.networks import AbstractPCNetwork, Clamp, split
-from pcflax.networks.base import check_batch
 
 # A Hessian this small is formed column by column; Lanczos needs room to iterate.
 _DENSE = 64
@@ -78,7 +77,7 @@ def activity_spectrum(
     >>> spectrum.smallest, spectrum.largest
     (array([1.], dtype=float32), array([4.], dtype=float32))
     """
-    check_batch(inputs, targets, clamps)
+    network.check_batch(inputs, targets, clamps)
     problem = make_problem(split(network), inputs, targets, clamps=clamps)
     if stored:
         problem = problem.restarted(network.activities())

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from pcflax.inference import make_problem
 from pcflax.inference.base import AbstractIterativeInference, check_algorithm
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
-from pcflax.networks.base import Initializer, check_batch
+from pcflax.networks.base import Initializer
 from pcflax.typing import Activities, PRNGKey
 
 
@@ -53,7 +53,7 @@ def trajectories(
     check_algorithm(trajectories, inference, AbstractIterativeInference)
     if inference.num_steps is None:
         raise ValueError("trajectories need a fixed num_steps, got an algorithm with a tolerance")
-    check_batch(inputs, targets)
+    network.check_batch(inputs, targets)
     found = _trajectories(
         split(network), inputs, targets, key, inference=inference, initializer=initializer
     )

@@ -80,7 +80,7 @@ def show_health(options: InspectOptions) -> None:
     table = Table(title=f"health at step {step}, on {data.batch_size} training examples")
     for column in columns:
         table.add_column(column, justify="left" if column in ("layer", "") else "right")
-    for name in network.names:
+    for name in network.nodes:
         share = None if inference is None else inference.energy_share[name]
         table.add_row(
             name,

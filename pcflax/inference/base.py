@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.networks import AbstractPCNetwork, Clamp, SplitNetwork, split
-from pcflax.networks.base import Initializer, check_batch
+from pcflax.networks.base import Initializer
 from pcflax.typing import Energies, PRNGKey, PyTree
 
 from .problem import InferenceProblem, make_problem
@@ -46,6 +46,16 @@ class StepInfo(NamedTuple):
 class AbstractInference(abc.ABC):
     """An algorithm that minimises (or samples) the energy over free coordinates."""
 
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse a network that the algorithm cannot take; any will do unless a subclass says otherwise.
+
+        Raises:
+            ValueError: naming the layer.
+        """
+        inner = getattr(self, "inference", None)
+        if inner is not None:
+            inner.check(network)
+
     @abc.abstractmethod
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
@@ -67,7 +77,8 @@ class AbstractInference(abc.ABC):
 
         This is what `network.infer(..., inference=self)` calls.
         """
-        check_batch(inputs, targets, clamps)
+        self.check(network)
+        network.check_batch(inputs, targets, clamps)
         result = _run(
             split(network),
             inputs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 
+from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractInference, check_algorithm, finished
@@ -87,6 +88,11 @@ class ErrorCoordinates(AbstractInference):
                 UserWarning,
                 stacklevel=3,
             )
+
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse cycles."""
+        network.check_acyclic("error coordinates make activities of errors in an order")
+        super().check(network)
 
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False

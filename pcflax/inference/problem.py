@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from pcflax.networks import Clamp, Clamps, SplitNetwork
 from pcflax.networks.base import Initializer, total_energy
+from pcflax.networks.statistics import keeps_batch_state, with_batch_statistics
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 Result = TypeVar("Result")
@@ -110,10 +111,10 @@ class InferenceProblem:
     def separable(self) -> bool:
         """Whether part of the batch may be solved apart from the rest.
 
-        Not where layers keep state beside their parameters: a mask drawn for the batch, or statistics
-        over it, would be others.
+        Not where a layer draws at random (dropout: another mask), or keeps state of the batch that is
+        not known to be held, as that of normalizations is.
         """
-        return not jax.tree.leaves(self.network.other)
+        return not keeps_batch_state(self.network.bind())
 
     def take(self, examples: Int[Array, " some"]) -> InferenceProblem:
         """The problem of some of the examples, by their places in the batch."""
@@ -126,7 +127,16 @@ class InferenceProblem:
 
         For algorithms that choose their own steps: no example then depends on another. `data` are
         more arrays with the batch as first axis.
+
+        Raises:
+            ValueError: where examples cannot be solved apart; see `separable`.
         """
+        if not self.separable:
+            raise ValueError(
+                "this algorithm solves each example alone, but the network draws at random or keeps "
+                "state for the whole batch (dropout, say); take GradientDescent, or network.eval()"
+                " and a network without such layers"
+            )
 
         def alone(mapped):
             (inputs, clamps, start), data = jax.tree.map(lambda leaf: leaf[None], mapped)
@@ -180,7 +190,8 @@ def make_problem(
     """The problem of inferring the free activities when `inputs` and `targets` are clamped.
 
     Args:
-        network: from `pc.networks.split`.
+        network: from `pc.networks.split`. Normalizations over the batch are held at the statistics of
+            its feedforward pass; see `pcflax/networks/statistics.py`.
         inputs: clamped below, or None.
         targets: clamped above, or None.
         clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
@@ -193,6 +204,9 @@ def make_problem(
     """
     bound = network.bind()
     held = bound.clamps(inputs, targets, clamps)
+    batch_size = bound.check_batch(inputs, targets, clamps)
+    network = with_batch_statistics(network, inputs, batch_size=batch_size, clamps=held)
+    bound = network.bind()
     start = bound.start(inputs, targets, clamps=clamps, initializer=initializer, key=key)
     whole = {name for name, clamp in held.items() if clamp.mask is None}
     for name in bound.names:

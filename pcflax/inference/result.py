@@ -27,7 +27,7 @@ class Trace(NamedTuple):
     @property
     def energy(self) -> Float[Array, " steps batch"]:
         """F of each example at each step, summed over layers."""
-        return total_energy(self.energies)
+        return total_energy(self.energies, leading=self.residual.ndim)
 
 
 class InferenceResult(NamedTuple):
@@ -35,7 +35,7 @@ class InferenceResult(NamedTuple):
 
     Attributes:
         activities: every layer's activity by name, clamped ones included.
-        energies: {layer name: (batch,)} at those activities.
+        energies: {layer name: (batch,)} at those activities; of a stack, (batch, depth).
         residual: (batch,), root mean square over the free elements of dF_i/dz_i at those activities;
             zero at an equilibrium.
         num_steps: (batch,), how many steps each example took.
@@ -57,4 +57,4 @@ class InferenceResult(NamedTuple):
     @property
     def energy(self) -> Float[Array, " batch"]:
         """F of each example, summed over layers."""
-        return total_energy(self.energies)
+        return total_energy(self.energies, leading=self.residual.ndim)

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import PRNGKey
 
 from .base import AbstractInference, check_algorithm
@@ -43,6 +44,11 @@ class Sequence(AbstractInference):
         for algorithm in algorithms:
             check_algorithm(self, algorithm)
         object.__setattr__(self, "algorithms", algorithms)
+
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse what one of the algorithms cannot take."""
+        for algorithm in self.algorithms:
+            algorithm.check(network)
 
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False

@@ -34,6 +34,8 @@ class PCLayer(nnx.Module):
     Attributes:
         activity: the `Activity` z_l, batch first; of shape (0,) until a network gives it a size.
         energy: the `Energy` object.
+        takes_integers: True where the layer predicts from integers (tokens); False unless a subclass
+            says so.
 
     Raises:
         TypeError: where `energy` is not an `Energy`, or `module` cannot be called.
@@ -46,6 +48,8 @@ class PCLayer(nnx.Module):
     >>> Doubling().predict(jnp.ones((1, 2)))
     Array([[2., 2.]], dtype=float32)
     """
+
+    takes_integers: bool = False
 
     def __init__(
         self,

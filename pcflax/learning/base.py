@@ -39,6 +39,17 @@ class LearningInfo(NamedTuple):
 class AbstractLearning(abc.ABC):
     """A rule that turns a batch into new parameters and a new optimizer state."""
 
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse a network that the rule cannot train; any will do unless a subclass, or its inference,
+        says otherwise.
+
+        Raises:
+            ValueError: naming the layer.
+        """
+        inference = getattr(self, "inference", None)
+        if inference is not None:
+            inference.check(network)
+
     @abc.abstractmethod
     def update(
         self,
@@ -123,4 +134,4 @@ def mean_gradients(
 def prediction_of(network: AbstractPCNetwork, inputs: Array | None, batch_size: int) -> jax.Array:
     """The feedforward prediction of each example; without inputs, the prior's, repeated."""
     prediction = network.predict(inputs)
-    return jnp.broadcast_to(prediction, (batch_size, *prediction.shape[1:]))
+    return jax.tree.map(lambda p: jnp.broadcast_to(p, (batch_size, *p.shape[1:])), prediction)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from pcflax.inference import GradientDescent, InferenceProblem, make_problem
 from pcflax.inference.base import check_algorithm
-from pcflax.networks import SplitNetwork
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.base import total_energy
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
@@ -125,6 +125,10 @@ class FixedPrediction(AbstractGradientLearning):
                 "precision 1, optax.sgd(1.0) settles in as many steps as there are hidden layers"
             )
 
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse cycles."""
+        network.check_acyclic("FixedPrediction takes all predictions from one feedforward pass")
+
     def gradients(
         self,
         network: SplitNetwork,
@@ -150,6 +154,7 @@ def fixed_prediction_problem(
 ) -> FixedPredictionProblem:
     """The problem of `make_problem`, with predictions and slopes of the feedforward pass."""
     problem = make_problem(network, inputs, targets)
+    network = problem.network
     feedforward = network.bind().feedforward(inputs, batch_size=problem.batch_size)
 
     def predictions(free):

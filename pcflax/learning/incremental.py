@@ -84,7 +84,7 @@ class IncrementalPC(AbstractLearning):
 
         def both(carry, number):
             coordinates, state, parameters, optimizer_state = carry
-            now = network.replace(parameters=parameters)
+            now = problem.network.replace(parameters=parameters)
             current = dataclasses.replace(problem, network=now)
             gradients, energies = mean_gradients(now, current.decode(coordinates), inputs)
             coordinates, state, _ = self.inference.step(

@@ -11,7 +11,8 @@ from jaxtyping import Array, Int
 
 from pcflax.inference import AbstractInference, InferenceProblem, make_problem
 from pcflax.inference.base import check_algorithm
-from pcflax.networks import SplitNetwork
+from pcflax.layers import PCStack
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.base import Initializer
 from pcflax.typing import PRNGKey, PyTree
 
@@ -74,6 +75,11 @@ class Nudged(AbstractGradientLearning):
                 f"it), got {self.beta}"
             )
 
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse several outputs."""
+        network.check_one_output("Nudged moves the clamp of one")
+        super().check(network)
+
     def gradients(
         self,
         network: SplitNetwork,
@@ -93,7 +99,9 @@ class Nudged(AbstractGradientLearning):
             start_key, solve_key = jax.random.split(key)
             problem = self._problem(network, inputs, targets, prediction, beta, start_key)
             activities = self.inference.solve(problem, key=solve_key).activities
-            gradients, energies = mean_gradients(network, activities, inputs, problem.weights)
+            gradients, energies = mean_gradients(
+                problem.network, activities, inputs, problem.weights
+            )
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
             return gradients, LearningInfo(activities, energies, prediction)
 
@@ -115,8 +123,16 @@ class Nudged(AbstractGradientLearning):
 
     def _problem(self, network, inputs, targets, prediction, beta, key) -> InferenceProblem:
         bound = network.bind()
-        mean = bound.layers[-1].energy.mean(prediction)
+        mean = bound.output_layer.energy.mean(prediction)
         target = targets if self.weighted else mean - beta * (mean - targets.astype(mean.dtype))
         problem = make_problem(network, inputs, target, initializer=self.initializer, key=key)
-        weights = {bound.names[-1]: beta} if self.weighted else {}
+        weights = {}
+        if self.weighted:
+            output = bound.layer(bound.output)
+            top = (
+                jnp.arange(output.depth) == output.depth - 1
+                if isinstance(output, PCStack)
+                else True
+            )
+            weights[bound.output] = jnp.where(top, beta, 1)
         return dataclasses.replace(problem, weights=weights)

@@ -67,9 +67,10 @@ class PredictiveCoding(AbstractGradientLearning):
         start_key, solve_key = jax.random.split(key)
         problem = self.problem(network, inputs, targets, key=start_key)
         result = self.inference.solve(problem, key=solve_key)
-        gradients, energies = mean_gradients(network, result.activities, inputs)
+        held = problem.network  # with the batch's statistics, where layers keep any
+        gradients, energies = mean_gradients(held, result.activities, inputs)
         if result.samples is not None:
-            at_samples = jax.vmap(lambda sample: mean_gradients(network, sample, inputs)[0])
+            at_samples = jax.vmap(lambda sample: mean_gradients(held, sample, inputs)[0])
             gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
         prediction = prediction_of(network.bind(), inputs, problem.batch_size)
         return gradients, LearningInfo(result.activities, energies, prediction)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -101,9 +101,12 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
             raise ValueError(
                 "spectral_penalty needs the parameters: optimizer.update(gradients, state, parameters)"
             )
-        return jax.tree.map(
-            lambda update, weight: update + rate * penalty_gradient(weight), updates, parameters
-        )
+
+        def added(path, update, weight):
+            gradient = jax.vmap(penalty_gradient) if _in_stack(path) else penalty_gradient
+            return update + rate * gradient(weight)
+
+        return jax.tree_util.tree_map_with_path(added, updates, parameters)
 
     return _on_weights("spectral_penalty", optax.stateless(add), mask)
 
@@ -143,13 +146,22 @@ def check_rate(name: str, rate: float) -> None:
 
 
 def _weights(parameters: PyTree) -> PyTree:
-    """True for what has two axes or more and does not belong to a layer's energy."""
+    """True for what has two axes or more in its layer and does not belong to a layer's energy."""
 
     def is_weight(path, parameter):
-        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        return jnp.ndim(parameter) >= 2 and "energy" not in names
+        axes = jnp.ndim(parameter) - _in_stack(path)  # a stack's arrays begin with the axis depth
+        return axes >= 2 and "energy" not in _names(path)
 
     return jax.tree_util.tree_map_with_path(is_weight, parameters)
+
+
+def _in_stack(path: Any) -> bool:
+    """Whether a parameter is one of a `PCStack`, with a leading axis of layers."""
+    return "stacked" in _names(path)
+
+
+def _names(path: Any) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
 
 
 def _on_weights(

@@ -11,7 +11,8 @@ from jaxtyping import Array, Int
 
 from pcflax.energies import Gaussian
 from pcflax.inference import GradientDescent, make_problem
-from pcflax.networks import SplitNetwork
+from pcflax.layers import PCStack
+from pcflax.networks import AbstractPCNetwork, PCNetwork, SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractGradientLearning, LearningInfo, prediction_of
@@ -39,6 +40,14 @@ class ZIL(AbstractGradientLearning):
     ZIL()
     """
 
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse what is no chain."""
+        if not isinstance(network, PCNetwork):
+            raise ValueError(
+                f"ZIL is timed for a chain of layers, a PCNetwork, got a {type(network).__name__}; take "
+                f"FixedPrediction instead"
+            )
+
     def gradients(
         self,
         network: SplitNetwork,
@@ -53,10 +62,13 @@ class ZIL(AbstractGradientLearning):
         if targets is None:
             raise ValueError("ZIL needs targets: the output's error is all that it sends down")
         bound = network.bind()
-        names = bound.names
+        self.check(bound)
+        nodes = len(bound.nodes)
         problem = make_problem(network, inputs, targets)
+        network = problem.network
         for name in problem.start:
-            energy = bound.layer(name).energy
+            layer = bound.layer(name)
+            energy = (layer.stacked if isinstance(layer, PCStack) else layer).energy
             precision = energy.precision if type(energy) is Gaussian else None
             if not isinstance(precision, float) or precision != 1.0:
                 raise ValueError(
@@ -67,7 +79,7 @@ class ZIL(AbstractGradientLearning):
 
         def learn_one(carry, number):
             coordinates, state, total = carry
-            learns = jnp.arange(len(names)) == len(names) - 1 - number
+            learns = jnp.arange(nodes) == nodes - 1 - number
 
             def own_energy(parameters):
                 energies = (
@@ -75,8 +87,8 @@ class ZIL(AbstractGradientLearning):
                     .bind(problem.decode(coordinates))
                     .energies(inputs)
                 )
-                means = jnp.stack([jnp.mean(energies[name]) for name in names])
-                return jnp.sum(jnp.where(learns, means, 0))
+                means = [jnp.mean(energies[name], axis=0).reshape(-1) for name in bound.names]
+                return jnp.sum(jnp.where(learns, jnp.concatenate(means), 0))
 
             total = jax.tree.map(jnp.add, total, jax.grad(own_energy)(network.parameters))
             coordinates, state, _ = inference.step(
@@ -86,7 +98,7 @@ class ZIL(AbstractGradientLearning):
 
         zeros = jax.tree.map(jnp.zeros_like, network.parameters)
         carry = (problem.start, inference.init(problem), zeros)
-        (coordinates, _, gradients), _ = jax.lax.scan(learn_one, carry, jnp.arange(len(names)))
+        (coordinates, _, gradients), _ = jax.lax.scan(learn_one, carry, jnp.arange(nodes))
         activities = problem.decode(coordinates)
         energies = network.bind(activities).energies(inputs)
         prediction = prediction_of(network.bind(), inputs, problem.batch_size)

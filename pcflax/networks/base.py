@@ -1,15 +1,15 @@
 """What every network offers, whatever its wiring: activities, energies, inference, gradients.
 
 A network is layers and wiring; it knows energies, starts and clamps, and imports no algorithm:
-`infer` takes the algorithm as an argument. A subclass gives the wiring in three methods,
-`predictions`, `feedforward` and `predict`. Next file to read: `chain.py`, then
+`infer` takes the algorithm as an argument. A subclass gives the wiring in four methods,
+`belows`, `feedforward`, `predict` and `ends`. Next file to read: `chain.py`, then
 `pcflax/inference/problem.py`.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pcflax.layers import PCLayer
+from pcflax.layers import PCLayer, PCStack
 from pcflax.typing import Activities, Energies, PRNGKey
 
-from .clamps import Clamp, Clamps, as_clamp
+from .clamps import Clamp, Clamps, as_clamp, clamp_of_stack
+from .nodes import Precision, held_at, predictions_of
 
 
 class Initializer(Protocol):
@@ -45,17 +46,32 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
     Args:
         layers: the layers in order, or a mapping from name to layer. Without names they are called
             layer_0, layer_1, ...
+        compute_dtype: dtype in which predictions are computed, such as `jnp.bfloat16`; activities,
+            energies, weights and their gradients keep theirs. None computes in theirs.
+        remat: whether what a prediction computes on its way is computed again for its derivative
+            instead of kept: less memory, more time.
 
     Attributes:
         names: the layers' names, in order.
         layers: the layers themselves, in the same order.
+        cyclic: the names of the layers on cycles; none unless the wiring has any.
+        one_output: whether targets and predictions are one array, not a dictionary of several.
 
     Raises:
         ValueError: for no layers, or a layer that stands in two places.
         TypeError: for something that is not a `PCLayer`, or one that skipped `super().__init__`.
     """
 
-    def __init__(self, layers: Sequence[PCLayer] | Mapping[str, PCLayer]):
+    cyclic: tuple[str, ...] = ()
+    one_output: bool = True
+
+    def __init__(
+        self,
+        layers: Sequence[PCLayer] | Mapping[str, PCLayer],
+        *,
+        compute_dtype: Any = None,
+        remat: bool = False,
+    ):
         if isinstance(layers, Mapping):
             names, members = tuple(layers.keys()), tuple(layers.values())
         else:
@@ -81,14 +97,21 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
                     f"holds an activity of its own; to share weights, wrap one module in two PCLayers"
                 )
             seen[id(layer)] = name
+        if compute_dtype is not None and not jnp.issubdtype(compute_dtype, jnp.floating):
+            raise TypeError(f"expected a floating compute_dtype, got {compute_dtype!r}")
         self.names = names
         self.layers = nnx.List(members)
+        self.precision = Precision(
+            None if compute_dtype is None else jnp.dtype(compute_dtype).name, remat
+        )
 
     # The wiring, which a subclass gives.
 
     @abc.abstractmethod
-    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
-        """Every layer's prediction at the stored activities, by layer name."""
+    def belows(
+        self, inputs: Float[Array, " batch *in"] | None = None
+    ) -> dict[str, tuple[Array, ...]]:
+        """What each layer predicts from at the stored activities; nothing below a root."""
 
     @abc.abstractmethod
     def feedforward(
@@ -111,21 +134,77 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
     def ends(self, inputs: Array | None, targets: Array | None) -> dict[str, Clamp]:
         """The layers that these inputs and targets clamp."""
 
+    @property
+    def output(self) -> str:
+        """The name of the layer that targets clamp and `predict` predicts: the last one."""
+        return self.names[-1]
+
+    @property
+    def output_layer(self) -> PCLayer:
+        """That layer; of a stack, a copy of the layer on top."""
+        layer = self.layer(self.output)
+        return layer.layer_at(-1) if isinstance(layer, PCStack) else layer
+
     def output_energy(
         self, prediction: Float[Array, " batch *out"], targets: Float[Array, " batch *out"]
     ) -> Float[Array, " batch"]:
-        """The last layer's energy of these targets under this prediction: the usual loss."""
-        return self.layers[-1].energy(targets.astype(prediction.dtype), prediction)
+        """The output's energy of these targets under this prediction: the usual loss."""
+        return self.output_layer.energy(targets.astype(prediction.dtype), prediction)
 
     # What follows is the same for every wiring.
 
+    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
+        """mu_l = f_l(what is below) for every layer, from the stored activities, by layer name."""
+        activities, belows = self.activities(), self.belows(inputs)
+        return {
+            name: predictions_of(name, layer, belows[name], activities[name], self.precision)
+            for name, layer in self._named_layers()
+        }
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of all nodes, in order: a layer's own, and `name/0`, `name/1`, ... of a stack's."""
+        return tuple(self.by_node(self.names))
+
+    def by_node(
+        self,
+        values: Mapping[str, Any] | Sequence[str],
+        pick: Callable[[Any, int], Any] | None = None,
+    ) -> dict[str, Any]:
+        """What is known by layer, by node: an array of a stack is taken apart along its last axis.
+
+        Args:
+            values: {layer name: value}; layers may be missing.
+            pick: (value of a stack, index) -> value of one of its layers; `value[..., index]` unless
+                given.
+        """
+        found = {}
+        for name, layer in self._named_layers():
+            if name not in values:
+                continue
+            value = values[name] if isinstance(values, Mapping) else None
+            if isinstance(layer, PCStack):
+                for index in range(layer.depth):
+                    part = None
+                    if value is not None:
+                        part = value[..., index] if pick is None else pick(value, index)
+                    found[f"{name}/{index}"] = part
+            else:
+                found[name] = value
+        return found
+
     def activities(self) -> Activities:
-        """The stored activities by layer name.
+        """The stored activities by layer name, the batch first: of a stack, (batch, depth, *features).
 
         Raises:
             ValueError: where they have no size yet.
         """
-        found = {name: layer.activity[...] for name, layer in self._named_layers()}
+        found = {}
+        for name, layer in self._named_layers():
+            activity = layer.activity[...]
+            if isinstance(layer, PCStack) and activity.ndim > 1:
+                activity = jnp.moveaxis(activity, 0, 1)
+            found[name] = activity
         for name, activity in found.items():
             if activity.ndim == 1 and activity.shape[0] == 0:
                 raise ValueError(
@@ -141,7 +220,10 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             ValueError: for a name that the network does not have.
         """
         for name, value in activities.items():
-            self.layer(name).activity.set_value(value)
+            layer = self.layer(name)
+            if isinstance(layer, PCStack):
+                value = jnp.moveaxis(value, 1, 0)
+            layer.activity.set_value(value)
 
     def layer(self, name: str) -> PCLayer:
         """The layer of that name.
@@ -160,7 +242,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             inputs: what the first layer is predicted from; None where the network has a root.
 
         Returns:
-            {layer name: (batch,)}, summed over features, never averaged.
+            {layer name: (batch,)}, summed over features, never averaged; of a stack (batch, depth).
 
         Raises:
             ValueError: where shapes do not meet, naming the layer.
@@ -182,7 +264,8 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
                     )
                 )
             energies[name] = layer.energy(activity, prediction)
-            if energies[name].shape != activity.shape[:1]:
+            nodes = 2 if isinstance(layer, PCStack) else 1
+            if energies[name].shape != activity.shape[:nodes]:
                 raise ValueError(
                     f"the energy {type(layer.energy).__name__} of layer '{name}' returned shape "
                     f"{energies[name].shape}, expected one number an example, {activity.shape[:1]}; "
@@ -208,7 +291,8 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         Args:
             inputs: what the first layer is predicted from; None leaves a root free.
             targets: what the last activity is clamped to; None leaves it at its start.
-            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
+            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer; one layer of a
+                stack goes by its node's name, `hidden/3`.
             initializer: where the free activities start: the feedforward pass unless given.
             key: randomness for an initializer that wants it.
 
@@ -229,7 +313,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         key: PRNGKey | None = None,
     ) -> Activities:
         """The start of every activity, clamps included, by layer name; stores none."""
-        batch_size = check_batch(inputs, targets, clamps)
+        batch_size = self.check_batch(inputs, targets, clamps)
         held = self.clamps(inputs, targets, clamps)
         if initializer is None:
             start = self.feedforward(inputs, batch_size=batch_size, clamps=held)
@@ -253,14 +337,57 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         """
         held = self.ends(inputs, targets)
         for name, value in (clamps or {}).items():
+            layer, _, index = name.rpartition("/")
+            stack = self.layers[self.names.index(layer)] if layer in self.names else None
+            if name not in self.names and isinstance(stack, PCStack) and index.isdecimal():
+                clamp = as_clamp(name, value)
+                held[layer] = clamp_of_stack(name, clamp, int(index), stack.depth, held.get(layer))
+                continue
             self.layer(name)
             if name in held:
-                role = "targets" if name == self.names[-1] and targets is not None else "inputs"
+                role = "targets" if name == self.output and targets is not None else "inputs"
                 raise ValueError(
                     f"layer '{name}' is clamped twice, by the {role} and by clamps; give one of them"
                 )
             held[name] = as_clamp(name, value)
         return held
+
+    def check_batch(
+        self, inputs: Any, targets: Any, clamps: Mapping[str, Any] | None = None
+    ) -> int:
+        """Refuse what is not a batch that the network can take; return its size.
+
+        Raises:
+            TypeError: for a dtype that is not floating (or, for inputs of tokens, integer).
+            ValueError: for missing axes, batch sizes that differ, an empty batch, or neither array.
+        """
+        return check_batch(inputs, targets, clamps, integers=self.takes_integers)
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether inputs may be integers; not unless a wiring says so."""
+        return False
+
+    def check_acyclic(self, reason: str) -> None:
+        """Refuse cycles, for the sake of what wants an order.
+
+        Raises:
+            ValueError: naming the layers on cycles.
+        """
+        if self.cyclic:
+            raise ValueError(
+                f"layer '{self.cyclic[0]}' is on a cycle ({', '.join(self.cyclic)}), but {reason}; take "
+                f"an algorithm on activities, such as pc.inference.GradientDescent"
+            )
+
+    def check_one_output(self, reason: str) -> None:
+        """Refuse several outputs.
+
+        Raises:
+            ValueError: naming who wants one.
+        """
+        if not self.one_output:
+            raise ValueError(f"the network has several outputs, but {reason}; give it one")
 
     def infer(
         self,
@@ -321,55 +448,65 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         return zip(self.names, self.layers, strict=True)
 
 
-def total_energy(energies: Energies) -> Float[Array, " batch"]:
-    """F of each example, the sum of its energies over layers.
+def total_energy(energies: Energies, *, leading: int = 1) -> Float[Array, " batch"]:
+    """F of each example, the sum of its energies over layers, and over the layers of stacks.
+
+    Args:
+        energies: by layer name.
+        leading: how many axes to keep; 1 is the batch, 2 steps and the batch.
 
     >>> import jax.numpy as jnp
     >>> total_energy({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])})
     Array([4., 6.], dtype=float32)
     """
-    return sum(energies.values())  # type: ignore[return-value]
+    by_layer = (
+        energy if energy.ndim == leading else jnp.sum(energy, axis=range(leading, energy.ndim))
+        for energy in energies.values()
+    )
+    return sum(by_layer)  # type: ignore[return-value]
 
 
-def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
-    """The layer's activity under its clamp.
-
-    Raises:
-        ValueError: where their shapes differ.
-    """
-    if clamp.value.shape != activity.shape:
-        raise ValueError(
-            f"layer '{name}' predicts shape {activity.shape} but is clamped to {clamp.value.shape}; "
-            f"set out_features={clamp.value.shape[-1]} or give targets of width {activity.shape[-1]}"
-        )
-    return clamp.apply(activity)
-
-
-def check_batch(inputs: Any, targets: Any, clamps: Mapping[str, Any] | None = None) -> int:
+def check_batch(
+    inputs: Any,
+    targets: Any,
+    clamps: Mapping[str, Any] | None = None,
+    *,
+    integers: bool = False,
+) -> int:
     """Refuse what is not a batch of floating arrays with one batch size; return that size.
+
+    With `integers`, inputs may be integers, too.
 
     Raises:
         TypeError: for a dtype that is not floating.
         ValueError: for missing axes, batch sizes that differ, an empty batch, or neither array.
     """
     sizes = {}
-    for role, array in (("inputs", inputs), ("targets", targets)):
+    roles = []
+    for role, value in (("inputs", inputs), ("targets", targets)):
+        several = value.items() if isinstance(value, Mapping) else [("", value)]
+        roles += [(role, f"{role} '{name}'" if name else role, array) for name, array in several]
+    for role, title, array in roles:
         if array is None:
             continue
-        if not hasattr(array, "dtype") or not jnp.issubdtype(array.dtype, jnp.floating):
-            kind = getattr(array, "dtype", type(array).__name__)
+        dtype = getattr(array, "dtype", None)
+        tokens = integers and role == "inputs" and dtype is not None
+        if dtype is None or not (
+            jnp.issubdtype(dtype, jnp.floating) or (tokens and jnp.issubdtype(dtype, jnp.integer))
+        ):
+            kind = type(array).__name__ if dtype is None else dtype
             remedy = (
                 "make them one-hot: jax.nn.one_hot(labels, num_classes)"
                 if role == "targets"
                 else "cast them: inputs.astype(jnp.float32)"
             )
-            raise TypeError(f"expected {role} of a floating dtype, got {kind}; {remedy}")
+            raise TypeError(f"expected {title} of a floating dtype, got {kind}; {remedy}")
         if array.ndim < 2:
             raise ValueError(
-                f"expected {role} of shape (batch, features), got {array.shape}; a single example "
+                f"expected {title} of shape (batch, features), got {array.shape}; a single example "
                 f"needs a batch axis: {role}[None]"
             )
-        sizes[role] = array.shape[0]
+        sizes[title] = array.shape[0]
     if clamps is not None and not isinstance(clamps, Mapping):
         raise TypeError(
             f"expected clamps as {{layer name: value or pc.Clamp(value, mask)}}, got "

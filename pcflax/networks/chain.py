@@ -7,25 +7,32 @@ F = sum_l E_l(z_l, mu_l) for each example.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pcflax.layers import PCLayer, PCRoot
+from pcflax.layers import PCLayer, PCRoot, PCStack
 from pcflax.typing import Activities
 
-from .base import AbstractPCNetwork, check_batch, held_at
-from .clamps import Clamp, Clamps
+from .base import AbstractPCNetwork
+from .clamps import Clamp, Clamps, clamp_of_stack
+from .nodes import forward_of, top_of
 
 
 class PCNetwork(AbstractPCNetwork):
     """A chain of layers, the first nearest the input.
 
     `inputs` are what the first layer is predicted from. Where the first layer is a `PCRoot`, they
-    clamp its activity instead, and None leaves it free. `targets` clamp the last activity.
+    clamp its activity instead, and None leaves it free. `targets` clamp the last activity. A `PCStack`
+    stands for as many layers as it has.
 
     Args:
         layers: a list of layers, called layer_0, layer_1, ..., or a mapping from name to layer.
+        compute_dtype: dtype in which predictions are computed, such as `jnp.bfloat16`; activities,
+            energies, weights and their gradients keep theirs. None computes in theirs.
+        remat: whether what a prediction computes on its way is computed again for its derivative
+            instead of kept: less memory, more time.
 
     Raises:
         ValueError: for no layers, one layer in two places, or a root that is not first.
@@ -42,34 +49,45 @@ class PCNetwork(AbstractPCNetwork):
     ((4,), (4, 5))
     """
 
-    def __init__(self, layers: Sequence[PCLayer] | Mapping[str, PCLayer]):
-        super().__init__(layers)
+    def __init__(
+        self,
+        layers: Sequence[PCLayer] | Mapping[str, PCLayer],
+        *,
+        compute_dtype: Any = None,
+        remat: bool = False,
+    ):
+        super().__init__(layers, compute_dtype=compute_dtype, remat=remat)
         for name, layer in list(self._named_layers())[1:]:
             if isinstance(layer, PCRoot):
                 raise ValueError(
                     f"layer '{name}' is a PCRoot but not the first layer; a root has nothing below it"
                 )
         predicting = [layer for layer in self.layers if not isinstance(layer, PCRoot)]
-        for index, layer in enumerate(predicting):
-            layer.set_place(index, len(predicting))
+        depths = [layer.depth if isinstance(layer, PCStack) else 1 for layer in predicting]
+        for number, layer in enumerate(predicting):
+            layer.set_place(sum(depths[:number]), sum(depths))
 
     @property
     def has_root(self) -> bool:
         """Whether the first layer is a `PCRoot`, whose activity the inputs clamp."""
         return isinstance(self.layers[0], PCRoot)
 
-    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
-        """mu_l = f_l(z_{l-1}) for every layer, from the stored activities."""
+    @property
+    def takes_integers(self) -> bool:
+        """Whether the first layer predicts from integers (tokens)."""
+        return self.layers[0].takes_integers
+
+    def belows(
+        self, inputs: Float[Array, " batch *in"] | None = None
+    ) -> dict[str, tuple[Array, ...]]:
+        """z_{l-1} for every layer l, from the stored activities; the inputs for the first."""
         activities = self.activities()
         below = self._input_of_first_layer(inputs)
-        predictions: Activities = {}
+        belows: dict[str, tuple[Array, ...]] = {}
         for name, layer in self._named_layers():
-            if isinstance(layer, PCRoot):
-                predictions[name] = _root_mean(layer, activities[name].shape[0])
-            else:
-                predictions[name] = _predict(name, layer, below)
-            below = activities[name]
-        return predictions
+            belows[name] = () if below is None else (below,)
+            below = top_of(layer, activities[name])
+        return belows
 
     def feedforward(
         self,
@@ -105,7 +123,7 @@ class PCNetwork(AbstractPCNetwork):
         Raises:
             ValueError, TypeError: for inputs of a wrong shape or dtype.
         """
-        batch_size = 1 if inputs is None else check_batch(inputs, None)
+        batch_size = 1 if inputs is None else self.check_batch(inputs, None)
         return self._forward(inputs, batch_size, {}, {})[1]
 
     def ends(self, inputs: Array | None, targets: Array | None) -> dict[str, Clamp]:
@@ -114,7 +132,10 @@ class PCNetwork(AbstractPCNetwork):
         if inputs is not None and self.has_root:
             held[self.names[0]] = Clamp(jnp.asarray(inputs))
         if targets is not None:
-            held[self.names[-1]] = Clamp(jnp.asarray(targets))
+            name, layer, clamp = self.names[-1], self.layers[-1], Clamp(jnp.asarray(targets))
+            if isinstance(layer, PCStack):
+                clamp = clamp_of_stack(name, clamp, layer.depth - 1, layer.depth)
+            held[name] = clamp
         return held
 
     def _input_of_first_layer(self, inputs: Array | None) -> Array | None:
@@ -132,48 +153,25 @@ class PCNetwork(AbstractPCNetwork):
         activities: Activities = {}
         prediction = None
         for name, layer in self._named_layers():
-            if isinstance(layer, PCRoot):
-                if batch_size is None:
-                    raise ValueError("a feedforward pass without inputs needs batch_size")
-                prediction = _root_mean(layer, batch_size)
-                if inputs is not None:  # they clamp the root, so the rest follows from them
-                    if inputs.shape != prediction.shape:
-                        raise ValueError(
-                            f"layer '{name}' is a root of shape {prediction.shape} but the inputs "
-                            f"are {inputs.shape}; make it PCRoot{inputs.shape[1:]}"
-                        )
-                    activities[name] = below = inputs
-                    continue
-            else:
-                prediction = _predict(name, layer, below)
-            activity = layer.energy.mean(prediction)
-            if name in errors:
-                activity = activity + errors[name]
-            if name in clamps:
-                activity = held_at(name, clamps[name], activity)
-            activities[name] = below = activity
+            if isinstance(layer, PCRoot) and inputs is not None:
+                # they clamp the root, so the rest follows from them
+                mean = layer.predict()
+                if inputs.shape[1:] != mean.shape:
+                    raise ValueError(
+                        f"layer '{name}' is a root of shape {(len(inputs), *mean.shape)} but the inputs "
+                        f"are {inputs.shape}; make it PCRoot{inputs.shape[1:]}"
+                    )
+                prediction = jnp.broadcast_to(mean, inputs.shape)
+                activities[name] = below = inputs
+                continue
+            activities[name], prediction = forward_of(
+                name,
+                layer,
+                (below,),  # type: ignore[arg-type]
+                self.precision,
+                batch_size=batch_size,
+                clamp=clamps.get(name),
+                error=errors.get(name),
+            )
+            below = top_of(layer, activities[name])
         return activities, prediction  # type: ignore[return-value]
-
-
-def _root_mean(layer: PCRoot, batch_size: int) -> Array:
-    mean = layer.predict()
-    return jnp.broadcast_to(mean, (batch_size, *mean.shape))
-
-
-def _predict(name: str, layer: PCLayer, below) -> Array:
-    """A layer's prediction; what goes wrong in it is told with the layer's name."""
-    try:
-        prediction = layer.predict(below)
-    except (TypeError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(
-            f"layer '{name}' ({type(layer).__name__}) could not predict from an activity of shape "
-            f"{below.shape}: {first_line}"
-        ) from error
-    if not hasattr(prediction, "shape") or prediction.shape[:1] != below.shape[:1]:
-        got = getattr(prediction, "shape", type(prediction).__name__)
-        raise ValueError(
-            f"layer '{name}' ({type(layer).__name__}) predicted {got} from an activity of shape "
-            f"{below.shape}; expected one row an example, ({below.shape[0]}, ...)"
-        )
-    return prediction

@@ -88,3 +88,37 @@ def as_clamp(name: str, value: Any) -> Clamp:
             f"{mask.shape}; give a mask of that shape, or one that broadcasts to it"
         )
     return Clamp(jnp.asarray(value), jnp.asarray(mask))
+
+
+def clamp_of_stack(
+    name: str, clamp: Clamp, index: int, depth: int, other: Clamp | None = None
+) -> Clamp:
+    """The clamp of a whole stack, (batch, depth, *features), that holds one of its layers.
+
+    Args:
+        name: the node's, for errors.
+        clamp: of that layer, (batch, *features).
+        index: which layer, from 0.
+        depth: how many there are.
+        other: a clamp of other layers of the stack, to be kept.
+
+    Raises:
+        ValueError: where the stack has no such layer, or holds it already.
+    """
+    if not 0 <= index < depth:
+        raise ValueError(f"no layer '{name}'; that stack has layers 0 to {depth - 1}")
+    batch, *features = clamp.value.shape
+    here = (jnp.arange(depth) == index).reshape(depth, *[1] * len(features))
+    value = jnp.broadcast_to(clamp.value[:, None], (batch, depth, *features))
+    mask = here & clamp.held()[:, None]
+    if other is not None:
+        if other.value.shape != value.shape:
+            raise ValueError(
+                f"layer '{name}' is clamped to a value of shape {clamp.value.shape}, but another layer of "
+                f"its stack to {(batch, *other.value.shape[2:])}; give one shape"
+            )
+        if other.mask is None or jnp.broadcast_to(other.mask, value.shape)[:, index].any():
+            raise ValueError(f"layer '{name}' is clamped twice, by its own name and otherwise")
+        value = jnp.where(here, value, other.value)
+        mask = mask | other.held()
+    return Clamp(value, mask)

@@ -6,17 +6,15 @@ Shapes go through the network without being computed, so nothing is compiled and
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.learning.base import prediction_of
-from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.networks import SplitNetwork
 
 from .loop import MetricFunctions
 
@@ -30,17 +28,6 @@ def check_learning(learning: AbstractLearning) -> None:
             f"{type(learning).__name__} cannot be hashed, which finding its compiled program needs; "
             f"make it (and what it holds) a @dataclasses.dataclass(frozen=True)"
         ) from None
-
-
-def check_network(network: AbstractPCNetwork) -> None:
-    """Warn of layers whose state the Trainer would not update."""
-    if nnx.to_flat_state(nnx.state(network, nnx.BatchStat)):
-        warnings.warn(
-            "the network has batch statistics (nnx.BatchNorm, say), which the Trainer does not update "
-            "yet; use layer or group normalization",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 def check_metric_names(names: Iterable[str]) -> None:

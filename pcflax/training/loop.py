@@ -22,6 +22,7 @@ from pcflax.data import Dataset
 from pcflax.data.base import Reader
 from pcflax.learning import AbstractLearning
 from pcflax.networks import SplitNetwork
+from pcflax.networks.statistics import after_batch
 from pcflax.typing import Activities, Batch, MetricFunction, PRNGKey, PyTree
 
 MetricFunctions = tuple[tuple[str, MetricFunction], ...]
@@ -71,7 +72,8 @@ class Measured(NamedTuple):
     """What a call measured.
 
     Attributes:
-        values: {name: (capacity,)}, one number a batch; rows from `count` on mean nothing.
+        values: {name: (capacity,)}, one number a batch, or (capacity, depth) for a stack's layers; rows
+            from `count` on mean nothing.
         count: how many batches were looked at, the failed one included.
         failed: whether the last of them had an energy that is not finite.
     """
@@ -102,8 +104,9 @@ def learn(
 ) -> tuple[TrainState, dict[str, Array], Bool[Array, ""]]:
     """One step of learning on one batch: the new state, what was measured, and whether it holds."""
     step_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
+    before = reseeded(state.network, noise_key)
     network, optimizer_state, info = recipe.learning.update(
-        reseeded(state.network, noise_key),
+        before,
         recipe.optimizer,
         state.optimizer_state,
         batch.inputs,
@@ -111,8 +114,11 @@ def learn(
         key=step_key,
         step=state.step,
     )
-    by_layer = {name: jnp.mean(energy) for name, energy in info.energies.items()}
-    energy = jnp.stack(list(by_layer.values())).sum()
+    network = network.replace(
+        other=after_batch(before, batch.inputs, batch_size=info.prediction.shape[0]).other
+    )
+    by_layer = {name: jnp.mean(energy, axis=0) for name, energy in info.energies.items()}
+    energy = jnp.concatenate([mean.reshape(-1) for mean in by_layer.values()]).sum()
     values = {"energy": energy}
     if batch.targets is not None:
         bound = state.network.bind()
@@ -160,12 +166,28 @@ def learn_batches(
         index, _, _, failed = carry
         return (index < count) & ~failed
 
-    names = jax.eval_shape(lambda: learn(state, read(0), key, recipe)[1])
-    values = {name: jnp.zeros((capacity,), jnp.float32) for name in names}
+    specs = jax.eval_shape(lambda: learn(state, read(0), key, recipe)[1])
+    values = {name: jnp.zeros((capacity, *spec.shape), jnp.float32) for name, spec in specs.items()}
     index, state, values, failed = jax.lax.while_loop(
         unfinished, body, (jnp.int32(0), state, values, jnp.bool_(False))
     )
     return state, Measured(values, index, failed)
+
+
+def expanded(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A column for each layer of a stack, in the place of one with the axis depth.
+
+    >>> import numpy as np
+    >>> sorted(expanded({"energy/hidden": np.zeros((5, 2)), "energy": np.zeros(5)}))
+    ['energy', 'energy/hidden/0', 'energy/hidden/1']
+    """
+    columns = {}
+    for name, column in values.items():
+        if column.ndim == 1:
+            columns[name] = column
+        else:
+            columns |= {f"{name}/{index}": part for index, part in enumerate(column.T)}
+    return columns
 
 
 # Staging, on the host.

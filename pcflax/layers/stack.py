@@ -1,0 +1,264 @@
+"""Many equal layers as one object: one batched call predicts all of them.
+
+Given the activities, the predictions of a chain's layers do not depend on each other. Where the layers
+are equal but for their weights, one `vmap` over a leading axis of the weights computes them together, so
+neither the size of a compiled program nor the number of its kernels grows with depth. Only a pass from
+the bottom up (the feedforward start, error coordinates) has an order; `jax.lax.scan` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from pcflax.energies import Energy
+from pcflax.variables import Activity
+
+from .base import PCLayer
+
+Predict: TypeAlias = Callable[..., tuple[Array, Any]]
+"""(layer, below) -> the layer's prediction and the state that it wrote while predicting."""
+
+
+class PCStack(PCLayer):
+    """`depth` equal layers, one on top of the other, with a leading layer axis on every array.
+
+    mu_k = f(z_{k-1}; theta_k) for k = 1..depth, where z_0 is the activity below the stack and z_depth
+    what the layer above sees. In a network it behaves as `depth` layers, called `name/0`, `name/1`, ...:
+    each has an energy, can be clamped by that name, and stands for itself in metrics and analysis. The
+    arrays of all of them are one: `activity` is (depth, batch, *features) and every weight begins with
+    the axis depth. Dictionaries by layer have the batch first, as for every layer: activities of
+    (batch, depth, *features), energies of (batch, depth).
+
+    Any `PCLayer` stacks, subclasses with no extra code, whose prediction has the shape of what it
+    predicts from.
+
+    Args:
+        layer: a function without arguments that makes one layer, called `depth` times, so that each
+            draws weights of its own; or a list of layers that exist already.
+        depth: how many layers; left out for a list.
+
+    Attributes:
+        depth: how many layers there are.
+        activity: the activities of all of them, (depth, batch, *features).
+        stacked: one layer that holds the weights of all, each with the leading axis depth.
+
+    Raises:
+        TypeError: for a layer in the place of a function that makes one, or what makes no `PCLayer`.
+        ValueError: for a depth below 1, or layers that differ in more than the values of their arrays.
+
+    >>> import jax, jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> hidden = pc.PCStack(lambda: pc.PCDense(8, 8, activation=jnp.tanh, skip=True, rngs=rngs), 30)
+    >>> network = pc.PCNetwork({"first": pc.PCDense(3, 8, rngs=rngs), "hidden": hidden,
+    ...                         "last": pc.PCDense(8, 2, rngs=rngs)})
+    >>> network.init_activities(jnp.ones((4, 3)))
+    >>> hidden.activity[...].shape, network.energies(jnp.ones((4, 3)))["hidden"].shape
+    ((30, 4, 8), (4, 30))
+    >>> len(network.nodes), network.nodes[:3]
+    (32, ('first', 'hidden/0', 'hidden/1'))
+    """
+
+    def __init__(self, layer: Callable[[], PCLayer] | Sequence[PCLayer], depth: int | None = None):
+        layers = _made(layer, depth)
+        self.activity = Activity(jnp.zeros((0,)))
+        self.depth = len(layers)
+        self.stacked = _stacked(layers)
+
+    @property
+    def energy(self) -> Energy:  # type: ignore[override]
+        """The energies of all layers as one, of (batch, depth, *features) to (batch, depth)."""
+        return _StackedEnergy(self.stacked.energy)
+
+    def layer_at(self, index: int) -> PCLayer:
+        """A copy of one of the layers, 0 being the lowest; -1 is the one on top."""
+        if not -self.depth <= index < self.depth:
+            raise ValueError(f"a stack of {self.depth} layers has no layer {index}")
+        graphdef, state = nnx.split(self.stacked)
+        layer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], state), copy=True)
+        layer.activity = Activity(jnp.zeros((0,)))
+        return layer
+
+    def set_place(self, index: int, depth: int) -> None:
+        """Tell each layer its own place, `index`, `index` + 1, ...
+
+        Raises:
+            ValueError: where that makes the layers unequal: a parameterization that sets the first or
+                the last layer of a network apart, for one.
+        """
+        places = []
+        for number in range(self.depth):
+            self.stacked.set_place(index + number, depth)
+            places.append(nnx.graphdef(self.stacked))
+            if places[number] != places[0]:
+                raise ValueError(
+                    f"layer {number} of a PCStack would differ from layer 0 at its place in the network, "
+                    f"{index + number} of {depth} (a multiplier of the first or last layer, say); put the "
+                    f"first and the last layer of the network outside of the stack"
+                )
+
+    def predict(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:
+        """What the top layer predicts after a feedforward pass from below."""
+        return self.forward(below)[1]
+
+    def predictions(
+        self,
+        below: Float[Array, " batch *features"],
+        activity: Float[Array, " batch depth *features"],
+        *,
+        predict: Predict | None = None,
+    ) -> tuple[Float[Array, " batch depth *features"], Any]:
+        """mu_k = f(z_{k-1}; theta_k) for all layers at once, and what they wrote, depth first.
+
+        Args:
+            below: z_0, the activity below the stack.
+            activity: z_1..z_depth.
+            predict: computes one layer's prediction; `layer.predict` unless given.
+        """
+        graphdef, state = nnx.split(self.stacked)
+        first = below.astype(activity.dtype)[:, None]
+        belows = jnp.concatenate([first, activity[:, :-1]], axis=1)
+
+        def one(state, below):
+            return (predict or _predict)(nnx.merge(graphdef, state, copy=True), below)
+
+        # the batch stays first: what XLA makes of it is as fast as a leading layer axis
+        predictions, writes = jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0))(state, belows)
+        _check_shape(predictions[:, 0], below)
+        return predictions, writes
+
+    def forward(
+        self,
+        below: Float[Array, " batch *features"],
+        *,
+        errors: Float[Array, " batch depth *features"] | None = None,
+        value: Float[Array, " batch depth *features"] | None = None,
+        held: Bool[Array, " batch depth *features"] | None = None,
+        predict: Predict | None = None,
+    ) -> tuple[Float[Array, " batch depth *features"], Float[Array, " batch *features"], Any]:
+        """z_k at the mean of f(z_{k-1}; theta_k) + e_k, from the bottom up, by `jax.lax.scan`.
+
+        Args:
+            below: z_0, the activity below the stack.
+            errors: e_1..e_depth; zero unless given.
+            value: what activities are clamped to, where `held` is True or not given.
+            held: True where clamped.
+            predict: computes one layer's prediction; `layer.predict` unless given.
+
+        Returns:
+            The activities, the prediction of the layer on top, and what the layers wrote, depth first.
+        """
+        graphdef, state = nnx.split(self.stacked)
+
+        def one(below, given):
+            state, error, value, held = given
+            layer = nnx.merge(graphdef, state, copy=True)
+            prediction, writes = (predict or _predict)(layer, below)
+            _check_shape(prediction, below)
+            activity = layer.energy.mean(prediction).astype(below.dtype)
+            if error is not None:
+                activity = activity + error
+            if value is not None:
+                value = value.astype(activity.dtype)
+                activity = value if held is None else jnp.where(held, value, activity)
+            return activity, (activity, prediction, writes)
+
+        by_layer = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (errors, value, held))
+        _, (activities, predictions, writes) = jax.lax.scan(one, below, (state, *by_layer))
+        return jnp.moveaxis(activities, 0, 1), predictions[-1], writes
+
+
+class _StackedEnergy(Energy):
+    """The energies of a stack's layers as one, over the axis depth behind the batch."""
+
+    def __init__(self, energy: Energy):
+        self.one = energy
+        self.clamped_only = energy.clamped_only
+
+    def __call__(self, activity, prediction):
+        graphdef, state = nnx.split(self.one)
+
+        def energy(state, activity, prediction):
+            return nnx.merge(graphdef, state)(activity, prediction)
+
+        return jax.vmap(energy, in_axes=(0, 1, 1), out_axes=1)(state, activity, prediction)
+
+    def mean(self, prediction):
+        graphdef, state = nnx.split(self.one)
+
+        def mean(state, prediction):
+            return nnx.merge(graphdef, state).mean(prediction)
+
+        return jax.vmap(mean, in_axes=(0, 1), out_axes=1)(state, prediction)
+
+
+def _predict(layer: PCLayer, below: Array) -> tuple[Array, Any]:
+    return layer.predict(below), {}
+
+
+def _check_shape(prediction: Array, below: Array) -> None:
+    if prediction.shape != below.shape:
+        raise ValueError(
+            f"the layers of a PCStack predict shape {prediction.shape} from {below.shape}; expected "
+            f"layers whose prediction has the shape of what is below them"
+        )
+
+
+def _made(layer: Any, depth: int | None) -> list[PCLayer]:
+    """The layers that `PCStack` was told to stack."""
+    if isinstance(layer, PCLayer):
+        kind = type(layer).__name__
+        raise TypeError(
+            f"PCStack expected a function that makes one layer, so that each draws its own weights, got "
+            f"a {kind}; write pc.PCStack(lambda: pc.{kind}(...), depth)"
+        )
+    if callable(layer):
+        if isinstance(depth, bool) or not isinstance(depth, int | np.integer):
+            raise TypeError(f"PCStack expected an int depth, got {depth!r}")
+        if depth < 1:
+            raise ValueError(f"PCStack expected a depth of at least 1, got {depth}")
+        layers = [layer() for _ in range(depth)]
+    else:
+        layers = list(layer)
+        if not layers or depth not in (None, len(layers)):
+            raise ValueError(
+                f"PCStack expected at least one layer (and no other depth than their number), got "
+                f"{len(layers)} layers and depth {depth}"
+            )
+    for made in layers:
+        if not isinstance(made, PCLayer) or isinstance(made, PCStack):
+            raise TypeError(
+                f"PCStack expected layers, each a PCLayer and no stack itself, got a "
+                f"{type(made).__name__}"
+            )
+    return layers
+
+
+def _stacked(layers: list[PCLayer]) -> PCLayer:
+    """One layer that holds the arrays of all, with a leading layer axis."""
+    graphdefs, states = [], []
+    for number, layer in enumerate(layers):
+        if hasattr(layer, "activity"):
+            layer = nnx.clone(layer)
+            del layer.activity  # the stack's own holds them all
+        graphdef, state = nnx.split(layer)
+        graphdefs.append(graphdef)
+        states.append(state)
+        shapes, first = (
+            jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), nnx.as_pure(own))
+            for own in (state, states[0])
+        )
+        if graphdef != graphdefs[0] or shapes != first:
+            raise ValueError(
+                f"layer {number} of a PCStack ({type(layers[number]).__name__}) differs from layer 0 in "
+                f"more than the values of its arrays; expected equal layers: one class, one set of "
+                f"options (the same function objects, too), equal shapes"
+            )
+    return nnx.merge(graphdefs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))

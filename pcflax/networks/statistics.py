@@ -1,0 +1,82 @@
+"""Batch statistics: what a normalization over the batch means while activities are inferred.
+
+`nnx.BatchNorm` in training mode would normalise every evaluation by the statistics of the activities at
+hand: an example's energy would depend on its batch through them, and running statistics would move once
+an inference step. Here the statistics of a batch are those of its feedforward pass, computed once and
+held: inference sees constants, examples stay independent, and the number of its steps changes nothing.
+The running statistics, which evaluation uses, move once a batch, at learning.
+
+What other layers write while they predict is kept the same way: once a batch, from the feedforward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array
+
+from pcflax.variables import Activity
+
+from .base import AbstractPCNetwork
+from .clamps import Clamps
+from .nodes import observing, written
+from .split import SplitNetwork, split
+
+
+def with_batch_statistics(
+    network: SplitNetwork, inputs: Array | None, *, batch_size: int, clamps: Clamps
+) -> SplitNetwork:
+    """The network with its normalizations held at the statistics of this batch's feedforward pass.
+
+    Normalizations that use their running statistics already (`network.eval()`) stay as they are.
+    """
+    bound = network.bind()
+    norms = _training(bound)
+    if not norms:
+        return network
+    for norm in norms:
+        norm.momentum = 0.0  # so that what the pass leaves behind is the batch's own
+    _write(bound, inputs, batch_size, clamps)
+    momenta = [norm.momentum for norm in _training(network.bind())]
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum, norm.use_running_average = momentum, True
+    return split(bound)
+
+
+def after_batch(network: SplitNetwork, inputs: Array | None, *, batch_size: int) -> SplitNetwork:
+    """The network with what its layers write in one feedforward pass: running statistics, say."""
+    bound = network.bind()
+    if not nnx.to_flat_state(written(bound)):
+        return network
+    _write(bound, inputs, batch_size, {})
+    return network.replace(other=split(bound).other)
+
+
+def keeps_batch_state(bound: AbstractPCNetwork) -> bool:
+    """Whether layers hold state of the whole batch: random streams, or statistics that are not held."""
+    held = {
+        id(variable)
+        for _, module in nnx.iter_modules(bound)
+        if getattr(module, "use_running_average", False) is True
+        for variable in (module.mean, module.var)
+    }
+    varying = nnx.state(bound, nnx.Not(nnx.Any(nnx.Param, Activity)))
+    return any(id(variable) not in held for _, variable in nnx.to_flat_state(varying))
+
+
+def _write(bound: AbstractPCNetwork, inputs: Array | None, batch_size: int, clamps: Clamps) -> None:
+    with observing() as writes:
+        bound.feedforward(inputs, batch_size=batch_size, clamps=clamps)
+    for name, state in writes.items():
+        layer = bound.layer(name)
+        nnx.update(getattr(layer, "stacked", layer), state)
+
+
+def _training(bound: AbstractPCNetwork) -> list[Any]:
+    """The modules that normalise by the batch at hand."""
+    return [
+        module
+        for _, module in nnx.iter_modules(bound)
+        if getattr(module, "use_running_average", True) is False and hasattr(module, "momentum")
+    ]

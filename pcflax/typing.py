@@ -32,7 +32,8 @@ class Batch(NamedTuple):
     """Examples that are trained on or measured together.
 
     Attributes:
-        inputs: what is clamped below, (batch, *features), floating; None leaves the root free.
+        inputs: what is clamped below, (batch, *features), floating, or integers for a layer that takes
+            them (tokens); None leaves the root free.
         targets: what is clamped above, (batch, *features), floating (classes one-hot); None leaves
             the output free.
     """

@@ -22,6 +22,7 @@ ARROWS = {
     "data": ["typing"],
     "training": ["learning", "initializers", "data"],
     "plotting": ["typing"],
+    "models": ["networks"],
 }
 TOP = ("cli", "__main__")  # may import everything; nothing imports them
 

@@ -276,6 +276,8 @@ def _units(
     if not isinstance(layer, PCDense) or activation is None or below is None:
         return jnp.mean(constant), None
     before = below if layer.activation_first else layer.affine(below)
+    if layer.norm is not None:
+        before = layer.norm(before)
     steepest = jnp.max(jnp.abs(_slope(activation, jnp.linspace(-5.0, 5.0, 101))))
     flat = jnp.mean(jnp.abs(_slope(activation, before)), axis=0) < _SATURATED * steepest
     if not layer.activation_first:

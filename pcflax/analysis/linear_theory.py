@@ -217,6 +217,9 @@ def _affine_map(name: str, layer: PCLayer) -> tuple[Array, Array, float]:
         raise ValueError(
             refusal + f"it is a {kind.__name__}, whose map is not known; use pc.PCDense"
         )
+    for option in ("norm", "dropout"):
+        if getattr(layer, option, None) is not None:
+            raise ValueError(refusal + "it normalises or drops; leave out norm and dropout")
     if layer.activation is not None:
         function = getattr(layer.activation, "__name__", layer.activation)
         raise ValueError(

@@ -1,8 +1,12 @@
-"""Data: seeded, resumable batches from arrays, from TFDS, or from the embedded digits."""
+"""Data: seeded, resumable batches from arrays, TFDS, texts, or the embedded digits."""
 
 from .arrays import ArrayDataset as ArrayDataset
 from .arrays import from_arrays as from_arrays
+from .augment import Augmentation as Augmentation
+from .augment import Crop as Crop
+from .augment import Flip as Flip
 from .base import Dataset as Dataset
 from .base import Decoder as Decoder
 from .load import load as load
 from .stream import StreamDataset as StreamDataset
+from .text import TextDataset as TextDataset

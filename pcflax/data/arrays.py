@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from pcflax.typing import PyTree
 
+from .augment import Augmentation, as_augmentations
 from .base import Dataset, Decoder, Reader
 
 
@@ -25,6 +27,7 @@ class ArrayDataset(Dataset):
         shuffle: bool,
         seed: int,
         name: str,
+        augment: Augmentation | Sequence[Augmentation] | None = None,
     ):
         self.inputs, self.targets = inputs, targets
         super().__init__(
@@ -33,9 +36,13 @@ class ArrayDataset(Dataset):
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
-            reader=Reader(decoder, gather=True),
+            reader=Reader(decoder, gather=True, augment=as_augmentations(augment)),
         )
         self._constants: PyTree = None
+        if self.reader.augment:
+            if inputs is None:
+                raise ValueError(f"'{name}' has no inputs to augment; leave out augment")
+            self.spec()  # what does not fit is told here, and not when training begins
 
     def constants(self) -> PyTree:
         """(inputs, targets) on the device, moved there on first use."""
@@ -57,23 +64,34 @@ def from_arrays(
     seed: int = 0,
     num_classes: int | None = None,
     name: str = "arrays",
+    integer_inputs: bool = False,
+    flatten: bool = False,
+    augment: Augmentation | Sequence[Augmentation] | None = None,
 ) -> ArrayDataset:
     """Batches from arrays of one's own.
 
     Args:
-        inputs: (examples, *features), floating and finite; None leaves a root free.
+        inputs: (examples, *features), floating and finite, or integer where `integer_inputs` says so;
+            None leaves a root free.
         targets: (examples, *features), floating and finite, or integer labels (examples,), which
-            become one-hot rows; None leaves the output free.
+            become one-hot rows; labels (examples, length) do where `num_classes` is given. None leaves
+            the output free.
         batch_size: examples in a batch.
         shuffle: whether each epoch has an order of its own, a function of (seed, epoch).
-        seed: of the shuffling.
+        seed: of the shuffling, and of the augmentation.
         num_classes: width of the one-hot rows; the largest label plus one unless given.
         name: what errors call the set.
+        integer_inputs: whether inputs are whole numbers that stay so, (examples, length) tokens, say;
+            they become int32.
+        flatten: whether one example's inputs become one axis, after augmentation.
+        augment: a random change of training images, or several in turn, such as
+            `(pc.data.Flip(), pc.data.Crop(4))`; see `pcflax.data.Augmentation`.
 
     Raises:
-        TypeError: for a dtype that is neither floating nor, for labels, integer.
+        TypeError: for a dtype that is neither floating nor, for labels and where asked for, integer; for
+            an augmentation that cannot be called or hashed.
         ValueError: for an empty set, arrays of different lengths, NaN or infinity, a label out of
-            range, or a batch larger than the set.
+            range, a batch larger than the set, or inputs that cannot be augmented so.
 
     >>> import numpy as np, pcflax as pc
     >>> data = pc.data.from_arrays(np.ones((6, 3)), np.array([0, 1, 2, 0, 1, 2]), batch_size=2)
@@ -88,11 +106,12 @@ def from_arrays(
             raise ValueError(f"data set '{name}' is empty; expected at least one example")
     sizes = {}
     if inputs is not None:
-        inputs = _floating(inputs, "inputs", name)
+        inputs = _integer(inputs, name) if integer_inputs else _floating(inputs, "inputs", name)
         sizes["inputs"] = len(inputs)
     if targets is not None:
         targets = np.asarray(targets)
-        if targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer):
+        most_axes = 1 if num_classes is None else 2  # of labels
+        if 1 <= targets.ndim <= most_axes and np.issubdtype(targets.dtype, np.integer):
             num_classes = _checked_num_classes(targets, num_classes, name)
             targets = targets.astype(np.int32)
         elif targets.ndim == 1:
@@ -112,12 +131,30 @@ def from_arrays(
     return ArrayDataset(
         inputs,
         targets,
-        decoder=Decoder(num_classes=num_classes),
+        decoder=Decoder(flatten=flatten, num_classes=num_classes),
         batch_size=batch_size,
         shuffle=shuffle,
         seed=seed,
         name=name,
+        augment=augment,
     )
+
+
+def _integer(array: Any, name: str) -> np.ndarray:
+    array = np.asarray(array)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(
+            f"the inputs of '{name}' have dtype {array.dtype}, expected an integer dtype; leave out "
+            f"integer_inputs"
+        )
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(
+            f"the inputs of '{name}' have shape {array.shape}, expected (examples, features)"
+        )
+    narrow = array.astype(np.int32)
+    if (narrow != array).any():
+        raise ValueError(f"the inputs of '{name}' hold numbers that int32 cannot; stay below 2**31")
+    return narrow
 
 
 def _floating(array: Any, role: str, name: str) -> np.ndarray:
@@ -152,9 +189,9 @@ def _checked_num_classes(labels: np.ndarray, num_classes: int | None, name: str)
         num_classes = max(int(labels.max()), 0) + 1
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():
-        first = int(np.argmax(wrong))
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"label {int(labels[first])} of example {first} in '{name}' is out of range; expected 0 "
+            f"label {int(labels[first])} of example {first[0]} in '{name}' is out of range; expected 0 "
             f"to {num_classes - 1} for num_classes={num_classes}"
         )
     return num_classes

@@ -5,14 +5,15 @@ A data set hands the compiled training loop two things: `constants`, arrays that
 them (indices into the constants, or the raw examples themselves). `reader`, a pure function called
 inside the compiled loop, makes a `Batch` of both. So a small set costs one gather a step and no copy,
 a large one is streamed, and the Trainer cannot tell them apart. A step's position in the data is its
-number: nothing has to be saved to resume.
+number: nothing has to be saved to resume. Where training images are augmented, items carry the numbers
+that their keys are drawn from; those of evaluation carry none.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +21,23 @@ import numpy as np
 
 from pcflax.typing import Batch, PyTree
 
+from .augment import Augmentation, Seeded, augmented, describe, seeded
+
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
     """Stored examples to a batch: scale, normalise, flatten, one-hot; pure, called inside jit.
 
-    inputs = (stored * scale - mean) / std, with mean and std along the last axis.
+    inputs = (stored * scale - mean) / std, with mean and std along the last axis. Integers that nothing
+    scales stay integers.
 
     Attributes:
         scale: factor of the stored inputs; 1/255 for bytes.
         mean: subtracted after scaling, one number or one for each channel.
         std: divided by last.
         flatten: whether one example's inputs become one axis.
-        num_classes: where given, targets are labels and become one-hot rows of this width.
+        num_classes: where given, targets are labels of any shape and become one-hot rows of this width
+            along a new last axis.
     """
 
     scale: float = 1.0
@@ -41,13 +46,23 @@ class Decoder:
     flatten: bool = False
     num_classes: int | None = None
 
-    def __call__(self, inputs: jax.Array | None, targets: jax.Array | None) -> Batch:
-        """The batch that these stored examples stand for."""
+    def __call__(
+        self,
+        inputs: jax.Array | None,
+        targets: jax.Array | None,
+        change: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> Batch:
+        """The batch that these stored examples stand for; `change` is applied to the scaled inputs."""
         if inputs is not None:
-            if (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,)):
-                dtype = jnp.result_type(float)
+            dtype = jnp.result_type(float)
+            normalises = (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,))
+            if normalises:
+                inputs = inputs.astype(dtype) * self.scale
+            if change is not None:
+                inputs = change(inputs)
+            if normalises:
                 mean, std = jnp.asarray(self.mean, dtype), jnp.asarray(self.std, dtype)
-                inputs = (inputs.astype(dtype) * self.scale - mean) / std
+                inputs = (inputs - mean) / std
             if self.flatten:
                 inputs = inputs.reshape(inputs.shape[0], -1)
         if targets is not None and self.num_classes is not None:
@@ -62,16 +77,23 @@ class Reader:
     Attributes:
         decoder: what turns stored examples into a batch.
         gather: whether the item holds indices into the constants, or the examples themselves.
+        augment: applied in turn to the inputs of items that are `Seeded`: the training batches'.
     """
 
     decoder: Decoder
     gather: bool
+    augment: tuple[Augmentation, ...] = ()
 
     def __call__(self, constants: PyTree, item: PyTree) -> Batch:
         """The batch of one item."""
-        if self.gather:
-            item = jax.tree.map(lambda stored: stored[item], constants)
-        return self.decoder(*item)
+        if isinstance(item, Seeded):
+            inputs, targets = self.stored(constants, item.stored)
+            return self.decoder(inputs, targets, lambda x: augmented(self.augment, x, item.seed))
+        return self.decoder(*self.stored(constants, item))
+
+    def stored(self, constants: PyTree, item: PyTree) -> PyTree:
+        """The stored (inputs, targets) of one item."""
+        return jax.tree.map(lambda kept: kept[item], constants) if self.gather else item
 
 
 class Dataset(abc.ABC):
@@ -83,7 +105,7 @@ class Dataset(abc.ABC):
         batch_size: examples in a batch. Training leaves out an epoch's incomplete last batch;
             evaluation measures every example.
         shuffle: whether each epoch has an order of its own; in stored order otherwise.
-        seed: of the shuffling.
+        seed: of the shuffling, and of the augmentation.
         reader: makes a `Batch` of constants and an item, inside jit.
     """
 
@@ -135,6 +157,12 @@ class Dataset(abc.ABC):
         """How many classes the labels have, or None where the targets are not labels."""
         return self.reader.decoder.num_classes
 
+    @property
+    def has_sequences(self) -> bool:
+        """Whether an example has targets at several positions, as a text has: (batch, length, classes)."""
+        targets = self.spec().targets
+        return targets is not None and targets.ndim > 2
+
     @abc.abstractmethod
     def constants(self) -> PyTree:
         """Arrays on the device that every batch is read from."""
@@ -146,7 +174,13 @@ class Dataset(abc.ABC):
 
     def items(self, start: int, count: int) -> PyTree:
         """What the reader needs for training batches start, start + 1, ..., over epoch boundaries."""
-        return self.fetch(self.indices(start, count))
+        return self.with_seeds(self.fetch(self.indices(start, count)), start)
+
+    def with_seeds(self, items: PyTree, start: int) -> PyTree:
+        """The items of training batches start, start + 1, ..., `Seeded` where these are augmented."""
+        if not self.reader.augment:
+            return items
+        return seeded(items, self.seed, start, len(jax.tree.leaves(items)[0]))
 
     def indices(self, start: int, count: int) -> np.ndarray:
         """Which examples training batches start, start + 1, ... hold: (count, batch), int32."""
@@ -196,19 +230,40 @@ class Dataset(abc.ABC):
         return self.num_batches
 
     def spec(self) -> Batch:
-        """Shapes and dtypes of a batch; reads one, the first time it is asked."""
+        """Shapes and dtypes of a batch; reads one, the first time it is asked.
+
+        Raises:
+            ValueError: where augmentation gives inputs of another shape or dtype than evaluation has.
+        """
         if getattr(self, "_spec", (None,))[0] == self.batch_size:
             return self._spec[1]
-        item = jax.tree.map(lambda leaf: leaf[0], self.fetch(self.indices(0, 1)))
-        self._spec = (self.batch_size, jax.eval_shape(self.reader, self.constants(), item))
-        return self._spec[1]
+        items = self.fetch(self.indices(0, 1))
+
+        def shapes(items):
+            item = jax.tree.map(lambda leaf: leaf[0], items)
+            return jax.eval_shape(self.reader, self.constants(), item)
+
+        spec = shapes(items)
+        if self.reader.augment:
+            plain, changed = spec.inputs, shapes(self.with_seeds(items, 0)).inputs
+            if (changed.shape, changed.dtype) != (plain.shape, plain.dtype):
+                raise ValueError(
+                    f"augmentation by {describe(self.reader.augment)} makes inputs of '{self.name}' "
+                    f"{changed.dtype} {changed.shape}, but as evaluation sees them they are "
+                    f"{plain.dtype} {plain.shape}; keep dtype and shape"
+                )
+        self._spec = (self.batch_size, spec)
+        return spec
 
     def description(self) -> dict[str, str | int | bool]:
-        """What decides the order of the examples: two equal descriptions give equal batches."""
-        return {
+        """What decides the training batches: two equal descriptions give equal batches."""
+        found: dict[str, str | int | bool] = {
             "name": self.name,
             "num_examples": self.num_examples,
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
             "seed": self.seed,
         }
+        if self.reader.augment:
+            found["augment"] = describe(self.reader.augment)
+        return found

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .arrays import ArrayDataset, from_arrays
+from .augment import Augmentation
 from .base import Dataset, Decoder
 from .digits import read_digits
 from .stream import StreamDataset
+from .text import TextDataset, bounds, read_text
 from .tfds import TfdsSource
 
 
@@ -45,33 +48,46 @@ def load(
     seed: int = 0,
     flatten: bool = True,
     stream: bool | None = None,
+    augment: Augmentation | Sequence[Augmentation] | None = None,
+    sequence_length: int | None = None,
 ) -> Dataset:
     """A data set by name, or a user's own file.
 
     Names: `digits` (embedded, 8x8, needs no network), `mnist`, `fashion_mnist` and `cifar10` (through
-    TFDS, prepared once), or the path of an .npz file with the arrays x_train, y_train, x_test and
-    y_test (floating inputs; integer labels or floating targets).
+    TFDS, prepared once), the path of an .npz file with the arrays x_train, y_train, x_test and
+    y_test (floating inputs; integer labels or floating targets), or `text:PATH`, a UTF-8 text read
+    character by character, whose first 90 % train and last 10 % test.
 
     Args:
-        name: a name of the above, or a path that ends in .npz.
+        name: a name of the above, a path that ends in .npz, or "text:" and a path.
         split: "train" or "test", or a part of one in TFDS's notation: "train[:55000]",
-            "train[-5000:]", "train[:90%]"; a validation split, say.
+            "train[-5000:]", "train[:90%]"; a validation split, say. Of a text, the bounds count
+            characters.
         batch_size: examples in a batch.
         data_dir: folder of prepared TFDS sets; TFDS's default (or TFDS_DATA_DIR) unless given.
         shuffle: whether each epoch has an order of its own; True for train, False for test unless
             given.
-        seed: of the shuffling, whose order is a function of (seed, epoch).
-        flatten: whether an image becomes one axis of features; else (height, width, channels).
+        seed: of the shuffling, whose order is a function of (seed, epoch), and of the augmentation,
+            which is one of (seed, batch number).
+        flatten: whether an image becomes one axis of features; else (height, width, channels). Text
+            has no images.
         stream: read a TFDS set from disk while training (True), or decode it once and keep it on the
             device (False); by its size unless given: sets of more than a gigabyte are streamed.
+        augment: a random change of training images, or several in turn, such as
+            `(pc.data.Flip(), pc.data.Crop(4))`. It sees images scaled to [0, 1], before they are
+            normalised or flattened; evaluation and prediction see them unchanged.
+        sequence_length: characters in an example of a text; 128 unless given.
 
     Returns:
         A `Dataset`; images are normalised by the training set's mean and standard deviation, labels
-        become one-hot rows.
+        become one-hot rows. Of a text, a `TextDataset`, whose tokens are numbered by the characters of
+        the whole file.
 
     Raises:
+        TypeError: for an augmentation that cannot be called or hashed.
         ValueError: for an unknown name or split, a part of a streamed set, an empty set, a batch
-            larger than the set, NaN, or a label out of range.
+            larger than the set, NaN, a label out of range, a text that is too short or not UTF-8, or an
+            option that the set does not have.
         FileNotFoundError: for a file that is missing, or a set that is not prepared and cannot be
             fetched.
 
@@ -83,14 +99,25 @@ def load(
     whole, part = _parse_split(split)
     shuffle = whole == "train" if shuffle is None else shuffle
     options = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
+    if str(name).startswith("text:"):
+        for option, value in (("augment", augment), ("stream", stream)):
+            if value:
+                raise ValueError(f"'{name}' is a text, which has no {option}; leave it out")
+        length = 128 if sequence_length is None else sequence_length
+        return _from_text(Path(str(name)[5:]), split, {**options, "sequence_length": length})
+    if sequence_length is not None:
+        raise ValueError(
+            f"sequence_length is an option of texts, 'text:PATH', and '{name}' is none; leave it out"
+        )
+    options["augment"] = augment
     if str(name).endswith(".npz"):
-        return _from_file(Path(name), split, flatten, options)
+        return _from_file(Path(name), split, {**options, "flatten": flatten})
     if name not in _IMAGES:
         close = difflib.get_close_matches(str(name), NAMES, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise ValueError(
-            f"unknown data set '{name}'; {hint}expected one of {', '.join(NAMES)}, or the path of an "
-            f".npz file with x_train, y_train, x_test, y_test"
+            f"unknown data set '{name}'; {hint}expected one of {', '.join(NAMES)}, the path of an "
+            f".npz file with x_train, y_train, x_test, y_test, or text:PATH"
         )
     images = _IMAGES[name]
     decoder = Decoder(images.scale, images.mean, images.std, flatten, images.num_classes)
@@ -127,9 +154,14 @@ def _sliced(
     arrays: tuple[np.ndarray, ...], part: tuple[str, str] | None, label: str
 ) -> list[np.ndarray]:
     """The rows of the part, in stored order."""
+    rows = _rows(len(arrays[0]), part, label)
+    return [array[rows] for array in arrays]
+
+
+def _rows(count: int, part: tuple[str, str] | None, label: str) -> slice:
+    """Which of `count` rows are the part."""
     if part is None:
-        return list(arrays)
-    count = len(arrays[0])
+        return slice(None)
 
     def position(bound: str) -> int | None:
         if not bound:
@@ -139,10 +171,19 @@ def _sliced(
     rows = slice(position(part[0]), position(part[1]))
     if not len(range(count)[rows]):
         raise ValueError(f"'{label}' is empty: the split has {count} examples")
-    return [array[rows] for array in arrays]
+    return rows
 
 
-def _from_file(path: Path, split: str, flatten: bool, options: dict) -> ArrayDataset:
+def _from_text(path: Path, split: str, options: dict) -> TextDataset:
+    whole, part = _parse_split(split)
+    text, label = read_text(path), f"{path.stem}/{split}"
+    vocabulary = "".join(sorted(set(text)))  # of the whole file: one for both splits
+    characters = text[bounds(whole, len(text))]
+    characters = characters[_rows(len(characters), part, label)]
+    return TextDataset(characters, vocabulary=vocabulary, name=label, **options)
+
+
+def _from_file(path: Path, split: str, options: dict) -> ArrayDataset:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected an .npz file, or a set's name")
     with np.load(path) as stored:
@@ -158,8 +199,6 @@ def _from_file(path: Path, split: str, flatten: bool, options: dict) -> ArrayDat
             inputs, targets = _sliced((inputs, targets), part, f"{path.stem}/{split}")
         # Both splits' labels make rows of one width.
         labels = [stored[key] for key in ("y_train", "y_test") if key in stored]
-    if flatten and inputs.ndim > 2 and len(inputs):
-        inputs = inputs.reshape(len(inputs), -1)
     num_classes = None
     if targets.ndim == 1 and all(y.size and np.issubdtype(y.dtype, np.integer) for y in labels):
         num_classes = max(int(y.max()) for y in labels) + 1

@@ -6,7 +6,7 @@ ahead in that order, and a jump to another batch (a resumed run) starts a new re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -14,6 +14,7 @@ import numpy as np
 
 from pcflax.typing import PyTree
 
+from .augment import Augmentation, as_augmentations
 from .base import Dataset, Decoder, Reader
 
 # Two processor cores decode about this many batches ahead of a compiled step.
@@ -32,6 +33,7 @@ class StreamDataset(Dataset):
         seed: of the shuffling.
         name: what errors call the set.
         num_threads: threads that read ahead.
+        augment: random changes of training images, as in `pcflax.data.load`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class StreamDataset(Dataset):
         seed: int = 0,
         name: str = "stream",
         num_threads: int = 4,
+        augment: Augmentation | Sequence[Augmentation] | None = None,
     ):
         super().__init__(
             name=name,
@@ -51,13 +54,15 @@ class StreamDataset(Dataset):
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
-            reader=Reader(decoder, gather=False),
+            reader=Reader(decoder, gather=False, augment=as_augmentations(augment)),
         )
         self.source = source
         self.num_threads = num_threads
         self._opened = batch_size  # the batch size of the open iterator
         self._next_batch = -1  # the batch that the open iterator gives next
         self._iterator: Iterator[PyTree] | None = None
+        if self.reader.augment:
+            self.spec()  # what does not fit is told here, and not when training begins
 
     def constants(self) -> PyTree:
         """Nothing lives on the device."""
@@ -75,7 +80,7 @@ class StreamDataset(Dataset):
         self._next_batch = -1  # where reading fails, the next call opens anew
         batches = [next(self._iterator) for _ in range(count)]
         self._next_batch = start + count
-        return self._checked(_stack(batches))
+        return self.with_seeds(self._checked(_stack(batches)), start)
 
     def _checked(self, items: PyTree) -> PyTree:
         """Items, where every label is in range; one-hot rows of others would be all zeros."""

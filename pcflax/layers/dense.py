@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization, Standard
 
-from .base import PCLayer
+from .affine import AbstractAffineLayer
 
 _default_kernel_init = nnx.initializers.lecun_normal()
 
 
-class PCDense(PCLayer):
+class PCDense(AbstractAffineLayer):
     """mu = activation(a * below @ W + b), or a * activation(below) @ W + b with `activation_first`.
 
     With `skip` the activity below is added to that: the residual layer of muPC is
@@ -35,16 +35,21 @@ class PCDense(PCLayer):
         use_bias: whether there is a bias b, of shape (out_features,), zero at the start.
         kernel_init: initializer of the weights W, of shape (in_features, out_features); unless given
             the parameterization's, and where it has none LeCun normal (variance 1/in_features).
+        norm: a ready module such as `nnx.LayerNorm(out_features, rngs=rngs)`, applied between the
+            weights and the activation; not together with `activation_first`.
+        dropout: the share of features set to zero, of all but the skip, while the network is not in
+            `eval()`; the rest are divided by 1 - dropout.
         energy: `Gaussian()` unless given.
-        rngs: source of the initial weights.
+        rngs: source of the initial weights, and of the masks of dropout.
 
     Attributes:
         multiplier: a, a float. It depends on the layer's place, which a network sets at construction;
             before that the layer counts as a network of its own, first and last at once.
 
     Raises:
-        TypeError: where `parameterization` is not an `AbstractParameterization`.
-        ValueError: for a skip between different widths, or an activity below of another width.
+        TypeError: where `parameterization` is not an `AbstractParameterization`, or `norm` no module.
+        ValueError: for a skip between different widths, a norm with `activation_first`, a rate of
+            dropout outside [0, 1), or an activity below of another width.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -64,21 +69,27 @@ class PCDense(PCLayer):
         parameterization: AbstractParameterization | None = None,
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
+        norm: Callable[[Array], Array] | None = None,
+        dropout: float = 0.0,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
     ):
-        super().__init__(energy=energy)
+        super().__init__(
+            in_features,
+            out_features,
+            activation=activation,
+            activation_first=activation_first,
+            skip=skip,
+            norm=norm,
+            dropout=dropout,
+            energy=energy,
+            rngs=rngs,
+        )
         parameterization = Standard() if parameterization is None else parameterization
         if not isinstance(parameterization, AbstractParameterization):
             raise TypeError(
                 f"{type(self).__name__} expected parameterization to be an object such as "
                 f"pc.parameterizations.MuPC(), got {parameterization!r}"
-            )
-        if skip and in_features != out_features:
-            raise ValueError(
-                f"{type(self).__name__} expected as many in_features as out_features with a skip, "
-                f"which adds the activity below to the prediction, got {in_features} and "
-                f"{out_features}; make them equal or set skip=False"
             )
         self.linear = nnx.Linear(
             in_features,
@@ -87,9 +98,6 @@ class PCDense(PCLayer):
             kernel_init=kernel_init or parameterization.kernel_init or _default_kernel_init,
             rngs=rngs,
         )
-        self.activation = activation
-        self.activation_first = activation_first
-        self.skip = skip
         self.parameterization = parameterization
         self.set_place(0, 1)
 
@@ -99,20 +107,13 @@ class PCDense(PCLayer):
             index=index, depth=depth, in_features=self.linear.in_features, skip=self.skip
         )
 
-    def predict(self, below: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
-        """The prediction of this layer's activity from the one below."""
+    def check_below(self, below: Float[Array, " batch in"]) -> None:
+        """Refuse an activity below of another width than in_features."""
         if below.shape[-1] != self.linear.in_features:
             raise ValueError(
                 f"expected an input of shape (batch, {self.linear.in_features}), got {below.shape}; "
                 f"set in_features={below.shape[-1]} or change what is below"
             )
-        activation, features = self.activation, below
-        if activation is not None and self.activation_first:
-            features = activation(features)
-        prediction = self.affine(features)
-        if activation is not None and not self.activation_first:
-            prediction = activation(prediction)
-        return below + prediction if self.skip else prediction
 
     def affine(self, features: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
         """The map a * (features @ W) + b: the layer without its activation and its skip."""

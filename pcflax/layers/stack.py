@@ -226,7 +226,7 @@ def _made(layer: Any, depth: int | None) -> list[PCLayer]:
             raise ValueError(f"PCStack expected a depth of at least 1, got {depth}")
         layers = [layer() for _ in range(depth)]
     else:
-        layers = list(layer)
+        layers = list(layer)  # type: ignore[arg-type]
         if not layers or depth not in (None, len(layers)):
             raise ValueError(
                 f"PCStack expected at least one layer (and no other depth than their number), got "
@@ -238,7 +238,7 @@ def _made(layer: Any, depth: int | None) -> list[PCLayer]:
                 f"PCStack expected layers, each a PCLayer and no stack itself, got a "
                 f"{type(made).__name__}"
             )
-    return layers
+    return layers  # type: ignore[return-value]
 
 
 def _stacked(layers: list[PCLayer]) -> PCLayer:

@@ -65,8 +65,9 @@ def predictions_of(
         return _root_mean(layer, activity.shape[0])
     if isinstance(layer, PCStack):
         with _named(name, layer, belows):
+            _check_one(belows)
             prediction, writes = layer.predictions(
-                *belows, activity, predict=_predict_with(precision)
+                belows[0], activity, predict=_predict_with(precision)
             )
     else:
         prediction, writes = _checked(name, layer, belows, precision)
@@ -95,8 +96,9 @@ def forward_of(
             _check_clamp(name, clamp, (belows[0].shape[0], layer.depth, *belows[0].shape[1:]))
             held = None if held is None else clamp.held()  # type: ignore[union-attr]
         with _named(name, layer, belows):
+            _check_one(belows)
             activity, prediction, writes = layer.forward(
-                *belows, errors=error, value=value, held=held, predict=_predict_with(precision)
+                belows[0], errors=error, value=value, held=held, predict=_predict_with(precision)
             )
         _note(name, writes)
         return activity, prediction
@@ -189,6 +191,11 @@ def _named(name: str, layer: PCLayer, belows: tuple[Array, ...]) -> Iterator[Non
             f"layer '{name}' ({type(layer).__name__}) could not predict from {plural} {shapes}: "
             f"{first_line}" + (_SEVERAL if len(belows) > 1 and isinstance(error, TypeError) else "")
         ) from error
+
+
+def _check_one(belows: tuple[Array, ...]) -> None:
+    if len(belows) != 1:
+        raise TypeError(f"a stack predicts from one activity, got {len(belows)}")
 
 
 def _root_mean(layer: PCRoot, batch_size: int) -> Array:

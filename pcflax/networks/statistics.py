@@ -59,7 +59,7 @@ def keeps_batch_state(bound: AbstractPCNetwork) -> bool:
         id(variable)
         for _, module in nnx.iter_modules(bound)
         if getattr(module, "use_running_average", False) is True
-        for variable in (module.mean, module.var)
+        for variable in (getattr(module, "mean", None), getattr(module, "var", None))
     }
     varying = nnx.state(bound, nnx.Not(nnx.Any(nnx.Param, Activity)))
     return any(id(variable) not in held for _, variable in nnx.to_flat_state(varying))

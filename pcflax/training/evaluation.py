@@ -17,14 +17,14 @@ from pcflax.data import Dataset
 from pcflax.data.base import Reader
 from pcflax.learning.base import prediction_of
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import check_batch
 from pcflax.typing import PyTree
 
 from .loop import MetricFunctions, call_capacity
+from .metrics import of_means
 
 
 def evaluate(network: SplitNetwork, data: Dataset, metrics: MetricFunctions) -> dict[str, float]:
-    """Means over every example: the metrics, then the energy."""
+    """Means over every example: the metrics (`OfMean` applied to theirs), then the energy."""
     constants = data.constants()
     totals: dict[str, float] = {}
     for items, valid in data.evaluation_items(call_capacity(data)):
@@ -35,11 +35,12 @@ def evaluate(network: SplitNetwork, data: Dataset, metrics: MetricFunctions) -> 
             # in float64 on the host: the same at every batch size, but for rounding
             totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
     means = {name: value / data.num_examples for name, value in totals.items()}
+    means = of_means(means, metrics)
     return {**{name: means[name] for name, _ in metrics if name in means}, **means}
 
 
 def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> np.ndarray:
-    """Feedforward predictions of an array (examples, *features), or of a data set in stored order."""
+    """Feedforward predictions of an array (examples, *in), or of a data set in stored order."""
     rows = []
     if isinstance(inputs, Dataset):
         read, constants = jax.jit(inputs.reader), inputs.constants()
@@ -48,7 +49,7 @@ def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> np.ndarray:
             rows.append(np.asarray(predict_batch(network, batch.inputs, len(valid[0])))[valid[0]])
         return np.concatenate(rows)
     inputs = np.asarray(inputs)
-    check_batch(inputs, None)
+    network.bind().check_batch(inputs, None)
     for begin in range(0, len(inputs), batch_size):
         chunk = inputs[begin : begin + batch_size]
         rows.append(np.asarray(predict_batch(network, chunk, len(chunk))))

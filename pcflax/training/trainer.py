@@ -36,26 +36,21 @@ from .arrays import (
 from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints, CheckpointWarning
-from .checks import (
-    check_data,
-    check_keep_best,
-    check_learning,
-    check_metric_names,
-    check_network,
-    total_steps,
-)
+from .checks import check_data, check_keep_best, check_learning, check_metric_names, total_steps
 from .errors import NonFiniteEnergyError, non_finite_error
 from .evaluation import evaluate, predict
 from .history import History
 from .loggers import ConsoleLogger
 from .loop import (
+    MetricFunctions,
     Recipe,
     TrainState,
     call_capacity,
+    expanded,
     learn_batches,
     padded,
 )
-from .metrics import default_metrics
+from .metrics import default_metrics, of_means
 from .signals import SignalCatcher
 
 # A call is made about this long: short enough for a smooth progress bar and a prompt stop, long enough
@@ -72,8 +67,8 @@ class Trainer:
         optimizer: an optax transformation of the parameters' gradients.
         learning: the rule, such as `pc.learning.PredictiveCoding(...)`.
         checkpoints: where and what to save; nothing is saved without.
-        metrics: {name: function of (prediction, targets) -> (batch,)}; accuracy for labelled data and
-            the squared error for other data unless given.
+        metrics: {name: function of (prediction, targets) -> (batch,)}; unless given, accuracy for
+            labelled data, with the perplexity for sequences, and the squared error for other data.
         callbacks: loggers and other callbacks, told in order.
         seed: every random choice is folded from (seed, step).
         progress: whether to show a progress bar and a line for each evaluation.
@@ -120,7 +115,7 @@ class Trainer:
             if not isinstance(value, kind):
                 raise TypeError(f"Trainer expected {argument} such as {example}, got {value!r}")
         check_learning(learning)
-        check_network(network)
+        learning.check(network)
         self.network = network
         self.optimizer = optimizer
         self.learning = learning
@@ -134,6 +129,7 @@ class Trainer:
         self.optimizer_state = optimizer.init(split(network).parameters)
         self.steps_per_second: float | None = None
         self._pending: dict[str, list[float]] = {}  # measured since the last training row
+        self._measured: MetricFunctions = ()  # the metrics among them
         self._data_description: dict | None = None
         self._restored_data: dict | None = None  # what the checkpoint was made on, until fit begins
         self._knows_folder = False  # whether the checkpoints there are ours: restored or written
@@ -240,6 +236,7 @@ class Trainer:
             reader=data.reader,
             keep_activities=self.checkpoints is not None and self.checkpoints.activities,
         )
+        self._measured = recipe.metrics
         key, constants, capacity = jax.random.key(self.seed), data.constants(), call_capacity(data)
         state = self._initial_state(data, recipe)
         self.steps_per_second = None
@@ -260,6 +257,7 @@ class Trainer:
                 if self.step > first_step and done:
                     self.steps_per_second = done / (time.perf_counter() - begin)
                 self.step += done
+                values = expanded(values)
                 for name, column in values.items():
                     self._pending.setdefault(f"train/{name}", []).extend(column[:done].tolist())
                 if failed:
@@ -503,12 +501,9 @@ class Trainer:
         self._written_step, self._written = self.step, self._object_leaves()
 
     def _log(self) -> None:
-        row = {
-            name: math.fsum(column) / len(column)
-            for name, column in self._pending.items()
-            if column
-        }
-        self._pending = {}
+        columns = {name: column for name, column in self._pending.items() if column}
+        means = {name: math.fsum(column) / len(column) for name, column in columns.items()}
+        row, self._pending = of_means(means, self._measured, "train/"), {}
         if row:
             row |= self.callbacks.measure(self, self.step)
             self.history.append(self.step, row)
@@ -520,7 +515,9 @@ class Trainer:
         self.callbacks.notify("on_evaluate", self, self.step, row)
 
     def _metric_functions(self, data: Dataset) -> tuple[tuple[str, MetricFunction], ...]:
-        metrics = default_metrics(data.num_classes) if self.metrics is None else self.metrics
+        metrics = self.metrics
+        if metrics is None:
+            metrics = default_metrics(data.num_classes, sequences=data.has_sequences)
         return tuple(metrics.items())
 
     def check_data(self, data: Dataset, role: str = "data") -> None:

@@ -130,9 +130,10 @@ class TestCategorical:
         found = Categorical()(jnp.asarray(np.eye(4)[labels]), jnp.asarray(logits))
         np.testing.assert_allclose(found, expected, **EXACT)
 
-    def test_gradients_are_softmax_minus_activity_and_minus_log_softmax(self):
-        """The error signal of every classifier trained here."""
-        activity, prediction = draw("categorical", (4, 5))
+    @pytest.mark.parametrize("shape", [(4, 5), (3, 2, 4)])
+    def test_gradients_are_softmax_minus_activity_and_minus_log_softmax(self, shape):
+        """The error signal of every classifier trained here, and of every token of a text."""
+        activity, prediction = draw("categorical", shape)
         by_activity, by_prediction = gradients(Categorical(), activity, prediction)
         expected = special.softmax(prediction, axis=-1) - activity
         np.testing.assert_allclose(by_prediction, expected, **EXACT)

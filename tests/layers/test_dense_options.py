@@ -104,6 +104,45 @@ class TestStandardIsUntouched:
         np.testing.assert_array_equal(given.linear.kernel[...], linear.kernel[...])
 
 
+@pytest.mark.usefixtures("double")
+class TestNormAndDropout:
+    def test_the_norm_stands_between_the_weights_and_the_activation(self):
+        norm = nnx.LayerNorm(5, rngs=nnx.Rngs(1))
+        norm.bias.set_value(jnp.linspace(-1.0, 1.0, 5))
+        layer, kernel = make(3, norm=norm, activation=jnp.tanh)
+        sums = below(width=3) @ kernel + BIAS
+        centred = sums - sums.mean(axis=-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
+        expected = np.tanh(scaled + np.linspace(-1.0, 1.0, 5))
+        # the norm's own offset is float32
+        found = layer.predict(jnp.asarray(below(width=3)))
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.parametrize("activation_first", [False, True])
+    def test_dropout_spares_the_skip(self, activation_first):
+        options = {"activation": jnp.tanh, "activation_first": activation_first, "skip": True}
+        layer, _ = make(dropout=0.5, **options)
+        x = jnp.asarray(below(40))
+        dropped = np.asarray(layer.predict(x) - x)
+        layer.eval()
+        branch = np.asarray(layer.predict(x) - x)
+        zero = np.abs(dropped) < 1e-12
+        assert 0.3 < zero.mean() < 0.7  # 200 coins: seven standard deviations
+        np.testing.assert_allclose(dropped[~zero], 2 * branch[~zero], rtol=1e-6)
+
+    def test_neither_changes_what_is_drawn_where_it_is_not_used(self):
+        rngs, others = nnx.Rngs(0), nnx.Rngs(0)
+        plain = [pc.PCDense(3, 5, norm=None, dropout=0.0, rngs=rngs) for _ in range(2)]
+        linear = [nnx.Linear(3, 5, rngs=others) for _ in range(2)]
+        for one, other in zip(plain, linear, strict=True):
+            np.testing.assert_array_equal(one.linear.kernel[...], other.kernel[...])
+            assert sorted(path[-1] for path, _ in nnx.to_flat_state(nnx.state(one))) == [
+                "activity",
+                "bias",
+                "kernel",
+            ]
+
+
 class TestInitialWeights:
     @pytest.mark.parametrize("parameterization", [NTK(), MuPC()])
     def test_are_the_parameterizations(self, parameterization):
@@ -187,3 +226,18 @@ class TestRefusals:
         )
         with pytest.raises(TypeError, match=text):
             pc.PCDense(3, 5, parameterization=parameterization, rngs=nnx.Rngs(0))
+
+    def test_a_norm_with_the_activation_first(self):
+        norm = nnx.LayerNorm(5, rngs=nnx.Rngs(0))
+        text = (
+            "PCDense applies a norm between the weights and the activation, got a norm and "
+            "activation_first=True; drop one of them"
+        )
+        with pytest.raises(ValueError, match=text):
+            pc.PCDense(3, 5, norm=norm, activation_first=True, rngs=nnx.Rngs(0))
+
+    @pytest.mark.parametrize("norm", [nnx.LayerNorm, "layer"])
+    def test_a_norm_that_is_not_ready(self, norm):
+        text = r"PCDense expected norm to be a ready module such as nnx\.LayerNorm\(5, rngs=rngs\), got "
+        with pytest.raises(TypeError, match=text):
+            pc.PCDense(3, 5, norm=norm, rngs=nnx.Rngs(0))

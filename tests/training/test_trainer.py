@@ -625,15 +625,6 @@ def test_an_energy_that_branches_on_values_is_told_as_a_misfit():
         trainer.fit(digits(), num_steps=1)
 
 
-def test_batch_statistics_are_told():
-    with pytest.warns(UserWarning, match="batch statistics"):
-        pc.Trainer(
-            pc.PCNetwork([pc.PCLayer(nnx.BatchNorm(64, rngs=nnx.Rngs(0)))]),
-            optax.sgd(0.1),
-            learning=pc.learning.Backprop(),
-        )
-
-
 def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
     base = digits_trainer()
     trainer = pc.Trainer(

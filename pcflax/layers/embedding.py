@@ -1,0 +1,76 @@
+"""Embedding of tokens, the first layer of a language model."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from pcflax.energies import Energy
+
+from .base import PCLayer
+
+
+class PCEmbedding(PCLayer):
+    """mu[t] = embedding[token[t]], plus position[t] where there are learned positions.
+
+    From integer tokens (batch, length), the clamped input of a network, to (batch, length, features).
+    Tokens are never inferred. A token outside 0 to num_embeddings - 1 has no row: it predicts NaN.
+
+    Args:
+        num_embeddings: how many tokens there are.
+        features: width of this layer's activity.
+        num_positions: the longest sequence that has learned positions; None for no positions.
+        energy: `Gaussian()` unless given.
+        rngs: source of the initial weights, which have variance 1/features.
+
+    Raises:
+        TypeError: for an input that is not of an integer dtype.
+        ValueError: for an input of another number of axes, or sequences longer than num_positions.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> layer = pc.PCEmbedding(65, 16, num_positions=8, rngs=nnx.Rngs(0))
+    >>> layer.predict(jnp.array([[3, 1, 4]])).shape
+    (1, 3, 16)
+    """
+
+    takes_integers = True
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        features: int,
+        *,
+        num_positions: int | None = None,
+        energy: Energy | None = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(energy=energy)
+        self.embedding = nnx.Embed(num_embeddings, features, rngs=rngs)
+        self.positions = (
+            None if num_positions is None else nnx.Embed(num_positions, features, rngs=rngs)
+        )
+
+    def predict(  # type: ignore[override]
+        self, below: Int[Array, " batch length"]
+    ) -> Float[Array, " batch length features"]:
+        """The prediction of this layer's activity from the tokens below."""
+        if not jnp.issubdtype(below.dtype, jnp.integer):
+            raise TypeError(
+                f"PCEmbedding expected tokens of an integer dtype, got {below.dtype}; cast them: "
+                f"tokens.astype(jnp.int32)"
+            )
+        if below.ndim != 2:
+            raise ValueError(
+                f"PCEmbedding expected tokens of shape (batch, length), got {below.shape}"
+            )
+        if self.positions is None:
+            return self.embedding(below)
+        length, longest = below.shape[1], self.positions.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"PCEmbedding has positions for sequences of at most {longest} tokens, got {length}; "
+                f"set num_positions={length} or give shorter sequences"
+            )
+        return self.embedding(below) + self.positions(jnp.arange(length))

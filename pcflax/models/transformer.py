@@ -1,0 +1,84 @@
+"""The causal language model: tokens in, the next token's logits out at every place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array
+
+from pcflax.energies import Categorical, Energy
+from pcflax.layers import PCMLP, PCAttention, PCEmbedding, PCLayer
+from pcflax.networks import PCNetwork
+
+
+def transformer(
+    num_tokens: int,
+    length: int,
+    features: int = 128,
+    *,
+    num_heads: int = 4,
+    num_blocks: int = 4,
+    hidden_features: int | None = None,
+    activation: Callable[[Array], Array] = jax.nn.gelu,
+    dropout: float = 0.0,
+    energy: Energy | None = None,
+    rngs: nnx.Rngs,
+    compute_dtype: Any = None,
+    remat: bool = False,
+) -> PCNetwork:
+    """Embedding, blocks of causal attention and MLP with a norm in front of each, logits.
+
+    Layers are called embedding, attention_1, mlp_1, attention_2, ..., output: a block is two nodes. The
+    inputs are integer tokens (batch, length), the targets one-hot, (batch, length, num_tokens):
+    `jax.nn.one_hot(tokens[:, 1:], num_tokens)` for tokens[:, :-1]. An example's energy is a sum over
+    its places.
+
+    Args:
+        num_tokens: size of the vocabulary.
+        length: the longest sequence, the number of learned positions.
+        features: width of all nodes but the output.
+        num_heads: heads of attention; must divide features.
+        num_blocks: how many blocks.
+        hidden_features: width inside the MLPs; four times features unless given.
+        activation: of the MLPs.
+        dropout: the share of features set to zero in each branch, while the network is not in `eval()`.
+        energy: of the output; `Categorical()` unless given.
+        rngs: source of the initial weights, and of the masks of dropout.
+        compute_dtype: of predictions, as in `PCNetwork`.
+        remat: as in `PCNetwork`.
+
+    Source: the order of GPT-2 (Radford et al., 2019) after Vaswani et al. (2017), arXiv 1706.03762. As a
+    predictive coding network by Pinchetti et al. (2022), arXiv 2211.03481. Character models of about
+    100,000 parameters reach a test perplexity of 9.1 after 5 epochs of Tiny Shakespeare in another
+    library.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.models.transformer(65, 16, 32, num_blocks=1, rngs=nnx.Rngs(0))
+    >>> network.names
+    ('embedding', 'attention_1', 'mlp_1', 'output')
+    >>> network.predict(jnp.array([[3, 1, 4, 1, 5]])).shape
+    (1, 5, 65)
+    """
+    layers: dict[str, PCLayer] = {
+        "embedding": PCEmbedding(num_tokens, features, num_positions=length, rngs=rngs)
+    }
+    for number in range(1, num_blocks + 1):
+        layers[f"attention_{number}"] = PCAttention(
+            features, num_heads, causal=True, dropout=dropout, rngs=rngs
+        )
+        layers[f"mlp_{number}"] = PCMLP(
+            features,
+            hidden_features or 4 * features,
+            activation=activation,
+            dropout=dropout,
+            rngs=rngs,
+        )
+    logits = nnx.Sequential(
+        nnx.LayerNorm(features, rngs=rngs), nnx.Linear(features, num_tokens, rngs=rngs)
+    )
+    layers["output"] = PCLayer(logits, energy=Categorical() if energy is None else energy)
+    return PCNetwork(layers, compute_dtype=compute_dtype, remat=remat)

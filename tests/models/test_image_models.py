@@ -1,0 +1,173 @@
+"""The convolutional models: vgg5, vgg7 and resnet18.
+
+Oracles: parameter counts by hand and as published; the same network written with plain flax modules and
+`nnx.max_pool`; one example alone against its batch.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+
+pytestmark = pytest.mark.usefixtures("quick_compiling")
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order
+DESCENT = pc.inference.GradientDescent(optax.sgd(0.02), num_steps=4)
+
+
+def images(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def count(make):
+    """The number of parameters, without making them."""
+    state = nnx.state(nnx.eval_shape(make), nnx.Param)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+
+
+def convolved(layer, x, padding="SAME"):
+    return jax.lax.conv_general_dilated(
+        x, layer.conv.kernel[...], (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def pooled(x):
+    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+
+
+def small_vgg5(**options):
+    return pc.models.vgg5((16, 16, 2), 3, widths=(4, 5, 6, 7), rngs=nnx.Rngs(0), **options)
+
+
+class TestVGG:
+    def test_counts_of_parameters(self):
+        """3 * 3 * in * out + out for each convolution, in * out + out for the linear layer."""
+        expected = 3584 + 295168 + 1180160 + 2359808 + (2 * 2 * 512 * 10 + 10)
+        assert count(lambda: pc.models.vgg5(rngs=nnx.Rngs(0))) == expected
+        expected = 3584 + 147584 + 295168 + 590080 + 1180160 + 2359808 + (512 * 100 + 100)
+        assert count(lambda: pc.models.vgg7(num_classes=100, rngs=nnx.Rngs(0))) == expected
+
+    def test_vgg5_is_convolution_activation_and_pool_four_times(self):
+        network = small_vgg5()
+        assert network.names == ("conv_1", "conv_2", "conv_3", "conv_4", "output")
+        x = images(2, 16, 16, 2)
+        expected = x
+        for layer in network.layers[:-1]:
+            expected = pooled(jax.nn.gelu(convolved(layer, expected)))
+        linear = network.layers[-1].module.layers[1]
+        expected = expected.reshape(2, -1) @ linear.kernel[...]
+        np.testing.assert_allclose(network.predict(x), expected, **CLOSE)
+
+    def test_vgg7_pools_every_second_layer_and_leaves_two_without_padding(self):
+        network = pc.models.vgg7(num_classes=3, widths=(2, 3, 4, 5, 6, 7), rngs=nnx.Rngs(0))
+        x = images(1, 32, 32, 3)
+        expected, sizes = x, []
+        for number, layer in enumerate(network.layers[:-1]):
+            padding = "VALID" if number in (3, 5) else "SAME"
+            expected = jax.nn.gelu(convolved(layer, expected, padding))
+            expected = pooled(expected) if number in (0, 2, 4) else expected
+            sizes.append(expected.shape[1])
+        assert sizes == [16, 16, 8, 6, 3, 1]
+        linear = network.layers[-1].module.layers[1]
+        np.testing.assert_allclose(
+            network.predict(x), expected.reshape(1, -1) @ linear.kernel[...], **CLOSE
+        )
+
+    @pytest.mark.parametrize("energy", [None, pc.energies.Categorical()])
+    def test_inference_descends_for_each_example_as_if_it_were_alone(self, energy):
+        network = small_vgg5(energy=energy)
+        x, y = images(3, 16, 16, 2), jax.nn.one_hot(jnp.array([0, 2, 1]), 3)
+        network.init_activities(x, targets=y)
+        before = network.energy(x)
+        result = network.infer(x, y, inference=DESCENT)
+        assert (result.energy < before).all()
+        alone = network.infer(x[1:2], y[1:2], inference=DESCENT)
+        np.testing.assert_allclose(alone.energy[0], result.energy[1], rtol=1e-4)
+
+    def test_options_reach_the_layers(self):
+        network = small_vgg5(
+            norm=lambda features: nnx.LayerNorm(features, rngs=nnx.Rngs(1)),
+            pool="average",
+            activation=jax.nn.hard_tanh,
+            kernel_init=nnx.initializers.constant(0.5),
+            compute_dtype=jnp.bfloat16,
+            remat=True,
+        )
+        layer = network.layer("conv_2")
+        assert isinstance(layer.norm, nnx.LayerNorm)
+        assert (layer.pool, layer.activation) == ("average", jax.nn.hard_tanh)
+        np.testing.assert_array_equal(layer.conv.kernel[...], np.full((3, 3, 4, 5), 0.5))
+        assert network.precision.compute_dtype == "bfloat16"
+        assert network.precision.remat
+
+    @pytest.mark.parametrize(
+        ("make", "size", "place"), [(pc.models.vgg5, 15, "conv_4"), (pc.models.vgg7, 31, "conv_6")]
+    )
+    def test_images_that_are_too_small_are_refused(self, make, size, place):
+        text = (
+            rf"expected images of which something is left at {place}, got an image_shape of "
+            rf"\({size}, {size}, 3\); give larger images"
+        )
+        with pytest.raises(ValueError, match=make.__name__ + " " + text):
+            nnx.eval_shape(lambda: make((size, size, 3), rngs=nnx.Rngs(0)))
+
+
+def small_resnet(norm="group", **options):
+    return pc.models.resnet18((8, 8, 3), 5, width=4, norm=norm, rngs=nnx.Rngs(0), **options)
+
+
+class TestResNet18:
+    @pytest.mark.parametrize("norm", ["batch", "group"])
+    def test_has_as_many_parameters_as_the_original_with_its_stem_for_small_images(self, norm):
+        """11,173,962: what the usual PyTorch ResNet-18 for CIFAR-10 has."""
+        assert count(lambda: pc.models.resnet18(norm=norm, rngs=nnx.Rngs(0))) == 11_173_962
+
+    def test_is_the_plain_network(self):
+        network, x = small_resnet(), images(2, 8, 8, 3)
+        stem, *blocks, output = network.layers
+        expected = jax.nn.relu(stem.norm(stem.conv(x)))
+        shapes = []
+        for block in blocks:
+            first, norm_1, _, second, norm_2 = block.module.layers
+            branch = norm_2(second(jax.nn.relu(norm_1(first(expected)))))
+            if block.shortcut is not None:
+                conv, norm = block.shortcut.layers
+                expected = norm(conv(expected))
+            expected = jax.nn.relu(expected + branch)
+            shapes.append(expected.shape[1:])
+        assert shapes == [(8, 8, 4)] * 2 + [(4, 4, 8)] * 2 + [(2, 2, 16)] * 2 + [(1, 1, 32)] * 2
+        expected = output.module.layers[1](expected.mean(axis=(1, 2)))
+        np.testing.assert_allclose(network.predict(x), expected, **CLOSE)
+
+    def test_each_block_is_one_node(self):
+        network = small_resnet()
+        assert network.names == ("stem", *(f"block_{n}" for n in range(1, 9)), "output")
+        assert len(nnx.to_flat_state(nnx.state(network, pc.Activity))) == 10
+
+    @pytest.mark.parametrize("norm", ["group", None])
+    def test_inference_descends_for_each_example_as_if_it_were_alone(self, norm):
+        network, x = small_resnet(norm), images(3, 8, 8, 3)
+        y = jax.nn.one_hot(jnp.array([0, 2, 1]), 5)
+        network.init_activities(x, targets=y)
+        before = network.energy(x)
+        descent = pc.inference.GradientDescent(optax.sgd(1e-3), num_steps=4)
+        result = network.infer(x, y, inference=descent)
+        assert (result.energy < before).all()
+        alone = network.infer(x[1:2], y[1:2], inference=descent)
+        np.testing.assert_allclose(alone.energy[0], result.energy[1], rtol=1e-4)
+
+    def test_without_a_norm_convolutions_have_biases(self):
+        parameters = nnx.to_flat_state(nnx.state(small_resnet(None), nnx.Param))
+        assert sum(path[-1] == "bias" for path, _ in parameters) == 1 + 16 + 3 + 1
+        assert not any(path[-1] == "scale" for path, _ in parameters)
+
+    def test_another_norm_is_refused(self):
+        text = "resnet18 expected norm to be 'group', 'batch' or None, got 'layer'"
+        with pytest.raises(ValueError, match=text):
+            small_resnet("layer")

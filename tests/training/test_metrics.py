@@ -1,0 +1,164 @@
+"""Metrics: each example's number, and what follows from its mean over all of them.
+
+Oracles: NumPy, scipy's log-softmax, and a bigram model counted by hand.
+"""
+
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from scipy import special
+
+import pcflax as pc
+from tests.conftest import digits_trainer
+
+TEXT = "the quick brown fox jumps over the lazy dog; " * 8
+
+
+def draw(shape, seed=0):
+    """Logits and one-hot targets."""
+    random = np.random.default_rng(seed)
+    logits = 3 * random.normal(size=shape).astype(np.float32)
+    return logits, np.eye(shape[-1], dtype=np.float32)[random.integers(0, shape[-1], shape[:-1])]
+
+
+def text_data(batch_size=4, split=slice(None), **options):
+    return pc.data.TextDataset(
+        TEXT[split],
+        sequence_length=7,
+        batch_size=batch_size,
+        vocabulary="".join(sorted(set(TEXT))),
+        **options,
+    )
+
+
+def bigram_trainer(table, **options):
+    """A network that predicts row t of the table after token t."""
+    layer = pc.PCEmbedding(*table.shape, energy=pc.energies.Categorical(), rngs=nnx.Rngs(0))
+    layer.embedding.embedding.set_value(jnp.asarray(table, jnp.float32))
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=1))
+    optimizer = options.pop("optimizer", optax.adam(0.1))
+    return pc.Trainer(pc.PCNetwork([layer]), optimizer, learning=rule, progress=False, **options)
+
+
+class TestEachExample:
+    @pytest.mark.parametrize("shape", [(1, 3), (6, 4), (5, 7, 4), (2, 3, 5, 4)])
+    def test_accuracy_is_the_share_of_positions_that_are_right(self, shape):
+        logits, targets = draw(shape)
+        right = (logits.argmax(-1) == targets.argmax(-1)).reshape(shape[0], -1)
+        found = pc.metrics.accuracy(jnp.asarray(logits), jnp.asarray(targets))
+        np.testing.assert_allclose(found, right.mean(axis=1), rtol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(1, 3), (6, 4), (5, 7, 4), (2, 3, 5, 4)])
+    def test_cross_entropy_is_in_nats_per_position(self, shape):
+        logits, targets = draw(shape)
+        nats = -(targets * special.log_softmax(logits.astype(float), axis=-1)).sum(-1)
+        found = pc.metrics.cross_entropy(jnp.asarray(logits), jnp.asarray(targets))
+        assert found.shape == shape[:1]
+        np.testing.assert_allclose(found, nats.reshape(shape[0], -1).mean(axis=1), rtol=1e-5)
+
+    def test_cross_entropy_is_the_categorical_energy_by_position(self):
+        logits, targets = (jnp.asarray(array) for array in draw((5, 7, 4)))
+        energy = pc.energies.Categorical()(targets, logits)
+        np.testing.assert_allclose(7 * pc.metrics.cross_entropy(logits, targets), energy, rtol=1e-6)
+
+
+class TestPerplexity:
+    @pytest.mark.parametrize("batch_size", [1, 4, 16, 51])
+    def test_of_a_uniform_predictor_it_is_the_number_of_characters(self, batch_size):
+        data = text_data(batch_size)
+        trainer = bigram_trainer(np.zeros((data.num_classes, data.num_classes)))
+        expected = pytest.approx(data.num_classes, rel=1e-5)
+        assert trainer.evaluate(data)["perplexity"] == expected
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 16])
+    def test_of_a_bigram_model_it_is_what_counting_gives(self, batch_size):
+        """At every batch size the mean comes first: a mean of exponentials would be larger."""
+        train, test = text_data(split=slice(0, 200)), text_data(batch_size, slice(200, 330))
+        size = train.num_classes
+        counts = np.ones((size, size))  # add one: no bigram of the test is impossible
+        np.add.at(counts, (train.tokens[:-1], train.tokens[1:]), 1)
+        table = np.log(counts / counts.sum(axis=1, keepdims=True))
+        number = (130 - 1) // 7 * 7
+        before, after = test.tokens[:number], test.tokens[1 : number + 1]
+        nats = -table[before, after]
+        right = table.argmax(axis=1)[before] == after
+        found = bigram_trainer(table).evaluate(test)
+        assert found["perplexity"] == pytest.approx(math.exp(nats.mean()), rel=1e-5)
+        assert found["accuracy"] == pytest.approx(right.mean(), rel=1e-5)
+        assert found["energy"] == pytest.approx(7 * nats.mean(), rel=1e-5)  # a sum over 7 tokens
+        assert np.exp(nats).mean() > 1.05 * math.exp(nats.mean())
+
+    def test_a_training_row_holds_exp_of_the_mean_over_its_steps(self, tmp_path):
+        data = text_data()
+        table = np.random.default_rng(0).normal(size=(data.num_classes,) * 2)
+        metrics = {"perplexity": pc.metrics.perplexity, "nats": pc.metrics.cross_entropy}
+        path = tmp_path / "metrics.jsonl"
+        trainer = bigram_trainer(table, metrics=metrics, callbacks=[pc.JSONLinesLogger(path)])
+        trainer.fit(data, num_steps=12, log_every=4, eval_data=data, eval_every=6)
+        for prefix, number in (("train", 3), ("eval", 2)):
+            nats = trainer.history[f"{prefix}/nats"]
+            assert len(nats) == number
+            assert trainer.history[f"{prefix}/perplexity"] == pytest.approx(np.exp(nats))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert rows == trainer.history.rows
+
+    def test_the_best_checkpoint_may_be_the_one_of_lowest_perplexity(self, tmp_path):
+        data = text_data()
+        checkpoints = pc.Checkpoints(tmp_path, every=1, keep_best=("eval/perplexity", "min"))
+        table = np.random.default_rng(0).normal(size=(data.num_classes,) * 2)
+        trainer = bigram_trainer(
+            table,
+            checkpoints=checkpoints,
+            # downhill for three steps, then uphill
+            optimizer=optax.sgd(lambda step: jnp.where(step < 3, 2.0, -2.0)),
+        )
+        history = trainer.fit(data, num_steps=6, eval_data=data, eval_every=1)
+        measured = history["eval/perplexity"]
+        assert int(np.argmin(measured)) == 2
+        assert trainer.restore(best=True) == 3
+        assert trainer.evaluate(data)["perplexity"] == pytest.approx(min(measured), rel=1e-6)
+
+    def test_what_overflows_is_infinite(self):
+        assert pc.metrics.perplexity.function(1e4) == math.inf
+        assert pc.metrics.perplexity.function(2.0) == math.exp(2.0)
+        assert math.isnan(pc.metrics.perplexity.function(math.nan))
+
+
+class TestOfMean:
+    def test_any_function_of_any_mean_is_reported(self):
+        """A root mean square is the root of the mean over all examples, not the mean of roots."""
+        digits = pc.data.load("digits", split="test", batch_size=100)
+        metrics = {
+            "root": pc.metrics.OfMean(math.sqrt, pc.metrics.squared_error),
+            "square": pc.metrics.squared_error,
+        }
+        trainer = digits_trainer(metrics=metrics)
+        found = trainer.evaluate(digits)
+        assert list(found) == ["root", "square", "energy"]
+        assert found["root"] == pytest.approx(math.sqrt(found["square"]), rel=1e-12)
+        trainer.fit(digits, num_steps=3)
+        row = trainer.history.last()
+        assert row["train/root"] == pytest.approx(math.sqrt(row["train/square"]), rel=1e-6)
+
+
+class TestDefaults:
+    def test_sequences_of_labels_have_a_perplexity(self):
+        found = bigram_trainer(np.zeros((28, 28))).evaluate(text_data())
+        assert list(found) == ["accuracy", "perplexity", "energy"]
+
+    def test_rows_of_labels_from_arrays_do_too(self):
+        tokens = np.arange(24).reshape(4, 6) % 5
+        data = pc.data.from_arrays(
+            tokens, (tokens + 1) % 5, batch_size=2, num_classes=5, integer_inputs=True
+        )
+        found = bigram_trainer(np.zeros((5, 5))).evaluate(data)
+        assert found["perplexity"] == pytest.approx(5, rel=1e-6)
+
+    def test_single_labels_have_an_accuracy_alone(self):
+        found = digits_trainer().evaluate(pc.data.load("digits", split="test"))
+        assert list(found) == ["accuracy", "energy"]

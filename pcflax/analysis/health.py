@@ -344,10 +344,37 @@ def step_limit(inference: InferenceHealth | None, learning: AbstractLearning) ->
     return 2 / inference.largest_eigenvalue if inference.largest_eigenvalue > 0 else None
 
 
+def unreached(credit: Credit) -> list[str]:
+    """The layers that hardly learn while others do: the error does not reach them.
+
+    Each layer's gradient norm is taken relative to backpropagation's; those are named whose part is
+    below a thousandth of the largest layer's.
+    """
+    parts = {
+        name: norm / credit.backprop_norm[name]
+        for name, norm in credit.norm.items()
+        if name != "total" and credit.backprop_norm[name] > 0
+    }
+    largest = max(parts.values(), default=0.0)
+    return [name for name, part in parts.items() if part < 1e-3 * largest]
+
+
+def unreached_words(names: list[str], credit: Credit) -> str:
+    """That the last layers alone learn, and of how many."""
+    several = f"'{names[0]}' to '{names[-1]}'" if len(names) > 1 else f"'{names[0]}'"
+    return (
+        f"only some layers learn, the gradient hardly reaches {several} ({len(names)} of "
+        f"{len(credit.norm) - 1} layers), though accuracy may look fine"
+    )
+
+
 def _summary(inference: InferenceHealth | None, credit: Credit, learning: AbstractLearning) -> str:
     """Whether this is predictive coding, in a sentence or two."""
     total = credit.cosine["total"]
     cosine = f"its weight gradient has cosine {total:.3f} with backpropagation's"
+    unlearning = unreached(credit)
+    if unlearning:
+        cosine += f"; {unreached_words(unlearning, credit)}"
     if math.isnan(total):
         cosine = "its weight gradient or backpropagation's is zero, or not finite"
     if inference is None:

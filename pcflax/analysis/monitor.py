@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from pcflax.networks.base import check_batch
 
 from .alignment import gradient_alignment
-from .health import inference_health, unit_health
+from .health import inference_health, unit_health, unreached, unreached_words
 
 
 class HealthMonitor:
@@ -21,6 +22,10 @@ class HealthMonitor:
     `health/residual`, `health/largest_eigenvalue` and `health/energy_share/<layer>`. The numbers are
     functions of the parameters alone, so a resumed run logs the same; one that is not finite (the
     cosine of a gradient that is zero) is left out of its row.
+
+    Warns:
+        UserWarning: once, where the last layers alone learn: a layer's gradient, relative to
+            backpropagation's, is below a thousandth of the largest layer's.
 
     Args:
         inputs: a batch to look at, (batch, *features); 64 examples will do.
@@ -45,12 +50,22 @@ class HealthMonitor:
     def __init__(self, inputs: Any, targets: Any):
         check_batch(inputs, targets, integers=True)  # a network that takes none will say so
         self.inputs, self.targets = inputs, targets
+        self._warned = False
 
     def on_measure(self, trainer: Any, step: int) -> dict[str, float]:
         """The numbers of this step."""
         del step  # the parameters are all that counts
         network, learning = trainer.network, trainer.learning
         credit = gradient_alignment(network, self.inputs, self.targets, learning=learning)
+        names = unreached(credit)
+        if names and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"at step {trainer.step} {unreached_words(names, credit)}; take more inference steps, a "
+                f"larger step size, ErrorCoordinates or pc.parameterizations.MuPC()",
+                UserWarning,
+                stacklevel=2,
+            )
         row = {"health/alignment": credit.cosine["total"]}
         for name, cosine in credit.cosine.items():
             if name != "total":

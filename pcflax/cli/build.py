@@ -14,8 +14,9 @@ import optax
 from flax import nnx
 
 import pcflax as pc
+from pcflax.typing import Batch
 
-from .options import TrainOptions
+from .options import CONVOLUTIONAL, TrainOptions
 
 _ACTIVATIONS = {
     "tanh": jnp.tanh,
@@ -36,20 +37,63 @@ def load_data(
     options: TrainOptions, split: str, *, batch_size: int | None = None
 ) -> pc.data.Dataset:
     """The run's data; the test split in batches as large as the set allows."""
+    own: dict[str, Any] = {"split": split, "data_dir": options.data_dir}
+    if options.model == "transformer":
+        own["sequence_length"] = options.sequence_length
+    if options.model in CONVOLUTIONAL:
+        own["flatten"] = False
     if batch_size is None:
-        return pc.data.load(
-            options.data,
-            split=split,
-            batch_size=options.batch_size,
-            data_dir=options.data_dir,
-            seed=options.seed,
-        )
-    data = pc.data.load(options.data, split=split, batch_size=1, data_dir=options.data_dir)
+        if options.augment:
+            own["augment"] = (pc.data.Flip(), pc.data.Crop())
+        return pc.data.load(options.data, batch_size=options.batch_size, seed=options.seed, **own)
+    data = pc.data.load(options.data, batch_size=1, **own)
     data.batch_size = min(batch_size, data.num_examples)
     return data
 
 
-def build_network(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNetwork:
+def build_network(options: TrainOptions, spec: Batch) -> pc.PCNetwork:
+    """The model that the options name, sized for batches of these shapes."""
+    assert spec.inputs is not None  # `load` gives both
+    assert spec.targets is not None
+    shape, out_features = spec.inputs.shape[1:], spec.targets.shape[-1]
+    rngs, activation = nnx.Rngs(options.seed), _ACTIVATIONS[options.activation]
+    if options.model == "mlp":
+        return _mlp(options, math.prod(shape), out_features)
+    if options.model == "transformer":
+        return pc.models.transformer(
+            out_features,
+            shape[0],
+            options.width,
+            num_blocks=options.depth,
+            activation=activation or _identity,
+            rngs=rngs,
+        )
+    energy = _OUTPUTS[options.output]()
+    if options.model == "residual-mlp":
+        return pc.models.residual_mlp(
+            math.prod(shape),
+            options.width,
+            out_features,
+            depth=options.depth,
+            activation=activation or _identity,
+            parameterization=_PARAMETERIZATIONS[options.parameterization](),
+            energy=energy,
+            rngs=rngs,
+        )
+    if len(shape) != 3:
+        raise ValueError(
+            f"--model {options.model} wants images of shape (height, width, channels), got examples of "
+            f"shape {shape}; take --data cifar10, or --model mlp"
+        )
+    make: Any = getattr(pc.models, options.model)
+    return make(shape, out_features, activation=activation or _identity, energy=energy, rngs=rngs)
+
+
+def _identity(features: jax.Array) -> jax.Array:
+    return features
+
+
+def _mlp(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNetwork:
     """in-widths-out, with an activation between all layers."""
     activation = _ACTIVATIONS[options.activation]
     sizes = (in_features, *options.widths, out_features)
@@ -135,12 +179,13 @@ def build_trainer(
 ) -> pc.Trainer:
     """The Trainer of a run, with a network sized for its data."""
     spec = data.spec()
-    assert spec.inputs is not None  # `load` always gives inputs
-    if spec.targets is None or spec.targets.ndim != 2:
+    if spec.targets is None or (spec.targets.ndim != 2 and options.model != "transformer"):
         raise ValueError(f"the targets of '{data.name}' must have shape (examples, features)")
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
+    if options.model == "transformer":
+        best = ("eval/perplexity", "min")
     return pc.Trainer(
-        build_network(options, math.prod(spec.inputs.shape[1:]), spec.targets.shape[1]),
+        build_network(options, spec),
         optax.adam(options.learning_rate),
         learning=build_learning(options),
         checkpoints=pc.Checkpoints(

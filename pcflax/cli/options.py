@@ -23,8 +23,8 @@ class TrainOptions:
     """
 
     data: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, or the path of an .npz file with x_train, y_train, x_test
-    and y_test."""
+    """digits, mnist, fashion_mnist, cifar10, the path of an .npz file with x_train, y_train, x_test and
+    y_test, or text:PATH, the characters of a file."""
     data_dir: Path | None = None
     """Folder of prepared TFDS sets; TFDS's default folder unless given."""
     num_steps: int = 500
@@ -38,12 +38,24 @@ class TrainOptions:
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
     with; only --num-steps, --data-dir and --debug may change."""
+    model: Literal["mlp", "residual-mlp", "vgg5", "vgg7", "resnet18", "transformer"] = "mlp"
+    """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
+    (residual-mlp; with --parameterization mupc, those of muPC); convolutions for images (cifar10); a
+    causal transformer of --depth blocks for text."""
     widths: tuple[int, ...] = (300, 300)
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers of an mlp."""
+    depth: int = 4
+    """Layers of a residual-mlp, first and last included, or blocks of a transformer."""
+    width: int = 128
+    """Width of a residual-mlp or a transformer."""
+    augment: bool = False
+    """Flip and crop the training images at random, as a function of --seed and the step."""
+    sequence_length: int = 64
+    """Characters of text in one example."""
     activation: Literal["tanh", "relu", "gelu", "sigmoid", "identity"] = "tanh"
-    """Activation after every layer but the last."""
+    """Activation after every layer but the last; before the weights in a residual-mlp."""
     output: Literal["gaussian", "categorical"] = "gaussian"
-    """Energy of the last layer: squared errors, or softmax cross-entropy."""
+    """Energy of the last layer: squared errors, or softmax cross-entropy (a transformer's always)."""
     activation_first: bool = False
     """Activation before the weights of every layer but the first, instead of after them."""
     skip: bool = False
@@ -179,9 +191,11 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
 
 def absolute_data(options: TrainOptions) -> TrainOptions:
     """The same options with the path of a data file as seen from anywhere."""
-    if not options.data.endswith(".npz"):
+    kind, _, path = options.data.rpartition(":")
+    if kind != "text" and not options.data.endswith(".npz"):
         return options
-    return dataclasses.replace(options, data=str(Path(options.data).absolute()))
+    prefix, path = ("text:", path) if kind == "text" else ("", options.data)
+    return dataclasses.replace(options, data=prefix + str(Path(path).absolute()))
 
 
 def read_config(run_dir: Path) -> TrainOptions:
@@ -210,6 +224,9 @@ _INFERRING = ("pc", "ipc", "fpa", "nudged")
 _DESCENDING = ("gradient", "error-coordinates")
 _STOPPING = (*_DESCENDING, "auto", "flow", "gauss-newton", "newton")
 
+# Models of images, (height, width, channels), instead of flat features.
+CONVOLUTIONAL = ("vgg5", "vgg7", "resnet18")
+
 # Options that count only where another has one of these values.
 _COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "beta": ("learning", ("nudged",)),
@@ -219,6 +236,15 @@ _COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "step_size": ("inference", (*_DESCENDING, "langevin")),
     "tolerance": ("inference", _STOPPING),
     "temperature": ("inference", ("langevin",)),
+    "widths": ("model", ("mlp",)),
+    "skip": ("model", ("mlp",)),
+    "activation_first": ("model", ("mlp",)),
+    "parameterization": ("model", ("mlp", "residual-mlp")),
+    "depth": ("model", ("residual-mlp", "transformer")),
+    "width": ("model", ("residual-mlp", "transformer")),
+    "output": ("model", ("mlp", "residual-mlp", "vgg5", "vgg7", "resnet18")),
+    "sequence_length": ("model", ("transformer",)),
+    "augment": ("model", CONVOLUTIONAL),
 }
 
 
@@ -251,6 +277,17 @@ def check_options(options: TrainOptions) -> None:
                 f"{flag} does nothing with {needed} {getattr(options, option)}; leave it out, or take "
                 f"{needed} {' or '.join(values)}"
             )
+    if options.data.startswith("text:") != (options.model == "transformer"):
+        raise ValueError(
+            f"--model {options.model} does not fit --data {options.data}; text wants --model transformer, "
+            f"and a transformer --data text:PATH"
+        )
+    for name in ("depth", "width", "sequence_length"):
+        if getattr(options, name) < (
+            2 if name == "depth" and options.model != "transformer" else 1
+        ):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"expected a larger {flag}, got {getattr(options, name)}")
     linear = options.activation == "identity" and options.output == "gaussian"
     if options.inference == "linear" and not linear:
         raise ValueError(

@@ -55,6 +55,8 @@ PUBLIC |= {
 
 # Contracts, results and errors are shown at work in the examples of what uses them.
 WITHOUT_EXAMPLE = {
+    "pc.networks.AbstractPCNetwork",
+    "pc.networks.SplitNetwork",
     "pc.Checkpoint",
     "pc.CheckpointError",
     "pc.CheckpointWarning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,8 +19,8 @@ class ArrayDataset(Dataset):
 
     def __init__(
         self,
-        inputs: np.ndarray | None,
-        targets: np.ndarray | None,
+        inputs: PyTree,
+        targets: PyTree,
         *,
         decoder: Decoder,
         batch_size: int,
@@ -32,7 +32,7 @@ class ArrayDataset(Dataset):
         self.inputs, self.targets = inputs, targets
         super().__init__(
             name=name,
-            num_examples=len(inputs if inputs is not None else targets),  # type: ignore[arg-type]
+            num_examples=len(jax.tree.leaves((inputs, targets))[0]),
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
@@ -72,10 +72,10 @@ def from_arrays(
 
     Args:
         inputs: (examples, *features), floating and finite, or integer where `integer_inputs` says so;
-            None leaves a root free.
+            None leaves a root free; {name: array} for a `PCGraph` with several inputs.
         targets: (examples, *features), floating and finite, or integer labels (examples,), which
             become one-hot rows; labels (examples, length) do where `num_classes` is given. None leaves
-            the output free.
+            the output free; {name: array}, floating, for several outputs.
         batch_size: examples in a batch.
         shuffle: whether each epoch has an order of its own, a function of (seed, epoch).
         seed: of the shuffling, and of the augmentation.
@@ -101,6 +101,9 @@ def from_arrays(
     """
     if inputs is None and targets is None:
         raise ValueError("inputs and targets are both None; give at least one")
+    if isinstance(inputs, Mapping) or isinstance(targets, Mapping):
+        options = (num_classes, integer_inputs or None, flatten or None, augment)
+        return _from_several(inputs, targets, name, options, batch_size, shuffle, seed)
     for array in (inputs, targets):
         if array is not None and np.shape(array)[:1] == (0,):
             raise ValueError(f"data set '{name}' is empty; expected at least one example")
@@ -137,6 +140,42 @@ def from_arrays(
         seed=seed,
         name=name,
         augment=augment,
+    )
+
+
+def _from_several(
+    inputs: Any, targets: Any, name: str, options: tuple, batch_size: int, shuffle: bool, seed: int
+) -> ArrayDataset:
+    """A data set of several inputs or targets by name."""
+    if any(option is not None for option in options):
+        raise ValueError(
+            f"the inputs or targets of '{name}' are dictionaries, which take no num_classes, "
+            f"integer_inputs, flatten or augment; give arrays that are ready"
+        )
+    lengths: dict[str, int] = {}
+
+    def checked(value: Any, role: str) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            lengths[role] = len(array := _floating(value, role, name))
+            return array
+        arrays = {key: _floating(array, f"{role} '{key}'", name) for key, array in value.items()}
+        lengths.update({f"{role} '{key}'": len(array) for key, array in arrays.items()})
+        return arrays
+
+    inputs, targets = checked(inputs, "inputs"), checked(targets, "targets")
+    if len(set(lengths.values())) != 1:
+        told = ", ".join(f"{length} of the {role}" for role, length in lengths.items())
+        raise ValueError(f"'{name}' has {told or 'no arrays'}; give arrays of one length")
+    return ArrayDataset(
+        inputs,
+        targets,
+        decoder=Decoder(),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        name=name,
     )
 
 

@@ -161,7 +161,7 @@ class Dataset(abc.ABC):
     def has_sequences(self) -> bool:
         """Whether an example has targets at several positions, as a text has: (batch, length, classes)."""
         targets = self.spec().targets
-        return targets is not None and targets.ndim > 2
+        return getattr(targets, "ndim", 0) > 2  # several targets, or none, are no sequence
 
     @abc.abstractmethod
     def constants(self) -> PyTree:

@@ -44,7 +44,8 @@ class Backprop(AbstractGradientLearning):
 
         def mean_output_energy(parameters):
             bound = network.replace(parameters=parameters).bind()
-            prediction = prediction_of(bound, inputs, targets.shape[0])
+            batch_size = jax.tree.leaves(targets)[0].shape[0]
+            prediction = prediction_of(bound, inputs, batch_size)
             return jnp.mean(bound.output_energy(prediction, targets)), prediction
 
         gradients, prediction = jax.grad(mean_output_energy, has_aux=True)(network.parameters)

@@ -6,6 +6,7 @@ Every example counts once, at any batch size: the last batch is filled up and it
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,21 +40,27 @@ def evaluate(network: SplitNetwork, data: Dataset, metrics: MetricFunctions) -> 
     return {**{name: means[name] for name, _ in metrics if name in means}, **means}
 
 
-def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> np.ndarray:
-    """Feedforward predictions of an array (examples, *in), or of a data set in stored order."""
+def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> Any:
+    """Feedforward predictions of an array (examples, *in), or of a data set in stored order.
+
+    Of a network with several outputs, a dictionary by name; several inputs are one, too.
+    """
     rows = []
     if isinstance(inputs, Dataset):
         read, constants = jax.jit(inputs.reader), inputs.constants()
         for items, valid in inputs.evaluation_items(1):
             batch = read(constants, jax.tree.map(lambda leaf: leaf[0], items))
-            rows.append(np.asarray(predict_batch(network, batch.inputs, len(valid[0])))[valid[0]])
-        return np.concatenate(rows)
-    inputs = np.asarray(inputs)
-    network.bind().check_batch(inputs, None)
-    for begin in range(0, len(inputs), batch_size):
-        chunk = inputs[begin : begin + batch_size]
-        rows.append(np.asarray(predict_batch(network, chunk, len(chunk))))
-    return np.concatenate(rows)
+            found = predict_batch(network, batch.inputs, len(valid[0]))
+            rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+    inputs = {**inputs} if isinstance(inputs, Mapping) else np.asarray(inputs)
+    inputs = jax.tree.map(np.asarray, inputs)
+    total = network.bind().check_batch(inputs, None)
+    for begin in range(0, total, batch_size):
+        chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], inputs)
+        size = min(batch_size, total - begin)
+        rows.append(jax.tree.map(np.asarray, predict_batch(network, chunk, size)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
 
 @functools.partial(jax.jit, static_argnames=("reader", "metrics"))
@@ -92,7 +99,7 @@ def measure_batches(
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
-def predict_batch(network: SplitNetwork, inputs: Array | None, batch_size: int) -> Array:
+def predict_batch(network: SplitNetwork, inputs: PyTree, batch_size: int) -> PyTree:
     """The feedforward prediction of one batch; without inputs the prior's, for every example."""
     bound = network.bind()
     bound.eval()

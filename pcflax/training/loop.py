@@ -115,7 +115,9 @@ def learn(
         step=state.step,
     )
     network = network.replace(
-        other=after_batch(before, batch.inputs, batch_size=info.prediction.shape[0]).other
+        other=after_batch(
+            before, batch.inputs, batch_size=jax.tree.leaves(info.prediction)[0].shape[0]
+        ).other
     )
     by_layer = {name: jnp.mean(energy, axis=0) for name, energy in info.energies.items()}
     energy = jnp.concatenate([mean.reshape(-1) for mean in by_layer.values()]).sum()

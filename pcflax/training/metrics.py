@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -54,11 +55,18 @@ def squared_error(
 ) -> Float[Array, " batch"]:
     """The mean over features of (prediction - targets)^2, for each example.
 
+    Of several outputs, the mean of theirs.
+
     >>> import jax.numpy as jnp
     >>> squared_error(jnp.array([[1.0, 3.0]]), jnp.zeros((1, 2)))
     Array([5.], dtype=float32)
     """
-    return jnp.mean((prediction - targets) ** 2, axis=range(1, prediction.ndim))
+
+    def of_one(prediction, targets):
+        return jnp.mean((prediction - targets) ** 2, axis=range(1, prediction.ndim))
+
+    means = jax.tree.leaves(jax.tree.map(of_one, prediction, targets))
+    return means[0] if len(means) == 1 else sum(means) / len(means)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pcflax.cli.build import build_inference, build_learning, build_network
 from pcflax.cli.main import main
 from pcflax.cli.options import TrainOptions, read_config
 from pcflax.data.digits import read_digits
+from pcflax.typing import Batch
 from tests.cli.test_main import digest, error, files_of, last_eval, output, rows_of
 from tests.references import numpy_pc as reference
 
@@ -40,6 +41,12 @@ def train(run_dir, *options):
     """A tiny run; of two equal options the last counts."""
     main(["train", "--run-dir", str(run_dir), *TINY, *map(str, options)])
     return run_dir
+
+
+def batches(in_features, out_features):
+    """The shapes of a batch that a network is sized for."""
+    shapes = (jax.ShapeDtypeStruct((2, n), jnp.float32) for n in (in_features, out_features))
+    return Batch(*shapes)
 
 
 def strictly(text):
@@ -320,7 +327,7 @@ class TestNetwork:
         options = TrainOptions(
             widths=(9, 9, 7), skip=True, activation_first=True, activation="relu"
         )
-        network = build_network(options, 9, 7)
+        network = build_network(options, batches(9, 7))
         assert network.names == ("hidden_1", "hidden_2", "hidden_3", "output")
         # the ends have no skip, though their widths are equal too
         assert [layer.skip for layer in network.layers] == [False, True, False, False]
@@ -329,7 +336,7 @@ class TestNetwork:
         assert all(layer.activation_first for layer in network.layers)
 
     def test_without_options_it_is_the_notebooks(self):
-        network = build_network(TrainOptions(), 64, 10)
+        network = build_network(TrainOptions(), batches(64, 10))
         assert [layer.skip for layer in network.layers] == [False] * 3
         assert [layer.activation for layer in network.layers] == [jnp.tanh, jnp.tanh, None]
         assert [layer.multiplier for layer in network.layers] == [1.0] * 3
@@ -344,11 +351,11 @@ class TestNetwork:
         ],
     )
     def test_every_parameterization(self, word, kind):
-        network = build_network(TrainOptions(parameterization=word, widths=(8, 7)), 64, 10)
+        network = build_network(TrainOptions(parameterization=word, widths=(8, 7)), batches(64, 10))
         assert [type(layer.parameterization) for layer in network.layers] == [kind] * 3
 
     def test_identity_is_no_activation(self):
-        network = build_network(TrainOptions(activation="identity"), 64, 10)
+        network = build_network(TrainOptions(activation="identity"), batches(64, 10))
         assert [layer.activation for layer in network.layers] == [None] * 3
 
 

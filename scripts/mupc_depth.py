@@ -68,7 +68,7 @@ def train(net, learning, rate, data, test, steps: list[int], seed: int) -> dict:
         record["loss"] = history["train/loss"][-1]
         record["alignment_end"] = alignment()
     except pc.NonFiniteEnergyError as error:
-        record["failed"] = str(error).split(";")[0]
+        record["failed"] = str(error).split(":")[0]
     record["seconds"] = round(time.perf_counter() - begin, 1)
     return record
 

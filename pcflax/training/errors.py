@@ -11,6 +11,9 @@ class NonFiniteEnergyError(FloatingPointError):
     """Training met an energy that is NaN or infinite; the step was not applied."""
 
 
+_NAMED = 4  # layers in one sentence
+
+
 def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteEnergyError:
     """The error of a step that was not applied.
 
@@ -24,6 +27,8 @@ def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteE
         for name, value in measured.items()
         if name.startswith("energy/") and not math.isfinite(value)
     ]
+    if len(layers) > _NAMED:
+        layers = [*layers[:_NAMED], f"and {len(layers) - _NAMED} more"]
     what = f"the energy is not finite at step {step}: {', '.join(layers)}"
     if not layers:
         what = (

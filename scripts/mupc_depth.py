@@ -126,9 +126,7 @@ def figure(records: list[dict]) -> Figure:
             style["linestyle"] = "--"
             right.plot(place, record["alignment_start"], label=f"{label}, at the start", **style)
     left.set(xlabel="batches", ylabel="test accuracy (%)")
-    right.set(
-        xlabel="layer, first to last", ylabel="cosine with backpropagation's", ylim=(None, 1.02)
-    )
+    right.set(xlabel="layer, first to last", ylabel="cosine with backpropagation's", ylim=(0, 1.05))
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.networks import AbstractPCNetwork, Clamp, SplitNetwork, split
 from pcflax.networks.base import Initializer
+from pcflax.networks.clamps import as_clamp
 from pcflax.typing import Energies, PRNGKey, PyTree
 
 from .problem import InferenceProblem, make_problem
@@ -79,11 +80,12 @@ class AbstractInference(abc.ABC):
         """
         self.check(network)
         network.check_batch(inputs, targets, clamps)
+        network.clamps(None, None, clamps)  # refuses, outside of compiled code
         result = _run(
             split(network),
             inputs,
             targets,
-            network.clamps(None, None, clamps),
+            {name: as_clamp(name, value) for name, value in (clamps or {}).items()},
             key,
             inference=self,
             initializer=initializer,

@@ -212,8 +212,9 @@ def make_problem(
     for name in bound.names:
         energy = bound.layer(name).energy
         if energy.clamped_only and name not in whole:
+            kind = getattr(energy, "one", energy)  # a stack's layers'
             raise ValueError(
-                f"layer '{name}' is free, but its energy {type(energy).__name__} has no minimum over "
+                f"layer '{name}' is free, but its energy {type(kind).__name__} has no minimum over "
                 f"a free activity; clamp it (give targets) or give the layer another energy"
             )
     # as the start has them: checked, and in the dtype of the activities

@@ -171,7 +171,9 @@ class PCStack(PCLayer):
             return activity, (activity, prediction, writes)
 
         by_layer = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (errors, value, held))
-        _, (activities, predictions, writes) = jax.lax.scan(one, below, (state, *by_layer))
+        _, (activities, predictions, writes) = jax.lax.scan(
+            one, below, (state, *by_layer), length=self.depth
+        )
         return jnp.moveaxis(activities, 0, 1), predictions[-1], writes
 
 

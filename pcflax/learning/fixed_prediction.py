@@ -153,6 +153,7 @@ def fixed_prediction_problem(
     network: SplitNetwork, inputs: Array | None, targets: Array | None
 ) -> FixedPredictionProblem:
     """The problem of `make_problem`, with predictions and slopes of the feedforward pass."""
+    network.bind().check_acyclic("FixedPrediction takes all predictions from one feedforward pass")
     problem = make_problem(network, inputs, targets)
     network = problem.network
     feedforward = network.bind().feedforward(inputs, batch_size=problem.batch_size)

@@ -21,7 +21,7 @@ from pcflax.layers import PCLayer, PCStack
 from pcflax.typing import Activities, Energies, PRNGKey
 
 from .clamps import Clamp, Clamps, as_clamp, clamp_of_stack
-from .nodes import Precision, held_at, predictions_of
+from .nodes import as_precision, held_at, predictions_of
 
 
 class Initializer(Protocol):
@@ -97,13 +97,15 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
                     f"holds an activity of its own; to share weights, wrap one module in two PCLayers"
                 )
             seen[id(layer)] = name
-        if compute_dtype is not None and not jnp.issubdtype(compute_dtype, jnp.floating):
-            raise TypeError(f"expected a floating compute_dtype, got {compute_dtype!r}")
         self.names = names
         self.layers = nnx.List(members)
-        self.precision = Precision(
-            None if compute_dtype is None else jnp.dtype(compute_dtype).name, remat
-        )
+        self.precision = as_precision(compute_dtype, remat)
+        depths = [layer.depth if isinstance(layer, PCStack) else 1 for layer in members]
+        if len(self.nodes) != sum(depths):
+            twice = [name for name in names if "/" in name]
+            raise ValueError(
+                f"layer '{twice[0]}' has the name of a stack's node; give it another name"
+            )
 
     # The wiring, which a subclass gives.
 
@@ -132,12 +134,17 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def ends(self, inputs: Array | None, targets: Array | None) -> dict[str, Clamp]:
-        """The layers that these inputs and targets clamp."""
+        """The nodes that these inputs and targets clamp."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the layers that targets clamp and `predict` predicts: the last one."""
+        return self.names[-1:]
 
     @property
     def output(self) -> str:
-        """The name of the layer that targets clamp and `predict` predicts: the last one."""
-        return self.names[-1]
+        """The name of the output; the first where there are several."""
+        return self.outputs[0]
 
     @property
     def output_layer(self) -> PCLayer:
@@ -335,22 +342,43 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             ValueError: for a layer that the network does not have, or one that is clamped twice.
             TypeError: for a value that is not floating, or a mask that is not Boolean.
         """
-        held = self.ends(inputs, targets)
-        for name, value in (clamps or {}).items():
-            layer, _, index = name.rpartition("/")
-            stack = self.layers[self.names.index(layer)] if layer in self.names else None
-            if name not in self.names and isinstance(stack, PCStack) and index.isdecimal():
-                clamp = as_clamp(name, value)
-                held[layer] = clamp_of_stack(name, clamp, int(index), stack.depth, held.get(layer))
-                continue
-            self.layer(name)
-            if name in held:
-                role = "targets" if name == self.output and targets is not None else "inputs"
-                raise ValueError(
-                    f"layer '{name}' is clamped twice, by the {role} and by clamps; give one of them"
-                )
-            held[name] = as_clamp(name, value)
+        ends = self.ends(inputs, targets)
+        found: dict[str, dict[int | None, Clamp]] = {}
+        for name, value in [*ends.items(), *(clamps or {}).items()]:
+            layer, index = self._node(name)
+            own, clamp = found.setdefault(layer, {}), as_clamp(name, value)
+            all_of = clamp if index is None else own.get(None)
+            if index in own or (own and all_of is not None and all_of.mask is None):
+                role = "targets" if layer in self.outputs and targets is not None else "inputs"
+                twice = f"by the {role} and by clamps" if name in ends else "by clamps"
+                raise ValueError(f"layer '{name}' is clamped twice, {twice}; give one of them")
+            own[index] = clamp
+        held = {}
+        for name, own in found.items():
+            layer, whole = self.layer(name), own.pop(None, None)
+            nodes = {index: clamp for index, clamp in own.items() if index is not None}
+            if nodes and isinstance(layer, PCStack):
+                held[name] = clamp_of_stack(name, layer.depth, whole, nodes)
+            elif whole is not None:
+                held[name] = whole
         return held
+
+    def _node(self, name: str) -> tuple[str, int | None]:
+        """The layer of this name, or the stack and the place in it of a node's name.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        stack, _, place = name.rpartition("/")
+        if name in self.names or stack not in self.names or not place.isdecimal():
+            self.layer(name)
+            return name, None
+        layer = self.layer(stack)
+        if not isinstance(layer, PCStack):
+            self.layer(name)  # refuses
+        elif int(place) >= layer.depth:
+            raise ValueError(f"no layer '{name}'; that stack has layers 0 to {layer.depth - 1}")
+        return stack, int(place)
 
     def check_batch(
         self, inputs: Any, targets: Any, clamps: Mapping[str, Any] | None = None

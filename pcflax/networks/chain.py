@@ -16,7 +16,7 @@ from pcflax.layers import PCLayer, PCRoot, PCStack
 from pcflax.typing import Activities
 
 from .base import AbstractPCNetwork
-from .clamps import Clamp, Clamps, clamp_of_stack
+from .clamps import Clamp, Clamps
 from .nodes import forward_of, top_of
 
 
@@ -127,15 +127,12 @@ class PCNetwork(AbstractPCNetwork):
         return self._forward(inputs, batch_size, {}, {})[1]
 
     def ends(self, inputs: Array | None, targets: Array | None) -> dict[str, Clamp]:
-        """The root where inputs are given, the last layer where targets are."""
+        """The root where inputs are given, the last node where targets are."""
         held: dict[str, Clamp] = {}
         if inputs is not None and self.has_root:
             held[self.names[0]] = Clamp(jnp.asarray(inputs))
         if targets is not None:
-            name, layer, clamp = self.names[-1], self.layers[-1], Clamp(jnp.asarray(targets))
-            if isinstance(layer, PCStack):
-                clamp = clamp_of_stack(name, clamp, layer.depth - 1, layer.depth)
-            held[name] = clamp
+            held[self.nodes[-1]] = Clamp(jnp.asarray(targets))
         return held
 
     def _input_of_first_layer(self, inputs: Array | None) -> Array | None:

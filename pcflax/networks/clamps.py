@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -90,35 +91,41 @@ def as_clamp(name: str, value: Any) -> Clamp:
     return Clamp(jnp.asarray(value), jnp.asarray(mask))
 
 
-def clamp_of_stack(
-    name: str, clamp: Clamp, index: int, depth: int, other: Clamp | None = None
-) -> Clamp:
-    """The clamp of a whole stack, (batch, depth, *features), that holds one of its layers.
+def clamp_of_stack(name: str, depth: int, whole: Clamp | None, nodes: Mapping[int, Clamp]) -> Clamp:
+    """The clamp of a stack, (batch, depth, *features), of one of its own and those of its layers.
 
     Args:
-        name: the node's, for errors.
-        clamp: of that layer, (batch, *features).
-        index: which layer, from 0.
-        depth: how many there are.
-        other: a clamp of other layers of the stack, to be kept.
+        name: the stack's, for errors.
+        depth: how many layers it has.
+        whole: given for the stack; masked, where layers are held besides.
+        nodes: of single layers by index, (batch, *features).
 
     Raises:
-        ValueError: where the stack has no such layer, or holds it already.
+        ValueError: for values of different shapes, or elements that are held twice.
     """
-    if not 0 <= index < depth:
-        raise ValueError(f"no layer '{name}'; that stack has layers 0 to {depth - 1}")
-    batch, *features = clamp.value.shape
-    here = (jnp.arange(depth) == index).reshape(depth, *[1] * len(features))
-    value = jnp.broadcast_to(clamp.value[:, None], (batch, depth, *features))
-    mask = here & clamp.held()[:, None]
-    if other is not None:
-        if other.value.shape != value.shape:
+    if depth == 1 and not whole and nodes[0].mask is None:
+        return Clamp(nodes[0].value[:, None])
+    parts = [] if whole is None else [(name, whole)]
+    for index, clamp in nodes.items():
+        batch, *features = clamp.value.shape
+        here = (jnp.arange(depth) == index).reshape(depth, *[1] * len(features))
+        value = jnp.broadcast_to(clamp.value[:, None], (batch, depth, *features))
+        parts.append((f"{name}/{index}", Clamp(value, here & clamp.held()[:, None])))
+    (_, all_of), *others = parts
+    for node, clamp in others:
+        if clamp.value.shape != all_of.value.shape:
             raise ValueError(
-                f"layer '{name}' is clamped to a value of shape {clamp.value.shape}, but another layer of "
-                f"its stack to {(batch, *other.value.shape[2:])}; give one shape"
+                f"layer '{node}' is clamped to a value of shape {_of_one(clamp)}, but another layer of its "
+                f"stack to {_of_one(all_of)}; give one shape"
             )
-        if other.mask is None or jnp.broadcast_to(other.mask, value.shape)[:, index].any():
-            raise ValueError(f"layer '{name}' is clamped twice, by its own name and otherwise")
-        value = jnp.where(here, value, other.value)
-        mask = mask | other.held()
-    return Clamp(value, mask)
+        both = clamp.held() & all_of.held()
+        if not isinstance(both, jax.core.Tracer) and both.any():
+            raise ValueError(f"layer '{node}' is clamped twice, by its own name and by '{name}'")
+        value = jnp.where(clamp.held(), clamp.value, all_of.value)
+        all_of = Clamp(value, all_of.held() | clamp.held())
+    return all_of
+
+
+def _of_one(clamp: Clamp) -> tuple[int, ...]:
+    batch, _, *features = clamp.value.shape
+    return (batch, *features)

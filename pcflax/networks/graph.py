@@ -20,7 +20,7 @@ from pcflax.layers import PCLayer, PCRoot, PCStack
 from pcflax.typing import Activities
 
 from .base import AbstractPCNetwork
-from .clamps import Clamp, Clamps, clamp_of_stack
+from .clamps import Clamp, Clamps
 from .nodes import forward_of, held_at, observing, top_of
 from .split import split
 
@@ -152,7 +152,7 @@ class PCGraph(AbstractPCNetwork):
         self.parents = tuple((name, wiring[name]) for name in order)
         self.cyclic = cyclic
         self.inputs = tuple(given)
-        self.outputs = outputs
+        self._outputs = outputs
         self.one_output = isinstance(output, str)
         self.sweeps = sweeps
         predicting = [name for name in order if not isinstance(layers[name], PCRoot)]
@@ -163,9 +163,9 @@ class PCGraph(AbstractPCNetwork):
         _check_shapes(self, external)
 
     @property
-    def output(self) -> str:
-        """The name of the layer that targets clamp; the first where there are several."""
-        return self.outputs[0]
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the layers that targets clamp and `predict` predicts."""
+        return self._outputs
 
     @property
     def takes_integers(self) -> bool:
@@ -232,10 +232,9 @@ class PCGraph(AbstractPCNetwork):
         ).items():
             if array is None:
                 continue
-            layer, clamp = self.layer(name), Clamp(jnp.asarray(array))
-            if isinstance(layer, PCStack):
-                clamp = clamp_of_stack(name, clamp, layer.depth - 1, layer.depth)
-            held[name] = clamp
+            layer = self.layer(name)
+            node = f"{name}/{layer.depth - 1}" if isinstance(layer, PCStack) else name
+            held[node] = Clamp(jnp.asarray(array))
         return held
 
     def output_energy(self, prediction: Any, targets: Any) -> Float[Array, " batch"]:
@@ -327,6 +326,13 @@ class PCGraph(AbstractPCNetwork):
 
                 def sweep(now, _, group=tuple(group)):
                     after = over(group, now)[0]
+                    for name in group:
+                        if after[name].shape != now[name].shape:
+                            raise ValueError(
+                                f"layer '{name}' predicts shape {after[name].shape[1:]} for one example "
+                                f"but its activity has {now[name].shape[1:]}; give "
+                                f"shapes={{'{name}': {after[name].shape[1:]}}}"
+                            )
                     return {name: after[name].astype(now[name].dtype) for name in now}, None
 
                 with observing():  # what is written before the last sweep is not kept

@@ -46,6 +46,27 @@ class Precision(NamedTuple):
     remat: bool = False
 
 
+def as_precision(compute_dtype: Any, remat: Any) -> Precision:
+    """What the user asked for, checked.
+
+    Raises:
+        TypeError: for a dtype that is not floating, or a remat that is no Boolean.
+    """
+    if not isinstance(remat, bool):
+        raise TypeError(f"expected remat to be True or False, got {remat!r}")
+    if compute_dtype is None:
+        return Precision(None, remat)
+    try:
+        dtype = jnp.dtype(compute_dtype)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"expected a floating compute_dtype such as jnp.bfloat16, got {compute_dtype!r}"
+        )
+    return Precision(dtype.name, remat)
+
+
 @contextlib.contextmanager
 def observing() -> Iterator[dict[str, Any]]:
     """Collect what layers write while they predict: {layer name: nnx.State}, the last time each does."""

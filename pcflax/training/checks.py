@@ -70,7 +70,7 @@ def check_data(
     def check(inputs, targets):
         bound = network.bind()
         bound.set_activities(bound.start(inputs, targets))
-        batch = next(iter(bound.energies(inputs).values())).shape
+        batch = next(iter(bound.energies(inputs).values())).shape[:1]
         prediction = prediction_of(bound, inputs, batch[0])
         if targets is None:
             return

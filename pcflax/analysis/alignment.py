@@ -73,6 +73,7 @@ def gradient_alignment(
     """
     if not isinstance(learning, AbstractLearning):
         raise TypeError(f"expected a learning rule such as pc.learning.ZIL(), got {learning!r}")
+    learning.check(network)
     network.check_batch(inputs, targets)
     found = _products(split(network), inputs, targets, _key(key), learning=learning)
     # jit hands dictionaries back in the order of their keys; ours are in the network's

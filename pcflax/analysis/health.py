@@ -361,9 +361,9 @@ def unreached(credit: Credit) -> list[str]:
 
 def unreached_words(names: list[str], credit: Credit) -> str:
     """That the last layers alone learn, and of how many."""
-    several = f"'{names[0]}' to '{names[-1]}'" if len(names) > 1 else f"'{names[0]}'"
+    named = ", ".join(f"'{name}'" for name in names[:3]) + (", ..." if len(names) > 3 else "")
     return (
-        f"only some layers learn, the gradient hardly reaches {several} ({len(names)} of "
+        f"only some layers learn, the gradient hardly reaches {named} ({len(names)} of "
         f"{len(credit.norm) - 1} layers), though accuracy may look fine"
     )
 

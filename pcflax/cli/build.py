@@ -56,7 +56,10 @@ def build_network(options: TrainOptions, spec: Batch) -> pc.PCNetwork:
     assert spec.inputs is not None  # `load` gives both
     assert spec.targets is not None
     shape, out_features = spec.inputs.shape[1:], spec.targets.shape[-1]
-    rngs, activation = nnx.Rngs(options.seed), _ACTIVATIONS[options.activation]
+    rngs = nnx.Rngs(options.seed)
+    chosen: dict[str, Any] = {}
+    if options.activation is not None:
+        chosen["activation"] = _ACTIVATIONS[options.activation] or _identity
     if options.model == "mlp":
         return _mlp(options, math.prod(shape), out_features)
     if options.model == "transformer":
@@ -65,8 +68,8 @@ def build_network(options: TrainOptions, spec: Batch) -> pc.PCNetwork:
             shape[0],
             options.width,
             num_blocks=options.depth,
-            activation=activation or _identity,
             rngs=rngs,
+            **chosen,
         )
     energy = _OUTPUTS[options.output]()
     if options.model == "residual-mlp":
@@ -75,10 +78,10 @@ def build_network(options: TrainOptions, spec: Batch) -> pc.PCNetwork:
             options.width,
             out_features,
             depth=options.depth,
-            activation=activation or _identity,
-            parameterization=_PARAMETERIZATIONS[options.parameterization](),
+            parameterization=_PARAMETERIZATIONS[options.parameterization or "mupc"](),
             energy=energy,
             rngs=rngs,
+            **chosen,
         )
     if len(shape) != 3:
         raise ValueError(
@@ -86,7 +89,7 @@ def build_network(options: TrainOptions, spec: Batch) -> pc.PCNetwork:
             f"shape {shape}; take --data cifar10, or --model mlp"
         )
     make: Any = getattr(pc.models, options.model)
-    return make(shape, out_features, activation=activation or _identity, energy=energy, rngs=rngs)
+    return make(shape, out_features, energy=energy, rngs=rngs, **chosen)
 
 
 def _identity(features: jax.Array) -> jax.Array:
@@ -95,12 +98,12 @@ def _identity(features: jax.Array) -> jax.Array:
 
 def _mlp(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNetwork:
     """in-widths-out, with an activation between all layers."""
-    activation = _ACTIVATIONS[options.activation]
+    activation = _ACTIVATIONS[options.activation or "tanh"]
     sizes = (in_features, *options.widths, out_features)
     names = [f"hidden_{number}" for number in range(1, len(sizes) - 1)] + ["output"]
     own = {
         "activation_first": options.activation_first,
-        "parameterization": _PARAMETERIZATIONS[options.parameterization](),
+        "parameterization": _PARAMETERIZATIONS[options.parameterization or "standard"](),
         "rngs": nnx.Rngs(options.seed),
     }
     layers: dict[str, pc.PCLayer] = {}

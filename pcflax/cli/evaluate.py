@@ -20,6 +20,10 @@ def evaluate(options: EvaluateOptions) -> None:
     own = load_data(asked, "test", batch_size=options.batch_size)
     trainer = build_trainer(stored, own, options.run)
     step = trainer.restore(options.step, best=options.best)
+    if options.data is not None and stored.model == "transformer":
+        raise ValueError(
+            f"the run in {options.run} knows the characters of its own text only; leave out --data"
+        )
     data = own
     if options.data is not None or options.split != "test":
         asked = dataclasses.replace(asked, data=options.data or stored.data)

@@ -52,16 +52,18 @@ class TrainOptions:
     """Flip and crop the training images at random, as a function of --seed and the step."""
     sequence_length: int = 64
     """Characters of text in one example."""
-    activation: Literal["tanh", "relu", "gelu", "sigmoid", "identity"] = "tanh"
-    """Activation after every layer but the last; before the weights in a residual-mlp."""
+    activation: Literal["tanh", "relu", "gelu", "sigmoid", "identity"] | None = None
+    """Activation after every layer but the last (before the weights in a residual-mlp): tanh in an mlp,
+    and the other models' own, unless given."""
     output: Literal["gaussian", "categorical"] = "gaussian"
     """Energy of the last layer: squared errors, or softmax cross-entropy (a transformer's always)."""
     activation_first: bool = False
     """Activation before the weights of every layer but the first, instead of after them."""
     skip: bool = False
     """Identity skips around the layers between equal widths."""
-    parameterization: Literal["standard", "ntk", "mupc"] = "standard"
-    """Scale of the weights with width and depth."""
+    parameterization: Literal["standard", "ntk", "mupc"] | None = None
+    """Scale of the weights with width and depth: standard in an mlp, mupc in a residual-mlp, unless
+    given."""
     learning: Literal["pc", "ipc", "fpa", "zil", "nudged", "backprop"] = "pc"
     """Rule of learning: predictive coding, incremental (a weight step at every inference step), fixed
     prediction, zero-divergence, nudged, or backpropagation through the same network."""
@@ -191,7 +193,7 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
 
 def absolute_data(options: TrainOptions) -> TrainOptions:
     """The same options with the path of a data file as seen from anywhere."""
-    kind, _, path = options.data.rpartition(":")
+    kind, _, path = options.data.partition(":")
     if kind != "text" and not options.data.endswith(".npz"):
         return options
     prefix, path = ("text:", path) if kind == "text" else ("", options.data)

@@ -65,12 +65,14 @@ class PCEmbedding(PCLayer):
             raise ValueError(
                 f"PCEmbedding expected tokens of shape (batch, length), got {below.shape}"
             )
+        # below 0 no row either, where an index would count from the end
+        tokens = jnp.where(below < 0, self.embedding.num_embeddings, below)
         if self.positions is None:
-            return self.embedding(below)
+            return self.embedding(tokens)
         length, longest = below.shape[1], self.positions.num_embeddings
         if length > longest:
             raise ValueError(
                 f"PCEmbedding has positions for sequences of at most {longest} tokens, got {length}; "
                 f"set num_positions={length} or give shorter sequences"
             )
-        return self.embedding(below) + self.positions(jnp.arange(length))
+        return self.embedding(tokens) + self.positions(jnp.arange(length))

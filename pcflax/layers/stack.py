@@ -129,8 +129,13 @@ class PCStack(PCLayer):
         def one(state, below):
             return (predict or _predict)(nnx.merge(graphdef, state, copy=True), below)
 
-        # the batch stays first: what XLA makes of it is as fast as a leading layer axis
-        predictions, writes = jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0))(state, belows)
+        if _draws_by_position(state):
+            # under vmap such keys draw otherwise than one by one, as a pass upward does
+            found = jax.lax.map(lambda own: one(*own), (state, jnp.moveaxis(belows, 1, 0)))
+            predictions, writes = jnp.moveaxis(found[0], 0, 1), found[1]
+        else:
+            # the batch stays first: what XLA makes of it is as fast as a leading layer axis
+            predictions, writes = jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0))(state, belows)
         _check_shape(predictions[:, 0], below)
         return predictions, writes
 
@@ -156,6 +161,9 @@ class PCStack(PCLayer):
             The activities, the prediction of the layer on top, and what the layers wrote, depth first.
         """
         graphdef, state = nnx.split(self.stacked)
+        # what comes out of a layer goes into the next: one dtype, that of weights and input together
+        weights = jax.tree.leaves(nnx.state(self.stacked, nnx.Param))
+        below = below.astype(jnp.result_type(below, *weights))
 
         def one(below, given):
             state, error, value, held = given
@@ -199,6 +207,15 @@ class _StackedEnergy(Energy):
             return nnx.merge(graphdef, state).mean(prediction)
 
         return jax.vmap(mean, in_axes=(0, 1), out_axes=1)(state, prediction)
+
+
+def _draws_by_position(state: Any) -> bool:
+    """Whether random keys are of a kind (rbg, say) whose draws vmap changes."""
+    return any(
+        jax.random.key_impl(leaf) != "threefry2x32"
+        for leaf in jax.tree.leaves(state)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
 
 
 def _predict(layer: PCLayer, below: Array) -> tuple[Array, Any]:
@@ -246,6 +263,15 @@ def _made(layer: Any, depth: int | None) -> list[PCLayer]:
 def _stacked(layers: list[PCLayer]) -> PCLayer:
     """One layer that holds the arrays of all, with a leading layer axis."""
     graphdefs, states = [], []
+    owners: dict[int, int] = {}
+    for number, layer in enumerate(layers):
+        for path, variable in nnx.to_flat_state(nnx.state(layer)):
+            if owners.setdefault(id(variable), number) != number:
+                raise ValueError(
+                    f"layers {owners[id(variable)]} and {number} of a PCStack share an array "
+                    f"({'.'.join(map(str, path))}), but each has its own in a stack; make modules, "
+                    f"energies and parameters inside of the function"
+                )
     for number, layer in enumerate(layers):
         if hasattr(layer, "activity"):
             layer = nnx.clone(layer)

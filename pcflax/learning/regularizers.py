@@ -157,7 +157,7 @@ def _weights(parameters: PyTree) -> PyTree:
 
 def _in_stack(path: Any) -> bool:
     """Whether a parameter is one of a `PCStack`, with a leading axis of layers."""
-    return "stacked" in _names(path)
+    return _names(path)[2:3] == ["stacked"]  # layers/<number>/stacked/...
 
 
 def _names(path: Any) -> list[str]:

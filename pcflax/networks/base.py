@@ -20,8 +20,10 @@ from jaxtyping import Array, Float
 from pcflax.layers import PCLayer, PCStack
 from pcflax.typing import Activities, Energies, PRNGKey
 
+from .batch import check_batch
 from .clamps import Clamp, Clamps, as_clamp, clamp_of_stack
 from .nodes import as_precision, held_at, predictions_of
+from .split import split
 
 
 class Initializer(Protocol):
@@ -248,6 +250,8 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         Args:
             inputs: what the first layer is predicted from; None where the network has a root.
 
+        Normalizations over the batch are held at the statistics of its feedforward pass.
+
         Returns:
             {layer name: (batch,)}, summed over features, never averaged; of a stack (batch, depth).
 
@@ -255,7 +259,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             ValueError: where shapes do not meet, naming the layer.
         """
         activities = self.activities()
-        predictions = self.predictions(inputs)
+        predictions = self._held(inputs).predictions(inputs)
         energies: Energies = {}
         for name, layer in self._named_layers():
             activity, prediction = activities[name], predictions[name]
@@ -464,13 +468,24 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
             over the batch makes a learning rate mean the same at every batch size.
         """
-        graphdef, parameters, rest = nnx.split(self, nnx.Param, ...)
+        graphdef, parameters, rest = nnx.split(self._held(inputs), nnx.Param, ...)
 
         def mean_energy(parameters):
             network = nnx.merge(graphdef, parameters, rest, copy=True)
             return jnp.mean(network.energy(inputs))
 
         return jax.grad(mean_energy)(parameters)
+
+    def _held(self, inputs: Any) -> AbstractPCNetwork:
+        """The network with its normalizations held at the statistics of this batch, if it has any."""
+        from .statistics import normalizing, with_batch_statistics  # which imports this file
+
+        if not normalizing(self):
+            return self
+        activities = self.activities()
+        batch_size = next(iter(activities.values())).shape[0]
+        held = with_batch_statistics(split(self), inputs, batch_size=batch_size, clamps={})
+        return held.bind(activities)
 
     def _named_layers(self):
         return zip(self.names, self.layers, strict=True)
@@ -492,66 +507,3 @@ def total_energy(energies: Energies, *, leading: int = 1) -> Float[Array, " batc
         for energy in energies.values()
     )
     return sum(by_layer)  # type: ignore[return-value]
-
-
-def check_batch(
-    inputs: Any,
-    targets: Any,
-    clamps: Mapping[str, Any] | None = None,
-    *,
-    integers: bool = False,
-) -> int:
-    """Refuse what is not a batch of floating arrays with one batch size; return that size.
-
-    With `integers`, inputs may be integers, too.
-
-    Raises:
-        TypeError: for a dtype that is not floating.
-        ValueError: for missing axes, batch sizes that differ, an empty batch, or neither array.
-    """
-    sizes = {}
-    roles = []
-    for role, value in (("inputs", inputs), ("targets", targets)):
-        several = value.items() if isinstance(value, Mapping) else [("", value)]
-        roles += [(role, f"{role} '{name}'" if name else role, array) for name, array in several]
-    for role, title, array in roles:
-        if array is None:
-            continue
-        dtype = getattr(array, "dtype", None)
-        tokens = integers and role == "inputs" and dtype is not None
-        if dtype is None or not (
-            jnp.issubdtype(dtype, jnp.floating) or (tokens and jnp.issubdtype(dtype, jnp.integer))
-        ):
-            kind = type(array).__name__ if dtype is None else dtype
-            remedy = (
-                "make them one-hot: jax.nn.one_hot(labels, num_classes)"
-                if role == "targets"
-                else "cast them: inputs.astype(jnp.float32)"
-            )
-            raise TypeError(f"expected {title} of a floating dtype, got {kind}; {remedy}")
-        if array.ndim < 2:
-            raise ValueError(
-                f"expected {title} of shape (batch, features), got {array.shape}; a single example "
-                f"needs a batch axis: {role}[None]"
-            )
-        sizes[title] = array.shape[0]
-    if clamps is not None and not isinstance(clamps, Mapping):
-        raise TypeError(
-            f"expected clamps as {{layer name: value or pc.Clamp(value, mask)}}, got "
-            f"{type(clamps).__name__}"
-        )
-    for name, clamp in (clamps or {}).items():
-        sizes[f"the clamp of '{name}'"] = as_clamp(name, clamp).value.shape[0]
-    if not sizes:
-        raise ValueError("inputs and targets are both None, so the batch size is unknown; give one")
-    (first, batch_size), *others = sizes.items()
-    for role, size in others:
-        if size != batch_size:
-            raise ValueError(
-                f"{first} have batch size {batch_size} but {role} {size}; give one "
-                f"{'target' if role == 'targets' else 'row'} for each "
-                f"{'input' if first == 'inputs' else 'example'}"
-            )
-    if batch_size == 0:
-        raise ValueError("expected at least one example, got an empty batch")
-    return batch_size

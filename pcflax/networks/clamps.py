@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 
@@ -119,7 +119,7 @@ def clamp_of_stack(name: str, depth: int, whole: Clamp | None, nodes: Mapping[in
                 f"stack to {_of_one(all_of)}; give one shape"
             )
         both = clamp.held() & all_of.held()
-        if not isinstance(both, jax.core.Tracer) and both.any():
+        if not isinstance(both, Tracer) and both.any():
             raise ValueError(f"layer '{node}' is clamped twice, by its own name and by '{name}'")
         value = jnp.where(clamp.held(), clamp.value, all_of.value)
         all_of = Clamp(value, all_of.held() | clamp.held())

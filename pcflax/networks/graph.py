@@ -149,16 +149,16 @@ class PCGraph(AbstractPCNetwork):
         for name in outputs or ("(none)",):
             if name not in layers:
                 raise ValueError(f"the output '{name}' is no layer; {_known(name, layers)}")
+            if outputs.count(name) > 1:
+                raise ValueError(f"the output '{name}' is given twice")
         self.parents = tuple((name, wiring[name]) for name in order)
         self.cyclic = cyclic
         self.inputs = tuple(given)
         self._outputs = outputs
         self.one_output = isinstance(output, str)
         self.sweeps = sweeps
-        predicting = [name for name in order if not isinstance(layers[name], PCRoot)]
-        depths = [getattr(layers[name], "depth", 1) for name in predicting]
-        for number, name in enumerate(predicting):
-            layers[name].set_place(sum(depths[:number]), sum(depths))
+        for name, (index, depth) in _places(layers, wiring, order, outputs).items():
+            layers[name].set_place(index, depth)
         self.shapes = _cycle_shapes(self, shapes or {})
         _check_shapes(self, external)
 
@@ -242,6 +242,9 @@ class PCGraph(AbstractPCNetwork):
         if self.one_output:
             return super().output_energy(prediction, targets)
         energies = []
+        missing = [name for name in self.outputs if name not in targets]
+        if missing:
+            raise ValueError(f"there are no targets for the output '{missing[0]}'; give them")
         for name in self.outputs:
             layer = self.layer(name)
             layer = layer.layer_at(-1) if isinstance(layer, PCStack) else layer
@@ -388,11 +391,13 @@ def _checked_wiring(
                 f"the input '{name}' is a {type(layers[name]).__name__}; inputs are arrays from outside "
                 f"(give a shape) or a pc.PCRoot, which they clamp"
             )
+    used = {parent for own in parents.values() for parent in names_of(_as_parents(own))}
+    for name in external:
+        if name not in used:
+            raise ValueError(f"the input '{name}' is no layer's parent; wire it, or leave it out")
     wiring = {}
     for name, layer in layers.items():
-        own = parents.get(name, ())
-        own = (own,) if isinstance(own, str) else own
-        own = own if isinstance(own, _Combined) else tuple(own)
+        own = _as_parents(parents.get(name, ()))
         for parent in names_of(own):
             if parent not in layers and parent not in external:
                 raise ValueError(
@@ -409,6 +414,13 @@ def _checked_wiring(
             )
         wiring[name] = own
     return wiring
+
+
+def _as_parents(parents: Parents) -> Any:
+    """A tuple of names, Sum or Concatenate."""
+    if isinstance(parents, _Combined):
+        return parents
+    return (parents,) if isinstance(parents, str) else tuple(parents)
 
 
 def _order(parents: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -431,13 +443,43 @@ def _order(parents: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]
     }
     sorter = graphlib.TopologicalSorter(
         {
-            mine: {group[p] for n in wiring if group[n] == mine for p in wiring[n] if p in wiring}
-            - {mine}
+            # a dictionary, whose order is that of insertion: an order of a set's would differ by process
+            mine: dict.fromkeys(
+                group[p]
+                for n in wiring
+                if group[n] == mine
+                for p in wiring[n]
+                if p in wiring and group[p] != mine
+            )
             for mine in dict.fromkeys(group.values())
         }
     )
     order = [name for mine in sorter.static_order() for name in wiring if group[name] == mine]
     return tuple(order), tuple(name for name in order if name in reach[name])
+
+
+def _places(
+    layers: Mapping[str, PCLayer],
+    wiring: Mapping[str, Any],
+    order: tuple[str, ...],
+    outputs: tuple[str, ...],
+) -> dict[str, tuple[int, int]]:
+    """(index, depth) of every layer that predicts: how many are below it on the longest way from an
+    input, and one more than the highest of those has that are no outputs. Outputs are last."""
+    tops: dict[str, int] = {}
+    for name in order:
+        if not isinstance(layers[name], PCRoot):
+            below = max((tops.get(parent, 0) for parent in names_of(wiring[name])), default=0)
+            tops[name] = below + _size(layers[name])
+    depth = max(top if name in outputs else top + 1 for name, top in tops.items()) if tops else 1
+    return {
+        name: ((depth if name in outputs else top) - _size(layers[name]), depth)
+        for name, top in tops.items()
+    }
+
+
+def _size(layer: PCLayer) -> int:
+    return layer.depth if isinstance(layer, PCStack) else 1
 
 
 def _cycle_shapes(

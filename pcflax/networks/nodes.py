@@ -62,7 +62,7 @@ def as_precision(compute_dtype: Any, remat: Any) -> Precision:
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
-            f"expected a floating compute_dtype such as jnp.bfloat16, got {compute_dtype!r}"
+            f"expected a floating compute_dtype, got {compute_dtype!r}; jnp.bfloat16, say"
         )
     return Precision(dtype.name, remat)
 

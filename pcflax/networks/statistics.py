@@ -16,6 +16,8 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.energies import Energy
+from pcflax.layers import PCRoot
 from pcflax.variables import Activity
 
 from .base import AbstractPCNetwork
@@ -32,13 +34,14 @@ def with_batch_statistics(
     Normalizations that use their running statistics already (`network.eval()`) stay as they are.
     """
     bound = network.bind()
-    norms = _training(bound)
+    norms = normalizing(bound)
     if not norms:
         return network
+    _check_below(bound, inputs, clamps)
     for norm in norms:
         norm.momentum = 0.0  # so that what the pass leaves behind is the batch's own
     _write(bound, inputs, batch_size, clamps)
-    momenta = [norm.momentum for norm in _training(network.bind())]
+    momenta = [norm.momentum for norm in normalizing(network.bind())]
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum, norm.use_running_average = momentum, True
     return split(bound)
@@ -55,14 +58,30 @@ def after_batch(network: SplitNetwork, inputs: Array | None, *, batch_size: int)
 
 def keeps_batch_state(bound: AbstractPCNetwork) -> bool:
     """Whether layers hold state of the whole batch: random streams, or statistics that are not held."""
-    held = {
-        id(variable)
-        for _, module in nnx.iter_modules(bound)
-        if getattr(module, "use_running_average", False) is True
-        for variable in (getattr(module, "mean", None), getattr(module, "var", None))
-    }
+    held = set()
+    for _, module in nnx.iter_modules(bound):
+        if getattr(module, "use_running_average", False) is True:
+            held |= {id(getattr(module, name, None)) for name in ("mean", "var")}
+        # a precision, say; and masks that are not drawn
+        if isinstance(module, Energy) or getattr(module, "deterministic", False) is True:
+            held |= {id(variable) for _, variable in nnx.to_flat_state(nnx.state(module))}
     varying = nnx.state(bound, nnx.Not(nnx.Any(nnx.Param, Activity)))
     return any(id(variable) not in held for _, variable in nnx.to_flat_state(varying))
+
+
+def _check_below(bound: AbstractPCNetwork, inputs: Array | None, clamps: Clamps) -> None:
+    """Refuse a batch that a feedforward pass knows nothing of."""
+    free = [
+        name
+        for name in bound.names
+        if isinstance(bound.layer(name), PCRoot) and inputs is None and name not in clamps
+    ]
+    if free:
+        raise ValueError(
+            f"a layer normalises over the batch, but the root '{free[0]}' is free, so that the feedforward "
+            f"pass, whose statistics are taken, is the same for every example; take nnx.GroupNorm or "
+            f"nnx.LayerNorm, or network.eval()"
+        )
 
 
 def _write(bound: AbstractPCNetwork, inputs: Array | None, batch_size: int, clamps: Clamps) -> None:
@@ -73,7 +92,7 @@ def _write(bound: AbstractPCNetwork, inputs: Array | None, batch_size: int, clam
         nnx.update(getattr(layer, "stacked", layer), state)
 
 
-def _training(bound: AbstractPCNetwork) -> list[Any]:
+def normalizing(bound: AbstractPCNetwork) -> list[Any]:
     """The modules that normalise by the batch at hand."""
     return [
         module

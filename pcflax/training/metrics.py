@@ -66,7 +66,7 @@ def squared_error(
         return jnp.mean((prediction - targets) ** 2, axis=range(1, prediction.ndim))
 
     means = jax.tree.leaves(jax.tree.map(of_one, prediction, targets))
-    return means[0] if len(means) == 1 else sum(means) / len(means)
+    return means[0] if len(means) == 1 else jnp.mean(jnp.stack(means), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,6 +93,11 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
                     f"layer '{name}' ({type(layer).__name__}) has no activity; call "
                     f"super().__init__(energy=...) in its __init__"
                 )
+            if hasattr(layer, "stacked") and not isinstance(layer, PCStack):
+                raise ValueError(
+                    f"layer '{name}' ({type(layer).__name__}) has an attribute 'stacked', by which a "
+                    f"PCStack is known; give it another name"
+                )
             if id(layer) in seen:
                 raise ValueError(
                     f"layer '{name}' is the same object as layer '{seen[id(layer)]}', but each layer "

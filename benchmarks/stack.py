@@ -95,7 +95,9 @@ class Iteration:
         return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
 
 
-def interleaved(programs: dict[str, Iteration], rounds: int, repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    programs: dict[str, Iteration], rounds: int, repeats: int
+) -> dict[str, list[float]]:
     """Seconds an iteration of each program in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for program in programs.values():
@@ -198,7 +200,15 @@ def main() -> None:
     Iteration(network(2, 8, stacked=True))  # what only the first compilation of a process costs
     records = by_depth(options.depths, options.width, options.rounds, repeats)
     table = Table(title=f"width {options.width}, batch {BATCH}, {STEPS} inference steps")
-    columns = ["depth", "compile s: stack", "one by one", "ms: stack", "one by one", "ratio", "differ"]
+    columns = [
+        "depth",
+        "compile s: stack",
+        "one by one",
+        "ms: stack",
+        "one by one",
+        "ratio",
+        "differ",
+    ]
     for column in columns:
         table.add_column(column, justify="right")
     for record in records:

@@ -119,7 +119,7 @@ def ratio(above: list[float], below: list[float]) -> dict[str, Any]:
 
 
 def difference(stack: Iteration, unrolled: Iteration) -> float:
-    """The largest distance of a layer's weight gradients, relative to their length."""
+    """The largest distance of a layer's weight gradients, relative to the longest of all layers'."""
 
     def layers(program: Iteration) -> list[np.ndarray]:
         found = []
@@ -128,8 +128,9 @@ def difference(stack: Iteration, unrolled: Iteration) -> float:
             found += list(leaf) if leaf.ndim == 3 else [leaf]
         return found
 
-    pairs = zip(layers(stack), layers(unrolled), strict=True)
-    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
+    own, other = layers(stack), layers(unrolled)
+    longest = max(np.linalg.norm(layer) for layer in other)
+    return max(float(np.linalg.norm(a - b) / longest) for a, b in zip(own, other, strict=True))
 
 
 def by_depth(depths: list[int], width: int, rounds: int, repeats: int) -> list[dict]:

@@ -8,6 +8,7 @@ the bottom up (the feedforward start, error coordinates) has an order; `jax.lax.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -21,6 +22,9 @@ from pcflax.energies import Energy
 from pcflax.variables import Activity
 
 from .base import PCLayer
+
+# Parts of a stack on a CPU, and how many layers make one worth while.
+_MOST_PARTS, _LEAST_LAYERS = 8, 8
 
 Predict: TypeAlias = Callable[..., tuple[Array, Any]]
 """(layer, below) -> the layer's prediction and the state that it wrote while predicting."""
@@ -123,21 +127,19 @@ class PCStack(PCLayer):
             predict: computes one layer's prediction; `layer.predict` unless given.
         """
         graphdef, state = nnx.split(self.stacked)
-        first = below.astype(activity.dtype)[:, None]
-        belows = jnp.concatenate([first, activity[:, :-1]], axis=1)
+        activities = depth_first(activity)
+        belows = jnp.concatenate([below.astype(activity.dtype)[None], activities[:-1]])
 
         def one(state, below):
             return (predict or _predict)(nnx.merge(graphdef, state, copy=True), below)
 
         if _draws_by_position(state):
             # under vmap such keys draw otherwise than one by one, as a pass upward does
-            found = jax.lax.map(lambda own: one(*own), (state, jnp.moveaxis(belows, 1, 0)))
-            predictions, writes = jnp.moveaxis(found[0], 0, 1), found[1]
+            predictions, writes = jax.lax.map(lambda own: one(*own), (state, belows))
         else:
-            # the batch stays first: what XLA makes of it is as fast as a leading layer axis
-            predictions, writes = jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0))(state, belows)
-        _check_shape(predictions[:, 0], below)
-        return predictions, writes
+            predictions, writes = _in_parts(jax.vmap(one), self.depth, state, belows)
+        _check_shape(predictions[0], below)
+        return batch_first(predictions), writes
 
     def forward(
         self,
@@ -178,11 +180,11 @@ class PCStack(PCLayer):
                 activity = value if held is None else jnp.where(held, value, activity)
             return activity, (activity, prediction, writes)
 
-        by_layer = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (errors, value, held))
+        by_layer = jax.tree.map(depth_first, (errors, value, held))
         _, (activities, predictions, writes) = jax.lax.scan(
             one, below, (state, *by_layer), length=self.depth
         )
-        return jnp.moveaxis(activities, 0, 1), predictions[-1], writes
+        return batch_first(activities), predictions[-1], writes
 
 
 class _StackedEnergy(Energy):
@@ -198,7 +200,9 @@ class _StackedEnergy(Energy):
         def energy(state, activity, prediction):
             return nnx.merge(graphdef, state)(activity, prediction)
 
-        return jax.vmap(energy, in_axes=(0, 1, 1), out_axes=1)(state, activity, prediction)
+        # depth first, as predictions are computed: what XLA makes of it transposes nothing in between
+        pairs = depth_first(activity), depth_first(prediction)
+        return jax.vmap(energy, out_axes=1)(state, *pairs)
 
     def mean(self, prediction):
         graphdef, state = nnx.split(self.one)
@@ -216,6 +220,42 @@ def _draws_by_position(state: Any) -> bool:
         for leaf in jax.tree.leaves(state)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
+
+
+def depth_first(value: Float[Array, " batch depth *features"]) -> Array:
+    """The same with the axis depth in front of the batch: (depth, batch, *features)."""
+    return jnp.moveaxis(value, 1, 0)
+
+
+def batch_first(value: Float[Array, " depth batch *features"]) -> Array:
+    """The same with the batch in front of the axis depth: (batch, depth, *features)."""
+    return jnp.moveaxis(value, 0, 1)
+
+
+def _in_parts(function: Callable[..., Any], depth: int, *arguments: Any) -> Any:
+    """The function of arrays with a leading layer axis: one call, on CPUs one for each core.
+
+    XLA runs one batched product on one core, and products that do not depend on each other on several.
+    The barrier keeps it from cutting the weights apart again at every step of inference.
+    """
+    parts = 1
+    if jax.default_backend() == "cpu":
+        parts = max(1, min(os.cpu_count() or 1, _MOST_PARTS, depth // _LEAST_LAYERS))
+    if parts == 1:
+        return function(*arguments)
+    sizes = [depth // parts + (number < depth % parts) for number in range(parts)]
+
+    def split(leaf: Array) -> list[Array]:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return [
+                leaf[end - size : end] for end, size in zip(np.cumsum(sizes), sizes, strict=True)
+            ]
+        return list(jax.lax.optimization_barrier(jax.lax.split(leaf, sizes)))
+
+    leaves, structure = jax.tree.flatten(arguments)
+    shares = zip(*map(split, leaves), strict=True)
+    found = [function(*jax.tree.unflatten(structure, share)) for share in shares]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
 
 def _predict(layer: PCLayer, below: Array) -> tuple[Array, Any]:

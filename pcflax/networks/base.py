@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.layers import PCLayer, PCStack
+from pcflax.layers.stack import batch_first, depth_first
 from pcflax.typing import Activities, Energies, PRNGKey
 
 from .batch import check_batch
@@ -217,7 +218,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         for name, layer in self._named_layers():
             activity = layer.activity[...]
             if isinstance(layer, PCStack) and activity.ndim > 1:
-                activity = jnp.moveaxis(activity, 0, 1)
+                activity = batch_first(activity)
             found[name] = activity
         for name, activity in found.items():
             if activity.ndim == 1 and activity.shape[0] == 0:
@@ -236,7 +237,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         for name, value in activities.items():
             layer = self.layer(name)
             if isinstance(layer, PCStack):
-                value = jnp.moveaxis(value, 1, 0)
+                value = depth_first(value)
             layer.activity.set_value(value)
 
     def layer(self, name: str) -> PCLayer:

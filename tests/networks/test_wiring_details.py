@@ -150,6 +150,41 @@ class TestStacks:
             pc.PCNetwork({"a": layer})
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    "inference",
+    [
+        pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3),
+        pc.inference.ErrorCoordinates(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3)),
+        pc.inference.NewtonCG(num_steps=2),
+        pc.inference.GaussNewton(num_steps=2),
+        pc.inference.LinearSolve(),
+    ],
+    ids=["gradient", "errors", "newton", "gauss-newton", "linear"],
+)
+def test_a_stack_in_parts_is_the_chain_it_stands_for(inference, monkeypatch):
+    """On a CPU a deep stack is computed in parts; here five layers in two, of unequal sizes."""
+    from pcflax.layers import stack
+
+    monkeypatch.setattr(stack, "_LEAST_LAYERS", 2)
+    monkeypatch.setattr(stack.os, "cpu_count", lambda: 2)
+    linear = isinstance(inference, pc.inference.LinearSolve)
+    options = {"skip": True, "activation": None if linear else jnp.tanh}
+    layers = [dense(3, 3, seed, **options) for seed in range(5)]
+    ends = [dense(2, 3, 7), dense(3, 2, 8)]
+    stacked = pc.PCNetwork([ends[0], pc.PCStack([nnx.clone(layer) for layer in layers]), ends[1]])
+    unrolled = pc.PCNetwork([nnx.clone(ends[0]), *layers, nnx.clone(ends[1])])
+    random = np.random.RandomState(0)
+    x, y = (jnp.asarray(random.normal(size=(4, 2))) for _ in range(2))
+    got = stacked.infer(x, y, inference=inference)
+    expected = unrolled.infer(x, y, inference=inference)
+    np.testing.assert_allclose(got.energy, expected.energy, rtol=1e-9)
+    found = stacked.parameter_gradients(x)["layers"][1]["stacked"]["linear"]["kernel"][...]
+    for index in range(5):
+        own = unrolled.parameter_gradients(x)["layers"][1 + index]["linear"]["kernel"][...]
+        np.testing.assert_allclose(found[index], own, rtol=1e-6, atol=1e-9)
+
+
 class TestStatistics:
     def network(self):
         rngs = nnx.Rngs(0)

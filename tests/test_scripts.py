@@ -7,15 +7,17 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from rich.console import Console
 
 import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
-from scripts import mlp_table
+from scripts import mlp_table, transformer_text, vgg5_cifar10
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +144,151 @@ class TestMLPTable:
         }
         for count, expected in rate.items():
             assert float(schedule(count)) == pytest.approx(expected, rel=1e-5), count
+
+
+class TestVGG5:
+    def test_two_rules_in_the_quick_form_learn_and_are_timed(self, tmp_path, capsys):
+        path = tmp_path / "new" / "vgg5.json"
+        vgg5_cifar10.main(
+            ["--quick", "--rules", "pc-se,bp-se", "--num-steps", "40", "--timing-rounds", "1"]
+            + ["--seeds", "0,1", "--output", str(path)]
+        )
+        rows = capsys.readouterr().out.splitlines()
+        assert [row.split()[0] for row in rows] == ["pc-se", "bp-se", "rule"] + 2 * [
+            "pc-se"
+        ] + 2 * ["bp-se"]
+        results = json.loads(path.read_text())
+        assert path.with_suffix(".png").stat().st_size > 0
+        assert results["timing"]["pc-se"]["num_steps"] == 7
+        assert results["timing"]["bp-se"]["times_backprop"] == [1, 1, 1]
+        for name in ("pc-se", "bp-se"):
+            assert results["timing"][name]["seconds_an_iteration"] > 0
+            for seed, run in enumerate(results["rules"][name]["runs"]):
+                assert run["seed"] == seed
+                assert run["iterations"] == list(range(4, 41, 4))
+                assert len(run["losses"]) == len(run["accuracies"]) == 10
+                # 0.5 is the loss of predicting nothing, 10 % the accuracy of guessing
+                assert run["loss"] == pytest.approx(run["losses"][-1], abs=1e-5)
+                assert run["loss"] < run["losses"][0]
+                assert run["loss"] < 0.45
+                assert run["accuracy"] == pytest.approx(run["accuracies"][-1], abs=0.005)
+                assert run["accuracy"] > 20
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "num_steps", "step_size", "momentum"),
+        [
+            ("pc-se", pc.learning.PredictiveCoding, 7, 0.0235, 0.3),
+            ("cn", pc.learning.Nudged, 7, 0.0289, 0.1),
+            ("bp-se", pc.learning.Backprop, 0, 0, 0),
+        ],
+    )
+    def test_every_row_is_the_rule_it_is_named_after(
+        self, name, kind, num_steps, step_size, momentum
+    ):
+        rule = vgg5_cifar10.build_rule(vgg5_cifar10.SETTINGS[name])
+        assert type(rule) is kind
+        if name == "cn":
+            assert rule.centred
+            assert rule.beta == 0.9
+        if not num_steps:
+            return
+        assert rule.inference.num_steps == num_steps
+        # two steps of heavy ball by hand, on a gradient of 1
+        optimizer = rule.inference.optimizer
+        first, state = optimizer.update(1.0, optimizer.init(0.0), 0.0)
+        second, _ = optimizer.update(1.0, state, 0.0)
+        assert float(first) == pytest.approx(-step_size, rel=1e-6)
+        assert float(second) == pytest.approx(-step_size * (1 + momentum), rel=1e-6)
+
+    def test_what_is_chosen_by_is_left_out_of_training(self):
+        """The last 200 training images of the quick form; without --validation all are trained on."""
+        name, parts = vgg5_cifar10.load(vgg5_cifar10.parse(["--quick", "--validation"]))
+        _, whole = vgg5_cifar10.load(vgg5_cifar10.parse(["--quick"]))
+        assert name == "digits"
+        for part in (0, 1):  # images, labels
+            both = np.concatenate([parts["train"][part], parts["test"][part]])
+            np.testing.assert_array_equal(both, whole["train"][part])
+        assert len(parts["test"][1]) == 200
+        assert whole["train"][0].shape[1:] == (16, 16, 1)
+
+    def test_only_training_images_are_augmented(self):
+        _, stored = vgg5_cifar10.load(vgg5_cifar10.parse(["--quick"]))
+        train = vgg5_cifar10.training_data(stored["train"], 32, 0)
+        assert train.reader.augment == (pc.data.Flip(), pc.data.Crop(2))
+        test = vgg5_cifar10.test_data(stored["test"], 150)
+        assert test.reader.augment == ()
+        assert test.num_examples == 150
+
+    def test_a_rule_that_is_not_in_the_table_is_wrong_usage(self, capsys):
+        with pytest.raises(SystemExit) as exit_info:
+            vgg5_cifar10.main(["--rules", "pc-se,hebb"])
+        assert exit_info.value.code == 2
+        assert "unknown rules hebb; known are pc-se, cn, bp-se" in capsys.readouterr().err
+
+
+class TestTransformerText:
+    def test_in_the_quick_form_both_rules_learn_and_the_best_inference_is_chosen(
+        self, tmp_path, capsys
+    ):
+        path = tmp_path / "new" / "text.json"
+        transformer_text.main(["--quick", "--output", str(path)])
+        printed = capsys.readouterr().out
+        results = json.loads(path.read_text())
+        assert path.with_suffix(".png").stat().st_size > 0
+        runs = results["runs"]
+        assert list(runs) == ["activities, 8 x 0.1", "activities, 8 x 0.03", "backpropagation"]
+        best = min(list(runs)[:2], key=lambda name: runs[name]["validation"])
+        assert results["chosen"] == {"activities": best}
+        inferred, backprop = runs[best], runs["backpropagation"]
+        assert f"--- {best}\n{inferred['after']}" in printed
+        for run in runs.values():
+            assert run["steps"] == [0, 20, 40]
+            assert len(run["steps"]) == len(run["perplexity"]) == len(run["cosine"]) == 3
+            # better than the frequencies of the characters: what came before is of use
+            assert run["perplexity"][-1] < results["references"]["unigram"] < run["perplexity"][0]
+            assert len(run["before"]) == len(run["after"]) == 40
+            assert run["before"] != run["after"]
+        assert inferred["before"] == backprop["before"]  # one start
+        assert inferred["perplexity"][0] == backprop["perplexity"][0]
+        for one in backprop["cosine"]:
+            assert one["total"] == pytest.approx(1, abs=1e-4)
+        assert inferred["cosine"][-1]["total"] < 0.99
+        lowest, layer = transformer_text.lowest({"total": 0.1, "first": 0.5, "last": -0.25}).split()
+        assert (lowest, layer) == ("-0.25", "(last)")
+
+    def test_references_are_what_counting_by_hand_gives(self):
+        """Of 0 0 1 with one more of each: p(0) = 3/5; p(0|0) = p(1|0) = 2/4, p(.|1) = 1/2."""
+        train, test = np.array([0, 0, 1]), np.array([0, 1, 1])
+        unigram = (3 / 5 * 2 / 5 * 2 / 5) ** (-1 / 3)
+        assert transformer_text.unigram_perplexity(train, test, 2) == pytest.approx(unigram)
+        assert transformer_text.bigram_perplexity(train, test, 2) == pytest.approx(2)
+        train = np.array([0, 1, 0, 1, 0])  # p(1|0) = 3/4, p(0|1) = 3/4
+        test = np.array([1, 0, 0])
+        bigram = (3 / 4 * 1 / 4) ** (-1 / 2)
+        assert transformer_text.bigram_perplexity(train, test, 2) == pytest.approx(bigram)
+
+    def test_sampling_draws_from_the_last_place_of_a_moving_window(self):
+        """The same draws by a plain loop over the network's own predictions."""
+        network = pc.models.transformer(7, 5, 8, num_heads=2, num_blocks=1, rngs=nnx.Rngs(3))
+        window = jnp.array([3, 1, 4, 1, 5])
+        key, temperature = jax.random.key(2), 0.5
+        found = transformer_text.sample(
+            pc.networks.split(network), window, key, num_tokens=6, temperature=temperature
+        )
+        text = window.tolist()
+        for one in jax.random.split(key, 6):
+            logits = network.predict(jnp.array([text[-5:]]))[0, -1]
+            text.append(int(jax.random.categorical(one, logits / temperature)))
+        assert found.tolist() == text[5:]
+
+    def test_without_a_text_it_says_how_to_name_one(self, capsys, monkeypatch):
+        monkeypatch.delenv("PCFLAX_TEXT", raising=False)
+        with pytest.raises(SystemExit) as exit_info:
+            transformer_text.main([])
+        assert exit_info.value.code == 2
+        assert "give --data text:PATH, set PCFLAX_TEXT" in capsys.readouterr().err
+        monkeypatch.setenv("PCFLAX_TEXT", "own.txt")
+        assert transformer_text.parse([]).data == "text:own.txt"
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from pcflax.energies import Energy
 
 from .affine import AbstractAffineLayer
+from .convolution import convolve
 from .pooling import average_pool, max_pool
 
 _default_kernel_init = nnx.initializers.lecun_normal()
@@ -133,6 +134,7 @@ class PCConv(AbstractAffineLayer):
             feature_group_count=groups,
             use_bias=use_bias,
             kernel_init=kernel_init or _default_kernel_init,
+            conv_general_dilated=convolve,
             rngs=rngs,
         )
         self.pool = pool

@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from pcflax.energies import Energy
 from pcflax.layers import PCConv, PCLayer, PCResidual
+from pcflax.layers.convolution import convolve
 from pcflax.networks import PCNetwork
 
 
@@ -74,6 +75,7 @@ def resnet18(
             strides,
             use_bias=norm is None,  # a norm has one of its own
             kernel_init=kernel_init,
+            conv_general_dilated=convolve,
             rngs=rngs,
         )
 

@@ -90,9 +90,9 @@ class Nudged(AbstractGradientLearning):
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """The gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
-        self.check(network.bind())
         if targets is None:
             raise ValueError("Nudged needs targets: the output is nudged towards them")
+        self.check(network.bind())
         beta = self._beta(step)
         prediction = prediction_of(network.bind(), inputs, targets.shape[0])
 

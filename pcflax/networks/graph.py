@@ -391,10 +391,6 @@ def _checked_wiring(
                 f"the input '{name}' is a {type(layers[name]).__name__}; inputs are arrays from outside "
                 f"(give a shape) or a pc.PCRoot, which they clamp"
             )
-    used = {parent for own in parents.values() for parent in names_of(_as_parents(own))}
-    for name in external:
-        if name not in used:
-            raise ValueError(f"the input '{name}' is no layer's parent; wire it, or leave it out")
     wiring = {}
     for name, layer in layers.items():
         own = _as_parents(parents.get(name, ()))
@@ -413,6 +409,10 @@ def _checked_wiring(
                 f"layer '{name}' has no parents and no prior; give it parents, or make it a pc.PCRoot"
             )
         wiring[name] = own
+    used = {parent for own in parents.values() for parent in names_of(_as_parents(own))}
+    for name in external:
+        if name not in used:
+            raise ValueError(f"the input '{name}' is no layer's parent; wire it, or leave it out")
     return wiring
 
 

@@ -55,7 +55,7 @@ RULES = {
 SGD = optax.sgd(0.3)
 KEY = jax.random.key(3)
 
-pytestmark = pytest.mark.usefixtures("quick_compiling")
+pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
 
 
 class Bent(pc.PCLayer):
@@ -987,6 +987,7 @@ class TestProgramSize:
                 }
             )
 
-        assert self.sizes(stack(4)) == self.sizes(stack(64))
+        # both deep enough for as many parts as there may be on a CPU
+        assert self.sizes(stack(64)) == self.sizes(stack(96))
         unrolled = [self.sizes(twins(depth=depth, precise=False)[1]) for depth in (4, 8)]
         assert all(more > 1.5 * fewer for fewer, more in zip(*unrolled, strict=True))

@@ -247,14 +247,13 @@ def _unit_health(network: SplitNetwork, inputs) -> tuple[dict, dict]:
     for name in bound.names:
         layer, activity = bound.layer(name), activities[name]
         if isinstance(layer, PCStack):
-            # what stands below each of its layers
-            below = jnp.concatenate([belows[name][0][:, None], activity[:, :-1]], axis=1)
+            below = layer.belows(belows[name][0], activity)
             graphdef, state = nnx.split(layer.stacked)
 
             def units(state, activity, below, graphdef=graphdef):
                 return _units(nnx.merge(graphdef, state), activity, below, batch_size)
 
-            found = jax.vmap(units, in_axes=(0, 1, 1))(state, activity, below)
+            found = jax.vmap(units, in_axes=(0, 1, 0))(state, activity, below)
         else:
             single = belows[name][0] if len(belows[name]) == 1 else None
             found = _units(layer, activity, single, batch_size)

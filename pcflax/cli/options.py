@@ -40,7 +40,7 @@ class TrainOptions:
     with; only --num-steps, --data-dir and --debug may change."""
     model: Literal["mlp", "residual-mlp", "vgg5", "vgg7", "resnet18", "transformer"] = "mlp"
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
-    (residual-mlp; with --parameterization mupc, those of muPC); convolutions for images (cifar10); a
+    (residual-mlp, those of muPC); convolutions for images (cifar10); a
     causal transformer of --depth blocks for text."""
     widths: tuple[int, ...] = (300, 300)
     """Widths of the hidden layers of an mlp."""

@@ -112,6 +112,15 @@ class PCStack(PCLayer):
         """What the top layer predicts after a feedforward pass from below."""
         return self.forward(below)[1]
 
+    def belows(
+        self,
+        below: Float[Array, " batch *features"],
+        activity: Float[Array, " batch depth *features"],
+    ) -> Float[Array, " depth batch *features"]:
+        """What each layer predicts from, z_0..z_{depth-1}, with the axis depth in front."""
+        first = below.astype(activity.dtype)[None]
+        return jnp.concatenate([first, depth_first(activity)[:-1]])
+
     def predictions(
         self,
         below: Float[Array, " batch *features"],
@@ -127,8 +136,7 @@ class PCStack(PCLayer):
             predict: computes one layer's prediction; `layer.predict` unless given.
         """
         graphdef, state = nnx.split(self.stacked)
-        activities = depth_first(activity)
-        belows = jnp.concatenate([below.astype(activity.dtype)[None], activities[:-1]])
+        belows = self.belows(below, activity)
 
         def one(state, below):
             return (predict or _predict)(nnx.merge(graphdef, state, copy=True), below)

@@ -140,6 +140,7 @@ class FixedPrediction(AbstractGradientLearning):
     ) -> tuple[PyTree, LearningInfo]:
         """The gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
         del step  # alike at every step
+        self.check(network.bind())
         problem = fixed_prediction_problem(network, inputs, targets)
         result = self.inference.solve(problem, key=key)
         coordinates = problem.encode(result.activities)
@@ -153,7 +154,6 @@ def fixed_prediction_problem(
     network: SplitNetwork, inputs: Array | None, targets: Array | None
 ) -> FixedPredictionProblem:
     """The problem of `make_problem`, with predictions and slopes of the feedforward pass."""
-    network.bind().check_acyclic("FixedPrediction takes all predictions from one feedforward pass")
     problem = make_problem(network, inputs, targets)
     network = problem.network
     feedforward = network.bind().feedforward(inputs, batch_size=problem.batch_size)

@@ -331,11 +331,7 @@ class PCGraph(AbstractPCNetwork):
                     after = over(group, now)[0]
                     for name in group:
                         if after[name].shape != now[name].shape:
-                            raise ValueError(
-                                f"layer '{name}' predicts shape {after[name].shape[1:]} for one example "
-                                f"but its activity has {now[name].shape[1:]}; give "
-                                f"shapes={{'{name}': {after[name].shape[1:]}}}"
-                            )
+                            raise _wrong_shape(name, after[name], now[name])
                     return {name: after[name].astype(now[name].dtype) for name in now}, None
 
                 with observing():  # what is written before the last sweep is not kept
@@ -521,11 +517,15 @@ def _check_shapes(network: PCGraph, external: Mapping[str, tuple[int, ...]]) -> 
     start, predictions = jax.eval_shape(pass_through, inputs)
     for name, activity in start.items():
         if activity.shape != predictions[name].shape:
-            raise ValueError(
-                f"layer '{name}' predicts shape {predictions[name].shape[1:]} for one example but its "
-                f"activity has {activity.shape[1:]}; give shapes={{'{name}': "
-                f"{predictions[name].shape[1:]}}}"
-            )
+            raise _wrong_shape(name, predictions[name], activity)
+
+
+def _wrong_shape(name: str, prediction: Any, activity: Any) -> ValueError:
+    shape = prediction.shape[1:]
+    return ValueError(
+        f"layer '{name}' predicts shape {shape} for one example but its activity has "
+        f"{activity.shape[1:]}; give shapes={{'{name}': {shape}}}"
+    )
 
 
 def _groups(order: tuple[str, ...], cyclic: tuple[str, ...]) -> list[list[str]]:

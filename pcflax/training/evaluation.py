@@ -53,8 +53,8 @@ def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> Any:
             found = predict_batch(network, batch.inputs, len(valid[0]))
             rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
-    inputs = {**inputs} if isinstance(inputs, Mapping) else np.asarray(inputs)
-    inputs = jax.tree.map(np.asarray, inputs)
+    several = isinstance(inputs, Mapping)
+    inputs = jax.tree.map(np.asarray, dict(inputs)) if several else np.asarray(inputs)
     total = network.bind().check_batch(inputs, None)
     for begin in range(0, total, batch_size):
         chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], inputs)

@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help train test bench lint format docs clean
+.PHONY: help train test bench bench-peers guard lint format docs clean
 
 help:
 	@echo "make train   train on the embedded digits, under a minute: pcflax train"
 	@echo "make test    the tests, the doctests and the README's code"
-	@echo "make bench   time the notebook's job against its own loop, into benchmarks/results"
+	@echo "make bench   every job by every library, and docs/benchmarks.md: an hour or two"
+	@echo "make guard   is pcflax as fast as it was, beside bare jax: seconds"
 	@echo "make lint    ruff and pyright"
 	@echo "make docs    the documentation, into site"
 
@@ -29,11 +30,16 @@ train: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(TEST_OPTIONS)
 
-bench: $(READY)
-	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[bench]'; \
-	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'; fi
-	$(BIN)/python benchmarks/notebook_job.py
-	$(BIN)/python benchmarks/notebook_job.py --job digits
+# TFDS_DATA_DIR names the folder of prepared sets, for the accuracy of the cross-library job.
+bench: bench-peers
+	$(BIN)/python benchmarks/suite.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/page.py
+
+bench-peers: $(READY)
+	$(BIN)/python benchmarks/peers.py
+
+guard: $(READY)
+	$(BIN)/python benchmarks/guard.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,47 +1,368 @@
-"""The contenders of a benchmark must do one job, or their times mean nothing."""
+"""The benchmark: contenders must do one job, counts and ratios must be right, pages must hold the results.
 
+Oracles: one contender against another, closed-form counts of operations, ratios worked out by hand.
+"""
+
+import dataclasses
 import importlib
+import json
+import pathlib
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from benchmarks.contenders import Job
-from benchmarks.notebook_job import make_batches, make_parameters
+from benchmarks import floor, guard, page, peers, suite, tables, time_to_accuracy
+from benchmarks.jobs import JOBS, Job, Unsupported
+from benchmarks.worker import Worker
 
+pytestmark = pytest.mark.slow
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Unequal widths; float32, and Adam turns rounding of tiny gradients into differences near 1e-4.
-JOB = Job(widths=(12, 9, 7, 4), batch_size=8, num_inference_steps=6, activity_step_size=0.05)
+SMALL = {"batch_size": 8, "num_inference_steps": 6, "activity_step_size": 0.05}
+SMALL_JOBS = {
+    "tanh": Job("tanh", widths=(12, 9, 7, 4), **SMALL),
+    "sigmoid, decay": Job(
+        "sigmoid",
+        widths=(12, 9, 7, 4),
+        activation="sigmoid",
+        weight_decay=1e-2,
+        decay=0.5,
+        decay_every=2,
+        **SMALL,
+    ),
+    "residual": Job(
+        "residual",
+        model="residual",
+        widths=(12, 9, 9, 9, 9, 4),
+        activation="relu",
+        batch_size=8,
+        num_inference_steps=12,
+        activity_step_size=0.3,
+        learning_rate=0.01,
+    ),
+    "vgg5": Job(
+        "vgg5",
+        model="vgg5",
+        widths=(3, 4, 5, 6, 7, 10),
+        activation="gelu",
+        batch_size=4,
+        num_inference_steps=12,
+        activity_step_size=0.2,
+        weight_decay=1e-3,
+    ),
+}
 
 
-def trained(module):
-    contender = importlib.import_module(f"benchmarks.contenders.{module}").Contender(
-        JOB, make_parameters(JOB, 1)
+def contender(module, job):
+    return importlib.import_module(f"benchmarks.contenders.{module}").Contender(
+        job, job.make_parameters(1)
     )
-    contender.run(*make_batches(JOB, 5, 0))
-    return contender.parameters()
 
 
-@pytest.mark.parametrize("module", ["trainer", "notebook_loop", "notebook_equinox"])
-def test_predictive_coding_contenders_end_at_one_place(module):
-    start, expected = make_parameters(JOB, 1), trained("bare_scan")
-    for before, got, want in zip(start, trained(module), expected, strict=True):
-        for name in ("kernel", "bias"):
-            np.testing.assert_allclose(got[name], want[name], atol=3e-4)
-            assert np.abs(want[name] - before[name]).max() > 1e-3  # it has learned
+def trained(module, job):
+    """Parameters after five batches in two calls, which must go on with each other."""
+    made = contender(module, job)
+    inputs, targets = job.make_batches(5, 0)
+    made.run(inputs[:2], targets[:2])
+    made.run(inputs[2:], targets[2:])
+    return made.parameters()
 
 
-def test_backprop_is_another_rule():
-    same = [
-        np.allclose(got["kernel"], want["kernel"], atol=1e-6)
-        for got, want in zip(trained("backprop"), trained("bare_scan"), strict=True)
-    ]
-    assert not all(same)
+def differences(left, right):
+    return [np.abs(a[name] - b[name]).max() for a, b in zip(left, right, strict=True) for name in a]
 
 
-def test_the_page_on_choosing_inference_holds_the_results():
-    """Its tables are those that benchmarks/tables.py makes from the committed JSON."""
-    from benchmarks import tables
+class TestContenders:
+    @pytest.mark.parametrize("name", SMALL_JOBS)
+    def test_ours_ends_where_bare_jax_does(self, name):
+        job = SMALL_JOBS[name]
+        start, expected = job.make_parameters(1), trained("bare_scan", job)
+        assert max(differences(trained("pcflax", job), expected)) < 1e-4
+        assert min(differences(expected, start)) > 1e-3  # everything has learned
 
-    text = tables.PAGE.read_text()
-    assert tables.page(text) == text
-    assert tables.measured() in text
-    assert tables.mlp() in text
+    @pytest.mark.parametrize("module", ["notebook_loop", "notebook_equinox"])
+    def test_the_notebook_loops_end_there_too(self, module):
+        job = SMALL_JOBS["tanh"]
+        assert max(differences(trained(module, job), trained("bare_scan", job))) < 3e-4
+
+    @pytest.mark.parametrize("module", ["notebook_loop", "notebook_equinox", "flax_backprop"])
+    def test_what_cannot_be_expressed_is_refused_with_a_reason(self, module):
+        job = dataclasses.replace(SMALL_JOBS["tanh"], learns=False)
+        with pytest.raises(Unsupported, match=r"alone|no inference"):
+            contender(module, job)
+
+    def test_backprop_is_another_rule(self):
+        job = SMALL_JOBS["tanh"]
+        assert max(differences(trained("flax_backprop", job), trained("bare_scan", job))) > 1e-3
+
+    @pytest.mark.parametrize("name", SMALL_JOBS)
+    def test_they_predict_the_same(self, name):
+        job = SMALL_JOBS[name]
+        inputs = job.make_batches(1, 2)[0][0]
+        outputs = [
+            contender(module, job).predict(inputs)
+            for module in ("bare_scan", "pcflax", "flax_backprop")
+        ]
+        np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)
+        np.testing.assert_allclose(outputs[2], outputs[0], atol=1e-5)
+
+    @pytest.mark.parametrize("module", ["bare_scan", "pcflax"])
+    def test_inference_alone_leaves_the_parameters(self, module):
+        job = dataclasses.replace(SMALL_JOBS["tanh"], learns=False)
+        assert max(differences(trained(module, job), job.make_parameters(1))) == 0
+
+    def test_batches_of_another_size_are_refused(self):
+        job = SMALL_JOBS["tanh"]
+        inputs, targets = job.make_batches(2, 0)
+        with pytest.raises(ValueError, match=r"inputs: expected shape \(2, 8, 12\)"):
+            contender("pcflax", job).run(inputs[:, :4], targets)
+
+    def test_every_adapter_of_a_peer_has_its_pinned_requirements(self):
+        for peer in peers.PEERS:
+            assert (ROOT / f"benchmarks/contenders/{peer}.py").exists()
+            first, *lines = (ROOT / f"benchmarks/requirements/{peer}.txt").read_text().splitlines()
+            assert re.fullmatch(r"# python 3\.\d+", first)
+            packages = [line for line in lines if line and not line.startswith("#")]
+            assert packages
+            for line in packages:
+                assert "==" in line or re.search(r"@[0-9a-f]{7,40}$", line), line
+
+
+class TestJobs:
+    def test_the_rate_falls_in_stairs(self):
+        job = SMALL_JOBS["sigmoid, decay"]
+        rates = [job.learning_rate_at(iteration) for iteration in range(5)]
+        assert rates == [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4]
+
+    def test_an_epoch_holds_every_example_once_but_for_the_remainder(self):
+        job = Job("x", widths=(2, 3, 4), batch_size=4)
+        images = np.arange(22, dtype=np.float32).reshape(11, 2)
+        labels = np.arange(11) % 4
+        inputs, targets = job.epoch(images, labels, seed=0, number=0)
+        assert inputs.shape == (2, 4, 2)
+        seen = inputs[..., 0].ravel() / 2
+        assert len(set(seen)) == 8
+        assert np.array_equal(np.argmax(targets, -1).ravel(), seen % 4)
+        assert not np.array_equal(inputs, job.epoch(images, labels, 0, 1)[0])
+
+
+class TestFloor:
+    @pytest.mark.parametrize("steps", [2, 7])  # of one step XLA makes no loop, and merges it
+    def test_products_are_those_of_the_algorithm(self, steps):
+        """Start, T steps up and down above the clamped layer, learning; XLA lifts the first out."""
+        job = Job("x", widths=(20, 12, 16, 5), batch_size=8, num_inference_steps=steps)
+        cost = floor.count(floor.compiled_step(job))
+        flops = sum(times * 2 * np.prod(sizes) for (_, *sizes), times in cost.products.items())
+        first, second, third = 20 * 12, 12 * 16, 16 * 5
+        start, learning = first + second + third, first + 2 * (second + third)
+        # the start's prediction of the output is not needed where z_L is clamped
+        expected = start - third + steps * 2 * (second + third) + learning
+        assert flops == 2 * 8 * expected
+
+    def test_convolutions_count_their_windows(self):
+        job = dataclasses.replace(SMALL_JOBS["vgg5"], learns=False, num_inference_steps=0)
+        cost = floor.count(floor.compiled_step(job))
+        found = sum(
+            times * size for (kind, size, *_), times in cost.products.items() if kind[0] == "c"
+        )
+        side, expected = 32, 0
+        for below, above in ((3, 4), (4, 5), (5, 6), (6, 7)):
+            expected += 2 * 4 * side * side * 9 * below * above
+            side //= 2
+        assert found == expected
+
+    def test_a_program_moves_at_least_what_goes_in_and_out(self):
+        job = SMALL_JOBS["tanh"]
+        parameters = sum(leaf.nbytes for layer in job.make_parameters(0) for leaf in layer.values())
+        assert floor.count(floor.compiled_step(job)).bytes > 6 * parameters  # Adam's two moments
+
+
+class TestWorker:
+    def test_it_answers_as_the_suite_asks(self):
+        job = dataclasses.replace(JOBS["tiny"], iterations=5)
+        found = suite.time_job(job, ["pcflax", "bare_scan", "notebook_loop"], 3, lambda text: None)
+        assert set(found["contenders"]) == {"pcflax", "bare_scan", "notebook_loop"}
+        for record in found["contenders"].values():
+            assert len(record["seconds"]) == 3
+            assert min(record["seconds"]) > 0
+            assert record["memory_peak"] >= record["memory_before"] > 1e7
+            assert record["versions"]["jax"]
+        low, middle, high = suite.ratios(found, "pcflax")
+        assert low == middle == high == 1
+
+    def test_what_cannot_run_is_named_with_the_reason(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(peers, "FOLDER", tmp_path)
+        (tmp_path / "pcx").mkdir()
+        (tmp_path / "pcx/failed.txt").write_text("not installed: no network\n")
+        job = dataclasses.replace(JOBS["inference"], iterations=2)
+        found = suite.time_job(job, ["pcx", "fabricpc", "flax_backprop"], 1, lambda text: None)
+        assert found["missing"] == {
+            "pcx": "not installed: no network",
+            "fabricpc": "not installed: make bench-peers",
+            "flax_backprop": "backpropagation has no inference",
+        }
+        assert found["contenders"] == {}
+
+    def test_alone_it_prints_one_json_object(self, tmp_path):
+        suite.write_data(tmp_path / "digits.npz", "digits", None)
+        command = "benchmarks/worker.py bare_scan --job tiny --iterations 5 --rounds 2 --epochs 2"
+        done = subprocess.run(
+            [sys.executable, *command.split(), "--data", str(tmp_path / "digits.npz")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        record = json.loads(done.stdout)
+        assert record["name"].startswith("bare jax")
+        assert len(record["seconds_an_iteration"]) == 2
+        assert [point["iteration"] for point in record["curve"]] == [44, 88]
+        assert record["curve"][-1]["accuracy"] > 70
+
+    def test_an_epoch_in_parts_is_the_same_epoch(self, tmp_path):
+        suite.write_data(tmp_path / "digits.npz", "digits", None)
+        ends = []
+        for parts in (1, 4):
+            worker = Worker("bare_scan", JOBS["tiny"])
+            worker.load(str(tmp_path / "digits.npz"))
+            curve = worker.epoch(0, parts)["curve"]
+            assert len(curve) == parts
+            ends.append(curve[-1]["accuracy"])
+        assert ends[0] == ends[1]
+
+
+def record_of(**seconds):
+    """A results file with one job."""
+    contenders = {
+        name: {"name": name, "rule": "pc", "seconds": times} for name, times in seconds.items()
+    }
+    return {"jobs": {"job": {"contenders": contenders}}}
+
+
+class TestSuite:
+    def test_ratios_are_within_rounds(self):
+        record = record_of(pcflax=[1.0, 2.0, 4.0], other=[3.0, 4.0, 4.0])["jobs"]["job"]
+        assert suite.ratios(record, "other") == (1.0, 2.0, 3.0)
+
+    def test_two_runs_agree_where_each_median_is_in_the_others_range(self, capsys):
+        from rich.console import Console
+
+        one = record_of(pcflax=[1.0, 1.0, 1.0], other=[1.9, 2.0, 2.1])
+        near = record_of(pcflax=[1.0, 1.0, 1.0], other=[1.95, 2.05, 2.2])
+        far = record_of(pcflax=[1.0, 1.0, 1.0], other=[2.5, 2.6, 2.7])
+        assert suite.agreement(near, one, Console())
+        assert not suite.agreement(far, one, Console())
+        assert "DIFFERS" in capsys.readouterr().out
+
+    def test_a_peer_that_cannot_be_installed_leaves_its_reason(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr(peers, "FOLDER", tmp_path)
+        monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+        monkeypatch.setattr(peers, "find_python", lambda version: None)
+        monkeypatch.setattr(sys, "argv", ["peers.py", "jpc"])
+        peers.main()
+        assert "no Python 3." in capsys.readouterr().out
+        assert "no Python 3." in peers.why_missing("jpc")
+
+    def test_a_failing_command_is_told_by_its_error(self):
+        with pytest.raises(RuntimeError, match=r"^ERROR: no such package$"):
+            peers.run(
+                sys.executable,
+                "-c",
+                "import sys; sys.exit('WARNING: x\\nERROR: no such package\\nnote: y')",
+            )
+
+
+class TestGuard:
+    @pytest.mark.parametrize(
+        ("ratios", "code"), [([1.1], 0), ([1.6, 1.2], 0), ([1.6, 1.5, 1.7], 1)]
+    )
+    def test_the_least_of_three_counts(self, monkeypatch, ratios, code):
+        left = list(ratios)
+        monkeypatch.setattr(guard, "measure", lambda *a: left.pop(0))
+        monkeypatch.setattr(sys, "argv", ["guard.py"])
+        assert guard.main() == code
+        assert left == []
+
+    def test_it_measures_both(self):
+        job = dataclasses.replace(JOBS["tiny"], widths=(64, 8, 10))
+        assert 0.01 < guard.measure(job, 5, 2) < 1000
+
+
+class TestTimeToAccuracy:
+    POINTS = (
+        {"iteration": 25, "seconds": 0.5, "accuracy": 94.0},
+        {"iteration": 50, "seconds": 1.0, "accuracy": 95.5},
+        {"iteration": 75, "seconds": 1.5, "accuracy": 95.0},
+    )
+
+    def test_the_first_point_counts(self):
+        assert time_to_accuracy.reached(list(self.POINTS), 95.0)["iteration"] == 50
+        assert time_to_accuracy.reached(list(self.POINTS), 98.0) is None
+
+    def test_candidates_are_ordered_by_the_higher_accuracy_first(self):
+        slow = [{"seconds": 9.0, "accuracy": 98.0}]
+        assert time_to_accuracy.order(slow) < time_to_accuracy.order(list(self.POINTS))
+        assert time_to_accuracy.order(list(self.POINTS)) < time_to_accuracy.order([])
+
+    def test_the_comparison_counts_compilation_apart(self):
+        record = {
+            "notebook": [{"seconds": 8.0, "accuracy": 95.0}],
+            "notebook_compile": [1.0],
+            "fast": [{"seconds": 0.4}],
+            "fast_compile": [0.5],
+        }
+        text = time_to_accuracy.sentence(record)
+        assert "20.0 times sooner" in text
+        assert "it is 10.0 times" in text
+        record["fast"] = [None]
+        assert "did not reach" in time_to_accuracy.sentence(record)
+
+    def test_every_rule_trains(self):
+        settings = {
+            name: dataclasses.replace(setting, batch_size=32)
+            for name, setting in (time_to_accuracy.RULES | time_to_accuracy.FIXED).items()
+        }
+        import pcflax as pc
+
+        whole, test = pc.data.load("digits"), pc.data.load("digits", split="test", batch_size=360)
+
+        def data(batch_size, seed):
+            return time_to_accuracy.replaced(whole, batch_size=batch_size, seed=seed)
+
+        for name, setting in settings.items():
+            found = time_to_accuracy.train(setting, data, test, 0, 25)
+            assert found["points"][0]["iteration"] == 25, name
+            assert found["points"][0]["accuracy"] > 50, name
+
+
+class TestPages:
+    def test_the_page_of_benchmarks_is_made_of_the_results_byte_for_byte(self):
+        text, images = page.page()
+        assert page.PAGE.read_text() == text
+        again = page.page()
+        assert again == (text, images)
+        assert images
+        for name, data in images.items():
+            committed = (page.IMAGES / name).read_bytes()
+            version = re.search(rb"Matplotlib v[\d.]+", data)[0]
+            if version in committed:  # another version draws other bytes
+                assert committed == data, name
+
+    def test_the_page_names_every_contender(self):
+        text, _ = page.page()
+        for record in json.loads((page.RESULTS / "suite-cpu.json").read_text())["jobs"].values():
+            for found in record["contenders"].values():
+                assert found["name"] in text
+            for name, reason in record["missing"].items():
+                assert f"| {name} |" in text
+                assert reason in text
+
+    def test_the_page_on_choosing_inference_holds_the_results(self):
+        """Its tables are those that benchmarks/tables.py makes from the committed JSON."""
+        text = tables.PAGE.read_text()
+        assert tables.page(text) == text
+        assert tables.measured() in text
+        assert tables.mlp() in text

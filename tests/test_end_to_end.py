@@ -56,12 +56,6 @@ def test_notebook_job_on_mnist_meets_the_published_curve(data_dir):
     assert curve[500] >= 0.948
 
 
-def test_benchmark_runs():
-    done = run("benchmarks/notebook_job.py", "--quick", "--job", "digits")
-    assert "pcflax Trainer" in done.stdout
-    assert "bare scan" in done.stdout
-
-
 @pytest.mark.parametrize("base", ["wraps", "overrides"])
 def test_a_layer_in_a_users_own_file_trains_saves_and_restores(tmp_path, base):
     """The promise to researchers: subclass PCLayer, and write nothing else."""

@@ -1,70 +1,49 @@
-"""What every benchmark contender is given and must answer: one job, one protocol.
+"""What a contender is: one file a contender, each with a class `Contender` of this protocol.
 
-The job is the one of the notebook that the project starts from: a multilayer perceptron
-mu_l = tanh(z_{l-1} K_l + b_l), without tanh in the last layer, trained on one-hot targets with
-squared errors and Adam. All contenders start from the same parameters and see the same batches,
-so that they differ in their code alone. Next file to read: `notebook_loop.py`.
+`benchmarks/worker.py` runs one of them in an environment of its own, so this package imports nothing but
+the jobs. A peer is driven through its public API with its whole training step jitted, one call a batch.
+Where a class `Tuned` stands beside it, that goes beyond what the library offers its users: K steps scanned
+in one call, to see how far it could go. Next file to read: `notebook_loop.py`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-Parameters = list[dict[str, np.ndarray]]
+from benchmarks.jobs import Job, Parameters, Unsupported
 
-
-@dataclass(frozen=True)
-class Job:
-    """The training job. The activation is tanh after every layer but the last.
-
-    Attributes:
-        widths: features of the input, of each hidden layer and of the output.
-        batch_size: examples in a batch, B.
-        num_inference_steps: gradient steps on the activities for each batch.
-        activity_step_size: step on each example's own energy 1/2 sum_l ||z_l - mu_l||^2. The
-            notebook descends the batch mean without the 1/2 at the rate 0.1, which here is
-            2 * 0.1 / 64 = 0.003125. Backpropagation ignores it.
-        learning_rate: Adam's, with optax's other defaults.
-    """
-
-    widths: tuple[int, ...] = (784, 300, 300, 10)
-    batch_size: int = 64
-    num_inference_steps: int = 20
-    activity_step_size: float = 0.003125
-    learning_rate: float = 1e-3
-
-    def check_batches(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        """Raise ValueError unless inputs are (K, B, widths[0]) and targets (K, B, widths[-1])."""
-        for name, array, width in (
-            ("inputs", inputs, self.widths[0]),
-            ("targets", targets, self.widths[-1]),
-        ):
-            expected = (len(inputs), self.batch_size, width)
-            if array.shape != expected:
-                raise ValueError(
-                    f"{name}: expected shape {expected} (batches, batch_size, features), got "
-                    f"{array.shape}; cut the data into batches of the job's batch_size."
-                )
+__all__ = ["Contender", "Job", "Parameters", "Unsupported"]
 
 
 class Contender(Protocol):
-    """One implementation of the job; each module of this package has a class of this name."""
+    """One implementation of the jobs.
+
+    Attributes:
+        name: in tables.
+        packages: distributions whose versions are reported.
+        rule: "pc", or "backprop" for the price of not inferring activities.
+    """
 
     name: str
+    packages: tuple[str, ...]
+    rule: str
 
-    def __init__(self, job: Job, parameters: Sequence[dict[str, np.ndarray]]) -> None:
-        """Copy the parameters, one {"kernel": (in, out), "bias": (out,)} a layer, float32."""
+    def __init__(self, job: Job, parameters: Parameters) -> None:
+        """Copy the parameters (float32, as `Job.make_parameters` makes them).
+
+        Raises:
+            Unsupported: for a job that the library cannot express.
+        """
         ...
 
     def run(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Train on K batches in order, and return when the device is done.
 
-        Parameters and optimizer state carry over from call to call.
+        Parameters, optimizer state and the count of iterations carry over from call to call. With
+        `job.learns` False, infer the activities of every batch and leave the parameters.
 
         Args:
-            inputs: float32, (K, batch, features).
+            inputs: float32, (K, batch, *job.input_shape).
             targets: float32, one-hot, (K, batch, classes).
         """
         ...
@@ -74,5 +53,5 @@ class Contender(Protocol):
         ...
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the feedforward outputs (batch, classes) of inputs (batch, features)."""
+        """Return the feedforward outputs (batch, classes) of inputs (batch, *job.input_shape)."""
         ...

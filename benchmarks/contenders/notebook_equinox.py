@@ -5,19 +5,17 @@ the two departures from the notebook, which hold here too); what it adds is what
 pays for at each call: Equinox takes the model apart and puts it together around every jitted function.
 """
 
-from collections.abc import Sequence
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import Job
-from .notebook_loop import ADAM_EPSILON
+from . import Job, Parameters
+from .notebook_loop import ADAM_EPSILON, check_job
 
 
-def make_model(parameters: Sequence[dict[str, np.ndarray]]) -> list[eqx.nn.Sequential]:
+def make_model(parameters: Parameters) -> list[eqx.nn.Sequential]:
     """One Sequential a layer, with these kernels (in, out) and biases (out,)."""
     model = []
     for index, layer in enumerate(parameters):
@@ -70,9 +68,12 @@ class Contender:
     """The notebook's loop over batches and inference steps, in Python, over Equinox modules."""
 
     name = "notebook loop (Equinox)"
+    packages = ("jax", "jaxlib", "equinox", "optax")
+    rule = "pc"
 
-    def __init__(self, job: Job, parameters: Sequence[dict[str, np.ndarray]]) -> None:
+    def __init__(self, job: Job, parameters: Parameters) -> None:
         """Build the model with these parameters and start Adam's state."""
+        check_job(job)
         self.job = job
         self.model = make_model(parameters)
         self.activity_optimizer = optax.sgd(job.activity_step_size * job.batch_size / 2)
@@ -98,7 +99,7 @@ class Contender:
             (eqx.filter(self.model, eqx.is_array), self.optimizer_state, self.train_loss)
         )
 
-    def parameters(self) -> list[dict[str, np.ndarray]]:
+    def parameters(self) -> Parameters:
         """Return the parameters, copied: {"kernel": (in, out), "bias": (out,)} a layer."""
         return [
             {"kernel": np.array(layer[0].weight).T.copy(), "bias": np.array(layer[0].bias)}

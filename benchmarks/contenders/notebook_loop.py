@@ -17,7 +17,6 @@ the state is kept, so that all contenders do the same job. (3) Layers are dicts,
 modules, so what `eqx.filter_jit` costs at each call is not timed. Next: `bare_scan.py`.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import Job
+from . import Job, Parameters, Unsupported
 
 Array = jax.Array | np.ndarray
 Layer = dict[str, jax.Array]
@@ -65,13 +64,22 @@ def mean_energy(
     return total / targets.shape[0]
 
 
+def check_job(job: Job) -> None:
+    """Raise Unsupported for a job that is not the notebook's."""
+    if job.model != "mlp" or job.activation != "tanh" or job.weight_decay or not job.learns:
+        raise Unsupported("it is the notebook's job alone: tanh, Adam")
+
+
 class Contender:
     """The notebook's loop over batches and inference steps, in Python."""
 
-    name = "notebook loop (jit per inference step)"
+    name = "notebook loop (plain jax)"
+    packages = ("jax", "jaxlib", "optax")
+    rule = "pc"
 
-    def __init__(self, job: Job, parameters: Sequence[dict[str, np.ndarray]]) -> None:
+    def __init__(self, job: Job, parameters: Parameters) -> None:
         """Copy the parameters and make the two jitted steps (compiled at their first call)."""
+        check_job(job)
         self.job = job
         self.model = [{name: jnp.array(leaf) for name, leaf in p.items()} for p in parameters]
         self.activity_optimizer = optax.sgd(job.activity_step_size * job.batch_size / 2)
@@ -109,7 +117,7 @@ class Contender:
             )
         jax.block_until_ready((self.model, self.optimizer_state, self.train_loss))
 
-    def parameters(self) -> list[dict[str, np.ndarray]]:
+    def parameters(self) -> Parameters:
         """Return the parameters, copied: {"kernel": (in, out), "bias": (out,)} a layer."""
         return [{name: np.array(leaf) for name, leaf in layer.items()} for layer in self.model]
 

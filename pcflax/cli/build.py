@@ -187,9 +187,12 @@ def build_trainer(
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
+    rate: Any = options.learning_rate
+    if options.decay_steps is not None:
+        rate = optax.linear_schedule(rate, 0.0, options.decay_steps)
     return pc.Trainer(
         build_network(options, spec),
-        optax.adam(options.learning_rate),
+        optax.adam(rate),
         learning=build_learning(options),
         checkpoints=pc.Checkpoints(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from .options import EvaluateOptions, InspectOptions, TrainOptions, read_config
+from .options import EvaluateOptions, InspectOptions, TrainOptions, preset, read_config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,15 +68,24 @@ def _run(arguments: list[str]) -> None:
 
 
 def _defaults(arguments: list[str]) -> TrainOptions:
-    """The defaults of `train`: those of the run that is resumed, where one is named."""
-    if arguments[:1] != ["train"] or "--resume" not in arguments:
+    """The defaults of `train`: those of the preset, or of the run that is resumed, where one is named."""
+    if arguments[:1] != ["train"]:
         return TrainOptions()
+    run_dir = _value_of("run-dir", arguments)
+    if "--resume" in arguments and run_dir is not None:
+        return read_config(Path(run_dir))
+    return preset(_value_of("preset", arguments) or "notebook")
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """What the command line gives an option, before it is parsed."""
+    flags = (f"--{option}", f"--{option.replace('-', '_')}")
     for position, argument in enumerate(arguments):
-        if argument in ("--run-dir", "--run_dir") and position + 1 < len(arguments):
-            return read_config(Path(arguments[position + 1]))
-        if argument.startswith(("--run-dir=", "--run_dir=")):
-            return read_config(Path(argument.partition("=")[2]))
-    return TrainOptions()
+        if argument in flags and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(tuple(f"{flag}=" for flag in flags)):
+            return argument.partition("=")[2]
+    return None
 
 
 def _sentence(error: Exception) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from pcflax.typing import PyTree
@@ -95,6 +94,8 @@ class StreamDataset(Dataset):
         return items
 
     def _open(self, start: int) -> Iterator[PyTree]:
+        import grain  # half a second, which only streaming needs
+
         options = grain.ReadOptions(
             num_threads=self.num_threads, prefetch_buffer_size=_READ_AHEAD * self.batch_size
         )

@@ -106,3 +106,14 @@ def check_arrays(
                 f"the checkpoint has {kind} '{name}' of shape {tuple(stored[name].shape)}, which the "
                 f"{owner} lacks; {remedy}"
             )
+
+
+@jax.jit
+def copied(tree: PyTree) -> PyTree:
+    """A copy of every array, in one call."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def as_arrays(tree: PyTree) -> PyTree:
+    """The same tree with every leaf an array (some optax states hold Python numbers)."""
+    return jax.tree.map(jnp.asarray, tree)

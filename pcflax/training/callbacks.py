@@ -24,11 +24,17 @@ class Callback:
     `on_progress`, which comes after every compiled call and is for displays). What a callback changes
     in the network, in `trainer.optimizer_state` or by `trainer.restore()` is trained on from there.
 
+    Attributes:
+        reads_network: False where `on_log` and `on_measure` look at their arguments only, as loggers do;
+            then the network need not be written for them, and training does not wait.
+
     >>> import pcflax as pc
     >>> class Printer(pc.Callback):
     ...     def on_evaluate(self, trainer, step, metrics):
     ...         print(step, metrics)
     """
+
+    reads_network: bool = True
 
     def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
         """Training begins at `trainer.step` and will go on until `num_steps`."""
@@ -56,6 +62,7 @@ class Callback:
 
 
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+_DEFAULTS = tuple(getattr(Callback, event) for event in EVENTS)
 
 
 class CallbackList:
@@ -83,11 +90,16 @@ class CallbackList:
                     f"{kind} is no callback: expected some of the methods {', '.join(EVENTS)}"
                 )
 
-    def listens(self, event: str) -> bool:
-        """Whether any callback has a method of its own for this event."""
-        methods = (getattr(callback, event, None) for callback in self.callbacks)
+    def listens(self, *events: str, to_network: bool = False) -> bool:
+        """Whether any callback has a method of its own for one of these events, and reads the network."""
+        methods = (
+            getattr(callback, event, None)
+            for callback in self.callbacks
+            for event in events
+            if not to_network or getattr(callback, "reads_network", True)
+        )
         return any(
-            method is not None and getattr(method, "__func__", None) is not getattr(Callback, event)
+            method is not None and getattr(method, "__func__", None) not in _DEFAULTS
             for method in methods
         )
 

@@ -5,22 +5,39 @@ Shapes go through the network without being computed, so nothing is compiled and
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.learning.base import prediction_of
-from pcflax.networks import SplitNetwork
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.typing import PyTree
 
+from .checkpoints import Checkpoints
 from .loop import MetricFunctions
 
 
-def check_learning(learning: AbstractLearning) -> None:
-    """Refuse a rule that cannot be hashed."""
+def check_parts(
+    network: AbstractPCNetwork,
+    optimizer: optax.GradientTransformation,
+    learning: AbstractLearning,
+    checkpoints: Checkpoints | None,
+) -> None:
+    """Refuse what a Trainer cannot be made of, and a rule that cannot be hashed or does not fit."""
+    for argument, value, kind, example in (
+        ("network", network, AbstractPCNetwork, "pc.PCNetwork([...])"),
+        ("optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)"),
+        ("learning", learning, AbstractLearning, "pc.learning.PredictiveCoding(...)"),
+        ("checkpoints", checkpoints, Checkpoints | None, "pc.Checkpoints('runs/mnist')"),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"Trainer expected {argument} such as {example}, got {value!r}")
     try:
         hash(learning)
     except TypeError:
@@ -28,6 +45,7 @@ def check_learning(learning: AbstractLearning) -> None:
             f"{type(learning).__name__} cannot be hashed, which finding its compiled program needs; "
             f"make it (and what it holds) a @dataclasses.dataclass(frozen=True)"
         ) from None
+    learning.check(network)
 
 
 def check_metric_names(names: Iterable[str]) -> None:
@@ -66,26 +84,29 @@ def check_data(
     """Run one batch's shapes through network and metrics."""
     check_is_dataset(data, role)
     spec = data.spec()
-
-    def check(inputs, targets):
-        bound = network.bind()
-        bound.set_activities(bound.start(inputs, targets))
-        batch = next(iter(bound.energies(inputs).values())).shape[:1]
-        prediction = prediction_of(bound, inputs, batch[0])
-        if targets is None:
-            return
-        for name, metric in metrics(data):
-            shape = jnp.shape(metric(prediction, targets))
-            if shape != batch:
-                raise ValueError(
-                    f"metric '{name}' returned shape {shape}, expected one number an example, {batch}"
-                )
-
     try:
-        jax.eval_shape(check, spec.inputs, spec.targets)
+        _run_shapes.eval_shape(network, spec.inputs, spec.targets, metrics=metrics(data))
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"the {role} '{data.name}' does not fit the network: {error}") from error
+
+
+@functools.partial(jax.jit, static_argnames="metrics")  # whose cache knows what was checked before
+def _run_shapes(
+    network: SplitNetwork, inputs: PyTree, targets: PyTree, *, metrics: MetricFunctions
+) -> None:
+    bound = network.bind()
+    bound.set_activities(bound.start(inputs, targets))
+    batch = next(iter(bound.energies(inputs).values())).shape[:1]
+    prediction = prediction_of(bound, inputs, batch[0])
+    if targets is None:
+        return
+    for name, metric in metrics:
+        shape = jnp.shape(metric(prediction, targets))
+        if shape != batch:
+            raise ValueError(
+                f"metric '{name}' returned shape {shape}, expected one number an example, {batch}"
+            )
 
 
 def total_steps(data: Dataset, epochs: int | None, num_steps: int | None) -> int:

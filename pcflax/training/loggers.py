@@ -29,6 +29,8 @@ class ConsoleLogger(Callback):
         console: rich's console; standard output unless given.
     """
 
+    reads_network = False
+
     def __init__(self, console: Console | None = None):
         self.console = console or Console()
         self._progress: Progress | None = None
@@ -89,6 +91,8 @@ class JSONLinesLogger(Callback):
         path: the file; it is made with its folder.
     """
 
+    reads_network = False
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._file: Any = None
@@ -120,6 +124,8 @@ class TensorBoardLogger(Callback):
     Args:
         directory: the folder that `tensorboard --logdir` is given.
     """
+
+    reads_network = False
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)

@@ -99,6 +99,7 @@ def reseeded(network: SplitNetwork, key: PRNGKey) -> SplitNetwork:
     return network.replace(other=jax.tree.unflatten(structure, streams))
 
 
+@functools.partial(jax.jit, static_argnames="recipe", inline=True)  # which traces it once
 def learn(
     state: TrainState, batch: Batch, key: PRNGKey, recipe: Recipe
 ) -> tuple[TrainState, dict[str, Array], Bool[Array, ""]]:

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,12 @@ from flax import nnx
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, split
-from pcflax.typing import MetricFunction, PyTree
+from pcflax.typing import MetricFunction
 
 from .arrays import (
+    as_arrays,
     check_arrays,
+    copied,
     flatten,
     network_arrays,
     unflatten,
@@ -36,7 +38,7 @@ from .arrays import (
 from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints, CheckpointWarning
-from .checks import check_data, check_keep_best, check_learning, check_metric_names, total_steps
+from .checks import check_data, check_keep_best, check_metric_names, check_parts, total_steps
 from .errors import NonFiniteEnergyError, non_finite_error
 from .evaluation import evaluate, predict
 from .history import History
@@ -56,6 +58,17 @@ from .signals import SignalCatcher
 # A call is made about this long: short enough for a smooth progress bar and a prompt stop, long enough
 # that Python's share of the time is small.
 _SECONDS_A_CALL = 0.25
+# Where no callback reads the network it is written this often, so that a fault loses no more.
+_SECONDS_A_WRITE = 1.0
+
+
+class Written(NamedTuple):
+    """What the objects were given last: of which step, which arrays, what was not yet logged, when."""
+
+    step: int
+    arrays: list
+    pending: dict[str, list[float]]
+    clock: float
 
 
 class Trainer:
@@ -106,16 +119,7 @@ class Trainer:
         seed: int = 0,
         progress: bool = True,
     ):
-        for argument, value, kind, example in (
-            ("network", network, AbstractPCNetwork, "pc.PCNetwork([...])"),
-            ("optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)"),
-            ("learning", learning, AbstractLearning, "pc.learning.PredictiveCoding(...)"),
-            ("checkpoints", checkpoints, Checkpoints | None, "pc.Checkpoints('runs/mnist')"),
-        ):
-            if not isinstance(value, kind):
-                raise TypeError(f"Trainer expected {argument} such as {example}, got {value!r}")
-        check_learning(learning)
-        learning.check(network)
+        check_parts(network, optimizer, learning, checkpoints)
         self.network = network
         self.optimizer = optimizer
         self.learning = learning
@@ -135,8 +139,9 @@ class Trainer:
         self._knows_folder = False  # whether the checkpoints there are ours: restored or written
         self._activities: dict = {}
         self._stop_asked = False
-        self._written_step = 0  # the step that the network's parameters are of, during fit
-        self._written: list | None = None  # the arrays then put into the objects
+        self._written = Written(0, [], {}, 0.0)
+        self._recipe: Recipe | None = None  # of the newest fit
+        self._shows_network = self.callbacks.listens("on_log", "on_measure", to_network=True)
 
     # Training.
 
@@ -239,7 +244,8 @@ class Trainer:
         self._measured = recipe.metrics
         key, constants, capacity = jax.random.key(self.seed), data.constants(), call_capacity(data)
         state = self._initial_state(data, recipe)
-        self.steps_per_second = None
+        if recipe != self._recipe:  # another program
+            self._recipe, self.steps_per_second = recipe, None
         first_step = self.step
         try:
             while self.step < calendar.total and not self._stop_asked:
@@ -265,7 +271,7 @@ class Trainer:
                     raise non_finite_error(self.step + 1, found, self._last_good())
                 if self._tell(state, eval_data, calendar, signals):
                     break
-                if self._written_step == self.step and self._objects_changed():
+                if self._written.step == self.step and self._objects_changed():
                     # callbacks were told, and acted: on parameters, or by going back
                     state, key = self._initial_state(data, recipe), jax.random.key(self.seed)
         except BaseException:
@@ -287,9 +293,10 @@ class Trainer:
         due = {
             event for event in ("log", "evaluate", "save", "epoch") if calendar.is_due(event, step)
         }
-        if due or self._stop_asked:
-            # Each event sees the network as of this step; the copy costs little beside a call.
-            self._write_back(state)
+        waited = time.perf_counter() - self._written.clock > _SECONDS_A_WRITE
+        ending = self._stop_asked or step >= calendar.total
+        if ending or due - {"log"} or (due and (waited or self._shows_network)):
+            self._write_back(state)  # who is told next sees the network as of this step
         if "log" in due:
             self._log()
         if eval_data is not None and "evaluate" in due and self.step == step:
@@ -299,7 +306,7 @@ class Trainer:
         if self.step != step:
             return self._stop_asked
         stopping = self._stop_asked or signals.caught is not None
-        if stopping and self._written_step != step:
+        if stopping and self._written.step != step:
             self._write_back(state)  # the stop was asked for since
         if "save" in due or (stopping and calendar.save is not None):
             self._save()
@@ -314,19 +321,16 @@ class Trainer:
             self._write_back(state)
             return
         # Interrupted within a call, whose input was donated: back to what was written last.
-        ahead = self.step - self._written_step
-        if ahead:
-            self._pending = {name: column[:-ahead] for name, column in self._pending.items()}
-        self.step = self._written_step
+        self.step, rows = self._written.step, self.history.rows
+        self.history.rows = [row for row in rows if row["step"] <= self.step]
+        at_step = {name for row in rows if row["step"] == self.step for name in row}
+        logged = any(name.startswith("train/") for name in at_step)
+        self._pending = {} if logged else self._written.pending
 
     def _objects_changed(self) -> bool:
         """Whether user code has changed network, optimizer state or step since they were written."""
-        if self._written is None:
-            return False
-        now = self._object_leaves()
-        return len(now) != len(self._written) or any(
-            left is not right for left, right in zip(now, self._written, strict=True)
-        )
+        now, then = self._object_leaves(), self._written.arrays
+        return bool(then) and (len(now) != len(then) or any(map(operator.is_not, now, then)))
 
     def _object_leaves(self) -> list:
         network = split(self.network)
@@ -397,7 +401,7 @@ class Trainer:
         parameters, other = network_arrays(self.network)
         check_arrays("parameter", stored.sections["parameters"], parameters)
         check_arrays("state", stored.sections["other"], other)
-        optimizer_state = _as_arrays(self.optimizer_state)
+        optimizer_state = as_arrays(self.optimizer_state)
         check_arrays(
             "optimizer state",
             stored.sections["optimizer"],
@@ -413,7 +417,7 @@ class Trainer:
         self.network.set_activities(self._activities)
         self.optimizer_state = unflatten(optimizer_state, stored.sections["optimizer"])
         self.step, self.seed = stored.step, stored.meta["seed"]
-        self._written_step = self.step
+        self._written = self._written._replace(step=self.step)
         self.history = History(stored.meta["history"])
         self._pending = {name: list(column) for name, column in stored.meta["pending"].items()}
         self._data_description = self._restored_data = stored.meta["data"]
@@ -448,7 +452,7 @@ class Trainer:
             self.step,
             {
                 "parameters": parameters,
-                "optimizer": flatten(_as_arrays(self.optimizer_state)),
+                "optimizer": flatten(as_arrays(self.optimizer_state)),
                 "other": other,
                 "activities": dict(self._activities),
             },
@@ -485,20 +489,24 @@ class Trainer:
             )
             activities = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
         state = TrainState(
-            network, _as_arrays(self.optimizer_state), jnp.int32(self.step), activities
+            network, as_arrays(self.optimizer_state), jnp.int32(self.step), activities
         )
-        self._written_step, self._written = self.step, self._object_leaves()
+        self._remember_written()
         # The loop's state is donated: what the network and its user hold must not go with it.
-        return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+        return copied(state)
 
     def _write_back(self, state: TrainState) -> None:
         """Copies of the loop's arrays into the objects, which outlive the next donation."""
-        copy = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+        copy = copied(state)
         nnx.update(self.network, copy.network.parameters, copy.network.other)
         self.optimizer_state = copy.optimizer_state
         self._activities = copy.activities
         self.network.set_activities(copy.activities)
-        self._written_step, self._written = self.step, self._object_leaves()
+        self._remember_written()
+
+    def _remember_written(self) -> None:
+        pending = {name: list(column) for name, column in self._pending.items()}
+        self._written = Written(self.step, self._object_leaves(), pending, time.perf_counter())
 
     def _log(self) -> None:
         columns = {name: column for name, column in self._pending.items() if column}
@@ -537,8 +545,3 @@ class Trainer:
     def _last_good(self) -> str:
         path = self.checkpoints.latest_good() if self.checkpoints is not None else None
         return f"the last good checkpoint is {path}" if path else "there is no checkpoint"
-
-
-def _as_arrays(tree: PyTree) -> PyTree:
-    """The same tree with every leaf an array (some optax states hold Python numbers)."""
-    return jax.tree.map(jnp.asarray, tree)

@@ -22,6 +22,7 @@ from scipy import special
 import pcflax as pc
 from pcflax.cli import inspect as inspect_verb
 from pcflax.cli.main import main
+from pcflax.cli.options import PRESETS, TrainOptions, preset
 from pcflax.data.digits import read_digits
 
 # 64 -> 16 -> 10, two evaluations, two checkpoints.
@@ -208,6 +209,50 @@ def forward(run_dir):
         if index < len(layers) - 1:
             activity = np.tanh(activity)
     return activity, labels
+
+
+class TestPreset:
+    def options(self, run_dir):
+        return json.loads((run_dir / "config.json").read_text())["options"]
+
+    def test_fast_is_a_set_of_defaults_which_other_options_go_over(self, tmp_path):
+        run_dir = train(tmp_path / "run", "--preset", "fast", "--learning-rate", "0.01")
+        options = self.options(run_dir)
+        assert options["preset"] == "fast"
+        assert options["learning_rate"] == 0.01
+        assert options["num_steps"] == 20  # of SMALL
+        for name, value in PRESETS["fast"].items():
+            if name not in ("learning_rate", "num_steps"):
+                assert options[name] == value
+
+    def test_it_resumes_bitwise(self, tmp_path):
+        whole = train(tmp_path / "whole", "--preset=fast")
+        part = train(tmp_path / "part", "--preset=fast", "--num-steps", "10")
+        main(["train", "--run-dir", str(part), "--resume", "--num-steps", "20"])
+        assert digest(part) == digest(whole)
+
+    def test_after_the_decay_nothing_is_learned(self, tmp_path):
+        energies = []
+        for name, steps in (("short", "10"), ("long", "20")):
+            run_dir = train(tmp_path / name, "--decay-steps", "10", "--num-steps", steps)
+            energies.append(last_eval(run_dir)["energy"])
+        assert energies[0] == energies[1]
+
+    def test_the_notebooks_preset_changes_nothing(self):
+        assert preset("notebook") == TrainOptions()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--preset", "fats"], "expected --preset notebook or fast, got fats"),
+            (["--decay-steps", "0"], "expected --decay-steps of at least 1, got 0"),
+        ],
+    )
+    def test_refusals(self, tmp_path, capsys, options, message):
+        with pytest.raises(SystemExit) as stop:
+            train(tmp_path / "run", *options)
+        assert stop.value.code == 1
+        assert message in capsys.readouterr().err
 
 
 class TestEvaluate:

@@ -655,3 +655,58 @@ def test_results_keep_the_networks_order():
     result = network.infer(jnp.ones((2, 3)), jnp.ones((2, 2)), inference=inference, trace=True)
     for part in (result.activities, result.energies, result.trace.energies):
         assert list(part) == ["z", "a", "m"]
+
+
+@pytest.mark.parametrize("log_every", [2, 4])
+def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_every):
+    """The state of a failing call is donated and gone: network, step and rows are those before it."""
+
+    def fit(trainer):
+        return trainer.fit(
+            digits(), num_steps=12, eval_data=held_out(), eval_every=6, log_every=log_every
+        )
+
+    whole = digits_trainer()
+    fit(whole)
+    trainer, begun = digits_trainer(), []
+    real = trainer_module.learn_batches
+
+    def failing(state, constants, items, count, *args, **options):
+        begun.append(int(state.step))
+        result = real(state, constants, items, count, *args, **options)
+        if len(begun) == len(set(begun)) and begun[-1] == 8:
+            raise RuntimeError("the device is lost")
+        return result
+
+    monkeypatch.setattr(trainer_module, "_SECONDS_A_WRITE", 1e9)
+    monkeypatch.setattr(trainer_module, "learn_batches", failing)
+    with pytest.raises(RuntimeError, match="lost"):
+        fit(trainer)
+    assert trainer.step == 6
+    assert max(row["step"] for row in trainer.history.rows) <= 6
+    fit(trainer)
+    assert begun.count(8) == 2
+    assert_same(parameters_of(trainer.network), parameters_of(whole.network))
+    assert trainer.history.rows == whole.history.rows
+
+
+@pytest.mark.parametrize(("reads", "steps"), [(True, [2, 4, 6]), (False, [6])])
+def test_the_network_is_written_for_those_who_read_it(monkeypatch, reads, steps):
+    """A logger looks at its arguments; a callback that may look at the network finds it as of its step."""
+    written = []
+    monkeypatch.setattr(trainer_module, "_SECONDS_A_WRITE", 1e9)
+    real = trainer_module.Trainer._write_back
+
+    def write(self, state):
+        written.append(self.step)
+        real(self, state)
+
+    class Reader(pc.Callback):
+        reads_network = reads
+
+        def on_log(self, trainer, step, metrics):
+            assert trainer.step == step
+
+    monkeypatch.setattr(trainer_module.Trainer, "_write_back", write)
+    digits_trainer(callbacks=[Reader()]).fit(digits(), num_steps=6, log_every=2)
+    assert written == steps

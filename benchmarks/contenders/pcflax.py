@@ -1,0 +1,103 @@
+"""pcflax as its users run it: `pc.Trainer.fit` on a data set of arrays, metrics and history on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import pcflax as pc
+
+from . import Job, Parameters
+from .bare_scan import ACTIVATIONS, make_optimizer
+
+
+def make_network(job: Job, parameters: Parameters) -> pc.PCNetwork:
+    """The network of a job, from `pc.models`, with these parameters."""
+    rngs, activation = nnx.Rngs(0), ACTIVATIONS[job.activation]
+    if job.model == "residual":
+        first, width, *_, last = job.widths
+        network = pc.models.residual_mlp(
+            first, width, last, depth=job.depth, activation=activation, rngs=rngs
+        )
+        kernels = [layer["kernel"] for layer in parameters]
+        network.layers[0].linear.kernel[...] = jnp.array(kernels[0])
+        network.layers[1].stacked.linear.kernel[...] = jnp.stack(kernels[1:-1])
+        network.layers[2].linear.kernel[...] = jnp.array(kernels[-1])
+        return network
+    if job.model == "vgg5":
+        _, *widths, classes = job.widths
+        network = pc.models.vgg5(
+            job.input_shape, classes, widths=tuple(widths), activation=activation, rngs=rngs
+        )
+    else:
+        network = pc.models.mlp(*job.widths, activation=activation, rngs=rngs)
+    modules = [module for _, module in nnx.iter_modules(network) if hasattr(module, "kernel")]
+    for module, given in zip(modules, parameters, strict=True):
+        module.kernel[...] = jnp.array(given["kernel"])
+        module.bias[...] = jnp.array(given["bias"])
+    return network
+
+
+class Contender:
+    """A `pc.Trainer` with `PredictiveCoding` and `GradientDescent`; without learning, `net.infer`."""
+
+    name = "pcflax"
+    packages = ("pcflax", "jax", "jaxlib", "flax", "optax")
+    rule = "pc"
+
+    def __init__(self, job: Job, parameters: Parameters) -> None:
+        """Build the network with these parameters."""
+        self.job = job
+        self.network = make_network(job, parameters)
+        self.inference = pc.inference.GradientDescent(
+            optax.sgd(job.activity_step_size), num_steps=job.num_inference_steps
+        )
+        self.trainer = pc.Trainer(
+            self.network,
+            make_optimizer(job),
+            learning=pc.learning.PredictiveCoding(self.inference),
+            progress=False,
+        )
+        self._data: tuple[tuple[int, int], pc.data.Dataset] | None = None
+
+    def run(self, inputs: np.ndarray, targets: np.ndarray) -> None:
+        """Train on, or infer, K batches in order."""
+        self.job.check_batches(inputs, targets)
+        if not self.job.learns:
+            for batch, labels in zip(inputs, targets, strict=True):
+                result = self.network.infer(batch, labels, inference=self.inference)
+            jax.block_until_ready(result.energy)
+            return
+        # The Trainer goes on in the data where its step count is: there the first batch must stand.
+        offset = self.trainer.step % len(inputs)
+        if self._data is None or self._data[0] != (id(inputs), offset):
+            data = pc.data.from_arrays(
+                *(
+                    (np.roll(array, offset, axis=0) if offset else array).reshape(
+                        -1, *array.shape[2:]
+                    )
+                    for array in (inputs, targets)
+                ),
+                batch_size=self.job.batch_size,
+                shuffle=False,
+            )
+            self._data = ((id(inputs), offset), data)
+        self.trainer.fit(self._data[1], num_steps=self.trainer.step + len(inputs))
+
+    def parameters(self) -> Parameters:
+        """Return the parameters, copied, in the form in which they were given."""
+        found = []
+        for module in (m for _, m in nnx.iter_modules(self.network) if hasattr(m, "kernel")):
+            given = {"kernel": np.array(module.kernel[...])}
+            if module.bias is not None:
+                given["bias"] = np.array(module.bias[...])
+            found.append(given)
+        if self.job.model == "residual":  # the stack's kernels have the layer axis first
+            first, stacked, last = found
+            return [first, *({"kernel": kernel} for kernel in stacked["kernel"]), last]
+        return found
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the feedforward outputs, (batch, ...) -> (batch, classes)."""
+        return self.trainer.predict(inputs)

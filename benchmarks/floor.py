@@ -1,0 +1,267 @@
+"""How long must an iteration take on this machine, whoever programs it?
+
+    python benchmarks/floor.py --job notebook       prints one JSON object
+
+Counts the floating-point operations of one iteration's matrix products and convolutions, and the bytes that
+its instructions read and write, from the compiled program of the bare-jax step (loops count as often as they
+turn; what XLA lifts out of them counts once). Divides the operations by the rates that this machine reaches
+at those very shapes, in a loop that does nothing else, and the bytes by its rate of copying arrays as large
+as the job's largest. The floor is the larger of the two times: nothing that runs the same products one after
+the other gets below it, and what the products alone do not explain stands above it. A program may also keep
+what it needs in a cache, so the time of the bytes is an upper estimate where arrays are small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import statistics
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.contenders import bare_scan
+from benchmarks.jobs import JOBS, Job
+
+BYTES = {
+    "f64": 8,
+    "s64": 8,
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "bf16": 2,
+    "f16": 2,
+    "pred": 1,
+    "u8": 1,
+    "s8": 1,
+}
+SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\((.*)$")
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "iota",
+    "after-all",
+}
+
+
+@dataclass
+class Cost:
+    """Products by (kind, m, k, n) or (kind, lhs, rhs) and how often, and bytes moved."""
+
+    products: Counter = field(default_factory=Counter)
+    bytes: float = 0.0
+
+    def add(self, other: Cost, times: int = 1, with_bytes: bool = True) -> None:
+        """Count another program, run so many times."""
+        for key, count in other.products.items():
+            self.products[key] += times * count
+        self.bytes += times * other.bytes * with_bytes
+
+
+def elements(shape: str) -> list[int]:
+    """Sizes of an array such as "64,300"."""
+    return [int(size) for size in shape.split(",") if size]
+
+
+def size_of(text: str) -> int:
+    """Bytes of a result such as "f32[64,300]{1,0}" or of a tuple of them."""
+    return sum(
+        BYTES.get(kind, 4) * math.prod(elements(shape)) for kind, shape in SHAPE.findall(text)
+    )
+
+
+def product_of(opcode: str, result: str, operands: list[str], line: str) -> tuple | None:
+    """What is multiplied: ("dot", batch, m, k, n) or ("convolution", lhs, rhs, flops), else None."""
+    out = math.prod(elements(SHAPE.search(result)[2])) if SHAPE.search(result) else 0
+    if opcode == "dot":
+        lhs, rhs = (elements(SHAPE.search(operand)[2]) for operand in operands[:2])
+        contracted = [
+            int(axis) for axis in re.search(r"lhs_contracting_dims=\{([\d,]*)", line)[1].split(",")
+        ]
+        found = re.search(r"lhs_batch_dims=\{([\d,]+)\}", line)
+        batch = math.prod(lhs[int(axis)] for axis in found[1].split(",")) if found else 1
+        inner = math.prod(lhs[axis] for axis in contracted)
+        rows, columns = math.prod(lhs) // inner // batch, math.prod(rhs) // inner // batch
+        return ("dot", batch, rows, inner, columns)
+    if opcode == "custom-call" and "gemm" in line:  # of a GPU's library
+        lhs, rhs = (math.prod(elements(SHAPE.search(operand)[2])) for operand in operands[:2])
+        out = max(math.prod(elements(shape)) for _, shape in SHAPE.findall(result)[:1])
+        inner = round(math.sqrt(lhs * rhs / out))
+        return ("dot", 1, lhs // inner, inner, rhs // inner)
+    if opcode == "convolution" or (opcode == "custom-call" and "conv" in line):
+        labels = re.search(r"dim_labels=\w+_(\w+)->", line)
+        kernel = elements(SHAPE.search(operands[1])[2])
+        groups = int((re.search(r"feature_group_count=(\d+)", line) or [0, 1])[1])
+        outputs = kernel[labels[1].index("o")] if labels else kernel[-1]
+        return ("convolution", 2 * out * math.prod(kernel) // outputs // groups * 1)
+    return None
+
+
+def count(text: str) -> Cost:
+    """Cost of a compiled program, from the text of its optimized HLO."""
+    computations: dict[str, list[str]] = {}
+    entry, current = "", ""
+    for line in text.splitlines():
+        header = re.match(r"^(ENTRY )?%?([\w.\-]+) .*\{$", line)
+        if header and "->" in line:
+            current = header[2]
+            computations[current] = []
+            entry = current if header[1] else entry
+        elif current and line.startswith("  "):
+            computations[current].append(line)
+
+    def cost_of(name: str) -> Cost:
+        total, results = Cost(), {}
+        for line in computations[name]:
+            found = INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line))
+            if not found:
+                continue
+            label, result, opcode, rest = found.groups()
+            results[label] = result
+            operands = [
+                results.get(name, "") for name in re.findall(r"%([\w.\-]+)", rest.split(")")[0])
+            ]
+            product = product_of(opcode, result, operands, line)
+            if product:
+                total.products[product] += 1
+            called = re.search(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line)
+            if called and opcode in ("fusion", "call", "while"):
+                turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+                times = int(turns[1]) if turns and opcode == "while" else 1
+                total.add(cost_of(called[1]), times, with_bytes=opcode != "fusion")
+            if opcode not in FREE:
+                total.bytes += size_of(result) + sum(map(size_of, operands))
+        return total
+
+    return cost_of(entry)
+
+
+def compiled_step(job: Job) -> str:
+    """The optimized program of one batch of the bare-jax contender."""
+    layers = job.make_parameters(0)
+    batches = job.make_batches(1, 0)
+    if not job.learns:
+        return bare_scan.infer_all.lower(layers, *batches, job=job).compile().as_text()
+    state = bare_scan.make_optimizer(job).init(layers)
+    return bare_scan.train.lower(layers, state, *batches, job=job).compile().as_text()
+
+
+def seconds_of(function, *arguments, repeats: int) -> float:
+    """Median seconds of one of `repeats` turns of a compiled loop, over seven calls."""
+    compiled = jax.jit(function).lower(*arguments).compile()
+    jax.block_until_ready(compiled(*arguments))
+    times = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        times.append((time.perf_counter() - begin) / repeats)
+    return statistics.median(times)
+
+
+def product_seconds(batch: int, rows: int, inner: int, columns: int) -> float:
+    """Seconds of one (batch, rows, inner) x (batch, inner, columns) product, in a chain of them."""
+    flops = 2 * batch * rows * inner * columns
+    repeats = max(4, min(2000, int(4e8 / flops)))
+    lead = (batch,) if batch > 1 else ()
+    start = jnp.ones((*lead, rows, inner))
+    there, back = (
+        jnp.full((*lead, inner, columns), 1 / inner),
+        jnp.full((*lead, columns, inner), 1 / columns),
+    )
+
+    def chain(start, there, back):
+        return jax.lax.fori_loop(0, repeats, lambda _, x: (x @ there) @ back, start)
+
+    return seconds_of(chain, start, there, back, repeats=2 * repeats)
+
+
+def convolution_rate(job: Job) -> float:
+    """Operations a second of the job's convolutions, forward, one after the other."""
+    layers = job.make_parameters(0)[:-1]
+    side, total, seconds = 32, 0.0, 0.0
+    for layer in layers:
+        kernel = jnp.array(layer["kernel"])
+        below = kernel.shape[2]
+        images = jnp.ones((job.batch_size, side, side, below))
+
+        def turn(_, images, kernel=kernel):
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            out = jax.lax.conv_general_dilated(
+                images, kernel, (1, 1), "SAME", dimension_numbers=dimensions
+            )
+            return images + 1e-9 * jnp.mean(out)
+
+        seconds += seconds_of(
+            lambda images, turn=turn: jax.lax.fori_loop(0, 10, turn, images), images, repeats=10
+        )
+        total += 2 * job.batch_size * side * side * kernel.size
+        side //= 2
+    return total / seconds
+
+
+def copy_rate(count: int) -> float:
+    """Bytes a second, read and written, of adding to an array of so many float32."""
+    repeats = max(4, min(2000, int(1e8 / count)))
+    add = lambda _, x: x + 1.0  # noqa: E731
+    array = jnp.zeros(count)
+    seconds = seconds_of(lambda x: jax.lax.fori_loop(0, repeats, add, x), array, repeats=repeats)
+    return 8 * count / seconds
+
+
+def measure(job: Job) -> dict:
+    """The floor of a job, with what it is made of."""
+    cost = count(compiled_step(job))
+    flops, product_time, rates = 0, 0.0, {}
+    for (kind, *sizes), times in cost.products.items():
+        if kind == "dot":
+            one = 2 * math.prod(sizes)
+            seconds = product_seconds(*sizes)
+            rates["x".join(map(str, sizes))] = {"times": times, "flops_a_second": one / seconds}
+        else:
+            one = sizes[0]
+            rates.setdefault("convolutions", {"times": 0, "flops_a_second": convolution_rate(job)})
+            rates["convolutions"]["times"] += times
+            seconds = one / rates["convolutions"]["flops_a_second"]
+        flops, product_time = flops + times * one, product_time + times * seconds
+    largest = max(
+        math.prod(shape)
+        for shape in [layer["kernel"].shape for layer in job.make_parameters(0)]
+        + [(job.batch_size, *job.input_shape)]
+    )
+    copied = copy_rate(largest)
+    return {
+        "flops": flops,
+        "bytes": cost.bytes,
+        "products": rates,
+        "bytes_a_second": copied,
+        "product_seconds": product_time,
+        "byte_seconds": cost.bytes / copied,
+        "seconds": max(product_time, cost.bytes / copied),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--job", choices=list(JOBS), default="notebook")
+    print(json.dumps(measure(JOBS[parser.parse_args().job])))
+
+
+if __name__ == "__main__":
+    main()

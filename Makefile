@@ -33,6 +33,9 @@ test: $(READY)
 # TFDS_DATA_DIR names the folder of prepared sets, for the accuracy of the cross-library job.
 bench: bench-peers
 	$(BIN)/python benchmarks/suite.py $(BENCH_OPTIONS)
+	@if [ -n "$$TFDS_DATA_DIR" ]; then \
+	  $(BIN)/python benchmarks/time_to_accuracy.py --data-dir "$$TFDS_DATA_DIR"; \
+	else echo "set TFDS_DATA_DIR for seconds to an accuracy by rule"; fi
 	$(BIN)/python benchmarks/page.py
 
 bench-peers: $(READY)

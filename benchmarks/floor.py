@@ -6,9 +6,9 @@ Counts the floating-point operations of one iteration's matrix products and conv
 its instructions read and write, from the compiled program of the bare-jax step (loops count as often as they
 turn; what XLA lifts out of them counts once). Divides the operations by the rates that this machine reaches
 at those very shapes, in a loop that does nothing else, and the bytes by its rate of copying arrays as large
-as the job's largest. The floor is the larger of the two times: nothing that runs the same products one after
-the other gets below it, and what the products alone do not explain stands above it. A program may also keep
-what it needs in a cache, so the time of the bytes is an upper estimate where arrays are small.
+as the job's largest. The floor is the larger of the two times, and an estimate: rates are the best of several
+measurements in which a product and its way back alternate, (m, k, n) and (m, n, k), and a program that keeps
+arrays in a cache moves fewer bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import re
-import statistics
 import sys
 import time
 from collections import Counter
@@ -161,15 +160,15 @@ def compiled_step(job: Job) -> str:
 
 
 def seconds_of(function, *arguments, repeats: int) -> float:
-    """Median seconds of one of `repeats` turns of a compiled loop, over seven calls."""
+    """Least seconds of one of `repeats` turns of a compiled loop, over ten calls."""
     compiled = jax.jit(function).lower(*arguments).compile()
     jax.block_until_ready(compiled(*arguments))
     times = []
-    for _ in range(7):
+    for _ in range(10):
         begin = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
         times.append((time.perf_counter() - begin) / repeats)
-    return statistics.median(times)
+    return min(times)
 
 
 def product_seconds(batch: int, rows: int, inner: int, columns: int) -> float:

@@ -2,10 +2,10 @@
 
     python benchmarks/guard.py            exit code 1 where the ratio is above the margin (make guard)
 
-A ratio, never a time, because machines differ. On 2 idle CPU cores the Trainer takes 1.04 times the bare
-step of the notebook's job; the margin leaves room for a machine that does other things meanwhile, and the
-least of three measurements counts, since what disturbs only adds. A Trainer that waited for every batch, or
-inferred without a compiled loop, would be far above it.
+A ratio, never a time, because machines differ. On 2 idle CPU cores the Trainer takes about 1.05 times the
+bare step of the notebook's job; the margin leaves room for a machine that does other things meanwhile, and
+the least of three measurements counts, since what disturbs only adds. A Trainer that waited for every batch,
+or inferred without a compiled loop, would be far above it.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def main() -> None:
             with console.status(f"{peer}: installing"):
                 try:
                     install(peer)
-                except RuntimeError as error:
+                except (RuntimeError, OSError) as error:
                     (FOLDER / peer / "failed.txt").write_text(f"not installed: {error}\n")
         there = interpreter(peer).exists()
         console.print(f"{peer}: {'ready' if there else why_missing(peer)}", soft_wrap=True)

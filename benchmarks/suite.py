@@ -1,13 +1,13 @@
 """Every job by every contender, interleaved, each in an environment of its own: times, memory, accuracy.
 
     python benchmarks/suite.py                          all of it, into benchmarks/results (an hour)
-    python benchmarks/suite.py times --jobs tiny --contenders pcflax bare_scan --rounds 3
+    python benchmarks/suite.py times --jobs tiny notebook       measures these anew, keeps the others
     python benchmarks/suite.py accuracy --epochs 20     accuracy by seconds, cross-library job
     python benchmarks/suite.py sweeps                   time and memory by T, width, depth, batch
     python benchmarks/suite.py times --against benchmarks/results/suite-cpu.json     do two runs agree?
 
 Times: one process a contender, alive side by side, and in every round each is asked in turn, in an order
-that turns round, so that a machine that slows down slows them all. Seconds are the median over rounds, and
+drawn anew, so that a machine that slows down slows them all. Seconds are the median over rounds, and
 ratios to pcflax the median over rounds of the ratio within a round, with the smallest and largest beside it.
 
 Contenders that run elsewhere than in this environment are made by `make bench-peers`. One that cannot be
@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import queue
+import random
 import statistics
 import subprocess
 import sys
@@ -44,10 +45,10 @@ OURS = ("pcflax", "bare_scan", "notebook_equinox", "notebook_loop", "flax_backpr
 TUNED = tuple(f"{peer}:Tuned" for peer in ("fabricpc", "jpc", "ngclearn", "pcx"))
 CONTENDERS = (*OURS, *peers.PEERS, *TUNED)
 SWEEPS = {  # of the notebook's job
-    "T": (5, 10, 20, 40, 80),
-    "width": (64, 128, 256, 512, 1024),
-    "depth": (2, 4, 8, 16),
-    "batch": (16, 64, 256, 1024),
+    "T": (5, 20, 80),
+    "width": (64, 256, 1024),
+    "depth": (2, 8, 16),
+    "batch": (16, 128, 1024),
 }
 SWEPT = ("pcflax", "bare_scan", "fabricpc", "pcx")
 
@@ -118,7 +119,11 @@ class Process:
             last = self.errors.read().strip().splitlines()[-1:] or ["no message"]
             self.close()
             raise ContenderError(f"ended: {last[0][:200]}")
-        answer = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:  # cut off
+            self.close()
+            raise ContenderError(f"no answer but {line[:100]!r}") from None
         if "error" in answer:
             self.close()
             raise ContenderError(answer["error"])
@@ -183,7 +188,7 @@ def time_job(job: Job, contenders: list[str], rounds: int, say) -> dict:
             record["contenders"][contender] = {**process.about, **warm, "seconds": []}
         for number in range(rounds):
             order = list(processes)
-            order = order[number % len(order) :] + order[: number % len(order)] if order else []
+            random.Random(number).shuffle(order)  # nobody always follows the same neighbour
             for contender in order:
                 say(f"{job.name}: round {number + 1} of {rounds}, {contender}")
                 try:
@@ -202,13 +207,13 @@ def time_job(job: Job, contenders: list[str], rounds: int, say) -> dict:
 
 def floor(job: Job) -> dict:
     """What `benchmarks/floor.py` measures, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/floor.py"), "--job", job.name],
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, str(ROOT / "benchmarks/floor.py"), "--job", job.name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return {"error": "no answer in 600 s"}
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
+        return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     return json.loads(done.stdout)
 
 
@@ -343,7 +348,9 @@ def save(kind: str, record: dict, output: Path | None, console: Console) -> None
     device = record["device"].lower().replace(" ", "-")
     path = output or RESULTS / f"{kind}-{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if "jobs" in record and path.exists():  # what was not measured again stays
+    if (
+        "jobs" in record and path.exists()
+    ):  # jobs that were not measured again stay, with their date
         kept = json.loads(path.read_text())["jobs"] | record["jobs"]
         record = record | {"jobs": {name: kept[name] for name in JOBS if name in kept}}
     path.write_text(json.dumps(record, indent=1) + "\n")
@@ -382,7 +389,13 @@ def main() -> int:
     if unknown := set(parts) - {"times", "accuracy", "sweeps"}:
         parser.error(f"expected times, accuracy or sweeps, got {', '.join(sorted(unknown))}")
     console = Console() if Console().is_terminal else Console(width=120)
+    is_part = set(options.contenders) != set(CONTENDERS) or options.iterations
+    if "times" in parts and is_part and not options.output:
+        parser.error(
+            "a part of the contenders or iterations goes to a file of its own: --output FILE"
+        )
     about, agrees = machine(), True
+    before = json.loads(options.against.read_text()) if options.against else None
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
 
@@ -400,9 +413,9 @@ def main() -> int:
                 found["floor"] = floor(job)
                 record["jobs"][name] = found
                 console.print(table(found))
-            save("suite", record, options.output, console)
-            if options.against:
-                agrees = agreement(record, json.loads(options.against.read_text()), console)
+                save("suite", record, options.output, console)
+            if before is not None:
+                agrees = agreement(record, before, console)
         if "sweeps" in parts:
             swept = [name for name in options.contenders if name in SWEPT]
             record = {**about, "sweeps": sweeps(swept, min(options.rounds, 5), say)}
@@ -414,11 +427,11 @@ def main() -> int:
                     write_data(data, "mnist", options.data_dir)
                 except FileNotFoundError as error:
                     console.print(f"no accuracy without MNIST: {error}")
-                    return 1
-                found = accuracy(
-                    JOBS["cross-library"], options.contenders, str(data), options, console.print
-                )
-            save("accuracy", {**about, **found}, options.output, console)
+                else:
+                    found = accuracy(
+                        JOBS["cross-library"], options.contenders, str(data), options, console.print
+                    )
+                    save("accuracy", {**about, **found}, options.output, console)
     return 0 if agrees else 1
 
 

@@ -110,7 +110,7 @@ FIXED: dict[str, Setting] = {
         FAST["step_size"],
         FAST["learning_rate"],
         FAST["batch_size"],
-        decay_steps=FAST["decay_steps"],
+        decay_steps=FAST["num_steps"],
     ),
 }
 
@@ -184,7 +184,7 @@ def reached(points: list[dict], target: float) -> dict | None:
 
 
 def order(points: list[dict]) -> tuple:
-    """Sorts candidates: iterations to the highest accuracy, to the lower one, accuracy at the end."""
+    """Sorts candidates: seconds to the highest accuracy, to the lower one, then the best accuracy."""
     times = [reached(points, target) for target in reversed(TARGETS)]
     best = max((point["accuracy"] for point in points), default=0.0)
     return (*(hit["seconds"] if hit else float("inf") for hit in times), -best)

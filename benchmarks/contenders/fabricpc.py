@@ -179,7 +179,11 @@ class Contender:
         self.job.check_batches(inputs, targets)
         batches = {"x": inputs, "y": targets}
         if not self.job.learns:
-            jax.block_until_ready(self.infer(self.params, batches))
+            size = len(inputs) if self.tuned else 1
+            for k in range(0, len(inputs), size):
+                some = {name: array[k : k + size] for name, array in batches.items()}
+                found = self.infer(self.params, some)
+            jax.block_until_ready(found)
             return
         if self.tuned and self.scans:
             self.params, self.state = self.train(self.params, self.state, batches)

@@ -141,7 +141,10 @@ class Contender:
         """Train on, or infer, K batches in order; compiles per K."""
         self.job.check_batches(inputs, targets)
         if not self.job.learns:
-            jax.block_until_ready(self.infer(self.arrays, inputs, targets))
+            size = len(inputs) if self.tuned else 1
+            for k in range(0, len(inputs), size):
+                found = self.infer(self.arrays, inputs[k : k + size], targets[k : k + size])
+            jax.block_until_ready(found)
             return
         if self.scans:
             self.arrays, self.state = self.train(self.arrays, self.state, inputs, targets)

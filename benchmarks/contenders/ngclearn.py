@@ -226,7 +226,11 @@ class Contender:
         """Train on, or infer, K batches in order; compiles per K."""
         self.job.check_batches(inputs, targets)
         if not self.job.learns:
-            jax.block_until_ready(self.compiled_infer(self.state | self.learned, inputs, targets))
+            size = len(inputs) if self.tuned else 1
+            for k in range(0, len(inputs), size):
+                some = inputs[k : k + size], targets[k : k + size]
+                found = self.compiled_infer(self.state | self.learned, *some)
+            jax.block_until_ready(found)
             return
         numbers = range(self.iteration, self.iteration + len(inputs))
         rates = np.array([self.job.learning_rate_at(number) for number in numbers], np.float32)

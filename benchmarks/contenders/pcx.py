@@ -7,10 +7,10 @@ once (`scale_by`). The forward start is the library's STATUS.INIT.
 
 How it is driven: the whole training step in `pxf.jit`, called for every batch, T steps of inference in
 `pxf.scan`; `Tuned` scans K such steps in another `pxf.scan`. The T steps unrolled in Python, as in most of
-the library's examples, gain little and compile several times longer (inference 29 s instead of 1.2), but
+the library's examples, gain little and compile many times longer in the job "inference", but
 in "vgg5", where XLA runs convolutions inside a loop many times slower on CPUs: there they are unrolled,
 and every batch is a call. XLA runs with its older CPU runtime, a flag of XLA, not of the library, unless
-XLA_FLAGS names that flag already: with it "cross-library" took 36 ms for 48.
+XLA_FLAGS names that flag already: with it most jobs are faster.
 
 Departures: none in the algorithm; in float64, 5 batches of a small "vgg5" end within 2e-12 of
 `bare_scan.py`. Kernels are stored as Equinox has them, (out, in) and (out, in, 3, 3), and images as

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -177,6 +178,16 @@ def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
         ) from error
 
 
+def _check_probabilities(data: pc.data.Dataset) -> None:
+    """Refuse targets that cross-entropy cannot score."""
+    targets = np.asarray(data.targets)  # type: ignore[attr-defined]
+    if (targets < 0).any() or not np.allclose(targets.sum(axis=-1), 1, atol=1e-3):
+        raise ValueError(
+            f"--output categorical expects labels or rows of probabilities, and the targets of "
+            f"'{data.name}' are neither; add --output gaussian"
+        )
+
+
 def build_trainer(
     options: TrainOptions, data: pc.data.Dataset, run_dir: Path, callbacks: Iterable[Any] = ()
 ) -> pc.Trainer:
@@ -184,12 +195,18 @@ def build_trainer(
     spec = data.spec()
     if spec.targets is None or (spec.targets.ndim != 2 and options.model != "transformer"):
         raise ValueError(f"the targets of '{data.name}' must have shape (examples, features)")
+    if (
+        options.output == "categorical"
+        and data.num_classes is None
+        and options.model != "transformer"
+    ):
+        _check_probabilities(data)
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
     rate: Any = options.learning_rate
-    if options.decay_steps is not None:
-        rate = optax.linear_schedule(rate, 0.0, options.decay_steps)
+    if options.decay:
+        rate = optax.linear_schedule(rate, 0.0, options.num_steps)
     return pc.Trainer(
         build_network(options, spec),
         optax.adam(rate),

@@ -101,8 +101,8 @@ class TrainOptions:
     """Temperature of Langevin sampling."""
     learning_rate: float = 1e-3
     """Adam's rate for the weights."""
-    decay_steps: int | None = None
-    """Let that rate fall linearly to zero over so many steps; it stays as it is unless given."""
+    decay: bool = False
+    """Let that rate fall linearly to zero at --num-steps, which then cannot change when a run is resumed."""
     health: bool = False
     """Log, beside the training metrics, whether each layer learns: alignment with backpropagation,
     gradient norms, dead units, energy shares; and draw the alignment."""
@@ -159,7 +159,7 @@ class InspectOptions:
     """Show the traceback of an error."""
 
 
-# What a preset changes of the defaults; how `fast` was found: benchmarks/time_to_accuracy.py.
+# What a preset changes of the defaults; `fast` is measured by benchmarks/time_to_accuracy.py.
 PRESETS: dict[str, dict[str, Any]] = {
     "notebook": {},
     "fast": {
@@ -170,7 +170,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "inference_steps": 3,
         "step_size": 0.1,
         "learning_rate": 3e-3,
-        "decay_steps": 300,
+        "decay": True,
     },
 }
 
@@ -292,8 +292,6 @@ def check_options(options: TrainOptions) -> None:
         if getattr(options, name) < 1:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"expected {flag} of at least 1, got {getattr(options, name)}")
-    if options.decay_steps is not None and options.decay_steps < 1:
-        raise ValueError(f"expected --decay-steps of at least 1, got {options.decay_steps}")
     if options.inference_steps < 0:
         raise ValueError(f"expected --inference-steps of at least 0, got {options.inference_steps}")
     for name, least in (("step_size", None), ("learning_rate", None), ("temperature", 0.0)):
@@ -343,6 +341,11 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
         ValueError: naming the first option that differs.
     """
     given = absolute_data(given)
+    if stored.decay and given.num_steps != stored.num_steps:
+        raise ValueError(
+            f"the run in {given.run_dir} lets its rate fall to zero at step {stored.num_steps} (--decay), "
+            f"got --num-steps {given.num_steps}; leave it out to resume, or start a new run"
+        )
     for field in dataclasses.fields(TrainOptions):
         old, new = getattr(stored, field.name), getattr(given, field.name)
         if field.name not in MAY_CHANGE and old != new:

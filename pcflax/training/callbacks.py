@@ -26,7 +26,8 @@ class Callback:
 
     Attributes:
         reads_network: False where `on_log` and `on_measure` look at their arguments only, as loggers do;
-            then the network need not be written for them, and training does not wait.
+            then the network need not be written for them, and training does not wait. It counts for the
+            methods of the class that says it, not for those of a subclass.
 
     >>> import pcflax as pc
     >>> class Printer(pc.Callback):
@@ -96,7 +97,7 @@ class CallbackList:
             getattr(callback, event, None)
             for callback in self.callbacks
             for event in events
-            if not to_network or getattr(callback, "reads_network", True)
+            if not to_network or _reads_network(callback, event)
         )
         return any(
             method is not None and getattr(method, "__func__", None) not in _DEFAULTS
@@ -159,3 +160,9 @@ class EarlyStopping(Callback):
         scores = [-math.inf if math.isnan(value) else sign * value for value in values]
         if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
             trainer.stop()
+
+
+def _reads_network(callback: Any, event: str) -> bool:
+    """What the class says that the method is of: a subclass that overrides it speaks for itself."""
+    owner = next((kind for kind in type(callback).__mro__ if event in vars(kind)), None)
+    return owner is None or vars(owner).get("reads_network", True)

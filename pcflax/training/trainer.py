@@ -75,8 +75,8 @@ class Trainer:
     """Trains a network on batches, measures it, saves it and restores it.
 
     Args:
-        network: trained in place; `trainer.network` holds the newest parameters whenever user code
-            runs.
+        network: trained in place; `trainer.network` holds the newest parameters after `fit` and in
+            callbacks that read it.
         optimizer: an optax transformation of the parameters' gradients.
         learning: the rule, such as `pc.learning.PredictiveCoding(...)`.
         checkpoints: where and what to save; nothing is saved without.
@@ -90,7 +90,7 @@ class Trainer:
         step: batches learned from so far.
         history: what was measured so far, a `History`.
         optimizer_state: optax's state.
-        steps_per_second: the newest rate, None before the second compiled call.
+        steps_per_second: the newest rate, None before a program's second compiled call.
 
     Raises:
         TypeError: for an argument of the wrong kind.
@@ -140,8 +140,8 @@ class Trainer:
         self._activities: dict = {}
         self._stop_asked = False
         self._written = Written(0, [], {}, 0.0)
-        self._recipe: Recipe | None = None  # of the newest fit
-        self._shows_network = self.callbacks.listens("on_log", "on_measure", to_network=True)
+        self._program: tuple | None = None  # what the newest fit ran: recipe and shapes
+        self._shows_network = True  # whether a callback may read the network at a row of metrics
 
     # Training.
 
@@ -216,6 +216,7 @@ class Trainer:
             epoch=data.num_batches if self.callbacks.listens("on_epoch_end") else None,
         )
         self._stop_asked = False
+        self._shows_network = self.callbacks.listens("on_log", "on_measure", to_network=True)
         self.callbacks.notify("on_fit_start", self, total)
         with SignalCatcher() as signals:  # until the last save is sealed
             try:
@@ -244,8 +245,8 @@ class Trainer:
         self._measured = recipe.metrics
         key, constants, capacity = jax.random.key(self.seed), data.constants(), call_capacity(data)
         state = self._initial_state(data, recipe)
-        if recipe != self._recipe:  # another program
-            self._recipe, self.steps_per_second = recipe, None
+        if (recipe, data.spec()) != self._program:
+            self._program, self.steps_per_second = (recipe, data.spec()), None
         first_step = self.step
         try:
             while self.step < calendar.total and not self._stop_asked:
@@ -295,7 +296,7 @@ class Trainer:
         }
         waited = time.perf_counter() - self._written.clock > _SECONDS_A_WRITE
         ending = self._stop_asked or step >= calendar.total
-        if ending or due - {"log"} or (due and (waited or self._shows_network)):
+        if ending or waited or due - {"log"} or (due and self._shows_network):
             self._write_back(state)  # who is told next sees the network as of this step
         if "log" in due:
             self._log()

@@ -227,16 +227,48 @@ class TestPreset:
 
     def test_it_resumes_bitwise(self, tmp_path):
         whole = train(tmp_path / "whole", "--preset=fast")
-        part = train(tmp_path / "part", "--preset=fast", "--num-steps", "10")
-        main(["train", "--run-dir", str(part), "--resume", "--num-steps", "20"])
+        part = shutil.copytree(whole, tmp_path / "part")
+        shutil.rmtree(part / "checkpoints/20")
+        (part / "checkpoints/20.sha256").unlink()
+        main(["train", "--run-dir", str(part), "--resume"])
         assert digest(part) == digest(whole)
 
-    def test_after_the_decay_nothing_is_learned(self, tmp_path):
-        energies = []
-        for name, steps in (("short", "10"), ("long", "20")):
-            run_dir = train(tmp_path / name, "--decay-steps", "10", "--num-steps", steps)
-            energies.append(last_eval(run_dir)["energy"])
-        assert energies[0] == energies[1]
+    def test_a_run_whose_rate_decays_ends_where_it_was_to(self, tmp_path, capsys):
+        run_dir = train(tmp_path / "run", "--preset", "fast")
+        with pytest.raises(SystemExit):
+            main(["train", "--run-dir", str(run_dir), "--resume", "--num-steps", "30"])
+        assert "lets its rate fall to zero at step 20 (--decay)" in capsys.readouterr().err
+
+    def test_cross_entropy_of_what_is_no_probability_is_refused(self, tmp_path, capsys):
+        random = np.random.default_rng(0)
+        arrays = {
+            f"{n}_{s}": random.normal(size=(40, 3)).astype("float32")
+            for n in "xy"
+            for s in ("train", "test")
+        }
+        np.savez(tmp_path / "data.npz", **arrays)
+        with pytest.raises(SystemExit):
+            train(
+                tmp_path / "run",
+                "--preset",
+                "fast",
+                "--data",
+                tmp_path / "data.npz",
+                "--batch-size",
+                8,
+            )
+        assert "expects labels or rows of probabilities" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_a_decaying_rate_changes_the_end(self, tmp_path, base_run):
+        """The first step has the whole rate and the last almost none."""
+        decayed = train(tmp_path / "run", "--decay")
+        first, last = (
+            [row["eval/energy"] for row in rows_of(folder) if "eval/energy" in row]
+            for folder in (base_run, decayed)
+        )
+        assert first != last
+        assert abs(last[1] - last[0]) < abs(first[1] - first[0])
 
     def test_the_notebooks_preset_changes_nothing(self):
         assert preset("notebook") == TrainOptions()
@@ -245,7 +277,6 @@ class TestPreset:
         ("options", "message"),
         [
             (["--preset", "fats"], "expected --preset notebook or fast, got fats"),
-            (["--decay-steps", "0"], "expected --decay-steps of at least 1, got 0"),
         ],
     )
     def test_refusals(self, tmp_path, capsys, options, message):

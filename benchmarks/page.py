@@ -15,9 +15,11 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -167,7 +169,7 @@ def save(figure: Figure, name: str) -> bytes:
 def bars(result: dict) -> Figure:
     """Milliseconds an iteration, a panel a job."""
     jobs = [name for name in JOBS if name in result["jobs"]]
-    page = Figure(figsize=(9, 2.6 * -(-len(jobs) // 2)), layout="constrained")
+    page = Figure(figsize=(9, 3.1 * -(-len(jobs) // 2)), layout="constrained")
     for number, name in enumerate(jobs):
         axis = page.add_subplot(-(-len(jobs) // 2), 2, number + 1)
         record = result["jobs"][name]
@@ -180,6 +182,7 @@ def bars(result: dict) -> Figure:
         labels, seconds, colours = zip(*reversed(bars_of), strict=True)
         axis.barh(labels, [1e3 * value for value in seconds], color=colours)
         axis.set_xscale("log")
+        plain_ticks(axis.xaxis)
         axis.set_title(name, loc="left", fontsize=9, fontweight="bold")
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", labelsize=7)
@@ -189,8 +192,19 @@ def bars(result: dict) -> Figure:
 
 
 def short(name: str) -> str:
-    """A contender's name without what stands in brackets."""
-    return name.split(" (")[0]
+    """A contender's name without what stands in brackets, but for what tells two apart."""
+    first, _, rest = name.partition(" (")
+    for word in ("tuned", "Equinox", "plain jax"):
+        if rest.startswith(word):
+            return f"{first}, {word}"
+    return first
+
+
+def plain_ticks(axis: Any) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def curves(result: dict) -> Figure:
@@ -209,6 +223,7 @@ def curves(result: dict) -> Figure:
         )
     axis.axhline(result["target"], color="black", linewidth=0.8, linestyle=":")
     axis.set_xscale("log")
+    plain_ticks(axis.xaxis)
     axis.set_ylim(bottom=95)
     axis.set_xlabel("seconds of training, compilation included")
     axis.set_ylabel("test accuracy, %")
@@ -238,9 +253,13 @@ def swept(result: dict) -> Figure:
         for label, points in series.items():
             x, y, colours, _ = zip(*points, strict=True)
             axis.plot(x, y, label=label, color=colours[0], marker=next(markers), markersize=3)
-        axis.set_xscale("log", base=2)
-        if not is_memory:
+        axis.set_xscale("log")
+        plain_ticks(axis.xaxis)
+        if is_memory:
+            axis.set_ylim(bottom=0)
+        else:
             axis.set_yscale("log")
+            plain_ticks(axis.yaxis)
         axis.set_xlabel({"T": "T, inference steps"}.get(name, name))
         axis.set_ylabel("peak memory, MB" if is_memory else "ms an iteration")
     for axis in axes[len(names) + 1 :]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 import sys
 import time
@@ -39,7 +40,7 @@ from pcflax.cli.options import PRESETS
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders.notebook_equinox import Contender as NotebookLoop
 from benchmarks.jobs import Job
-from benchmarks.suite import machine, save
+from benchmarks.suite import RESULTS, machine, save
 
 TARGETS = (95.0, 98.0)
 LOOK = 25  # batches between looks at the accuracy
@@ -83,7 +84,7 @@ RULES: dict[str, Setting] = {
         lambda *a: pc.learning.PredictiveCoding(descent(*a)), 3, 0.1
     ),
     "error coordinates": Setting(
-        lambda *a: pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(descent(*a))), 5, 0.1
+        lambda *a: pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(descent(*a))), 5, 0.01
     ),
     "incremental": Setting(
         lambda *a: pc.learning.IncrementalPC(descent(*a)), 3, 0.1, learning_rate=3e-4
@@ -253,6 +254,9 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder of prepared TFDS sets")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--most", type=int, default=6000, help="batches, at most")
+    parser.add_argument(
+        "--rules", nargs="+", choices=list(RULES), help="these anew, keep the others"
+    )
     parser.add_argument("--quick", action="store_true", help="digits, one seed, no file")
     parser.add_argument("--output", type=Path, help="the JSON file")
     options = parser.parse_args()
@@ -270,8 +274,19 @@ def main() -> None:
 
     console = Console()
     rules: dict[str, Any] = {}
+    compared: dict[str, Any] = {}
+    output = (
+        options.output
+        or RESULTS
+        / f"time_to_accuracy-{jax.devices()[0].device_kind.lower().replace(' ', '-')}.json"
+    )
+    if options.rules:
+        kept = json.loads(output.read_text())
+        rules, compared = kept["rules"], kept["compared"]
     with console.status("") as status:
         for rule, setting in (RULES | FIXED).items():
+            if options.rules and rule not in options.rules:
+                continue
             tried = [setting] if rule in FIXED else candidates(setting)
             if len(tried) > 1:
                 status.update(f"{rule}: choosing of {len(tried)}")
@@ -298,7 +313,8 @@ def main() -> None:
             console.print(
                 f"{rule} ({setting.describe()}): {times[0]} s to 95 %; {times[1]} s to 98 %"
             )
-        compared = against_notebook(data, test, seeds, status.update)
+        if not options.rules:
+            compared = against_notebook(data, test, seeds, status.update)
     text = sentence(compared)
     console.print(text)
     if not options.quick or options.output:

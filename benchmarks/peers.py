@@ -83,8 +83,11 @@ def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.lower().startswith(("error", "fatal"))]
-        raise RuntimeError((errors or lines or ["no message"])[-1][:200])
+        for word in ("fatal", "error", ""):  # git's own word says more than pip's of it
+            found = [line for line in lines if line.lower().startswith(word)]
+            if found:
+                raise RuntimeError(found[-1][:200])
+        raise RuntimeError("no message")
 
 
 def main() -> None:

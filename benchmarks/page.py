@@ -23,10 +23,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.suite import ratios  # noqa: E402
+from benchmarks.suite import RESULTS, ratios, reached, results_path  # noqa: E402
 from benchmarks.tables import rows_of  # noqa: E402
 
-RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/benchmarks.md"
 IMAGES = ROOT / "docs/images"
 STYLE = {
@@ -61,7 +60,7 @@ def devices() -> list[str]:
 
 def read(kind: str, device: str) -> dict | None:
     """A results file, or None where there is none."""
-    path = RESULTS / f"{kind}-{device}.json"
+    path = results_path(kind, device)
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -267,11 +266,6 @@ def swept(result: dict) -> Figure:
         handles, labels = axes[0].get_legend_handles_labels()
         axis.legend(handles, labels, loc="center", frameon=False)
     return page
-
-
-def reached(curve: list[dict], target: float) -> dict | None:
-    """The first point at or above an accuracy."""
-    return next((point for point in curve if point["accuracy"] >= target), None)
 
 
 def accuracy_table(result: dict) -> str:

@@ -288,6 +288,11 @@ def accuracy(job: Job, contenders: list[str], data: str, options, say, seed: int
     return record
 
 
+def reached(points: list[dict], target: float) -> dict | None:
+    """The first point at or above an accuracy."""
+    return next((point for point in points if point["accuracy"] >= target), None)
+
+
 def sweeps(contenders: list[str], rounds: int, say) -> dict:
     """Time, compilation and memory of the notebook's job by one size at a time."""
     base = JOBS["notebook"]
@@ -343,10 +348,14 @@ def write_data(path: Path, name: str, folder: str | None) -> None:
     np.savez(path, **arrays)
 
 
+def results_path(kind: str, device: str) -> Path:
+    """Where the results of a kind of device lie."""
+    return RESULTS / f"{kind}-{device.lower().replace(' ', '-')}.json"
+
+
 def save(kind: str, record: dict, output: Path | None, console: Console) -> None:
     """Write a results file, named after the device."""
-    device = record["device"].lower().replace(" ", "-")
-    path = output or RESULTS / f"{kind}-{device}.json"
+    path = output or results_path(kind, record["device"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if (
         "jobs" in record and path.exists()

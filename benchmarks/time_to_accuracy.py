@@ -40,7 +40,7 @@ from pcflax.cli.options import PRESETS
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders.notebook_equinox import Contender as NotebookLoop
 from benchmarks.jobs import Job
-from benchmarks.suite import RESULTS, machine, save
+from benchmarks.suite import machine, reached, results_path, save
 
 TARGETS = (95.0, 98.0)
 LOOK = 25  # batches between looks at the accuracy
@@ -179,11 +179,6 @@ def train(
     return {"points": points, "compile_seconds": round(first[0] - first[1], 3)}
 
 
-def reached(points: list[dict], target: float) -> dict | None:
-    """The first point at or above an accuracy."""
-    return next((point for point in points if point["accuracy"] >= target), None)
-
-
 def order(points: list[dict]) -> tuple:
     """Sorts candidates: seconds to the highest accuracy, to the lower one, then the best accuracy."""
     times = [reached(points, target) for target in reversed(TARGETS)]
@@ -275,11 +270,7 @@ def main() -> None:
     console = Console()
     rules: dict[str, Any] = {}
     compared: dict[str, Any] = {}
-    output = (
-        options.output
-        or RESULTS
-        / f"time_to_accuracy-{jax.devices()[0].device_kind.lower().replace(' ', '-')}.json"
-    )
+    output = options.output or results_path("time_to_accuracy", jax.devices()[0].device_kind)
     if options.rules:
         kept = json.loads(output.read_text())
         rules, compared = kept["rules"], kept["compared"]

@@ -1,0 +1,105 @@
+"""One voice of refusals: what was expected, what came, where, and what to write instead.
+
+Every check returns the value in the form that the code works with, so that a caller keeps that: NumPy's
+own numbers become Python's. Values that a compiled program traces pass unchecked, since nothing is known
+of them but their shape.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def expect_count(owner: object, name: str, value: Any, least: int = 0) -> int:
+    """Return a whole number of at least `least` as an int.
+
+    Raises:
+        TypeError: for what is no whole number, booleans included.
+        ValueError: for one that is too small.
+
+    >>> import numpy as np
+    >>> expect_count("PCStack", "depth", np.int64(3), least=1)
+    3
+    """
+    try:
+        if isinstance(value, bool | np.bool_) or np.ndim(value):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{_name(owner)} expected an int {name}, got {value!r}") from None
+    if count < least:
+        raise ValueError(f"{_name(owner)} expected {name} >= {least}, got {count}")
+    return count
+
+
+def expect_number(
+    owner: object,
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """Return a finite number within its bounds as a float; a traced number passes unchecked.
+
+    Raises:
+        TypeError: for what is no number, booleans included.
+        ValueError: for one that is not finite or out of its bounds.
+
+    >>> expect_number("Gaussian", "precision", 2, above=0)
+    2.0
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
+    number = value.item() if scalar else value
+    if isinstance(number, bool | np.bool_) or not isinstance(number, numbers.Real):
+        raise TypeError(f"{_name(owner)} expected {name} to be a number, got {value!r}")
+    number = float(number)
+    low = (above is not None and not number > above) or (least is not None and not number >= least)
+    if low or not math.isfinite(number) or (most is not None and number > most):
+        bounds = [f"above {above:g}"] if above is not None else []
+        bounds += [f"of at least {least:g}"] if least is not None else []
+        bounds += [f"of at most {most:g}"] if most is not None else []
+        wanted = f"a {name} {' and '.join(bounds)}" if bounds else f"a finite {name}"
+        raise ValueError(f"{_name(owner)} expected {wanted}, got {value}")
+    return number
+
+
+def expect_kind(owner: object, name: str, value: Any, kind: Any, example: str) -> Any:
+    """Return the value if it is of this kind (a class, or a union of classes).
+
+    Raises:
+        TypeError: naming an example of what was expected.
+
+    >>> expect_kind("Trainer", "seed", 3, int, "0")
+    3
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{_name(owner)} expected {name} such as {example}, got {value!r}")
+    return value
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the known name that is nearest, or nothing.
+
+    >>> did_you_mean("hiden", ["hidden", "output"])
+    "; did you mean 'hidden'?"
+    """
+    near = difflib.get_close_matches(str(name), [str(one) for one in known], n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _name(owner: object) -> str:
+    if isinstance(owner, str):
+        return owner
+    return getattr(owner, "__name__", type(owner).__name__)

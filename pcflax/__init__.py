@@ -21,7 +21,8 @@ from .layers import PCLayer as PCLayer
 from .layers import PCResidual as PCResidual
 from .layers import PCRoot as PCRoot
 from .layers import PCStack as PCStack
-from .networks import Clamp as Clamp
+from .layers.clamps import Clamp as Clamp
+from .layers.clamps import Evidence as Evidence
 from .networks import PCGraph as PCGraph
 from .networks import PCNetwork as PCNetwork
 from .training import Callback as Callback

@@ -7,7 +7,7 @@ whose first axis counts the examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -40,6 +40,51 @@ class Batch(NamedTuple):
 
     inputs: jax.Array | None
     targets: jax.Array | None
+
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Initializer(Protocol):
+    """Chooses where inference starts; see `pcflax.initializers`."""
+
+    def __call__(
+        self,
+        network: Any,
+        inputs: Any,
+        *,
+        batch_size: int,
+        clamps: Mapping[str, Any],
+        key: PRNGKey | None,
+    ) -> Activities:
+        """Return the start of every activity by layer name; clamps are put on top of it.
+
+        Args:
+            network: the network, without activities.
+            inputs: as they were given, or None.
+            batch_size: how many examples there are.
+            clamps: {layer name: Clamp}, inputs and targets among them.
+            key: randomness, or None.
+        """
+        ...
+
+
+class Inference(Protocol[Result]):
+    """An algorithm that a network can be asked to infer by; see `pcflax.inference`."""
+
+    def run(
+        self,
+        network: Any,
+        evidence: Any,
+        *,
+        initializer: Any = None,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Any = None,
+        throw: bool = False,
+    ) -> Result:
+        """Solve for a network object in one compiled call and store the activities in its layers."""
+        ...
 
 
 class MetricFunction(Protocol):

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pcflax.typing import Energies
+
 
 class Energy(nnx.Module, abc.ABC):
     """What a layer pays for an activity that differs from its prediction.
@@ -29,7 +31,7 @@ class Energy(nnx.Module, abc.ABC):
     >>> import pcflax as pc
     >>> class Quartic(pc.Energy):
     ...     def __call__(self, activity, prediction):
-    ...         return pc.energies.base.sum_features((activity - prediction) ** 4) / 4
+    ...         return pc.energies.sum_features((activity - prediction) ** 4) / 4
     >>> Quartic()(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     Array([0.75, 0.75], dtype=float32)
     """
@@ -75,3 +77,21 @@ def check_same_shape(energy: Energy, activity: jax.Array, prediction: jax.Array)
             f"{type(energy).__name__} expected an activity and a prediction of one shape, got "
             f"{activity.shape} and {prediction.shape}"
         )
+
+
+def total_energy(energies: Energies, *, leading: int = 1) -> Float[Array, " batch"]:
+    """Return F of each example, the sum of its energies over layers, and over the nodes of stacks.
+
+    Args:
+        energies: by layer name.
+        leading: how many axes to keep; 1 is the batch, 2 steps and the batch.
+
+    >>> import jax.numpy as jnp
+    >>> total_energy({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])})
+    Array([4., 6.], dtype=float32)
+    """
+    by_layer = (
+        energy if energy.ndim == leading else jnp.sum(energy, axis=range(leading, energy.ndim))
+        for energy in energies.values()
+    )
+    return sum(by_layer)  # type: ignore[return-value]

@@ -2,6 +2,8 @@
 
 from .attention import PCAttention as PCAttention
 from .base import PCLayer as PCLayer
+from .clamps import Clamp as Clamp
+from .clamps import Evidence as Evidence
 from .conv import PCConv as PCConv
 from .conv_transpose import PCConvTranspose as PCConvTranspose
 from .dense import PCDense as PCDense

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from pcflax.data import Dataset
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
-from pcflax.learning.base import prediction_of
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PyTree
 
@@ -96,9 +96,9 @@ def _run_shapes(
     network: SplitNetwork, inputs: PyTree, targets: PyTree, *, metrics: MetricFunctions
 ) -> None:
     bound = network.bind()
-    bound.set_activities(bound.start(inputs, targets))
+    bound.set_activities(bound.start(Evidence(inputs, targets)))
     batch = next(iter(bound.energies(inputs).values())).shape[:1]
-    prediction = prediction_of(bound, inputs, batch[0])
+    prediction = bound.predict(inputs, batch_size=batch[0])
     if targets is None:
         return
     for name, metric in metrics:

@@ -20,9 +20,9 @@ from jaxtyping import Array, Bool, Int
 
 from pcflax.data import Dataset
 from pcflax.data.base import Reader
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
-from pcflax.networks import SplitNetwork
-from pcflax.networks.statistics import after_batch
+from pcflax.networks import SplitNetwork, after_batch
 from pcflax.typing import Activities, Batch, MetricFunction, PRNGKey, PyTree
 
 MetricFunctions = tuple[tuple[str, MetricFunction], ...]
@@ -110,8 +110,7 @@ def learn(
         before,
         recipe.optimizer,
         state.optimizer_state,
-        batch.inputs,
-        batch.targets,
+        Evidence(batch.inputs, batch.targets),
         key=step_key,
         step=state.step,
     )

@@ -22,6 +22,7 @@ import optax
 from flax import nnx
 
 from pcflax.data import Dataset
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, split
 from pcflax.typing import MetricFunction
@@ -486,7 +487,7 @@ class Trainer:
         if recipe.keep_activities:
             spec = data.spec()
             shapes = jax.eval_shape(
-                lambda *batch: network.bind().start(*batch), spec.inputs, spec.targets
+                lambda *batch: network.bind().start(Evidence(*batch)), spec.inputs, spec.targets
             )
             activities = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
         state = TrainState(

@@ -72,7 +72,9 @@ class TestInNetworks:
         network = pc.PCNetwork([pc.PCDense(3, 2, energy=energy, rngs=nnx.Rngs(0))])
         x = jnp.ones((4, 3))
         network.init_activities(x, targets=jnp.full((4, 2), 5.0))
-        gradient = network.parameter_gradients(x)["layers"][0]["energy"]["energy"]["log_precision"]
+        gradient = network.parameter_gradients(x)["layers"]["layer_0"]["energy"]["energy"][
+            "log_precision"
+        ]
         errors = 5.0 - np.asarray(network.predict(x))
         by_hand = (np.square(errors).mean(axis=0) - 1) / 2
         np.testing.assert_allclose(gradient[...], by_hand, rtol=1e-5)

@@ -357,7 +357,7 @@ class TestUsersOwnEnergy:
         expected = -(laplace.logpdf(np.asarray(y)) + np.log(2)).sum(axis=1)  # less its constant
         np.testing.assert_allclose(network.energies(x)["layer_1"], expected, rtol=1e-5, atol=1e-5)
         # d/dlog(scale) of the batch mean, by hand: 1 - mean |error| / scale
-        gradient = network.parameter_gradients(x)["layers"][1]["energy"]["log_scale"][...]
+        gradient = network.parameter_gradients(x)["layers"]["layer_1"]["energy"]["log_scale"][...]
         by_hand = 1 - (np.abs(np.asarray(y) - prediction) / scale).mean(axis=0)
         np.testing.assert_allclose(gradient, by_hand, rtol=1e-4, atol=1e-5)
 

@@ -215,7 +215,9 @@ class TestLearnedGaussian:
         best = -np.log(squares.mean(axis=0) if features else squares.mean())
         for offset, sign in ((0.0, 0), (0.3, 1), (-0.3, -1)):
             precision.set_value(jnp.asarray(best + offset))
-            gradient = network.parameter_gradients(x)["layers"][0]["energy"]["log_precision"][...]
+            gradient = network.parameter_gradients(x)["layers"]["layer_0"]["energy"][
+                "log_precision"
+            ][...]
             assert gradient.shape == features
             if sign:
                 assert (np.sign(gradient) == sign).all()  # descent leads back

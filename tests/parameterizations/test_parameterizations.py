@@ -175,10 +175,10 @@ def movement(network, optimizer, *, first_held=False):
     x, y = examples()
     before = network.feedforward(x)
     split = pc.networks.split(network)
-    gradients, _ = pc.learning.Backprop().gradients(split, x, y, key=jax.random.key(0))
+    gradients, _ = pc.learning.Backprop().gradients(split, pc.Evidence(x, y), key=jax.random.key(0))
     updates, _ = optimizer.update(gradients, optimizer.init(split.parameters))
     if first_held:
-        updates["layers"][0] = jax.tree.map(jnp.zeros_like, updates["layers"][0])
+        updates["layer_0"] = jax.tree.map(jnp.zeros_like, updates["layer_0"])
     moved = split.replace(parameters=optax.apply_updates(split.parameters, updates)).bind()
     after = moved.feedforward(x)
     return sizes({name: after[name] - before[name] for name in before})

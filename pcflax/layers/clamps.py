@@ -1,14 +1,17 @@
-"""Clamps: activities, or some of their elements, that inference holds fixed.
+"""Evidence: what is known of which node, and so held fixed while the others are inferred.
 
-Inputs and targets are clamps of the first and the last layer; `Clamp` does the same for any layer by
-name, whole or by a mask, for each example on its own. Next file to read: `base.py`.
+Inputs and targets are clamps of the two ends of a chain; `Clamp` does the same for any node by name,
+whole or by a mask, for each example on its own. `Evidence` holds all of them: it is the question that
+inference answers. A network parses it once (`pcflax/networks/given.py`). Next file to read: `base.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
@@ -42,13 +45,84 @@ class Clamp(NamedTuple):
         return jnp.broadcast_to(jnp.asarray(mask), self.value.shape)
 
     def apply(self, activity: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:
-        """The activity with its held elements at their values."""
+        """Return the activity with its held elements at their values."""
         value = self.value.astype(activity.dtype)
         return value if self.mask is None else jnp.where(self.mask, value, activity)
 
 
 Clamps: TypeAlias = Mapping[str, Clamp]
 """A clamp for each clamped layer, by the layer's name."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is known of a batch of examples: the question that inference answers.
+
+    A pytree, so that it passes through `jit`, `vmap` and `scan`. Nothing is checked here: the network
+    that is asked checks it, once.
+
+    Attributes:
+        inputs: clamped below, (batch, *features), or {name: array} of a graph with several inputs;
+            None leaves a root free.
+        targets: clamped above, (batch, *features), or {name: array} for several outputs; None leaves the
+            output free.
+        clamps: {node name: array or `pc.Clamp(value, mask)`} for any other node, or None; one layer of a
+            stack goes by its node's name, `hidden/3`.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> pc.Evidence(jnp.ones((4, 3)), clamps={"hidden": jnp.zeros((4, 5))}).targets is None
+    True
+    """
+
+    inputs: Any = None
+    targets: Any = None
+    clamps: Mapping[str, Any] | None = None
+
+
+class Known(NamedTuple):
+    """Evidence that a network has parsed: every clamp by layer, inputs and targets among them.
+
+    Attributes:
+        inputs: what layers without a node below predict from, as they were given.
+        clamps: {layer name: Clamp}, of a stack the clamp of all its layers.
+    """
+
+    inputs: Any
+    clamps: dict[str, Clamp]
+
+    @property
+    def batch_size(self) -> int:
+        """How many examples there are."""
+        return jax.tree.leaves((self.inputs, self.clamps))[0].shape[0]
+
+
+class ClampShapeError(ValueError):
+    """A clamp has another shape than its layer predicts; told with the layer's name."""
+
+
+def held_at(clamp: Clamp, activity: Array) -> Array:
+    """Return the activity under its clamp.
+
+    Raises:
+        ClampShapeError: where the shapes differ.
+    """
+    check_clamp(clamp, activity.shape)
+    return clamp.apply(activity)
+
+
+def check_clamp(clamp: Clamp, shape: tuple[int, ...]) -> None:
+    """Refuse a clamp of another shape than its layer predicts.
+
+    Raises:
+        ClampShapeError: with both shapes.
+    """
+    value = clamp.value
+    if value.shape != shape:
+        raise ClampShapeError(
+            f"predicts shape {shape} but is clamped to {value.shape}; set "
+            f"out_features={value.shape[-1]} or give targets of width {shape[-1]}"
+        )
 
 
 def as_clamp(name: str, value: Any) -> Clamp:

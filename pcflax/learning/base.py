@@ -95,7 +95,10 @@ class AbstractGradientLearning(AbstractLearning):
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
         """One optimizer update with this rule's gradient."""
         gradients, info = self.gradients(network, inputs, targets, key=key, step=step)
-        network, optimizer_state = apply(network, optimizer, optimizer_state, gradients)
+        value = jnp.mean(total_energy(info.energies))
+        network, optimizer_state = apply(
+            network, optimizer, optimizer_state, gradients, value=value
+        )
         return network, optimizer_state, info
 
 
@@ -104,9 +107,16 @@ def apply(
     optimizer: optax.GradientTransformation,
     optimizer_state: PyTree,
     gradients: PyTree,
+    *,
+    value: Array,
 ) -> tuple[SplitNetwork, PyTree]:
-    """The network and the optimizer state after one update with these gradients."""
-    updates, optimizer_state = optimizer.update(gradients, optimizer_state, network.parameters)
+    """The network and the optimizer state after one update with these gradients.
+
+    `value` is the batch-mean energy, for transformations that want it.
+    """
+    updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
+        gradients, optimizer_state, network.parameters, value=value
+    )
     parameters = optax.apply_updates(network.parameters, updates)
     return network.replace(parameters=parameters), optimizer_state
 

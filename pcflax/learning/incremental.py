@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 from pcflax.inference.base import AbstractIterativeInference, check_algorithm
 from pcflax.inference.problem import InferenceProblem, make_problem
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import Initializer
+from pcflax.networks.base import Initializer, total_energy
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractLearning, LearningInfo, apply, mean_gradients, prediction_of
@@ -94,7 +94,8 @@ class IncrementalPC(AbstractLearning):
                 step=number,
                 key=jax.random.fold_in(solve_key, number),
             )
-            now, optimizer_state = apply(now, optimizer, optimizer_state, gradients)
+            value = jnp.mean(total_energy(energies))
+            now, optimizer_state = apply(now, optimizer, optimizer_state, gradients, value=value)
             return (coordinates, state, now.parameters, optimizer_state), energies
 
         carry = (problem.start, self.inference.init(problem), network.parameters, optimizer_state)

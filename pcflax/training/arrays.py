@@ -17,11 +17,9 @@ from flax import nnx
 from pcflax.typing import PyTree
 from pcflax.variables import Activity
 
+from .errors import CheckpointError
+
 FlatArrays = dict[str, Any]
-
-
-class CheckpointError(Exception):
-    """A checkpoint is damaged, or does not fit what it is restored into."""
 
 
 def flatten(tree: PyTree) -> FlatArrays:

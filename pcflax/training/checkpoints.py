@@ -30,14 +30,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from .arrays import CheckpointError, FlatArrays, check_arrays, network_arrays, write_network_arrays
+from .arrays import FlatArrays, check_arrays, network_arrays, write_network_arrays
+from .errors import CheckpointError, CheckpointWarning
 from .seals import damage, seal, seal_of
 
 _SECTIONS = ("parameters", "optimizer", "other", "activities")
-
-
-class CheckpointWarning(UserWarning):
-    """A checkpoint was skipped, or a resumed run is not the run that was saved."""
 
 
 class Checkpoint(NamedTuple):

@@ -1,4 +1,4 @@
-"""What stops a run: numbers that are not finite."""
+"""What stops a run or a restore: every error and warning of training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,26 @@ class NonFiniteEnergyError(FloatingPointError):
     """Training met an energy that is NaN or infinite; the step was not applied."""
 
 
+class CheckpointError(Exception):
+    """A checkpoint is damaged, or does not fit what it is restored into."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was skipped, or a resumed run is not the run that was saved."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came; the run was saved. Exit code 143, as the shell has it."""
+
+    def __init__(self):
+        super().__init__(143)
+
+
 _NAMED = 4  # layers in one sentence
 
 
 def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteEnergyError:
-    """The error of a step that was not applied.
+    """Return the error of a step that was not applied.
 
     Args:
         step: its number, from 1.

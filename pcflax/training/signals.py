@@ -9,12 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 
-
-class Terminated(SystemExit):
-    """SIGTERM came; the run was saved. Exit code 143, as the shell has it."""
-
-    def __init__(self):
-        super().__init__(143)
+from .errors import Terminated
 
 
 class SignalCatcher:

@@ -176,7 +176,7 @@ class TestCallbackList:
             def on_evalute(self, trainer, step, metrics):
                 pass
 
-        text = "callback Typo has a method on_evalute, which is never called; did you mean on_evaluate?"
+        text = "callback Typo has a method on_evalute, which is never called; did you mean 'on_evaluate'?"
         with pytest.raises(TypeError, match=text.replace("?", r"\?")):
             CallbackList([Typo()])
         with pytest.raises(TypeError, match="callback Typo has a method on_evalute"):
@@ -208,7 +208,8 @@ class FakeTrainer:
     """A history, and whether somebody asked to stop."""
 
     def __init__(self, metric, values):
-        self.history = pc.History([{"step": n, metric: v} for n, v in enumerate(values)])
+        rows = [{"step": n, metric: v} for n, v in enumerate(values, start=1)]
+        self.history, self.began = pc.History(rows), 0
         self.stopped = False
 
     def stop(self):

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training import trainer as trainer_module
+from pcflax.training import fitting, staging
+from pcflax.training.step import TrainState
 from tests.conftest import Chain, digits_trainer, parameters_of
 
 
@@ -101,7 +102,7 @@ def test_the_length_of_a_call_changes_no_number(seconds, monkeypatch):
     """Chunks follow the machine's speed, so results must not follow the chunks."""
     reference = digits_trainer()
     reference.fit(digits(), num_steps=30)
-    monkeypatch.setattr(trainer_module, "_SECONDS_A_CALL", seconds)
+    monkeypatch.setattr(staging, "SECONDS_A_CALL", seconds)
     other = digits_trainer()
     other.fit(digits(), num_steps=30)
     assert_same(parameters_of(reference.network), parameters_of(other.network))
@@ -422,9 +423,21 @@ ARRAYS = np.ones((20, 64), np.float32)
             ValueError,
             "either epochs or num_steps",
         ),
-        (lambda t: t.fit(digits(), num_steps=-3), ValueError, "at least 0, got -3"),
-        (lambda t: t.fit(digits(), num_steps=3, log_every=0), ValueError, "expected log_every"),
-        (lambda t: t.fit(digits(), num_steps=3, eval_every=0), ValueError, "expected eval_every"),
+        (
+            lambda t: t.fit(digits(), num_steps=-3),
+            ValueError,
+            "fit expected num_steps >= 0, got -3",
+        ),
+        (
+            lambda t: t.fit(digits(), num_steps=3, log_every=0),
+            ValueError,
+            "fit expected log_every >= 1, got 0",
+        ),
+        (
+            lambda t: t.fit(digits(), num_steps=3, eval_every=0),
+            ValueError,
+            "fit expected eval_every >= 1, got 0",
+        ),
         (
             lambda t: t.fit(pc.data.from_arrays(ARRAYS[:, :60], ARRAYS, batch_size=5), num_steps=1),
             ValueError,
@@ -524,7 +537,8 @@ def test_an_early_stopped_run_stays_stopped_when_restored(tmp_path):
     assert first.step < 100
     second = make()
     second.restore()
-    second.fit(digits(), num_steps=100, eval_data=held_out(), eval_every=5)
+    with pytest.warns(UserWarning, match="nothing to do: the run had stopped at step .* patience"):
+        second.fit(digits(), num_steps=100, eval_data=held_out(), eval_every=5)
     assert second.step == first.step
     assert second.history.rows == first.history.rows
 
@@ -638,7 +652,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
     data = pc.data.load("digits", seed=np.int64(1), batch_size=np.int32(64))
     trainer.fit(data, num_steps=np.int64(2))
     assert trainer.step == 2
-    with pytest.raises(TypeError, match="expected num_steps to be an int, got 1000.0"):
+    with pytest.raises(TypeError, match="fit expected an int num_steps, got 1000.0"):
         trainer.fit(data, num_steps=1e3)
 
 
@@ -669,7 +683,7 @@ def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_ev
     whole = digits_trainer()
     fit(whole)
     trainer, begun = digits_trainer(), []
-    real = trainer_module.learn_batches
+    real = fitting.learn_batches
 
     def failing(state, constants, items, count, *args, **options):
         begun.append(int(state.step))
@@ -678,8 +692,7 @@ def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_ev
             raise RuntimeError("the device is lost")
         return result
 
-    monkeypatch.setattr(trainer_module, "_SECONDS_A_WRITE", 1e9)
-    monkeypatch.setattr(trainer_module, "learn_batches", failing)
+    monkeypatch.setattr(fitting, "learn_batches", failing)
     with pytest.raises(RuntimeError, match="lost"):
         fit(trainer)
     assert trainer.step == 6
@@ -691,22 +704,21 @@ def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_ev
 
 
 @pytest.mark.parametrize(("reads", "steps"), [(True, [2, 4, 6]), (False, [6])])
-def test_the_network_is_written_for_those_who_read_it(monkeypatch, reads, steps):
-    """A logger looks at its arguments; a callback that may look at the network finds it as of its step."""
+def test_the_network_is_written_when_it_is_read(monkeypatch, reads, steps):
+    """A logger looks at its arguments and costs nothing; a reader finds the network as of its step."""
     written = []
-    monkeypatch.setattr(trainer_module, "_SECONDS_A_WRITE", 1e9)
-    real = trainer_module.Trainer._write_back
+    real = TrainState.write_to
 
-    def write(self, state):
-        written.append(self.step)
-        real(self, state)
+    def write(state, network):
+        written.append(int(state.step))
+        real(state, network)
 
     class Reader(pc.Callback):
-        reads_network = reads
-
         def on_log(self, trainer, step, metrics):
-            assert trainer.step == step
+            if reads:
+                held = parameters_of(trainer.network)  # and another look writes nothing
+                assert_same(held, parameters_of(trainer.network))
 
-    monkeypatch.setattr(trainer_module.Trainer, "_write_back", write)
+    monkeypatch.setattr(TrainState, "write_to", write)
     digits_trainer(callbacks=[Reader()]).fit(digits(), num_steps=6, log_every=2)
     assert written == steps

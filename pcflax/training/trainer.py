@@ -26,18 +26,18 @@ from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, split
 from pcflax.typing import MetricFunction
 
-from .arrays import (
+from .calendar import Calendar
+from .callbacks import CallbackList
+from .checkpoints import Checkpoints
+from .checkpoints.arrays import (
     as_arrays,
-    check_arrays,
     copied,
     flatten,
     network_arrays,
     unflatten,
     write_network_arrays,
 )
-from .calendar import Calendar
-from .callbacks import CallbackList
-from .checkpoints import Checkpoints, CheckpointWarning
+from .checkpoints.reading import versions, warn_of_changes
 from .checks import check_data, check_keep_best, check_metric_names, check_parts, total_steps
 from .errors import NonFiniteEnergyError, non_finite_error
 from .evaluation import evaluate, predict
@@ -135,7 +135,7 @@ class Trainer:
         self._pending: dict[str, list[float]] = {}  # measured since the last training row
         self._measured: MetricFunctions = ()  # the metrics among them
         self._data_description: dict | None = None
-        self._restored_data: dict | None = None  # what the checkpoint was made on, until fit begins
+        self._restored: dict = {}  # what a checkpoint told about itself, until fit begins
         self._knows_folder = False  # whether the checkpoints there are ours: restored or written
         self._activities: dict = {}
         self._stop_asked = False
@@ -176,7 +176,8 @@ class Trainer:
             TypeError, ValueError: for data that the network cannot take, before anything is compiled.
             NonFiniteEnergyError: naming step, layer and the last good checkpoint; `network` then holds
                 the parameters before that step.
-            Terminated: on SIGTERM (exit code 143), after saving.
+            Terminated: on SIGTERM (exit code 143) and SIGHUP (129), after saving. SIGUSR1 saves, and
+                training goes on.
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
         total = total_steps(data, epochs, num_steps)
@@ -186,18 +187,11 @@ class Trainer:
         for name, value in (("log_every", log_every), ("eval_every", eval_every)):
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1 step, got {value}")
-        if self._restored_data not in (None, data.description()):
-            warnings.warn(
-                f"the checkpoint was made on {self._restored_data}, and training goes on with "
-                f"{data.description()}: it will not end as the uninterrupted run would have",
-                CheckpointWarning,
-                stacklevel=2,
-            )
-        self._restored_data, self._data_description = None, data.description()
+        warn_of_changes(self._restored, data.description())
+        self._restored, self._data_description = {}, data.description()
         if self.checkpoints is not None:
             measured = [name for name, _ in self._metric_functions(eval_data or data)]
             check_keep_best(self.checkpoints.keep_best, measured)
-            self.checkpoints.prepare()
             self._check_folder()
         if self.step >= total:
             warnings.warn(
@@ -215,6 +209,11 @@ class Trainer:
             save=None if self.checkpoints is None else self.checkpoints.every or eval_every,
             epoch=data.num_batches if self.callbacks.listens("on_epoch_end") else None,
         )
+        if self.checkpoints is not None:
+            self.checkpoints.refuse_taken(
+                lambda step: step > self.step and calendar.is_due("save", step)
+            )
+            self.checkpoints.prepare()
         self._stop_asked = False
         self._shows_network = self.callbacks.listens("on_log", "on_measure", to_network=True)
         self.callbacks.notify("on_fit_start", self, total)
@@ -307,9 +306,10 @@ class Trainer:
         if self.step != step:
             return self._stop_asked
         stopping = self._stop_asked or signals.caught is not None
-        if stopping and self._written.step != step:
-            self._write_back(state)  # the stop was asked for since
-        if "save" in due or (stopping and calendar.save is not None):
+        saving = calendar.save is not None and (stopping or signals.save_asked())
+        if (stopping or saving) and self._written.step != step:
+            self._write_back(state)  # it was asked for since
+        if "save" in due or saving:
             self._save()
         return stopping
 
@@ -376,7 +376,6 @@ class Trainer:
             NonFiniteEnergyError: where a parameter is NaN or infinite; nothing is written.
         """
         checkpoints = self._needs_checkpoints()
-        checkpoints.prepare()
         self._check_folder()
         path = self._save()
         checkpoints.close()
@@ -399,29 +398,19 @@ class Trainer:
             ValueError: where the Trainer has no `checkpoints`.
         """
         stored = self._needs_checkpoints().read(step, best=best)
-        parameters, other = network_arrays(self.network)
-        check_arrays("parameter", stored.sections["parameters"], parameters)
-        check_arrays("state", stored.sections["other"], other)
         optimizer_state = as_arrays(self.optimizer_state)
-        check_arrays(
-            "optimizer state",
-            stored.sections["optimizer"],
-            flatten(optimizer_state),
-            owner="optimizer",
-        )
-        write_network_arrays(
-            self.network, {**stored.sections["parameters"], **stored.sections["other"]}
-        )
+        arrays, optimizer_arrays = stored.arrays_for(self.network, optimizer_state)
+        write_network_arrays(self.network, arrays)
         self._activities = {
             name: jnp.array(value, copy=True) for name, value in stored.activities.items()
         }
         self.network.set_activities(self._activities)
-        self.optimizer_state = unflatten(optimizer_state, stored.sections["optimizer"])
+        self.optimizer_state = unflatten(optimizer_state, optimizer_arrays)
         self.step, self.seed = stored.step, stored.meta["seed"]
         self._written = self._written._replace(step=self.step)
         self.history = History(stored.meta["history"])
         self._pending = {name: list(column) for name, column in stored.meta["pending"].items()}
-        self._data_description = self._restored_data = stored.meta["data"]
+        self._data_description, self._restored = stored.meta["data"], stored.meta
         self._knows_folder = True
         return self.step
 
@@ -464,7 +453,8 @@ class Trainer:
                 "evaluated": evaluated,
                 "history": self.history.rows,
                 "pending": self._pending,
-                "versions": {"jax": jax.__version__, "device": jax.local_devices()[0].device_kind},
+                "layers": list(self.network.names),
+                "versions": versions(),
             },
         )
         self._knows_folder = True

@@ -1,14 +1,11 @@
-"""What stops a run or a restore: every error and warning of training."""
+"""Every error and warning of training, and the sentence about numbers that are not finite."""
 
 from __future__ import annotations
 
 import math
+import signal
 
 from pcflax.typing import Metrics
-
-
-class NonFiniteEnergyError(FloatingPointError):
-    """Training met an energy that is NaN or infinite; the step was not applied."""
 
 
 class CheckpointError(Exception):
@@ -20,10 +17,17 @@ class CheckpointWarning(UserWarning):
 
 
 class Terminated(SystemExit):
-    """SIGTERM came; the run was saved. Exit code 143, as the shell has it."""
+    """A signal asked the run to end, and it was saved.
 
-    def __init__(self):
-        super().__init__(143)
+    The exit code is the shell's: 128 and the signal's number, 143 for SIGTERM and 129 for SIGHUP.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(128 + number)
+
+
+class NonFiniteEnergyError(FloatingPointError):
+    """Training met an energy that is NaN or infinite; the step was not applied."""
 
 
 _NAMED = 4  # layers in one sentence

@@ -102,8 +102,8 @@ class Fit:
             if self.run.step == step and calendar.is_due(event, step):
                 tell()
         stopping = self.run.stop_asked or signals.caught is not None
-        due = calendar.is_due("save", step) or (stopping and calendar.save is not None)
-        if self.run.step == step and due:
+        asked = calendar.save is not None and (stopping or signals.save_asked())
+        if self.run.step == step and (asked or calendar.is_due("save", step)):
             path = self.saving.save(self.run)
             self.callbacks.notify("on_checkpoint", self.trainer, step, path)
         return stopping

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from .errors import CheckpointWarning
+from .checkpoints.reading import versions, warn_of_changes
 from .history import History
 from .metrics import MetricFunctions, of_means
 
@@ -27,7 +25,7 @@ class Record:
         data: description of the data set that is trained on; None before the first.
         data_start: the step before that data set's first batch.
         began: the step at which the newest fit began; a fit that goes on with a restored one keeps its.
-        restored: whether the next fit is such a one.
+        restored: what the checkpoint says of itself, until the next fit, which is such a one, begins.
     """
 
     seed: int
@@ -36,7 +34,7 @@ class Record:
     data: dict[str, Any] | None = None
     data_start: int = 0
     began: int = 0
-    restored: bool = False
+    restored: Mapping[str, Any] | None = None
 
     def add(self, values: Mapping[str, np.ndarray], count: int) -> None:
         """Add what the first `count` steps of a call measured."""
@@ -66,21 +64,16 @@ class Record:
         """Begin a fit on this data set: another one begins with its first epoch.
 
         Warns:
-            CheckpointWarning: where the fit goes on with a restored one, on other data.
+            CheckpointWarning: where the fit goes on with a restored one, otherwise than that would have.
         """
-        if self.data not in (None, data):
+        if any(data.get(name) != value for name, value in (self.data or {}).items()):
             self.data_start = step
-            if self.restored:
-                warnings.warn(
-                    f"the checkpoint was made on {self.data}, and training goes on with {data}: it will "
-                    f"not end as the uninterrupted run would have",
-                    CheckpointWarning,
-                    stacklevel=3,
-                )
         self.data = data
-        if not self.restored:
+        if self.restored is None:
             self.began = step
-        self.restored = False
+        else:
+            warn_of_changes(self.restored, data, stacklevel=4)
+        self.restored = None
 
     def to_meta(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint of this step stores beside its arrays."""
@@ -98,7 +91,7 @@ class Record:
             "evaluated": evaluated,
             "history": self.history.rows,
             "pending": self.pending,
-            "versions": {"jax": jax.__version__, "device": jax.local_devices()[0].device_kind},
+            "versions": versions(),
         }
 
     @classmethod
@@ -111,5 +104,5 @@ class Record:
             data=meta["data"],
             data_start=meta.get("data_start", 0),
             began=meta.get("began", 0),
-            restored=True,
+            restored=meta,
         )

@@ -17,17 +17,16 @@ import optax
 from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import Activities, PyTree
 
-from .arrays import (
+from .checkpoints import Checkpoint
+from .checkpoints.arrays import (
     FlatArrays,
     as_arrays,
-    check_arrays,
     copied,
     flatten,
     network_arrays,
     unflatten,
     write_network_arrays,
 )
-from .checkpoints import Checkpoint
 from .record import Record
 from .step import TrainState, in_training
 
@@ -135,7 +134,7 @@ class Run:
                 self.record.go_back(self.step, pending)
         self.show()
         self._state = None  # the objects hold it
-        self.record.restored = False
+        self.record.restored = None
 
     def sections(self) -> dict[str, FlatArrays]:
         """Return the arrays of a checkpoint, by section and path."""
@@ -148,20 +147,20 @@ class Run:
             "activities": dict(self._activities),
         }
 
+    def meta(self) -> dict[str, Any]:
+        """Return what a checkpoint stores beside its arrays."""
+        return {**self.record.to_meta(self.step), "layers": list(self._network.names)}
+
     def restore(self, stored: Checkpoint) -> None:
         """Go to a checkpoint, or change nothing.
 
         Raises:
             CheckpointError: where its arrays are of other shapes than network and optimizer.
         """
-        parameters, other = network_arrays(self._network)
-        optimizer_state: Any = as_arrays(self._optimizer_state)
-        expected, sections = flatten(optimizer_state), stored.sections
-        check_arrays("parameter", sections["parameters"], parameters)
-        check_arrays("state", sections["other"], other)
-        check_arrays("optimizer state", sections["optimizer"], expected, owner="optimizer")
-        write_network_arrays(self._network, {**sections["parameters"], **sections["other"]})
-        self._optimizer_state = unflatten(optimizer_state, sections["optimizer"])
+        optimizer_state = as_arrays(self._optimizer_state)
+        arrays, optimizer_arrays = stored.arrays_for(self._network, optimizer_state)
+        write_network_arrays(self._network, arrays)
+        self._optimizer_state = unflatten(optimizer_state, optimizer_arrays)
         self._activities = copied(dict(stored.activities))
         self._network.set_activities(self._activities)
         self.step, self.record = stored.step, Record.of_meta(stored.meta)

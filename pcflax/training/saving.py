@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
 
+from .calendar import Calendar
 from .checkpoints import Checkpoints
 from .errors import NonFiniteEnergyError
 from .run import Run
@@ -34,10 +37,9 @@ class Saving:
             )
         return self.checkpoints
 
-    def prepare(self, run: Run) -> None:
-        """Make the folder, and refuse to train over another run's checkpoints."""
+    def check_folder(self, run: Run) -> None:
+        """Refuse to train over another run's checkpoints."""
         checkpoints = self.needed()
-        checkpoints.prepare()
         later = [step for step in checkpoints.steps() if step > run.step]
         if later and not self._knows_folder:
             raise FileExistsError(
@@ -59,7 +61,7 @@ class Saving:
                     f"parameter '{name}' is not finite after step {run.step}, so nothing was saved; "
                     f"{self.last_good()}"
                 )
-        path = self.needed().save(run.step, sections, run.record.to_meta(run.step))
+        path = self.needed().save(run.step, sections, run.meta())
         self._knows_folder = True
         return path
 
@@ -73,7 +75,16 @@ class Saving:
         path = self.checkpoints.latest_good() if self.checkpoints is not None else None
         return f"the last good checkpoint is {path}" if path else "there is no checkpoint"
 
-    def close(self) -> None:
-        """Wait for what is being written."""
-        if self.checkpoints is not None:
+    @contextlib.contextmanager
+    def opened(self, run: Run, calendar: Calendar) -> Iterator[None]:
+        """Hold the folder while a fit trains; on leaving, what is being written is complete."""
+        if self.checkpoints is None:
+            yield
+            return
+        start = run.step
+        self.checkpoints.refuse_taken(lambda step: step > start and calendar.is_due("save", step))
+        try:
+            self.checkpoints.prepare()
+            yield
+        finally:
             self.checkpoints.close()

@@ -26,7 +26,7 @@ from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.networks.statistics import after_batch
 from pcflax.typing import Activities, Batch, Energies, PRNGKey, PyTree
 
-from .arrays import as_arrays, copied
+from .checkpoints.arrays import as_arrays, copied
 from .checks import as_optimizer, check_rule
 from .measure import at_least_32_bits, output_energy
 

@@ -6,7 +6,6 @@ trains, `Saving` saves. Next file to read: `fitting.py`.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -181,7 +180,8 @@ class Trainer:
             TypeError, ValueError: for data that the network cannot take, before anything is compiled.
             NonFiniteEnergyError: naming step, layer and the last good checkpoint; `network` then holds
                 the parameters before that step.
-            Terminated: on SIGTERM (exit code 143), after saving.
+            Terminated: on SIGTERM (exit code 143) and SIGHUP (129), after saving. SIGUSR1 saves, and
+                training goes on.
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
         total = total_steps(data, epochs, num_steps)
@@ -199,7 +199,7 @@ class Trainer:
             if self.checkpoints.keep_best is not None:
                 best = self.checkpoints.keep_best[0]
                 check_measured("keep_best", best, measured_names(None, measured))
-            self._saving.prepare(self._run)
+            self._saving.check_folder(self._run)
         if self.step >= total:
             warnings.warn(
                 f"nothing to do: {self.step} steps are done and {total} were asked for (epochs and "
@@ -234,7 +234,7 @@ class Trainer:
         self._run.carry_activities(self._shapes_of_activities(data))
         with (
             SignalCatcher() as signals,  # until the last save is sealed
-            contextlib.closing(self._saving),
+            self._saving.opened(self._run, calendar),
             self.callbacks.running(self, total),
         ):
             fit.train(signals)
@@ -312,10 +312,11 @@ class Trainer:
             ValueError: where the Trainer has no `checkpoints`.
             NonFiniteEnergyError: where a parameter is NaN or infinite; nothing is written.
         """
-        self._saving.prepare(self._run)
+        checkpoints = self._saving.needed()
+        self._saving.check_folder(self._run)
         path = self._saving.save(self._run)
         self.callbacks.notify("on_checkpoint", self, self.step, path)
-        self._saving.close()
+        checkpoints.close()
         return path
 
     def restore(self, step: int | None = None, *, best: bool = False) -> int:

@@ -10,7 +10,7 @@ from scipy import stats
 
 import pcflax as pc
 from pcflax.energies import Gaussian, LearnedGaussian
-from pcflax.training.arrays import network_arrays
+from pcflax.training.checkpoints.arrays import network_arrays
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums of a few dozen terms
 KEY = jax.random.key(0)

@@ -1,12 +1,14 @@
 """Arrays by their path, the form in which a checkpoint stores them.
 
 A flat dictionary from "layers.0.linear.kernel" to an array makes the first difference between what is
-stored and what is expected easy to name, and any tool can read it.
+stored and what is expected easy to name, and any tool can read it. A layer that is stored by its place is
+found by its name again: `renamed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +19,12 @@ from flax import nnx
 from pcflax.typing import PyTree
 from pcflax.variables import Activity
 
+from ..errors import CheckpointError
+
 FlatArrays = dict[str, Any]
 
-
-class CheckpointError(Exception):
-    """A checkpoint is damaged, or does not fit what it is restored into."""
+# "layers.3", or behind the path of an optimizer's state "0.mu.layers.3": a layer by its place.
+_PLACE = re.compile(r"(^|\.)layers\.(\d+)(?=\.)")
 
 
 def flatten(tree: PyTree) -> FlatArrays:
@@ -69,6 +72,41 @@ def write_network_arrays(network: nnx.Module, flat: Mapping[str, Any]) -> None:
     """Write arrays by path into a network's Variables."""
     state = nnx.as_pure(nnx.state(network, nnx.Not(Activity)))
     nnx.update(network, unflatten(state, flat))
+
+
+def by_place(paths: Iterable[str]) -> bool:
+    """Return whether paths name layers by their place, as all did in 0.1."""
+    paths = list(paths)
+    return bool(paths) and all(_PLACE.match(path) for path in paths)
+
+
+def renamed(
+    flat: Mapping[str, Any], then: Sequence[str], now: Sequence[str], *, places: bool
+) -> FlatArrays:
+    """Return stored arrays, whose paths name layers by place, under the paths of today's network.
+
+    Args:
+        flat: arrays by path, of a network or of an optimizer.
+        then: the layers' names when the arrays were stored, in the order of their places.
+        now: the layers' names today, in the order of their places.
+        places: whether today's paths name layers by place, too. A layer that is no more keeps its
+            old path, so that it can be named.
+
+    >>> renamed({"0.mu.layers.1.kernel": 7, "0.count": 3}, ["a", "b"], ["b", "a"], places=True)
+    {'0.mu.layers.0.kernel': 7, '0.count': 3}
+    >>> renamed({"layers.1.kernel": 7}, ["a", "b"], ["b", "a"], places=False)
+    {'b.kernel': 7}
+    """
+
+    def path_today(matched: re.Match) -> str:
+        dot, place = matched[1], int(matched[2])
+        name = then[place] if place < len(then) else None
+        if name not in now:
+            return matched[0]
+        return f"{dot}layers.{now.index(name)}" if places else f"{dot}{name}"
+
+    # the first alone: a layer may hold a list called `layers` of its own
+    return {_PLACE.sub(path_today, path, count=1): array for path, array in flat.items()}
 
 
 def check_arrays(

@@ -187,9 +187,10 @@ class Trainer:
         for name, value in (("log_every", log_every), ("eval_every", eval_every)):
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1 step, got {value}")
-        warn_of_changes(self._restored, data.description())
-        self._restored, self._data_description = {}, data.description()
         if self.checkpoints is not None:
+            self._data_description = {**data.description(), "contents": data.contents()}
+            warn_of_changes(self._restored, self._data_description)
+            self._restored = {}
             measured = [name for name, _ in self._metric_functions(eval_data or data)]
             check_keep_best(self.checkpoints.keep_best, measured)
             self._check_folder()

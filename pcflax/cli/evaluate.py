@@ -22,18 +22,17 @@ def evaluate(options: EvaluateOptions) -> None:
         )
     own = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     asked = dataclasses.replace(own, data=options.data or own.data)
-    try:
+    try:  # the network is sized for the run's own data, while they are there
         sized = load_data(own, "test", batch_size=options.batch_size)
     except FileNotFoundError as error:
         if options.data is None:
-            raise FileNotFoundError(
-                f"{error}; where the run's data have moved to, say --data"
-            ) from error
-        sized = None  # the network is sized for the data that are given
-    data = sized
-    if sized is None or options.data is not None or options.split != "test":
-        data = load_data(asked, options.split, batch_size=options.batch_size)
-    trainer = build_trainer(stored, data if sized is None else sized, options.run)
+            raise FileNotFoundError(f"{error}; if the run's data have moved, add --data") from error
+        sized = data = load_data(asked, options.split, batch_size=options.batch_size)
+    else:
+        data = sized
+        if asked != own or options.split != "test":
+            data = load_data(asked, options.split, batch_size=options.batch_size)
+    trainer = build_trainer(stored, sized, options.run)
     step = trainer.restore(options.step, best=options.best)
     measured = trainer.evaluate(data)
     if options.json:

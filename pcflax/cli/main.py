@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    if hasattr(sys.stdout, "reconfigure"):  # an ASCII terminal shows what it can
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(AttributeError):  # an ASCII terminal shows what it can
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore
     try:
         if arguments == ["--version"]:
             print(f"pcflax {version('pcflax')}")
@@ -35,12 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        print(end="", flush=True)  # what fails is told here
     except BrokenPipeError:
         # what Python writes at its end would fail again
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # type: ignore
     except KeyboardInterrupt:
         print("stopped; go on with --resume", file=sys.stderr)
         raise SystemExit(130) from None
@@ -68,7 +67,7 @@ def _run(arguments: list[str]) -> None:
         description="Predictive coding networks on Flax NNX and JAX.",
     )
     # A verb is imported when it is used, with the plotting and the loggers it needs.
-    match with_homes(options):
+    match _with_homes(options):
         case TrainOptions() as verb:
             from .train import train
 
@@ -106,7 +105,7 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
     return None
 
 
-def with_homes(options: Any) -> Any:
+def _with_homes(options: Any) -> Any:
     """Return the options with `~` expanded in every path, as the shell does not behind a `=`."""
     changed: dict[str, Any] = {
         field.name: Path(os.path.expanduser(value))

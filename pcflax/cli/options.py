@@ -350,7 +350,9 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
             f"the run in {given.run_dir} lets its rate fall to zero at step {stored.num_steps} (--decay), "
             f"got --num-steps {given.num_steps}; leave it out to resume, or start a new run"
         )
-    moved = Path(given.data.removeprefix("text:")).is_file()  # other examples are told by the Trainer
+    moved = Path(
+        given.data.removeprefix("text:")
+    ).is_file()  # other examples are told by the Trainer
     for field in dataclasses.fields(TrainOptions):
         if field.name == "data" and moved:
             continue

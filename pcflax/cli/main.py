@@ -121,12 +121,10 @@ def _with_homes(options: Any) -> Any:
 def _sentence(error: Exception) -> str:
     """The first line of an error; kinds that are nobody's own words get their name before it."""
     text = str(error).strip() or repr(error)
-    if (
-        isinstance(error, OSError) and error.strerror
-    ):  # the system's: "[Errno 28] No space left ..."
-        where = f" {error.filename}" if error.filename is not None else ""
-        remedy = "; make room, and go on with --resume" if error.errno == errno.ENOSPC else ""
-        return f"{error.strerror}:{where or ' a file'}{remedy}"
+    if isinstance(error, OSError) and error.strerror:  # "[Errno 28] No space left on device"
+        where = f": {error.filename}" if error.filename is not None else ""
+        remedy = "; make room" if error.errno == errno.ENOSPC else ""
+        return f"{error.strerror}{where}{remedy}"
     if isinstance(error, KeyError):
         text = str(error.args[0]) if error.args else text
     first = text.splitlines()[0]

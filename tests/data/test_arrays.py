@@ -297,3 +297,24 @@ class TestErrors:
         inputs = np.array([[0.0, 1.0], [0.0, 1e300], [0.0, 1.0]])
         with pytest.raises(ValueError, match="the inputs of 'mine' hold"):
             pc.data.from_arrays(inputs, LABELS, batch_size=1, name="mine")
+
+
+def test_contents_tell_other_examples_from_the_same():
+    """A file that was written anew under its old name would go unnoticed."""
+    inputs, labels = np.arange(12.0).reshape(6, 2), np.arange(6) % 3
+
+    def contents(inputs, labels, **options):
+        return pc.data.from_arrays(inputs, labels, batch_size=2, **options).contents()
+
+    same = contents(inputs, labels)
+    assert contents(inputs.copy(), labels, seed=1) == same
+    assert contents(np.asfortranarray(inputs), labels) == same
+    changed = inputs.copy()
+    changed[4, 1] = 7.5
+    assert contents(changed, labels) != same
+    assert contents(inputs, labels[::-1]) != same
+    text = [
+        pc.data.TextDataset(t, sequence_length=2, batch_size=1).contents()
+        for t in ("abab", "abba", "acac")
+    ]
+    assert len(set(text)) == 3

@@ -6,8 +6,9 @@ whose first axis counts the examples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -28,18 +29,26 @@ Metrics: TypeAlias = Mapping[str, float]
 """Measured numbers by name, on the host."""
 
 
-class Batch(NamedTuple):
-    """Examples that are trained on or measured together.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Examples that are trained on or measured together: what is known of them.
 
     Attributes:
         inputs: what is clamped below, (batch, *features), floating, or integers for a layer that takes
-            them (tokens); None leaves the root free.
-        targets: what is clamped above, (batch, *features), floating (classes one-hot); None leaves
-            the output free.
+            them (tokens); {name: array} for several inputs; None leaves the root free.
+        targets: what is clamped above, (batch, *features), floating (classes one-hot); {name: array}
+            for several outputs, of which those without a name stay free; None leaves all free.
+        clamps: what is clamped besides, {name of a layer: `pc.Clamp`}; nothing as a rule.
     """
 
-    inputs: jax.Array | None
-    targets: jax.Array | None
+    inputs: PyTree
+    targets: PyTree
+    clamps: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[PyTree]:
+        """Give inputs and targets in turn: `for x, y in data`."""
+        return iter((self.inputs, self.targets))
 
 
 class MetricFunction(Protocol):

@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "pcflax"
 ARROWS = {
     "variables": [],
     "typing": [],
+    "checks": [],
     "energies": ["typing", "variables"],
     "parameterizations": ["typing"],
     "layers": ["energies", "parameterizations"],
@@ -19,7 +20,7 @@ ARROWS = {
     "inference": ["networks"],
     "learning": ["inference"],
     "analysis": ["learning"],
-    "data": ["typing"],
+    "data": ["checks", "networks"],
     "training": ["learning", "initializers", "data"],
     "plotting": ["typing"],
     "models": ["networks"],

@@ -35,10 +35,16 @@ _OUTPUTS = {"gaussian": pc.energies.Gaussian, "categorical": pc.energies.Categor
 
 
 def load_data(
-    options: TrainOptions, split: str, *, batch_size: int | None = None
+    options: TrainOptions,
+    split: str,
+    *,
+    batch_size: int | None = None,
+    num_classes: int | None = None,
 ) -> pc.data.Dataset:
     """The run's data; the test split in batches as large as the set allows."""
     own: dict[str, Any] = {"split": split, "data_dir": options.data_dir}
+    if str(options.data).endswith(".npz"):
+        own["num_classes"] = num_classes
     if options.model == "transformer":
         own["sequence_length"] = options.sequence_length
     if options.model in CONVOLUTIONAL:

@@ -28,6 +28,9 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.data is not None or options.split != "test":
         asked = dataclasses.replace(asked, data=options.data or stored.data)
         data = load_data(asked, options.split, batch_size=options.batch_size)
+        known = own.num_classes
+        if known and data.num_classes and data.num_classes < known:  # the file lacks the last ones
+            data = load_data(asked, options.split, batch_size=options.batch_size, num_classes=known)
     measured = trainer.evaluate(data)
     if options.json:
         print(json.dumps({"step": step, "data": data.name, **measured}))

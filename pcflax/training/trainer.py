@@ -186,7 +186,7 @@ class Trainer:
         for name, value in (("log_every", log_every), ("eval_every", eval_every)):
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1 step, got {value}")
-        if self._restored_data not in (None, data.description()):
+        if self._restored_data is not None and not data.same_as(self._restored_data):
             warnings.warn(
                 f"the checkpoint was made on {self._restored_data}, and training goes on with "
                 f"{data.description()}: it will not end as the uninterrupted run would have",

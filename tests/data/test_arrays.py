@@ -215,7 +215,7 @@ NAN = np.array([[0.0, 1.0], [np.inf, 0.0], [0.0, np.nan]])
 
 VALUE_ERRORS = {
     "neither": ((None, None), {}, "inputs and targets are both None; give at least one"),
-    "lengths": ((INPUTS, LABELS[:2]), {}, "'mine' has 3 inputs but 2 targets; give one target"),
+    "lengths": ((INPUTS, LABELS[:2]), {}, "'mine' has 3 inputs but 2 targets; give one row of"),
     "bool labels": (
         (INPUTS, LABELS > 1),
         {},
@@ -252,18 +252,26 @@ VALUE_ERRORS = {
         {},
         "data set 'mine' is empty; expected at least one example",
     ),
-    "batch 0": ((INPUTS, LABELS), {"batch_size": 0}, "expected a batch_size of at least 1, got 0"),
-    "batch 1.5": ((INPUTS, LABELS), {"batch_size": 1.5}, "batch_size of at least 1, got 1.5"),
-    "batch True": ((INPUTS, LABELS), {"batch_size": True}, "batch_size of at least 1, got True"),
+    "batch 0": (
+        (INPUTS, LABELS),
+        {"batch_size": 0},
+        "data set 'mine' expected batch_size >= 1, got 0",
+    ),
+    "no classes": ((INPUTS, LABELS), {"num_classes": 0}, "'mine' expected num_classes >= 1, got 0"),
     "batch larger": (
         (INPUTS, LABELS),
         {"batch_size": 4},
         "batch_size 4 is larger than data set 'mine' with its 3 examples; give a batch_size of at "
         "most 3",
     ),
-    "seed": ((INPUTS, LABELS), {"seed": -1}, "expected a seed from 0 to 2**32 - 1, got -1"),
-    "large seed": ((INPUTS, LABELS), {"seed": 2**32}, "from 0 to 2**32 - 1, got 4294967296"),
+    "seed": ((INPUTS, LABELS), {"seed": -1}, "data set 'mine' expected seed >= 0, got -1"),
+    "large seed": ((INPUTS, LABELS), {"seed": 2**32}, "expected seed < 2**32, got 4294967296"),
 }
+NOT_WHOLE = [
+    (option, value)
+    for option in ("batch_size", "seed", "num_classes")
+    for value in (1.5, True, "8", np.ones(1, int))
+]
 
 
 class TestErrors:
@@ -272,6 +280,11 @@ class TestErrors:
         arrays, options, text = VALUE_ERRORS[case]
         with pytest.raises(ValueError, match=re.escape(text)):
             pc.data.from_arrays(*arrays, **{"batch_size": 1, "name": "mine", **options})
+
+    @pytest.mark.parametrize(("option", "value"), NOT_WHOLE)
+    def test_what_is_no_whole_number_is_refused(self, option, value):
+        with pytest.raises(TypeError, match=f"data set 'mine' expected an int {option}, got "):
+            pc.data.from_arrays(INPUTS, LABELS, **{"batch_size": 1, "name": "mine", option: value})
 
     def test_integer_inputs_are_refused_with_the_remedy(self):
         """Bytes taken for numbers would train on inputs 255 times too large."""

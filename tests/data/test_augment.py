@@ -19,7 +19,7 @@ from scipy import stats
 import pcflax as pc
 from pcflax.data.augment import Seeded, as_augmentations, augmented, describe, seeded
 from pcflax.data.base import Decoder
-from pcflax.data.digits import read_digits
+from pcflax.data.sources.digits import read_digits
 from tests.conftest import parameters_of
 
 BOTH = (pc.data.Flip(), pc.data.Crop(4))
@@ -324,9 +324,14 @@ class TestErrors:
         with pytest.raises(TypeError, match=text):
             as_augmentations(Loose())
 
-    @pytest.mark.parametrize("padding", [0, -1, 1.5, True, "4"])
+    @pytest.mark.parametrize("padding", [1.5, True, "4"])
     def test_a_padding_that_is_none_is_refused(self, padding):
-        with pytest.raises(ValueError, match="Crop expected a padding of at least 1 pixel, got "):
+        with pytest.raises(TypeError, match="Crop expected an int padding, got "):
+            pc.data.Crop(padding)
+
+    @pytest.mark.parametrize("padding", [0, -1])
+    def test_a_padding_of_nothing_is_refused(self, padding):
+        with pytest.raises(ValueError, match=f"Crop expected padding >= 1, got {padding}"):
             pc.data.Crop(padding)
 
     @pytest.mark.parametrize("augmentation", BOTH)

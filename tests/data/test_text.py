@@ -284,9 +284,16 @@ class TestErrors:
         with pytest.raises(ValueError, match="the vocabulary of 'text' has a character twice: 'ab"):
             make_data("abc", sequence_length=1, vocabulary="abca")
 
-    @pytest.mark.parametrize("length", [0, -1, 1.5, True, "8"])
+    @pytest.mark.parametrize("length", [1.5, True, "8"])
     def test_a_sequence_length_that_is_none_is_refused(self, length):
-        with pytest.raises(ValueError, match="expected a sequence_length of at least 1, got "):
+        with pytest.raises(
+            TypeError, match="data set 'text' expected an int sequence_length, got "
+        ):
+            make_data(sequence_length=length)
+
+    @pytest.mark.parametrize("length", [0, -1])
+    def test_a_sequence_length_of_nothing_is_refused(self, length):
+        with pytest.raises(ValueError, match=f"expected sequence_length >= 1, got {length}"):
             make_data(sequence_length=length)
 
     @pytest.mark.parametrize(

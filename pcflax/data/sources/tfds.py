@@ -47,7 +47,7 @@ class TfdsSource:
         return example["image"], np.asarray(example["label"], np.int32)
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images (examples, height, width, channels), uint8, and labels (examples,), int32."""
+        """Return all images (examples, height, width, channels), uint8, and labels (examples,), int32."""
         images, labels = [], []
         for begin in range(0, len(self), _READ_AT_ONCE):
             chunk = range(begin, min(begin + _READ_AT_ONCE, len(self)))

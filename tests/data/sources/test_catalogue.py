@@ -18,12 +18,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 import pcflax as pc
-from pcflax.data.digits import read_digits
-from pcflax.data.tfds import TfdsSource
+from pcflax.data.sources.digits import read_digits
+from pcflax.data.sources.tfds import TfdsSource
 
 PREPARED = Path(
     os.environ.get("PCFLAX_TEST_DATA")
-    or Path(__file__).parents[3] / "shared" / "data" / "tensorflow_datasets"
+    or Path(__file__).parents[4] / "shared" / "data" / "tensorflow_datasets"
 )
 needs_mnist = pytest.mark.skipif(
     not (PREPARED / "mnist").is_dir(),
@@ -291,7 +291,7 @@ class TestMockedTfds:
 
     def test_reading_all_at_once_equals_reading_one_by_one(self, mocked, monkeypatch):
         """The last, incomplete chunk of a set must not be lost or read twice."""
-        monkeypatch.setattr(pc.data.tfds, "_READ_AT_ONCE", 3)
+        monkeypatch.setattr(pc.data.sources.tfds, "_READ_AT_ONCE", 3)
         source = TfdsSource("mnist", "train", None)
         images, labels = source.read_all()
         np.testing.assert_array_equal(images, mocked["train"][0])

@@ -37,72 +37,33 @@ def check_examples(
     expect_kind(f"data set '{name}'", "clamps", clamps, Mapping, "{'hidden': (values, mask)}")
     if inputs is None and targets is None and not clamps:
         raise ValueError("inputs and targets are both None; give at least one")
-    lengths: dict[str, int] = {}
-
-    def each(role: str, value: Any, check: Callable[[_What, Any], Any]) -> PyTree:
-        """The checked array, or those of a dictionary that are given."""
-        several = isinstance(value, Mapping)
-        found = {}
-        for key, given in value.items() if several else [(None, value)]:
-            if given is not None:
-                what = _What(role, key, name)
-                found[key] = check(what, given)
-                lengths[what.title] = len(jax.tree.leaves(found[key])[0])
-        return found or None if several else found.get(None)
-
-    def check_input(what: _What, value: Any) -> np.ndarray:
-        array = _as_numpy(what, value)
-        several_integers = what.key is not None and np.issubdtype(array.dtype, np.integer)
-        if several_integers and (integer_inputs or array.dtype != np.uint8):
-            return _integer(what, array)
-        if what.key is None and integer_inputs:
-            return _integer(what, array)
-        if what.key is None and is_image_bytes(array):
-            return array.copy()
-        return _floating(what, array)
-
-    classes: dict[str | None, int] = {}
-
-    def check_target(what: _What, value: Any) -> np.ndarray:
-        array = _as_numpy(what, value)
-        given: Any = num_classes
-        if isinstance(given, Mapping):
-            given = given.get(what.key)
-        if np.issubdtype(array.dtype, np.integer):
-            if given is not None and array.ndim == 2 and array.shape[1] == 1 and not positions:
-                array = array[:, 0]  # a column of labels, one for each example
-            if array.ndim == 1 or (array.ndim == 2 and given is not None):
-                classes[what.key] = _num_classes(what, array, given)
-                return array.astype(np.int32)
-        if array.ndim == 1:
-            raise ValueError(
-                f"{what} have shape {array.shape} and dtype {array.dtype}; expected integer labels of "
-                f"that shape, or floating targets (examples, features)"
-            )
-        return _floating(what, array)
-
-    inputs = each("inputs", inputs, check_input)
+    inputs = _each("inputs", inputs, name, lambda what, x: _input(what, x, integer_inputs))
+    widths = _widths(num_classes, targets, name)
     # with one position an example, labels (examples, 1) are at every position
     positions = any(
         leaf.shape[1] == 1 and (leaf.ndim > 2 or leaf.dtype == np.int32)
         for leaf in jax.tree.leaves(inputs)
     )
-    if isinstance(num_classes, Mapping):
-        for key in num_classes:
-            if not isinstance(targets, Mapping) or key not in targets:
-                known = targets if isinstance(targets, Mapping) else ()
-                raise ValueError(
-                    f"num_classes names '{key}', but '{name}' has no targets of that name"
-                    f"{did_you_mean(key, known)}"
-                )
-    several = isinstance(targets, Mapping)
-    found = Batch(
-        inputs, each("targets", targets, check_target), each("clamps", clamps, _clamp) or {}
+    targets = _each(
+        "targets", targets, name, lambda what, y: _target(what, y, widths[what.key], positions)
     )
+    classes = _each(
+        "targets", targets, name, lambda what, y: _num_classes(what, y, widths[what.key])
+    )
+    if isinstance(classes, Mapping):
+        classes = tuple((key, width) for key, width in classes.items() if width) or None
+    labels_as_int32 = jax.tree.map(
+        lambda y: y.astype(np.int32) if np.issubdtype(y.dtype, np.integer) else y, targets
+    )
+    stored = Batch(inputs, labels_as_int32, _each("clamps", clamps, name, _clamp) or {})
+    lengths = {
+        jax.tree_util.keystr(path, simple=True, separator=" "): len(leaf)
+        for path, leaf in jax.tree.leaves_with_path(stored)
+    }
     if len(set(lengths.values())) > 1:
         told = " but ".join(f"{length} {title}" for title, length in lengths.items())
         raise ValueError(f"'{name}' has {told}; give one row of each for every example")
-    return found, tuple(classes.items()) or None if several else classes.get(None)
+    return stored, classes
 
 
 class _What(NamedTuple):
@@ -118,12 +79,20 @@ class _What(NamedTuple):
     key: str | None
     name: str
 
-    @property
-    def title(self) -> str:
-        return self.role if self.key is None else f"{self.role} '{self.key}'"
-
     def __str__(self) -> str:
-        return f"the {self.title} of '{self.name}'"
+        key = "" if self.key is None else f" '{self.key}'"
+        return f"the {self.role}{key} of '{self.name}'"
+
+
+def _each(role: str, value: Any, name: str, check: Callable[[_What, Any], Any]) -> PyTree:
+    """The checked array, or those of a dictionary that are given; None where there is none."""
+    if isinstance(value, Mapping):
+        return {
+            key: check(_What(role, key, name), given)
+            for key, given in value.items()
+            if given is not None
+        } or None
+    return None if value is None else check(_What(role, None, name), value)
 
 
 def is_image_bytes(array: np.ndarray) -> bool:
@@ -134,6 +103,15 @@ def is_image_bytes(array: np.ndarray) -> bool:
 def scale_of(images: PyTree) -> float:
     """Return the factor that takes stored images to [0, 1] where they are bytes."""
     return 1 / 255 if isinstance(images, np.ndarray) and is_image_bytes(images) else 1.0
+
+
+def told(error: Exception) -> str:
+    """Return what a foreign error says, in one line.
+
+    >>> told(ValueError("bad jpeg\\nat 0x17")), told(StopIteration())
+    ('ValueError: bad jpeg', 'StopIteration')
+    """
+    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
 
 
 def native(array: Any) -> np.ndarray:
@@ -168,6 +146,46 @@ def _as_numpy(what: _What, value: Any) -> np.ndarray:
     if array.shape[:1] == (0,):
         raise ValueError(f"data set '{what.name}' is empty; expected at least one example")
     return array
+
+
+def _input(what: _What, value: Any, integers: bool) -> np.ndarray:
+    array = _as_numpy(what, value)
+    if what.key is not None:
+        whole = np.issubdtype(array.dtype, np.integer)
+        integers = whole and (integers or array.dtype != np.uint8)
+    elif is_image_bytes(array) and not integers:
+        return array.copy()
+    return _integer(what, array) if integers else _floating(what, array)
+
+
+def _target(what: _What, value: Any, width: int | None, positions: bool) -> np.ndarray:
+    """Integer labels, or floating targets."""
+    array = _as_numpy(what, value)
+    if np.issubdtype(array.dtype, np.integer):
+        if width is not None and array.ndim == 2 and array.shape[1] == 1 and not positions:
+            array = array[:, 0]  # a column of labels, one for each example
+        if array.ndim == 1 or (array.ndim == 2 and width is not None):
+            return array
+    if array.ndim == 1:
+        raise ValueError(
+            f"{what} have shape {array.shape} and dtype {array.dtype}; expected integer labels of that "
+            f"shape, or floating targets (examples, features)"
+        )
+    return _floating(what, array)
+
+
+def _widths(num_classes: Any, targets: Any, name: str) -> dict[Any, int | None]:
+    """The width that was given for the rows of each target."""
+    keys: list[Any] = list(targets) if isinstance(targets, Mapping) else [None]
+    if not isinstance(num_classes, Mapping):
+        return dict.fromkeys(keys, num_classes)
+    for key in num_classes:
+        if key not in keys:
+            raise ValueError(
+                f"num_classes names '{key}', but '{name}' has no targets of that name"
+                f"{did_you_mean(key, keys)}"
+            )
+    return {key: num_classes.get(key) for key in keys}
 
 
 def _integer(what: _What, array: np.ndarray) -> np.ndarray:
@@ -248,16 +266,18 @@ def _clamp(what: _What, given: Any) -> Clamp:
     return Clamp(_floating(what, values, mask), mask)  # type: ignore[arg-type]
 
 
-def _num_classes(what: _What, labels: np.ndarray, given: int | None) -> int:
-    """How many classes these labels have, all of which are in range."""
-    if given is None:
-        given = max(int(labels.max()), 0) + 1
-    num_classes = expect_count(f"data set '{what.name}'", "num_classes", given, least=1)
-    wrong = (labels < 0) | (labels >= num_classes)
+def _num_classes(what: _What, labels: np.ndarray, width: int | None) -> int | None:
+    """How many classes these labels have, all of which are in range; None for no labels."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        return None
+    if width is None:
+        width = max(int(labels.max()), 0) + 1
+    width = expect_count(f"data set '{what.name}'", "num_classes", width, least=1)
+    wrong = (labels < 0) | (labels >= width)
     if wrong.any():
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"label {int(labels[first])} of example {first[0]} in '{what.name}' is out of range; expected 0 "
-            f"to {num_classes - 1} for num_classes={num_classes}"
+            f"label {int(labels[first])} of example {first[0]} in '{what.name}' is out of range; expected "
+            f"0 to {width - 1} for num_classes={width}"
         )
-    return num_classes
+    return width

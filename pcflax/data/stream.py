@@ -16,7 +16,7 @@ from pcflax.typing import PyTree
 
 from .augment import Augmentation, as_augmentations
 from .base import Dataset, Decoder, Reader
-from .examples import native
+from .examples import native, told
 
 # Two processor cores decode about this many batches ahead of a compiled step.
 _READ_AHEAD = 16
@@ -96,10 +96,8 @@ class StreamDataset(Dataset):
         try:
             example = tuple(native(part) for part in self.source[index])
         except Exception as error:
-            cause = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-            raise RuntimeError(
-                f"the source of '{self.name}' failed at example {index}: {cause}"
-            ) from error
+            where = f"the source of '{self.name}' failed at example {index}"
+            raise RuntimeError(f"{where}: {told(error)}") from error
         shapes = tuple(part.shape for part in example)
         if self._shapes is None:
             self._shapes = shapes

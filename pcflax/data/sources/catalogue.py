@@ -187,5 +187,5 @@ def _from_text(path: Path, split: Split, options: dict) -> TextDataset:
     text, label = read_text(path), f"{path.stem}/{split.text}"
     vocabulary = "".join(sorted(set(text)))  # of the whole file: one for both splits
     characters = text[bounds(split.whole, len(text))]
-    characters = characters[split.rows(len(characters), label)]
+    characters = characters[split.rows(len(characters), label, "characters")]
     return TextDataset(characters, vocabulary=vocabulary, name=label, **options)

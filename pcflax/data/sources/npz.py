@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..examples import check_examples, is_image_bytes
+from ..examples import check_examples, is_image_bytes, told
 from .splits import Split
 
 
@@ -59,5 +59,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # damage has many: of zip, of zlib, of NumPy's header
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read ({told}); write it anew with np.savez") from error
+        raise ValueError(
+            f"{path} cannot be read ({told(error)}); write it anew with np.savez"
+        ) from error

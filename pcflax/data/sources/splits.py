@@ -44,7 +44,7 @@ class Split(NamedTuple):
         """Whether this is a part of a split, and not the whole."""
         return self.text != self.whole
 
-    def rows(self, count: int, label: str) -> slice:
+    def rows(self, count: int, label: str, unit: str = "examples") -> slice:
         """Return which of the split's rows the part is, in stored order.
 
         Raises:
@@ -57,12 +57,12 @@ class Split(NamedTuple):
             most, number = (100, int(bound[:-1])) if bound.endswith("%") else (count, int(bound))
             if abs(number) > most:
                 raise ValueError(
-                    f"'{label}' reaches beyond the split, which has {count} examples; leave the bound "
+                    f"'{label}' reaches beyond the split, which has {count} {unit}; leave the bound "
                     f"{bound} out, or give one of at most {most}{'%' * bound.endswith('%')}"
                 )
             return round(count * number / 100) if bound.endswith("%") else number
 
         rows = slice(position(self.begin), position(self.end))
         if self.is_part and not len(range(count)[rows]):
-            raise ValueError(f"'{label}' is empty: the split has {count} examples")
+            raise ValueError(f"'{label}' is empty: the split has {count} {unit}")
         return rows

@@ -131,6 +131,28 @@ class TestBatches:
                     batch.targets, np.eye(4, dtype=np.float32)[labels[row]]
                 )
 
+    @pytest.mark.parametrize("batch_size", [1, 4, 11])
+    def test_a_loop_of_ones_own_sees_every_example_once(self, batch_size):
+        """An accuracy by hand would else be one of the examples that happen to fill batches."""
+        inputs, labels = make_arrays()
+        sizes = [batch_size] * (11 // batch_size) + [11 % batch_size] * (11 % batch_size > 0)
+        stored = make_data(batch_size=batch_size, shuffle=False)
+        for batches in (list(stored), list(make_data(batch_size=batch_size).batches())):
+            assert [len(batch.inputs) for batch in batches] == sizes
+            assert len(batches) == len(stored)
+            np.testing.assert_array_equal(np.concatenate([b.inputs for b in batches]), inputs)
+            targets = np.concatenate([b.targets for b in batches])
+            np.testing.assert_array_equal(targets, np.eye(4)[labels])
+        assert [len(batch.inputs) for batch in stored.epoch()] == sizes[: 11 // batch_size]
+
+    def test_the_last_batch_has_its_own_clamps(self):
+        inputs, labels = make_arrays()
+        clamps = {"hidden": (inputs, inputs > 0)}
+        data = pc.data.from_arrays(inputs, labels, batch_size=4, shuffle=False, clamps=clamps)
+        *_, last = data.batches()
+        np.testing.assert_array_equal(last.clamps["hidden"].value, inputs[8:])
+        np.testing.assert_array_equal(last.clamps["hidden"].mask, inputs[8:] > 0)
+
     def test_iterating_gives_epoch_0(self):
         data = make_data()
         for one, other in zip(data, data.epoch(0), strict=True):

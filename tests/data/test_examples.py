@@ -112,10 +112,9 @@ class TestSeveralInputsAndTargets:
             inputs={"tokens": 4, "u": 3},
             output="y",
         )
-        rule = pc.learning.PredictiveCoding(
-            pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2)
+        trainer = pc.Trainer(
+            graph, optax.adam(1e-2), learning=pc.learning.Backprop(), progress=False
         )
-        trainer = pc.Trainer(graph, optax.adam(1e-2), learning=rule, progress=False)
         data = pc.data.from_arrays({"tokens": TOKENS, "u": U}, LABELS, num_classes=3, batch_size=2)
         before = trainer.evaluate(data)
         trainer.fit(data, num_steps=30)

@@ -317,7 +317,7 @@ class Dataset(abc.ABC):
     def description(self) -> dict[str, str | int | bool]:
         """Return what decides which examples the training batches hold.
 
-        Two sets are the same where their descriptions are, as `same_as` compares them.
+        Sets of one description have the same batches, as far as their name says what the examples are.
         """
         found: dict[str, str | int | bool] = {
             "name": self.name,
@@ -329,15 +329,3 @@ class Dataset(abc.ABC):
         if self.reader.augment:
             found["augment"] = describe(self.reader.augment)
         return found
-
-    def same_as(self, description: Mapping[str, Any]) -> bool:
-        """Return whether a description, of a checkpoint say, is this set's.
-
-        A checksum that only one of the two has says nothing: checkpoints of 0.1 hold none, and a set
-        that is streamed has none.
-        """
-        own, other = self.description(), dict(description)
-        if not ("checksum" in own and "checksum" in other):
-            own.pop("checksum", None)
-            other.pop("checksum", None)
-        return own == other

@@ -186,14 +186,15 @@ class Trainer:
         for name, value in (("log_every", log_every), ("eval_every", eval_every)):
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1 step, got {value}")
-        if self._restored_data is not None and not data.same_as(self._restored_data):
+        before, now = self._restored_data, data.description()
+        # what 0.1 did not store, a checksum, is not compared
+        if before and any(now.get(key) != before.get(key) for key in {*before, "augment"}):
             warnings.warn(
-                f"the checkpoint was made on {self._restored_data}, and training goes on with "
-                f"{data.description()}: it will not end as the uninterrupted run would have",
+                f"the checkpoint was made on {before}, and training goes on with {now}: it will not end as the uninterrupted run would have",
                 CheckpointWarning,
                 stacklevel=2,
             )
-        self._restored_data, self._data_description = None, data.description()
+        self._restored_data, self._data_description = None, now
         if self.checkpoints is not None:
             measured = [name for name, _ in self._metric_functions(eval_data or data)]
             check_keep_best(self.checkpoints.keep_best, measured)

@@ -7,7 +7,7 @@ whose first axis counts the examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -26,20 +26,6 @@ PyTree: TypeAlias = Any
 
 Metrics: TypeAlias = Mapping[str, float]
 """Measured numbers by name, on the host."""
-
-
-class Batch(NamedTuple):
-    """Examples that are trained on or measured together.
-
-    Attributes:
-        inputs: what is clamped below, (batch, *features), floating, or integers for a layer that takes
-            them (tokens); None leaves the root free.
-        targets: what is clamped above, (batch, *features), floating (classes one-hot); None leaves
-            the output free.
-    """
-
-    inputs: jax.Array | None
-    targets: jax.Array | None
 
 
 Result = TypeVar("Result", covariant=True)

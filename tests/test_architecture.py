@@ -20,7 +20,7 @@ ARROWS = {
     "inference": ["networks"],
     "learning": ["inference"],
     "analysis": ["learning"],
-    "data": ["typing", "checks"],
+    "data": ["checks", "networks"],
     "training": ["learning", "initializers", "data"],
     "plotting": ["typing"],
     "models": ["networks"],

@@ -8,7 +8,7 @@ inference answers. A network parses it once (`pcflax/networks/given.py`). Next f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -64,9 +64,9 @@ class Evidence:
 
     Attributes:
         inputs: clamped below, (batch, *features), or {name: array} of a graph with several inputs;
-            None leaves a root free.
-        targets: clamped above, (batch, *features), or {name: array} for several outputs; None leaves the
-            output free.
+            None leaves a root free. Integers for a layer that takes them (tokens).
+        targets: clamped above, (batch, *features), classes one-hot, or {name: array} for several outputs,
+            of which those without an array stay free; None leaves all free.
         clamps: {node name: array or `pc.Clamp(value, mask)`} for any other node, or None; one layer of a
             stack goes by its node's name, `hidden/3`.
 
@@ -77,7 +77,11 @@ class Evidence:
 
     inputs: Any = None
     targets: Any = None
-    clamps: Mapping[str, Any] | None = None
+    clamps: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give inputs and targets in turn: `for x, y in data`."""
+        return iter((self.inputs, self.targets))
 
 
 class Known(NamedTuple):

@@ -24,7 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.networks.statistics import after_batch
-from pcflax.typing import Activities, Batch, Energies, PRNGKey, PyTree
+from pcflax.layers import Evidence
+from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 from .checkpoints.arrays import as_arrays, copied
 from .checks import as_optimizer, check_rule
@@ -95,7 +96,7 @@ class TrainInfo(NamedTuple):
     finite: Bool[Array, ""]
 
 
-Step = Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, TrainInfo]]
+Step = Callable[[TrainState, Evidence, PRNGKey], tuple[TrainState, TrainInfo]]
 
 
 def make_step(
@@ -147,7 +148,7 @@ def make_step(
     optimizer = as_optimizer("make_step", optimizer, split(network).parameters)
     rule = check_rule("make_step", rule, network)
 
-    def step(state: TrainState, batch: Batch, key: PRNGKey) -> tuple[TrainState, TrainInfo]:
+    def step(state: TrainState, batch: Evidence, key: PRNGKey) -> tuple[TrainState, TrainInfo]:
         return take_step(state, batch, key, rule=rule, optimizer=optimizer)
 
     return step
@@ -156,7 +157,7 @@ def make_step(
 @functools.partial(jax.jit, static_argnames=("rule", "optimizer"), inline=True)  # one trace for all
 def take_step(
     state: TrainState,
-    batch: Batch,
+    batch: Evidence,
     key: PRNGKey,
     *,
     rule: AbstractLearning,

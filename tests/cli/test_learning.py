@@ -20,7 +20,7 @@ import pcflax as pc
 from pcflax.cli.build import build_inference, build_learning, build_network
 from pcflax.cli.main import main
 from pcflax.cli.options import TrainOptions, read_config
-from pcflax.data.digits import read_digits
+from pcflax.data.sources.digits import read_digits
 from pcflax.typing import Batch
 from tests.cli.test_main import digest, error, files_of, last_eval, output, rows_of
 from tests.references import numpy_pc as reference

@@ -160,7 +160,7 @@ class TestResume:
         assert second.history.rows == straight.history.rows
 
     def test_streamed_data_resume_too(self, tmp_path):
-        images, labels = pc.data.digits.read_digits("train")
+        images, labels = pc.data.sources.digits.read_digits("train")
         source = [(image, label) for image, label in zip(images, labels, strict=True)]
         decoder = pc.data.load("digits").reader.decoder
 
@@ -275,7 +275,7 @@ def test_parameters_written_between_fits_are_trained_on():
 
 def test_unlabelled_and_input_free_data_train():
     """A generative network: labels below, images above; and one with a free root."""
-    images, labels = pc.data.digits.read_digits("train")
+    images, labels = pc.data.sources.digits.read_digits("train")
     images = images.reshape(len(images), -1).astype(np.float32) / 16
     one_hot = np.eye(10, dtype=np.float32)[labels]
     inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)

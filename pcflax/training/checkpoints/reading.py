@@ -164,11 +164,12 @@ def warn_of_changes(meta: Mapping[str, Any], data: Mapping[str, Any], stacklevel
         stacklevel: as `warnings.warn` counts.
     """
     stored, given = dict(meta.get("data") or {}), dict(data)
-    if None in (sums := (stored.pop("contents", None), given.pop("contents", None))):
+    if None in (sums := (stored.pop("checksum", None), given.pop("checksum", None))):
         sums = (None, None)  # 0.1 kept none, and a streamed set has none
     elif sums[0] == sums[1]:
         given["name"] = stored["name"]  # the same examples in a file of another name
-    if stored and (stored, sums[0]) != (given, sums[1]):
+    differs = any(given.get(key) != stored.get(key) for key in {*stored, "augment"})
+    if stored and (differs or sums[0] != sums[1]):
         what = " of other examples" if stored == given else ""
         warnings.warn(
             f"the checkpoint was made on {stored}, and training goes on with {given}{what}: it will not "

@@ -16,13 +16,13 @@ NUM_TRAIN = 1437
 
 
 def read_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (examples, 8, 8, 1), uint8 from 0 to 16, and labels (examples,), of one split.
+    """Return images (examples, 8, 8, 1), uint8 from 0 to 16, and labels (examples,), of one split.
 
     >>> images, labels = read_digits("test")
     >>> images.shape, labels.shape
     ((360, 8, 8, 1), (360,))
     """
-    raw = importlib.resources.files("pcflax.data").joinpath("digits.npz").read_bytes()
+    raw = importlib.resources.files("pcflax.data.sources").joinpath("digits.npz").read_bytes()
     with np.load(io.BytesIO(raw)) as stored:
         images, labels = stored["images"][..., None], stored["labels"].astype(np.int32)
     part = slice(None, NUM_TRAIN) if split == "train" else slice(NUM_TRAIN, None)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ..examples import told
+
 _READ_AT_ONCE = 1000  # examples decoded in one call
 
 
@@ -36,6 +38,7 @@ class TfdsSource:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._source: Any = builder.as_data_source(split=split)
+        self._place = f"'{name}' in {builder.data_path}"
         image = builder.info.features["image"]
         self.num_bytes = len(self._source) * int(np.prod(image.shape))  # of the decoded images
 
@@ -47,13 +50,22 @@ class TfdsSource:
         return example["image"], np.asarray(example["label"], np.int32)
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images (examples, height, width, channels), uint8, and labels (examples,), int32."""
+        """Return all images (examples, height, width, channels), uint8, and labels (examples,), int32.
+
+        Raises:
+            ValueError: where they cannot be read.
+        """
         images, labels = [], []
         for begin in range(0, len(self), _READ_AT_ONCE):
             chunk = range(begin, min(begin + _READ_AT_ONCE, len(self)))
-            for example in self._source.__getitems__(list(chunk)):
-                images.append(example["image"])
-                labels.append(example["label"])
+            try:
+                examples = self._source.__getitems__(list(chunk))
+            except Exception as error:
+                raise ValueError(
+                    f"{self._place} is damaged ({told(error)}); prepare it anew"
+                ) from error
+            images += [example["image"] for example in examples]
+            labels += [example["label"] for example in examples]
         return np.stack(images), np.asarray(labels, np.int32)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from pcflax import __version__
 
 from .options import EvaluateOptions, InspectOptions, TrainOptions, preset, read_config
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     if arguments == ["--version"]:
-        print(f"pcflax {version('pcflax')}")
+        print(f"pcflax {__version__}")
         return
     try:
         with warnings.catch_warnings():

@@ -24,13 +24,14 @@ def write_results(record: dict, path: Path) -> None:
 def as_rows(value: Any, depth: int = 0) -> str:
     """Return JSON in which what fits a line, or holds no other list or object, is one line.
 
-    >>> print(as_rows({"seed": 0, "points": [{"step": step, "energy": 0.5} for step in range(25, 100, 25)]}))
+    >>> print(as_rows({"seed": 0, "points": [{"step": step, "energy": 0.5} for step in range(25, 125, 25)]}))
     {
      "seed": 0,
      "points": [
       {"step": 25, "energy": 0.5},
       {"step": 50, "energy": 0.5},
-      {"step": 75, "energy": 0.5}
+      {"step": 75, "energy": 0.5},
+      {"step": 100, "energy": 0.5}
      ]
     }
     """

@@ -1,8 +1,14 @@
 """Settings and helpers that several test modules share."""
 
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nearly all of the tests' time goes into compiling thousands of small programs, each run once or twice. Less
+# optimised ones differ by rounding alone. Child processes inherit both settings.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if version("jax").startswith("0.10."):  # later ones have these emitters alone, and no such flag
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import pathlib
 import sys
@@ -33,23 +39,16 @@ def double():
 
 @pytest.fixture(scope="module")
 def quick_compiling():
-    """Less optimised programs, which differ by rounding, where most of the time is compiling."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()  # so that no other module finds one of these programs
+    """Does nothing: every test compiles quickly now. Goes when no test asks for it."""
 
 
 @pytest.fixture(scope="session")
 def data_dir():
     """A folder of prepared TFDS sets, or a skip with the reason."""
-    folder = pathlib.Path(
-        os.environ.get("PCFLAX_TEST_DATA", ROOT.parent / "shared/data/tensorflow_datasets")
-    )
-    if not (folder / "mnist").is_dir():
+    folder = os.environ.get("PCFLAX_TEST_DATA")
+    if not folder or not pathlib.Path(folder, "mnist").is_dir():
         pytest.skip("no prepared MNIST; set PCFLAX_TEST_DATA to a folder of prepared TFDS sets")
-    return folder
+    return pathlib.Path(folder)
 
 
 class Chain:

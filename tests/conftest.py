@@ -11,6 +11,7 @@ if version("jax").startswith("0.10."):  # later ones have these emitters alone, 
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -28,6 +29,22 @@ sys.path.insert(0, str(ROOT))
 from tests.references import numpy_pc as reference
 
 
+def pytest_configure(config):
+    """Keep compiled programs for the other worker and for the next run; `--cache-clear` forgets them."""
+    if not hasattr(config, "cache"):
+        return
+    folder = config.cache.mkdir("jax")
+    if not hasattr(config, "workerinput") and _size_of(folder) > 2**30:
+        shutil.rmtree(folder)  # programs of sources that have changed since
+    jax.config.update("jax_compilation_cache_dir", str(folder))  # not in the environment: children
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # that are killed write none
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _size_of(folder):
+    return sum(entry.stat().st_size for entry in os.scandir(folder))
+
+
 @pytest.fixture
 def double():
     """64-bit floats for one test."""
@@ -40,6 +57,15 @@ def double():
 @pytest.fixture(scope="module")
 def quick_compiling():
     """Does nothing: every test compiles quickly now. Goes when no test asks for it."""
+
+
+@pytest.fixture
+def optimized():
+    """Fully optimised programs, where a test computes for longer than it compiles."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

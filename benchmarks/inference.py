@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -42,10 +41,12 @@ import pcflax as pc
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import ErrorCoordinates, error_problem
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.records import RESULTS, results_path, write_results
+
 WIDTH, CLASSES, BATCH, GAP = 128, 10, 8, 1e-3
 MOST_STEPS = 20000  # of the algorithms that only descend
 LONG = 10.0  # seconds: an algorithm that has taken so many is timed no more
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def chain(depth: int, linear: bool) -> tuple[pc.PCNetwork, jax.Array, jax.Array]:
@@ -264,11 +265,10 @@ def write(records: list[dict], folder: Path) -> Path:
         "gap": GAP,
         "records": records,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"inference-{device.lower().replace(' ', '-')}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    figure(records).savefig(stem.with_suffix(".png"), dpi=110)
-    return stem
+    path = folder / results_path("inference", device).name
+    write_results(result, path)
+    figure(records).savefig(path.with_suffix(".png"), dpi=110)
+    return path.with_suffix("")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ memory that the compiled program asks for, and in the angle of the gradient. Res
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -33,7 +32,9 @@ from rich.table import Table
 
 import pcflax as pc
 
-RESULTS = Path(__file__).resolve().parent / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.records import results_path, write_results
+
 BATCH, STEPS = 64, 20
 
 
@@ -246,8 +247,8 @@ def main() -> None:
         "depths": records,
         "precisions": others,
     }
-    path = RESULTS / f"stack-{device.lower().replace(' ', '-')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = results_path("stack", device)
+    write_results(result, path)
     console.print(f"written to {path}", soft_wrap=True)
 
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from pcflax.inference import InferenceProblem, make_problem
 from pcflax.inference.curvature import hessian_vector
@@ -117,6 +116,8 @@ def _ends(problem: InferenceProblem, example: int, tolerance: float):
         columns = [on_free(row) for row in np.eye(free.size, dtype=wide)]
         values = np.linalg.eigvalsh(np.stack(columns))
         return values[0], values[-1]
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
     operator = LinearOperator((free.size, free.size), on_free, dtype=wide)  # type: ignore
     basis = min(free.size, 200)
     begin = np.random.default_rng(0).standard_normal(free.size).astype(wide)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import lineax
 
 from pcflax.checks import expect_count
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractInference
-from .curvature import conjugate_gradients, hessian_vector, solve_symmetric
+from .curvature import check_solver, conjugate_gradients, hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
 from .solve import expect_energy, finished, nothing_to_do, observe
+
+if TYPE_CHECKING:
+    import lineax
 
 # Loose, since each solve but the first works on the residual that the one before left: 32-bit floats do
 # not get far in one.
@@ -68,11 +71,7 @@ class LinearSolve(AbstractInference):
     refinements: int = dataclasses.field(default=2, kw_only=True)
 
     def __post_init__(self):
-        if self.solver is not None and not isinstance(self.solver, lineax.AbstractLinearSolver):
-            raise TypeError(
-                f"LinearSolve expected a lineax solver such as lineax.CG(rtol=1e-6, atol=1e-6) or "
-                f"lineax.Cholesky(), got {self.solver!r}"
-            )
+        check_solver(self, self.solver, "lineax.CG(rtol=1e-6, atol=1e-6) or lineax.Cholesky()")
         refinements = expect_count(self, "refinements", self.refinements)
         object.__setattr__(self, "refinements", refinements)
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import lineax
 from jaxtyping import Array, Float
 
 from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
-from .curvature import conjugate_gradients, hessian_vector, solve_symmetric
+from .curvature import check_solver, conjugate_gradients, hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 from .solve import StepInfo, expect_energy, observe, over
+
+if TYPE_CHECKING:
+    import lineax
 
 # Loose enough that far from the minimum no product is wasted, tight enough that each full step near it
 # shrinks the residual a thousandfold.
@@ -50,12 +52,7 @@ class AbstractNewton(AbstractIterativeInference):
 
     def __post_init__(self):
         super().__post_init__()
-        solver = self.linear_solver
-        if solver is not None and not isinstance(solver, lineax.AbstractLinearSolver):
-            raise TypeError(
-                f"{type(self).__name__} expected a lineax solver such as lineax.CG(rtol=1e-3, "
-                f"atol=1e-6), got {self.linear_solver!r}"
-            )
+        check_solver(self, self.linear_solver, "lineax.CG(rtol=1e-3, atol=1e-6)")
 
     @abc.abstractmethod
     def curvature(

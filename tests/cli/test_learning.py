@@ -58,6 +58,7 @@ def strictly(text):
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("learning", ["ipc", "fpa", "nudged"])
 def test_the_digits_are_learned_with_no_other_option(tmp_path, learning):
     """The claim for each of these rules: above 0.94 with default options."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike
 
-from .base import Energy, check_same_shape, sum_features
+from .base import Energy, PerExample, Values, check_range, check_same_shape, sum_features
 
 
 class Bernoulli(Energy):
@@ -28,17 +28,16 @@ class Bernoulli(Energy):
 
     clamped_only = True
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Binary cross-entropy of each example between `activity` and sigmoid(`prediction`)."""
         check_same_shape(self, activity, prediction)
         return sum_features(optax.losses.sigmoid_binary_cross_entropy(prediction, activity))
 
-    def mean(
-        self, prediction: Float[Array, " batch *features"]
-    ) -> Float[Array, " batch *features"]:
+    def mean(self, prediction: Values) -> Values:
         """Probabilities sigmoid(prediction)."""
         return jax.nn.sigmoid(prediction)
+
+    def check_targets(self, targets: ArrayLike) -> None:
+        """Refuse targets outside of [0, 1], which are no probabilities: standardized images, say."""
+        remedy = "scale them to [0, 1] or use pc.energies.Gaussian()"
+        check_range(self, targets, 0, 1, remedy)

@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 from pcflax.energies import Energy, Gaussian
 from pcflax.variables import Activity
 
+from .closures import refuse_hidden_modules
+
 
 class PCLayer(nnx.Module):
     """One node of a predictive coding network: an activity, its prediction and their energy.
@@ -38,7 +40,8 @@ class PCLayer(nnx.Module):
             says so.
 
     Raises:
-        TypeError: where `energy` is not an `Energy`, or `module` cannot be called.
+        TypeError: where `energy` is not an `Energy`, or `module` cannot be called or is a function that
+            hides a module of NNX.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -67,6 +70,7 @@ class PCLayer(nnx.Module):
                 f"{type(self).__name__} expected a module that can be called on the activity below, "
                 f"got {module!r}"
             )
+        refuse_hidden_modules(self, module=module)
         self.activity = Activity(jnp.zeros((0,)))
         self.energy = Gaussian() if energy is None else energy
         if module is not None:

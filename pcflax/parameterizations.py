@@ -115,9 +115,6 @@ class Standard(AbstractParameterization):
     What a layer does unless told otherwise. Rates found good at one width or depth are not good at
     another, and with skips activities grow with depth.
 
-    Args:
-        gamma: divides the last layer's multiplier.
-
     Source: the columns "standard" (SP) of Innocenti, Achour & Buckley (2025), arXiv 2505.13124.
 
     >>> import pcflax as pc
@@ -163,9 +160,6 @@ class NTK(_FanIn):
     one branch for all that is not standard, and would scale these rates as `MuPC` does; gradient
     descent then diverges with width.)
 
-    Args:
-        gamma: divides the last layer's multiplier.
-
     Source: Jacot, Gabriel & Hongler (2018), arXiv 1806.07572; with skips as in arXiv 2505.13124.
 
     >>> import pcflax as pc
@@ -187,9 +181,6 @@ class MuPC(_FanIn):
 
     The source's own figures are made with one Adam rate for all widths; the rules of
     `sgd_learning_rate` and `adam_learning_rate` are those of its successor.
-
-    Args:
-        gamma: divides the last layer's multiplier.
 
     Source: Innocenti, Achour & Buckley (2025), arXiv 2505.13124; gamma and the learning rates:
     Innocenti, Achour & Bogacz (2026), arXiv 2602.07697; both as in the code that accompanies them.

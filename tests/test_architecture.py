@@ -11,8 +11,9 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "pcflax"
 ARROWS = {
     "variables": [],
     "typing": [],
-    "energies": ["typing", "variables"],
-    "parameterizations": ["typing"],
+    "checks": [],
+    "energies": ["typing", "variables", "checks"],
+    "parameterizations": ["typing", "checks"],
     "layers": ["energies", "parameterizations"],
     "networks": ["layers"],
     "initializers": ["networks"],

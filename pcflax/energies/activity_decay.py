@@ -27,7 +27,7 @@ class ActivityDecay(Energy):
 
     Raises:
         TypeError: where `energy` is not an `Energy`.
-        ValueError: for a rate that is negative or not finite, or shapes that differ.
+        ValueError: for a rate that is negative or not finite.
 
     Source: the `activity_decay` of the JPC library's energies, arXiv 2412.03676; there the mean over
     the batch, here each example.

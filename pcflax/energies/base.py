@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 Values: TypeAlias = Float[Array, " batch *features"]
@@ -34,7 +35,7 @@ class Energy(nnx.Module, abc.ABC):
     >>> import pcflax as pc
     >>> class Quartic(pc.Energy):
     ...     def __call__(self, activity, prediction):
-    ...         return pc.energies.base.sum_features((activity - prediction) ** 4) / 4
+    ...         return pc.energies.sum_features((activity - prediction) ** 4) / 4
     >>> Quartic()(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     Array([0.75, 0.75], dtype=float32)
     """
@@ -43,7 +44,11 @@ class Energy(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """Return the energy of each example in nats, up to a constant: summed over features only."""
+        """Return the energy of each example in nats, up to a constant: summed over features only.
+
+        Raises:
+            ValueError: where the shapes differ.
+        """
 
     def mean(self, prediction: Values) -> Values:
         """Return the activity that a prediction stands for: where a feedforward start puts the layer.
@@ -96,7 +101,7 @@ def check_range(energy: Energy, targets: ArrayLike, least: float, most: float, r
     Raises:
         ValueError: naming the smallest and the largest of them.
     """
-    if isinstance(targets, jax.core.Tracer):
+    if isinstance(targets, Tracer):
         return
     values = np.asarray(targets, np.float32)
     values = values[~np.isnan(values)]

@@ -16,9 +16,6 @@ class Bernoulli(Energy):
     probability sigmoid(mu). The gradient with respect to mu is sigmoid(mu) - z. In z the energy is
     linear and has no minimum, so the layer must be clamped; a free layer is refused by the network.
 
-    Raises:
-        ValueError: where the shapes differ.
-
     Source: the Bernoulli likelihood in its natural parameter; see Bishop (2006), section 4.3.2.
 
     >>> import jax.numpy as jnp

@@ -20,9 +20,6 @@ class Categorical(Energy):
     to mu is softmax(mu) - z where z sums to 1. In z the energy is linear and has no minimum, so the
     layer must be clamped; a free layer is refused by the network.
 
-    Raises:
-        ValueError: where the shapes differ.
-
     Source: Pinchetti et al. (2022), arXiv 2211.03481 (predictive coding beyond Gaussians).
 
     >>> import jax.numpy as jnp

@@ -30,8 +30,7 @@ class Gaussian(Energy):
             features that have it.
 
     Raises:
-        ValueError: for a precision that is negative or not finite, for shapes that differ, or for
-            features of another shape than the array of precisions.
+        ValueError: for a precision that is negative or not finite, or features of another shape.
 
     Source: Whittington & Bogacz (2017), Neural Computation 29(5), with fixed variances.
 

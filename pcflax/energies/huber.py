@@ -20,7 +20,7 @@ class Huber(Energy):
         delta: the error at which squares turn into absolute values, a positive float.
 
     Raises:
-        ValueError: for a delta that is not positive and finite, or shapes that differ.
+        ValueError: for a delta that is not positive and finite.
 
     Source: Huber (1964), Annals of Mathematical Statistics 35(1), as in optax.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import ArrayLike
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
@@ -26,9 +27,6 @@ class KL(Energy):
     **One-hot targets want `Categorical`**, whose activity is probabilities. Clamped here, a one-hot
     vector would be read as logits, and stand for a softmax that is nearly flat.
 
-    Raises:
-        ValueError: where the shapes differ.
-
     Source: Pinchetti et al. (2022), arXiv 2211.03481 (predictive coding beyond Gaussians).
 
     >>> import jax.numpy as jnp
@@ -47,7 +45,7 @@ class KL(Energy):
 
     def check_targets(self, targets: ArrayLike) -> None:
         """Refuse targets that are one-hot or infinite instead of logits."""
-        if isinstance(targets, jax.core.Tracer):
+        if isinstance(targets, Tracer):
             return
         values = np.asarray(targets)
         if np.isinf(values).any():

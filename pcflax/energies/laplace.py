@@ -21,7 +21,7 @@ class Laplace(Energy):
         scale: the mean absolute error of the density, a positive float.
 
     Raises:
-        ValueError: for a scale that is not positive and finite, or shapes that differ.
+        ValueError: for a scale that is not positive and finite.
 
     Source: the Laplace likelihood with a fixed scale; its use as a layer's energy is ours.
 

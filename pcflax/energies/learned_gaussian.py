@@ -44,8 +44,8 @@ class LearnedGaussian(Energy):
 
     Raises:
         TypeError: for features that are not ints.
-        ValueError: for a precision that is not positive and finite, a negative variance, shapes that
-            differ, or features of another shape than the precisions.
+        ValueError: for a precision that is not positive and finite, a negative variance, or features
+            of another shape.
 
     Source: Bogacz (2017), Journal of Mathematical Psychology 76, which learns variances; the
     exponential, which keeps precisions positive, and the least variance are ours; that a maximum of the

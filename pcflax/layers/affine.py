@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -21,7 +21,6 @@ from .closures import refuse_hidden_modules
 from .kernels.pooling import POOLS, pool_by
 
 Function = Callable[[Array], Array]
-Made = TypeVar("Made", bound=nnx.Module)
 
 
 class PCAffine(PCLayer):
@@ -130,9 +129,7 @@ class PCAffine(PCLayer):
         return add_shortcut(self, below, features) if self.skip else features
 
 
-def make_affine(
-    owner: PCLayer, make: type[Made], *sizes: Any, rngs: nnx.Rngs, **options: Any
-) -> Made:
+def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **options: Any) -> Any:
     """Make a layer's module with the options that the layer was given for it; refuse unknown ones."""
     known = inspect.signature(make.__init__).parameters
     for name in options:

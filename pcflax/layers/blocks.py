@@ -28,8 +28,7 @@ class PCAttention(PCLayer):
         features: width of the activity below and of this layer's.
         num_heads: number of heads; must divide features.
         causal: whether a place sees only itself and the places before it.
-        dropout: the share of attention's features set to zero before they are added, while the
-            network is not in `eval()`; the rest are divided by 1 - dropout.
+        dropout: of what is added, as in `pc.layers.PCAffine`.
         energy: `Gaussian()` unless given.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.MultiHeadAttention`: kernel_init, param_dtype, ...
@@ -68,7 +67,7 @@ class PCAttention(PCLayer):
             )
         self.norm = make_norm(features, rngs, options)
         options = {"decode": False} | options
-        self.attention = make_affine(
+        self.attention: nnx.MultiHeadAttention = make_affine(
             self, nnx.MultiHeadAttention, num_heads, features, rngs=rngs, **options
         )
         self.causal = causal
@@ -100,8 +99,7 @@ class PCMLP(PCLayer):
         features: width of the activity below and of this layer's.
         hidden_features: width in between; four times features is usual in transformers.
         activation: elementwise function.
-        dropout: the share of features set to zero before they are added to z, while the network is
-            not in `eval()`; the rest are divided by 1 - dropout.
+        dropout: of what is added to z, as in `pc.layers.PCAffine`.
         energy: `Gaussian()` unless given.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of both `nnx.Linear`: kernel_init, param_dtype, ...
@@ -136,8 +134,8 @@ class PCMLP(PCLayer):
         )
         refuse_hidden_modules(self, activation=activation)
         self.norm = make_norm(widths[0], rngs, options)
-        self.up = make_affine(self, nnx.Linear, *widths, rngs=rngs, **options)
-        self.down = make_affine(self, nnx.Linear, *widths[::-1], rngs=rngs, **options)
+        self.up: nnx.Linear = make_affine(self, nnx.Linear, *widths, rngs=rngs, **options)
+        self.down: nnx.Linear = make_affine(self, nnx.Linear, *widths[::-1], rngs=rngs, **options)
         self.activation = activation
         self.dropout = make_dropout(self, dropout, rngs)
 

@@ -90,7 +90,7 @@ class PCDense(PCAffine):
             AbstractParameterization,
             "pc.parameterizations.MuPC()",
         )
-        self.linear = make_affine(
+        self.linear: nnx.Linear = make_affine(
             self,
             nnx.Linear,
             self.in_features,

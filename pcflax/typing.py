@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-import jax
 from jaxtyping import Array, Float, Key
 
 Activities: TypeAlias = dict[str, Float[Array, " batch *features"]]

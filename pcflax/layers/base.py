@@ -22,6 +22,7 @@ from pcflax.typing import PyTree
 from pcflax.variables import Activity
 
 from .clamps import Clamp, held_at
+from .closures import refuse_hidden_modules
 from .evaluate import Numerics, evaluate
 
 
@@ -44,7 +45,8 @@ class PCLayer(nnx.Module):
             says so.
 
     Raises:
-        TypeError: where `energy` is not an `Energy`, or `module` cannot be called.
+        TypeError: where `energy` is not an `Energy`, or `module` cannot be called or is a function that
+            hides a module of NNX.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -73,6 +75,7 @@ class PCLayer(nnx.Module):
                 f"{type(self).__name__} expected a module that can be called on the activity below, "
                 f"got {module!r}"
             )
+        refuse_hidden_modules(self, module=module)
         self.activity = Activity(jnp.zeros((0,)))
         self.energy = Gaussian() if energy is None else energy
         if module is not None:

@@ -21,10 +21,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.networks.statistics import after_batch
-from pcflax.layers import Evidence
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 from .checkpoints.arrays import as_arrays, copied

@@ -339,7 +339,9 @@ def test_a_checksum_tells_other_examples_from_the_same():
     inputs, labels = np.arange(12.0).reshape(6, 2), np.arange(6) % 3
 
     def contents(inputs, labels, **options):
-        return pc.data.from_arrays(inputs, labels, batch_size=2, **options).description()["checksum"]
+        return pc.data.from_arrays(inputs, labels, batch_size=2, **options).description()[
+            "checksum"
+        ]
 
     same = contents(inputs, labels)
     assert contents(inputs.copy(), labels, seed=1) == same

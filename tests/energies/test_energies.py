@@ -106,7 +106,7 @@ class TestGaussian:
 
     @pytest.mark.parametrize("precision", [-0.1, float("nan"), float("inf")])
     def test_a_precision_that_is_none_is_refused(self, precision):
-        text = f"Gaussian expected a finite precision of at least 0, got {precision}"
+        text = f"Gaussian expected a precision of at least 0, got {precision}"
         with pytest.raises(ValueError, match=text):
             Gaussian(precision)
 

@@ -1,7 +1,4 @@
-"""Pooling for layers of their own: `max_pool` and `average_pool`, windows that do not overlap.
-
-Pooling has no energy: it belongs to the layer whose features it pools (see `conv.py`).
-"""
+"""Pooling in windows that do not overlap; it belongs to the layer whose features it pools."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from jaxtyping import Array, Float
 def max_pool(
     features: Float[Array, " batch *space features"], window: tuple[int, ...]
 ) -> Float[Array, " batch *pooled features"]:
-    """The largest value in each window, axis by axis; what does not fill a window is left out.
+    """Return the largest value in each window, axis by axis; what does not fill a window is left out.
 
     The values are those of `nnx.max_pool(features, window, strides=window)`. The gradient goes to the
     largest value, as there, and only where several are equal it is shared among them, where
@@ -40,10 +37,31 @@ def max_pool(
 def average_pool(
     features: Float[Array, " batch *space features"], window: tuple[int, ...]
 ) -> Float[Array, " batch *pooled features"]:
-    """The mean of each window; what does not fill a window is left out.
+    """Return the mean of each window; what does not fill a window is left out.
 
     >>> import jax.numpy as jnp
     >>> average_pool(jnp.arange(5.0).reshape(1, 5, 1), (2,)).ravel()
     Array([0.5, 2.5], dtype=float32)
     """
     return nnx.avg_pool(features, window, strides=window)
+
+
+POOLS = {"max": max_pool, "average": average_pool}
+
+
+def pool_by(
+    name: str, features: Float[Array, " batch *space features"], window: int | tuple[int, ...]
+) -> Float[Array, " batch *pooled features"]:
+    """Return the pool of that name of the features; an int is the window's size along every dimension.
+
+    Raises:
+        ValueError: where a window does not fit once.
+    """
+    space = features.shape[1:-1]
+    window = (window,) * len(space) if isinstance(window, int) else window
+    if any(size < one for size, one in zip(space, window, strict=True)):
+        raise ValueError(
+            f"the pool of windows {window} expected at least as many places, got {space} from an input "
+            f"of shape {features.shape}; set pool=None or give larger inputs"
+        )
+    return POOLS[name](features, window)

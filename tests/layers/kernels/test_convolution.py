@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.layers import convolution
+from pcflax.layers.kernels import convolution
 
 CASES = {
     "plain": ((2, 7, 6, 3), (3, 3, 3, 4), (1, 1), "SAME", (1, 1)),

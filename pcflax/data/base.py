@@ -255,6 +255,10 @@ class Dataset(abc.ABC):
         self._spec = (self.batch_size, spec)
         return spec
 
+    def contents(self) -> str | None:
+        """A checksum of the examples where they are in memory, else None."""
+        return None
+
     def description(self) -> dict[str, str | int | bool]:
         """What decides the training batches: two equal descriptions give equal batches."""
         found: dict[str, str | int | bool] = {

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -183,22 +183,38 @@ def _from_text(path: Path, split: str, options: dict) -> TextDataset:
     return TextDataset(characters, vocabulary=vocabulary, name=label, **options)
 
 
+def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
+    """Every array's name, and the arrays of the wanted names."""
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] if name in wanted else None for name in stored.files}
+    except MemoryError:
+        raise
+    # NumPy, zip and zlib each tell damage in errors of their own
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as an .npz file of plain arrays, so it is damaged or of another "
+            f"kind: {str(error).splitlines()[0] if str(error) else type(error).__name__}; write it anew "
+            f"with np.savez"
+        ) from error
+
+
 def _from_file(path: Path, split: str, options: dict) -> ArrayDataset:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected an .npz file, or a set's name")
-    with np.load(path) as stored:
-        whole, part = _parse_split(split)
-        missing = [key for key in (f"x_{whole}", f"y_{whole}") if key not in stored]
-        if missing:
-            raise ValueError(
-                f"{path} holds {', '.join(stored.files) or 'nothing'} but not {missing[0]}; expected "
-                f"x_train, y_train, x_test and y_test"
-            )
-        inputs, targets = stored[f"x_{whole}"], stored[f"y_{whole}"]
-        if part is not None:
-            inputs, targets = _sliced((inputs, targets), part, f"{path.stem}/{split}")
-        # Both splits' labels make rows of one width.
-        labels = [stored[key] for key in ("y_train", "y_test") if key in stored]
+    whole, part = _parse_split(split)
+    stored = _read_npz(path, (f"x_{whole}", "y_train", "y_test"))
+    missing = [key for key in (f"x_{whole}", f"y_{whole}") if key not in stored]
+    if missing:
+        raise ValueError(
+            f"{path} holds {', '.join(stored) or 'nothing'} but not {missing[0]}; expected "
+            f"x_train, y_train, x_test and y_test"
+        )
+    inputs, targets = stored[f"x_{whole}"], stored[f"y_{whole}"]
+    if part is not None:
+        inputs, targets = _sliced((inputs, targets), part, f"{path.stem}/{split}")
+    # Both splits' labels make rows of one width.
+    labels = [stored[key] for key in ("y_train", "y_test") if key in stored]
     num_classes = None
     if targets.ndim == 1 and all(y.size and np.issubdtype(y.dtype, np.integer) for y in labels):
         num_classes = max(int(y.max()) for y in labels) + 1

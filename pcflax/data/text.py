@@ -17,6 +17,7 @@ import numpy as np
 
 from pcflax.typing import PyTree
 
+from .arrays import checksum
 from .base import Dataset, Decoder, Reader
 
 
@@ -179,6 +180,10 @@ class TextDataset(Dataset):
             return 0
         # a stream of its own: the order of the windows is that of [seed, epoch]
         return int(np.random.RandomState([self.seed, epoch, 1]).randint(self.sequence_length))
+
+    def contents(self) -> str:
+        """A checksum of the tokens and of the characters that they stand for."""
+        return checksum(self.tokens, self._points)
 
     def description(self) -> dict[str, str | int | bool]:
         """What decides the training batches: two equal descriptions give equal batches."""

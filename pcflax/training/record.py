@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoints.reading import versions, warn_of_changes
+from pcflax.data import Dataset
+
+from .checkpoints.reading import is_same_data, versions, warn_of_changes
 from .history import History
 from .metrics import MetricFunctions, of_means
 
@@ -25,6 +27,7 @@ class Record:
         data: description of the data set that is trained on; None before the first.
         data_start: the step before that data set's first batch.
         began: the step at which the newest fit began; a fit that goes on with a restored one keeps its.
+        dataset: that data set.
         restored: what the checkpoint says of itself, until the next fit, which is such a one, begins.
     """
 
@@ -34,6 +37,7 @@ class Record:
     data: dict[str, Any] | None = None
     data_start: int = 0
     began: int = 0
+    dataset: Dataset | None = None
     restored: Mapping[str, Any] | None = None
 
     def add(self, values: Mapping[str, np.ndarray], count: int) -> None:
@@ -60,19 +64,30 @@ class Record:
         logged = any(name.startswith("train/") for name in at_step)
         self.pending = {} if logged else pending
 
-    def begin(self, step: int, data: dict[str, Any]) -> None:
+    def begin(self, step: int, data: Dataset, *, checksum: bool) -> None:
         """Begin a fit on this data set: another one begins with its first epoch.
+
+        Sets are told apart by their descriptions, and by checksums, which take time: where `checksum` is
+        asked for, a later process will compare them; or where the fit before had another object.
 
         Warns:
             CheckpointWarning: where the fit goes on with a restored one, otherwise than that would have.
         """
-        if any(data.get(name) != value for name, value in (self.data or {}).items()):
+        before, self.dataset = self.dataset, data
+        another = before is not None and before is not data
+        then: dict[str, Any] = dict(self.data or {})
+        now: dict[str, Any] = dict(data.description())
+        if another:
+            then.setdefault("contents", before.contents())
+        if another or checksum:
+            now["contents"] = data.contents()
+        if not is_same_data(then, now):
             self.data_start = step
-        self.data = data
+        self.data = now
         if self.restored is None:
             self.began = step
         else:
-            warn_of_changes(self.restored, data, stacklevel=4)
+            warn_of_changes(self.restored, now, stacklevel=4)
         self.restored = None
 
     def to_meta(self, step: int) -> dict[str, Any]:

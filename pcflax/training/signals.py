@@ -36,12 +36,8 @@ class SignalCatcher:
     def __enter__(self) -> SignalCatcher:
         if threading.current_thread() is threading.main_thread():
             for name in (*_STOPS, *_FREE):
-                number = getattr(signal, name, None)  # Windows has two of them
-                before = None if number is None else signal.getsignal(number)
-                taken = before is None or before == signal.SIG_IGN
-                if taken or (name in _FREE and before != signal.SIG_DFL):
-                    continue
-                self._before[number] = signal.signal(number, self._handle)
+                if hasattr(signal, name):  # Windows has two of them
+                    self._take(getattr(signal, name), only_free=name in _FREE)
         return self
 
     def __exit__(self, *exception) -> None:
@@ -59,6 +55,12 @@ class SignalCatcher:
             raise KeyboardInterrupt
         if self.caught is not None:
             raise Terminated(self.caught)
+
+    def _take(self, number: int, only_free: bool) -> None:
+        before = signal.getsignal(number)
+        if before in (None, signal.SIG_IGN) or (only_free and before != signal.SIG_DFL):
+            return
+        self._before[number] = signal.signal(number, self._handle)
 
     def _handle(self, number, frame) -> None:
         del frame

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -209,7 +208,7 @@ class Trainer:
                 stacklevel=2,
             )
             return self.history
-        self._run.record.begin(self.step, data.description())
+        self._run.record.begin(self.step, data, checksum=self.checkpoints is not None)
         calendar = Calendar(
             total=total,
             log=log_every,
@@ -231,7 +230,8 @@ class Trainer:
             pace=self._pace,
         )
         self._run.stop_asked = False
-        self._run.carry_activities(self._shapes_of_activities(data))
+        keeps = self.checkpoints is not None and self.checkpoints.activities
+        self._run.carry_activities(data.spec() if keeps else None)
         with (
             SignalCatcher() as signals,  # until the last save is sealed
             self._saving.opened(self._run, calendar),
@@ -293,15 +293,6 @@ class Trainer:
         if metrics is None:
             metrics = default_metrics(data.num_classes, sequences=data.has_sequences)
         return tuple(metrics.items())
-
-    def _shapes_of_activities(self, data: Dataset) -> dict:
-        """Return the shapes of the activities that checkpoints hold; nothing where they hold none."""
-        if self.checkpoints is None or not self.checkpoints.activities:
-            return {}
-        network, spec = self._run.state().network, data.spec()
-        return jax.eval_shape(
-            lambda *batch: network.bind().start(*batch), spec.inputs, spec.targets
-        )
 
     # Checkpoints.
 

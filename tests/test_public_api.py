@@ -41,7 +41,8 @@ FOLDERS = {
     + ["activity_spectrum", "gradient_alignment", "health", "inference_health", "trajectories"]
     + ["unit_health"],
     "metrics": ["OfMean", "accuracy", "cross_entropy", "default_metrics", "perplexity"]
-    + ["squared_error"],
+    + ["reads_mean", "squared_error"],
+    "training": ["RunningTrainer", "Terminated", "TrainInfo", "TrainState", "make_step"],
 }
 
 PUBLIC = {
@@ -65,6 +66,10 @@ WITHOUT_EXAMPLE = {
     "pc.JSONLinesLogger",
     "pc.TensorBoardLogger",
     "pc.load_checkpoint",
+    "pc.training.RunningTrainer",
+    "pc.training.Terminated",
+    "pc.training.TrainInfo",
+    "pc.training.TrainState",
     "pc.inference.AbstractInference",
     "pc.inference.AbstractIterativeInference",
     "pc.inference.InferenceProblem",

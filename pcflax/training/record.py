@@ -74,12 +74,12 @@ class Record:
             CheckpointWarning: where the fit goes on with a restored one, otherwise than that would have.
         """
         before, self.dataset = self.dataset, data
-        another = before is not None and before is not data
         then: dict[str, Any] = dict(self.data or {})
         now: dict[str, Any] = dict(data.description())
-        if another:
+        if before is not None and before is not data:
+            checksum = True
             then.setdefault("contents", before.contents())
-        if another or checksum:
+        if checksum:
             now["contents"] = data.contents()
         if not is_same_data(then, now):
             self.data_start = step

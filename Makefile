@@ -3,25 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# $(call install,EXTRA): this package with an extra
+install = if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[$(1)]'; \
+  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; fi
 
-.PHONY: help train test bench bench-peers guard lint format docs clean
+.PHONY: help train test coverage mutation bench bench-peers guard lint format docs clean
 
 help:
 	@echo "make train   train on the embedded digits, under a minute: pcflax train"
 	@echo "make test    the tests, the doctests and the README's code"
+	@echo "make coverage  the tests, and which lines of pcflax none of them runs"
+	@echo "make mutation  faults put into pcflax one by one: does a test see each?"
 	@echo "make bench   every job by every library, and docs/benchmarks.md: an hour or two"
 	@echo "make guard   is pcflax as fast as it was, beside bare jax: seconds"
 	@echo "make lint    ruff and pyright"
 	@echo "make docs    the documentation, into site"
 
 $(READY): pyproject.toml
-	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --allow-existing --python $(PYTHON) $(VENV) && \
-	  uv pip install --python $(BIN)/python -e '.[dev]'; \
-	else \
-	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
-	fi
+	@if command -v uv >/dev/null 2>&1; then uv venv --allow-existing --python $(PYTHON) $(VENV); \
+	else $(PYTHON) -m venv $(VENV); fi
+	@$(call install,dev)
 	@touch $(READY)
 
 train: $(READY)
@@ -29,6 +30,12 @@ train: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(TEST_OPTIONS)
+
+coverage: $(READY)
+	$(BIN)/python -m pytest -n 2 --cov=pcflax --cov-report=term-missing:skip-covered $(TEST_OPTIONS)
+
+mutation: $(READY)
+	$(BIN)/python scripts/mutation.py
 
 # TFDS_DATA_DIR names the folder of prepared sets, for the accuracy of the cross-library job.
 bench: bench-peers
@@ -53,9 +60,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY)
-	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[docs]'; \
-	else $(BIN)/python -m pip install --quiet -e '.[docs]'; fi
+$(BIN)/mkdocs: $(READY)
+	@$(call install,docs)
+	@touch $@
+
+docs: $(BIN)/mkdocs
 	$(BIN)/mkdocs build --strict
 
 clean:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import platform
 import sys
@@ -31,8 +30,10 @@ from rich.console import Console
 
 import pcflax as pc
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.records import results_path, write_results
+
 NUM_STEPS, BATCH, GO_ON = 100, 64, 4
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def network() -> pc.PCNetwork:
@@ -62,7 +63,7 @@ def batches(net: pc.PCNetwork) -> dict[str, tuple]:
 @functools.partial(jax.jit, static_argnames="inference")
 def infer(split, inputs, targets, *, inference):
     """Activities and step counts, in one compiled call."""
-    result = inference.solve(pc.inference.make_problem(split, inputs, targets))
+    result = inference.solve(pc.inference.make_problem(split, pc.Evidence(inputs, targets)))
     return result.activities, result.num_steps
 
 
@@ -127,8 +128,8 @@ def main() -> None:
             "versions": {"python": platform.python_version(), "jax": jax.__version__},
             "cases": cases,
         }
-        path = RESULTS / f"adaptive_stop-{device.lower().replace(' ', '-')}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        path = results_path("adaptive_stop", device)
+        write_results(result, path)
         console.print(f"written to {path}", soft_wrap=True)
 
 

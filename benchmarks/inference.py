@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -42,10 +41,12 @@ import pcflax as pc
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import ErrorCoordinates, error_problem
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.records import RESULTS, results_path, write_results
+
 WIDTH, CLASSES, BATCH, GAP = 128, 10, 8, 1e-3
 MOST_STEPS = 20000  # of the algorithms that only descend
 LONG = 10.0  # seconds: an algorithm that has taken so many is timed no more
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def chain(depth: int, linear: bool) -> tuple[pc.PCNetwork, jax.Array, jax.Array]:
@@ -71,7 +72,7 @@ def chain(depth: int, linear: bool) -> tuple[pc.PCNetwork, jax.Array, jax.Array]
 @jax.jit
 def stable_steps(network, inputs, targets) -> tuple[jax.Array, jax.Array]:
     """1.8/lambda_max in activities and in errors, at the feedforward start."""
-    problem = pc.inference.make_problem(network, inputs, targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets))
 
     def step(problem):
         found = largest_eigenvalue(problem, problem.start, random_direction(problem), 50)
@@ -133,14 +134,14 @@ def _heun():
 @functools.partial(jax.jit, static_argnames="inference")
 def trace_of(network, inputs, targets, *, inference) -> jax.Array:
     """F of each example at each step."""
-    problem = pc.inference.make_problem(network, inputs, targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets))
     return inference.solve(problem, trace=True).trace.energy
 
 
 @functools.partial(jax.jit, static_argnames="inference")
 def end_of(network, inputs, targets, *, inference):
     """Where a solve ends, for timing."""
-    problem = pc.inference.make_problem(network, inputs, targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets))
     return inference.solve(problem).activities
 
 
@@ -264,11 +265,10 @@ def write(records: list[dict], folder: Path) -> Path:
         "gap": GAP,
         "records": records,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"inference-{device.lower().replace(' ', '-')}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    figure(records).savefig(stem.with_suffix(".png"), dpi=110)
-    return stem
+    path = folder / results_path("inference", device).name
+    write_results(result, path)
+    figure(records).savefig(path.with_suffix(".png"), dpi=110)
+    return path.with_suffix("")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ memory that the compiled program asks for, and in the angle of the gradient. Res
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -33,7 +32,9 @@ from rich.table import Table
 
 import pcflax as pc
 
-RESULTS = Path(__file__).resolve().parent / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.records import results_path, write_results
+
 BATCH, STEPS = 64, 20
 
 
@@ -73,12 +74,12 @@ class Iteration:
 
         def step(split, state, inputs, targets):
             split, state, info = rule.update(
-                split, optimizer, state, inputs, targets, key=jax.random.key(0)
+                split, optimizer, state, pc.Evidence(inputs, targets), key=jax.random.key(0)
             )
-            return split.parameters, state, pc.networks.base.total_energy(info.energies)
+            return split.parameters, state, pc.energies.total_energy(info.energies)
 
         def gradients(split, state, inputs, targets):
-            return rule.gradients(split, inputs, targets, key=jax.random.key(0))[0]
+            return rule.gradients(split, pc.Evidence(inputs, targets), key=jax.random.key(0))[0]
 
         begin = time.perf_counter()
         self.compiled = jax.jit(step).lower(*self.arguments).compile()
@@ -246,8 +247,8 @@ def main() -> None:
         "depths": records,
         "precisions": others,
     }
-    path = RESULTS / f"stack-{device.lower().replace(' ', '-')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = results_path("stack", device)
+    write_results(result, path)
     console.print(f"written to {path}", soft_wrap=True)
 
 

@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import peers  # noqa: E402
 from benchmarks.jobs import JOBS, Job  # noqa: E402
+from benchmarks.records import results_path, write_results  # noqa: E402
 
-RESULTS = ROOT / "benchmarks/results"
 OURS = ("pcflax", "bare_scan", "notebook_equinox", "notebook_loop", "flax_backprop")
 TUNED = tuple(f"{peer}:Tuned" for peer in ("fabricpc", "jpc", "ngclearn", "pcx"))
 CONTENDERS = (*OURS, *peers.PEERS, *TUNED)
@@ -348,21 +348,13 @@ def write_data(path: Path, name: str, folder: str | None) -> None:
     np.savez(path, **arrays)
 
 
-def results_path(kind: str, device: str) -> Path:
-    """Where the results of a kind of device lie."""
-    return RESULTS / f"{kind}-{device.lower().replace(' ', '-')}.json"
-
-
 def save(kind: str, record: dict, output: Path | None, console: Console) -> None:
     """Write a results file, named after the device."""
     path = output or results_path(kind, record["device"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if (
-        "jobs" in record and path.exists()
-    ):  # jobs that were not measured again stay, with their date
+    if "jobs" in record and path.exists():  # jobs not measured again stay, with their date
         kept = json.loads(path.read_text())["jobs"] | record["jobs"]
         record = record | {"jobs": {name: kept[name] for name in JOBS if name in kept}}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_results(record, path)
     console.print(f"written to {path}")
 
 

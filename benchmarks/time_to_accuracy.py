@@ -40,7 +40,8 @@ from pcflax.cli.options import PRESETS
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders.notebook_equinox import Contender as NotebookLoop
 from benchmarks.jobs import Job
-from benchmarks.suite import machine, reached, results_path, save
+from benchmarks.records import results_path
+from benchmarks.suite import machine, reached, save
 
 TARGETS = (95.0, 98.0)
 LOOK = 25  # batches between looks at the accuracy

@@ -39,7 +39,7 @@ def expect_count(owner: object, name: str, value: Any, least: int = 0) -> int:
     except TypeError:
         raise TypeError(f"{_name(owner)} expected an int {name}, got {value!r}") from None
     if count < least:
-        raise ValueError(f"{_name(owner)} expected {name} >= {least}, got {count}")
+        raise ValueError(f"{_name(owner)} expected {name} of at least {least}, got {count}")
     return count
 
 

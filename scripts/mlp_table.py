@@ -15,10 +15,10 @@ benchmarks/results/mlp_table-mnist-cpu.json.
 """
 
 import argparse
-import json
 import pathlib
 import platform
 import statistics
+import sys
 import time
 from importlib.metadata import version
 from typing import NamedTuple
@@ -29,6 +29,9 @@ import optax
 from flax import nnx
 
 import pcflax as pc
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.records import write_results
 
 
 class Setting(NamedTuple):
@@ -230,8 +233,7 @@ def main() -> None:
         target = "" if options.quick else f"{setting.target:.2f}"
         print(f"{name:6} {target:>7} {cells[0]:>16} {cells[1]:>16}", flush=True)
         if options.output:  # after each rule, so that a run cut short keeps what it has
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps(results, indent=1) + "\n")
+            write_results(results, options.output)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ start and at the end of training. Accuracy is of the last iterate on all test im
 
 import argparse
 import itertools
-import json
 import pathlib
 import platform
+import sys
 import time
 from importlib.metadata import version
 
@@ -33,7 +33,9 @@ from rich.console import Console
 
 import pcflax as pc
 
-RESULTS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks/results"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.records import results_path, write_results
+
 STEP_SIZE, BASE_RATE, STANDARD_RATES = 0.5 / 64, 3.0, (1e-2, 1e-3)
 
 
@@ -179,8 +181,8 @@ def main() -> None:
         "published": thirty,
         "by_depth": records,
     }
-    path = RESULTS / f"mupc_depth-mnist-{device.lower().replace(' ', '-')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = results_path("mupc_depth-mnist", device)
+    write_results(result, path)
     figure(records).savefig(path.with_suffix(".png"), dpi=110)
     say(f"written to {path} and {path.with_suffix('.png').name}")
 

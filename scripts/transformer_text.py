@@ -25,10 +25,10 @@ the smaller step in activities (cosines near 0 after 60 batches), and the steps 
 
 import argparse
 import functools
-import json
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -43,6 +43,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 import pcflax as pc
 from pcflax.plotting.lines import draw_layers
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.records import write_results
 
 
 def descent(step_size: float, num_steps: int) -> pc.inference.GradientDescent:
@@ -321,8 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in told:
         print(f"--- {name}\n{runs[name]['after']}")
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
+        write_results(results, options.output)
         figure(results).savefig(options.output.with_suffix(".png"), dpi=150)
 
 

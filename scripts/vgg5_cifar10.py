@@ -27,11 +27,11 @@ nothing about a GPU; by its operations T=7 costs about 6 times backpropagation.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import platform
 import statistics
+import sys
 import time
 from importlib.metadata import version
 from typing import NamedTuple
@@ -43,6 +43,9 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 import pcflax as pc
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.records import write_results
 
 
 class Setting(NamedTuple):
@@ -318,8 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
                 flush=True,
             )
             if options.output:  # after each run, so that one cut short keeps what it has
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(results, indent=1) + "\n")
+                write_results(results, options.output)
                 title = f"VGG5, {name}, batch {options.batch_size}"
                 figure(results["rules"], title).savefig(options.output.with_suffix(".png"), dpi=150)
 

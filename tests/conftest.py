@@ -1,10 +1,17 @@
 """Settings and helpers that several test modules share."""
 
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nearly all of the tests' time goes into compiling thousands of small programs, each run once or twice. Less
+# optimised ones differ by rounding alone. Child processes inherit both settings.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if version("jax").startswith("0.10."):  # later ones have these emitters alone, and no such flag
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -22,6 +29,22 @@ sys.path.insert(0, str(ROOT))
 from tests.references import numpy_pc as reference
 
 
+def pytest_configure(config):
+    """Keep compiled programs for the other worker and for the next run; `--cache-clear` forgets them."""
+    if not hasattr(config, "cache"):
+        return
+    folder = config.cache.mkdir("jax")
+    if not hasattr(config, "workerinput") and _size_of(folder) > 2**30:
+        shutil.rmtree(folder)  # programs of sources that have changed since
+    jax.config.update("jax_compilation_cache_dir", str(folder))  # not in the environment: children
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # that are killed write none
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _size_of(folder):
+    return sum(entry.stat().st_size for entry in os.scandir(folder))
+
+
 @pytest.fixture
 def double():
     """64-bit floats for one test."""
@@ -33,23 +56,25 @@ def double():
 
 @pytest.fixture(scope="module")
 def quick_compiling():
-    """Less optimised programs, which differ by rounding, where most of the time is compiling."""
+    """Does nothing: every test compiles quickly now. Goes when no test asks for it."""
+
+
+@pytest.fixture
+def optimized():
+    """Fully optimised programs, where a test computes for longer than it compiles."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()  # so that no other module finds one of these programs
 
 
 @pytest.fixture(scope="session")
 def data_dir():
     """A folder of prepared TFDS sets, or a skip with the reason."""
-    folder = pathlib.Path(
-        os.environ.get("PCFLAX_TEST_DATA", ROOT.parent / "shared/data/tensorflow_datasets")
-    )
-    if not (folder / "mnist").is_dir():
+    folder = os.environ.get("PCFLAX_TEST_DATA")
+    if not folder or not pathlib.Path(folder, "mnist").is_dir():
         pytest.skip("no prepared MNIST; set PCFLAX_TEST_DATA to a folder of prepared TFDS sets")
-    return folder
+    return pathlib.Path(folder)
 
 
 class Chain:
@@ -128,6 +153,16 @@ def gradient_arrays(state):
         (np.asarray(layer["linear"]["kernel"][...]), np.asarray(layer["linear"]["bias"][...]))
         for layer in state["layers"].values()
     ]
+
+
+def infer_traced(chain, inference, **options):
+    """What inference returns inside of compiled code, where numbers that are not finite raise nothing."""
+
+    @jax.jit
+    def infer(x, y):
+        return chain.network.infer(x, y, inference=inference, **options)
+
+    return infer(chain.inputs, chain.targets)
 
 
 def digits_trainer(folder=None, *, widths=(64, 20, 10), seed=0, num_steps=4, **options):

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import floor, guard, page, peers, suite, tables, time_to_accuracy
+from benchmarks import floor, guard, page, peers, records, suite, tables, time_to_accuracy
 from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
 
@@ -366,3 +366,31 @@ class TestPages:
         assert tables.page(text) == text
         assert tables.measured() in text
         assert tables.mlp() in text
+
+
+class TestRecords:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {},
+            [],
+            {"a": []},
+            [1.5e-300, None, True],
+            {"a": [{"b": [[1], [2, "\u00e9\n"]]}] * 30, "c": -0.0},
+        ],
+        ids=["object", "list", "empty inside", "one row", "nested"],
+    )
+    def test_what_is_written_is_read_back(self, value, tmp_path):
+        path = tmp_path / "new" / "x.json"
+        records.write_results(value, path)
+        assert json.loads(path.read_text()) == value
+
+    def test_the_rows_of_a_table_are_lines(self):
+        rows = [{"step": step, "accuracy": 99.123456789} for step in range(20)]
+        lines = records.as_rows({"name": "x", "points": rows}).splitlines()
+        assert [json.loads(line.strip(" ,")) for line in lines[3:-2]] == rows
+
+    @pytest.mark.parametrize("path", sorted(records.RESULTS.glob("*.json")), ids=lambda p: p.name)
+    def test_the_committed_results_are_written_so(self, path):
+        text = path.read_text()
+        assert text == records.as_rows(json.loads(text)) + "\n"

@@ -1,6 +1,10 @@
 """The names that users rely on, and that each of them is documented with an example that runs."""
 
+import ast
 import inspect
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -10,10 +14,18 @@ TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoi
 ConsoleLogger EarlyStopping Energy History JSONLinesLogger NonFiniteEnergyError PCAttention PCConv
 PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork PCResidual PCRoot PCStack
 TensorBoardLogger Trainer analysis data energies inference initializers layers learning
-load_checkpoint metrics models networks parameterizations""".split()
+load_checkpoint metrics models networks parameterizations plotting""".split()
 
 FOLDERS = {
-    "layers": ["Flatten", "PCAttention", "PCConv", "PCConvTranspose", "PCDense", "PCEmbedding"]
+    "layers": [
+        "Flatten",
+        "PCAffine",
+        "PCAttention",
+        "PCConv",
+        "PCConvTranspose",
+        "PCDense",
+        "PCEmbedding",
+    ]
     + ["PCLayer", "PCMLP", "PCResidual", "PCRoot", "PCStack", "Reshape"],
     "networks": [
         "AbstractPCNetwork",
@@ -40,8 +52,10 @@ FOLDERS = {
     "analysis": ["Credit", "DeepLinear", "Health", "HealthMonitor", "InferenceHealth", "Spectrum"]
     + ["activity_spectrum", "gradient_alignment", "health", "inference_health", "trajectories"]
     + ["unit_health"],
+    "plotting": ["alignment_figure", "inference_figure", "training_figure", "trajectory_figure"],
     "metrics": ["OfMean", "accuracy", "cross_entropy", "default_metrics", "perplexity"]
-    + ["squared_error"],
+    + ["reads_mean", "squared_error"],
+    "training": ["RunningTrainer", "Terminated", "TrainInfo", "TrainState", "make_step"],
 }
 
 PUBLIC = {
@@ -52,6 +66,8 @@ PUBLIC |= {
     for folder, names in FOLDERS.items()
     for name in names
 }
+
+SOURCE = pathlib.Path(pc.__file__).read_text()
 
 # Contracts, results and errors are shown at work in the examples of what uses them.
 WITHOUT_EXAMPLE = {
@@ -65,6 +81,10 @@ WITHOUT_EXAMPLE = {
     "pc.JSONLinesLogger",
     "pc.TensorBoardLogger",
     "pc.load_checkpoint",
+    "pc.training.RunningTrainer",
+    "pc.training.Terminated",
+    "pc.training.TrainInfo",
+    "pc.training.TrainState",
     "pc.inference.AbstractInference",
     "pc.inference.AbstractIterativeInference",
     "pc.inference.InferenceProblem",
@@ -90,12 +110,66 @@ WITHOUT_EXAMPLE = {
 
 
 def public_names(module):
-    return {name for name in vars(module) if not name.startswith("_")}
+    return {name for name in dir(module) if not name.startswith("_")}
 
 
 def test_the_top_level_holds_these_names_and_no_others():
-    submodules = {"plotting", "training", "typing", "variables", "cli"}
-    assert public_names(pc) - submodules == set(TOP)
+    assert public_names(pc) - {"training", "typing", "variables"} == set(TOP)
+    assert set(pc.__all__) == set(TOP)
+
+
+def test_a_star_import_brings_every_name():
+    names = {}
+    exec("from pcflax import *", names)
+    assert all(names[name] is getattr(pc, name) for name in TOP)
+
+
+def test_editors_are_told_of_the_names_that_load_when_used():
+    """The imports that only type checkers read, against the table that Python reads."""
+    (block,) = (node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
+    told = {
+        alias.asname: f"pcflax.{node.module}" if node.module else "pcflax"
+        for node in block.body
+        for alias in node.names
+    }
+    assert set(told) == public_names(pc)
+    for name, module in told.items():
+        assert getattr(pc, name) is getattr(sys.modules[module], name)
+
+
+def test_an_unknown_name_is_an_attribute_error_that_names_it():
+    with pytest.raises(AttributeError, match="module 'pcflax' has no attribute 'PCDens'") as caught:
+        pc.PCDens  # noqa: B018
+    assert caught.value.obj is pc  # by which Python adds "Did you mean: 'PCDense'?"
+
+
+HEAVY = "diffrax equinox grain lineax matplotlib orbax scipy tensorboardX tensorflow_datasets tyro"
+
+
+@pytest.mark.parametrize(
+    ("program", "without"),
+    [
+        ("import pcflax; pcflax.__version__", f"jax flax optax {HEAVY}"),
+        (
+            "import optax, pcflax as pc; pc.PCNetwork, pc.models.mlp, pc.data.load, pc.energies.Gaussian;"
+            "pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)));pc.inference.NewtonCG()",
+            HEAVY,
+        ),
+        (
+            "import pcflax as pc; pc.Trainer, pc.Checkpoints, pc.EarlyStopping, pc.metrics.accuracy",
+            "diffrax equinox grain lineax matplotlib scipy tensorboardX tensorflow_datasets tyro",
+        ),
+        ("from pcflax.cli.options import TrainOptions", "jax flax optax matplotlib"),
+    ],
+    ids=["pcflax", "networks", "training", "command line"],
+)
+def test_what_is_heavy_loads_when_it_is_first_used(program, without):
+    """In a fresh process: what one of these has loaded stays."""
+    check = f"import sys; sys.exit(str(sorted(set({without.split()}) & set(sys.modules)) or ''))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{check}"], capture_output=True, text=True
+    )
+    assert done.stderr.strip() == ""
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

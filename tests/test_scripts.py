@@ -3,6 +3,7 @@
 They run in this process. Oracles: schedules written out by hand, the counts that docstrings promise.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -17,7 +18,7 @@ from rich.console import Console
 import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
-from scripts import mlp_table, transformer_text, vgg5_cifar10
+from scripts import mlp_table, mutation, transformer_text, vgg5_cifar10
 
 pytestmark = pytest.mark.slow
 
@@ -340,3 +341,51 @@ class TestAdaptiveStopBenchmark:
             assert low == high == case["ratio"]  # one round
             expected = case["adaptive_seconds"] / case["fixed_seconds"]
             assert case["ratio"] == pytest.approx(expected)
+
+
+class TestMutation:
+    CHECKS = mutation.Mutant(
+        "x", "checks.py", "def expect_count(", "def expect_number_of(", "test_none_of_this_name.py"
+    )
+
+    def judge(self, monkeypatch, capsys, folder, passing, mutant=CHECKS):
+        """The exit code and what is printed where the tests' outcomes are these, one after the other."""
+        (folder / "pcflax").mkdir(exist_ok=True)
+        outcomes = iter(passing)
+        monkeypatch.setattr(mutation, "passes", lambda tests, folder: next(outcomes))
+        return mutation.judge([mutant], folder), capsys.readouterr().out
+
+    def test_a_fault_that_no_test_sees_is_exit_code_1(self, monkeypatch, capsys, tmp_path):
+        assert self.judge(monkeypatch, capsys, tmp_path, [True, True]) == (1, "SURVIVED x\n")
+        assert self.judge(monkeypatch, capsys, tmp_path, [True, False]) == (0, "killed   x\n")
+        # the copy is as it was
+        text = (mutation.ROOT / "pcflax/checks.py").read_text()
+        assert (tmp_path / "pcflax/checks.py").read_text() == text
+
+    def test_what_proves_nothing_is_exit_code_2(self, monkeypatch, capsys, tmp_path):
+        code, printed = self.judge(monkeypatch, capsys, tmp_path, [False])
+        assert (code, "fails without it" in printed) == (2, True)
+        gone = dataclasses.replace(self.CHECKS, old="def this_is_no_function(")
+        code, printed = self.judge(monkeypatch, capsys, tmp_path, [True], gone)
+        assert (code, "is 0 times in checks.py, not once" in printed) == (2, True)
+
+    @pytest.mark.parametrize("mutant", mutation.MUTANTS, ids=lambda mutant: mutant.name)
+    def test_every_place_is_there_once_and_so_are_the_tests(self, mutant):
+        text = (mutation.ROOT / "pcflax" / mutant.file).read_text()
+        assert text.count(mutant.old) == 1
+        assert (mutation.ROOT / "tests" / mutant.tests).is_file()
+
+    def test_one_is_killed_by_the_tests_themselves(self, monkeypatch, capsys):
+        """A factor of 2 in one energy, whose module of tests takes seconds."""
+        assert mutation.main(["--only", "activity decay"]) == 0
+        assert capsys.readouterr().out == "killed   activity decay, half dropped\n"
+
+    def test_names_are_listed_and_unknown_ones_refused(self, capsys):
+        assert mutation.main(["--list", "--only", "nudged"]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "nudged, away from the target",
+            "nudged, not divided by beta",
+        ]
+        with pytest.raises(SystemExit) as exit_info:
+            mutation.main(["--only", "entropy of the universe"])
+        assert exit_info.value.code == 2

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from pcflax.inference import InferenceProblem, make_problem
 from pcflax.inference.curvature import hessian_vector
-from pcflax.networks import AbstractPCNetwork, Clamp, split
+from pcflax.layers import Clamp, Evidence
+from pcflax.networks import AbstractPCNetwork, split
 
 # A Hessian this small is formed column by column; Lanczos needs room to iterate.
 _DENSE = 64
@@ -77,8 +77,8 @@ def activity_spectrum(
     >>> spectrum.smallest, spectrum.largest
     (array([1.], dtype=float32), array([4.], dtype=float32))
     """
-    network.check_batch(inputs, targets, clamps)
-    problem = make_problem(split(network), inputs, targets, clamps=clamps)
+    known = network.known(Evidence(inputs, targets, clamps))
+    problem = make_problem(split(network), known)
     if stored:
         problem = problem.restarted(network.activities())
     if not problem.start:
@@ -116,6 +116,8 @@ def _ends(problem: InferenceProblem, example: int, tolerance: float):
         columns = [on_free(row) for row in np.eye(free.size, dtype=wide)]
         values = np.linalg.eigvalsh(np.stack(columns))
         return values[0], values[-1]
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
     operator = LinearOperator((free.size, free.size), on_free, dtype=wide)  # type: ignore
     basis = min(free.size, 200)
     begin = np.random.default_rng(0).standard_normal(free.size).astype(wide)

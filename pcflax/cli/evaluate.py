@@ -32,6 +32,11 @@ def evaluate(options: EvaluateOptions) -> None:
         data = sized
         if asked != own or options.split != "test":
             data = load_data(asked, options.split, batch_size=options.batch_size)
+            known = sized.num_classes
+            if known and data.num_classes and data.num_classes < known:  # the last do not occur
+                data = load_data(
+                    asked, options.split, batch_size=options.batch_size, num_classes=known
+                )
     trainer = build_trainer(stored, sized, options.run)
     step = trainer.restore(options.step, best=options.best)
     measured = trainer.evaluate(data)

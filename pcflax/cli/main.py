@@ -15,9 +15,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
+from pcflax import __version__
 
 if TYPE_CHECKING:
     from .options import TrainOptions
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore
     try:
         if arguments == ["--version"]:
-            print(f"pcflax {version('pcflax')}")
+            print(f"pcflax {__version__}")
             return
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -7,16 +7,19 @@ two gradients. Its largest eigenvalue bounds the step of gradient descent, step_
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import lineax
 from jaxtyping import Array, Float, Int
 
 from pcflax.typing import Energies, PyTree
 
 from .problem import InferenceProblem
+from .solve import over
+
+if TYPE_CHECKING:
+    import lineax
 
 
 class Direction(NamedTuple):
@@ -64,7 +67,7 @@ def power_iteration(
     # where the energy has no curvature along v, v is kept: it may have some at the next place
     flat = found.eigenvalue == 0
     kept = jax.tree.map(
-        lambda new, old: jnp.where(flat.reshape(-1, *(1,) * (new.ndim - 1)), old, new),
+        lambda new, old: jnp.where(over(flat, new), old, new),
         found.vector,
         direction.vector,
     )
@@ -84,6 +87,18 @@ def largest_eigenvalue(
     )
 
 
+def check_solver(owner: object, solver: object, example: str) -> None:
+    """Raise TypeError where a solver is given that is not lineax's."""
+    if solver is None:
+        return
+    import lineax  # loads Equinox too, which most runs do without
+
+    if not isinstance(solver, lineax.AbstractLinearSolver):
+        raise TypeError(
+            f"{type(owner).__name__} expected a lineax solver such as {example}, got {solver!r}"
+        )
+
+
 def solve_symmetric(
     product: Callable[[PyTree], PyTree], vector: PyTree, solver: lineax.AbstractLinearSolver
 ) -> tuple[PyTree, Int[Array, ""]]:
@@ -93,6 +108,8 @@ def solve_symmetric(
     them: from a feedforward start most elements are exactly zero, and no `rtol` of zero is ever reached.
     The solver works in 32 bits at least. Where it breaks down, the answer is 0: no move.
     """
+    import lineax
+
     dtypes = jax.tree.map(lambda leaf: leaf.dtype, vector)
 
     def wide(tree):
@@ -124,6 +141,8 @@ def solve_symmetric(
 
 def conjugate_gradients(like: PyTree, tolerance: float, iterations: int) -> lineax.CG:
     """Conjugate gradients to this tolerance, or to what products in floats of this width allow."""
+    import lineax
+
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(like))
     tolerance = max(tolerance, min(8 * eps, 0.01))
     return lineax.CG(rtol=tolerance, atol=tolerance, max_steps=iterations)
@@ -140,5 +159,5 @@ def _normalized(vector: PyTree) -> Direction:
     squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
     norm = jnp.sqrt(squares)
     scale = jnp.where(norm > 0, norm, 1.0).astype(norm.dtype)
-    unit = jax.tree.map(lambda leaf: leaf / scale.reshape(-1, *(1,) * (leaf.ndim - 1)), vector)
+    unit = jax.tree.map(lambda leaf: leaf / over(scale, leaf), vector)
     return Direction(unit, norm)

@@ -34,7 +34,7 @@ _NAMED = 4  # layers in one sentence
 
 
 def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteEnergyError:
-    """The error of a step that was not applied.
+    """Return the error of a step that was not applied.
 
     Args:
         step: its number, from 1.

@@ -211,7 +211,7 @@ def test_load_checkpoint_needs_no_trainer(run):
     assert checkpoint.step == 30
     for got, expected in zip(parameters_of(network), at[30], strict=True):
         np.testing.assert_array_equal(got, expected)
-    kernel = checkpoint.parameters["layers"][0]["linear"]["kernel"]
+    kernel = checkpoint.parameters["layer_0"]["linear"]["kernel"]
     assert isinstance(kernel, np.ndarray)
     assert kernel.shape == (64, 20)
     assert pc.load_checkpoint(folder / "20").step == 20

@@ -1,0 +1,50 @@
+"""Results files: where they lie, and one way to write them, a row a line, so that changes can be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+_WIDTH = 110
+
+
+def results_path(kind: str, device: str) -> Path:
+    """Return where the results of a kind of device lie."""
+    return RESULTS / f"{kind}-{device.lower().replace(' ', '-')}.json"
+
+
+def write_results(record: dict, path: Path) -> None:
+    """Write a results file, and the folder it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_rows(record) + "\n")
+
+
+def as_rows(value: Any, depth: int = 0) -> str:
+    """Return JSON in which what fits a line, or holds no other list or object, is one line.
+
+    >>> print(as_rows({"seed": 0, "points": [{"step": step, "energy": 0.5} for step in range(25, 125, 25)]}))
+    {
+     "seed": 0,
+     "points": [
+      {"step": 25, "energy": 0.5},
+      {"step": 50, "energy": 0.5},
+      {"step": 75, "energy": 0.5},
+      {"step": 100, "energy": 0.5}
+     ]
+    }
+    """
+    line = json.dumps(value)
+    inner = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(value, dict | list) or not any(isinstance(one, dict | list) for one in inner):
+        return line
+    if depth + len(line) <= _WIDTH:
+        return line
+    rows = [as_rows(one, depth + 1) for one in inner]
+    if isinstance(value, dict):
+        rows = [f"{json.dumps(name)}: {row}" for name, row in zip(value, rows, strict=True)]
+    space = " " * (depth + 1)
+    body = f",\n{space}".join(rows)
+    left, right = json.dumps(type(value)())
+    return f"{left}\n{space}{body}\n{space[1:]}{right}"

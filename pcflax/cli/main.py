@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    # What goes wrong in Orbax's threads reaches us as an error, and need not be told twice.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with contextlib.suppress(AttributeError):  # an ASCII terminal shows what it can
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore
     try:

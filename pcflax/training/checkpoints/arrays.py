@@ -23,8 +23,9 @@ from ..errors import CheckpointError
 
 FlatArrays = dict[str, Any]
 
-# "layers.3", or behind the path of an optimizer's state "0.mu.layers.3": a layer by its place.
-_PLACE = re.compile(r"(^|\.)layers\.(\d+)(?=\.)")
+# "layers.3", or behind the path of an optimizer's state "0.mu.layers.3": a layer by its place; where it is a
+# stack, "layers.3.stacked", a name that no other layer could have.
+_PLACE = re.compile(r"(^|\.)layers\.(\d+)(\.stacked)?(?=\.)")
 
 
 def flatten(tree: PyTree) -> FlatArrays:
@@ -80,30 +81,25 @@ def by_place(paths: Iterable[str]) -> bool:
     return bool(paths) and all(_PLACE.match(path) for path in paths)
 
 
-def renamed(flat: Mapping[str, Any], then: Sequence[str], stacks: Iterable[str] = ()) -> FlatArrays:
+def renamed(flat: Mapping[str, Any], names: Sequence[str]) -> FlatArrays:
     """Return arrays that were stored by their layers' places by their layers' names.
 
     Args:
         flat: arrays by path, of a network or of an optimizer.
-        then: the layers' names when the arrays were stored, in the order of their places.
-        stacks: the names of those that are stacks.
+        names: the layers' names when the arrays were stored, in the order of their places.
 
     >>> renamed({"0.mu.layers.1.kernel": 7, "0.count": 3}, ["a", "b"])
     {'0.mu.b.kernel': 7, '0.count': 3}
     """
 
     def path_today(matched: re.Match) -> str:
-        dot, place = matched[1], int(matched[2])
-        return f"{dot}{then[place]}" if place < len(then) else matched[0]
+        dot, place, stacked = matched[1], int(matched[2]), matched[3]
+        if place >= len(names):
+            return matched[0]
+        return f"{dot}{names[place]}" + (f".{STACKED}" if stacked else "")
 
     # the first alone: a layer may hold a list called `layers` of its own
-    found = {_PLACE.sub(path_today, path, count=1): array for path, array in flat.items()}
-    for name in stacks:
-        old = re.compile(rf"(^|\.){re.escape(name)}\.stacked(?=\.)")
-        found = {
-            old.sub(rf"\1{name}.{STACKED}", path, count=1): array for path, array in found.items()
-        }
-    return found
+    return {_PLACE.sub(path_today, path, count=1): array for path, array in flat.items()}
 
 
 def check_arrays(

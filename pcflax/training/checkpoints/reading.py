@@ -88,8 +88,7 @@ class Checkpoint(NamedTuple):
         then = tuple(self.meta.get("layers") or network.names)
         stored = {name: self.sections[name] for name in ("parameters", "other", "optimizer")}
         if by_place([*stored["parameters"], *stored["other"]]):
-            stacks = [name for name in network.names if network.layer(name).num_nodes > 1]
-            stored = {name: renamed(flat, then, stacks) for name, flat in stored.items()}
+            stored = {name: renamed(flat, then) for name, flat in stored.items()}
         check_arrays("parameter", stored["parameters"], parameters)
         check_arrays("state", stored["other"], other)
         if optimizer_state is None:

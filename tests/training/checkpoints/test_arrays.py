@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from pcflax.layers.stack import STACKED
 from pcflax.training.checkpoints.arrays import by_place, renamed, write_network_arrays
 
 RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)))
@@ -18,41 +19,35 @@ STORED = {
     "layers.1.layers.0.kernel": 11,  # a list of the layer's own
     "layers.2.kernel": 12,
 }
-THEN = ("in", "block", "out")
 
 
 class TestRenamed:
-    def test_to_names(self):
-        assert renamed(STORED, THEN, ("in", "out", "block"), places=False) == {
+    def test_of_a_network(self):
+        assert renamed(STORED, ("in", "block", "out")) == {
             "in.kernel": 10,
             "block.layers.0.kernel": 11,
             "out.kernel": 12,
         }
 
-    def test_to_other_places(self):
-        assert renamed(STORED, THEN, ("out", "block", "in"), places=True) == {
-            "layers.2.kernel": 10,
-            "layers.1.layers.0.kernel": 11,
-            "layers.0.kernel": 12,
+    def test_of_a_stack(self):
+        """Whose arrays are marked in their path by what is no attribute's name."""
+        stored = {"layers.1.stacked.linear.kernel": 1, "0.mu.layers.1.stacked.linear.kernel": 2}
+        assert renamed(stored, ("a", "deep")) == {
+            f"deep.{STACKED}.linear.kernel": 1,
+            f"0.mu.deep.{STACKED}.linear.kernel": 2,
         }
 
     def test_of_an_optimizer(self):
         stored = {"0.count": 1, "0.mu.layers.1.kernel": 2, "inner.a.nu.layers.10.bias": 3}
-        then = [f"layer_{number}" for number in range(11)]
-        assert renamed(stored, then, then, places=False) == {
+        assert renamed(stored, [f"layer_{number}" for number in range(11)]) == {
             "0.count": 1,
             "0.mu.layer_1.kernel": 2,
             "inner.a.nu.layer_10.bias": 3,
         }
 
-    def test_a_layer_that_is_no_more_keeps_its_path(self):
+    def test_a_layer_too_many_keeps_its_path(self):
         """So that it can be named, and is not taken for another."""
-        assert renamed({"layers.1.kernel": 1}, ("a", "b"), ("a", "c"), places=False) == {
-            "layers.1.kernel": 1
-        }
-        assert renamed({"layers.2.kernel": 1}, ("a", "b"), ("a", "b"), places=False) == {
-            "layers.2.kernel": 1
-        }
+        assert renamed({"layers.2.kernel": 1}, ("a", "b")) == {"layers.2.kernel": 1}
 
     @pytest.mark.parametrize(
         ("paths", "expected"),
@@ -129,7 +124,7 @@ def test_a_graph_listed_in_another_order_restores_by_name(tmp_path, order):
 
 def _moments_of(network, state):
     """Adam's state with each layer's kernel and bias in the place of their moments."""
-    parameters = nnx.as_pure(nnx.state(network, nnx.Param))
+    parameters = pc.networks.split(network).parameters
     return (state[0]._replace(mu=parameters, nu=jax.tree.map(jnp.square, parameters)), *state[1:])
 
 
@@ -160,6 +155,12 @@ class TestWithoutNames:
         write_network_arrays(network, arrays)
         assert jax.tree.structure(nnx.as_pure(nnx.state(network, nnx.Param))) == before
         for place, name in enumerate(network.names):
+            assert (np.asarray(network.layer(name).linear.kernel[...]) == place).all()
+
+    def test_names_that_were_stored_count(self):
+        network = graph(ORDERS[0], 0)
+        write_network_arrays(network, stored(SECTIONS, layers=ORDERS[1]).arrays_for(network)[0])
+        for place, name in enumerate(ORDERS[1]):
             assert (np.asarray(network.layer(name).linear.kernel[...]) == place).all()
 
     def test_another_number_of_layers_is_named(self):

@@ -63,7 +63,7 @@ def batches(net: pc.PCNetwork) -> dict[str, tuple]:
 @functools.partial(jax.jit, static_argnames="inference")
 def infer(split, inputs, targets, *, inference):
     """Activities and step counts, in one compiled call."""
-    result = inference.solve(pc.inference.make_problem(split, inputs, targets))
+    result = inference.solve(pc.inference.make_problem(split, pc.Evidence(inputs, targets)))
     return result.activities, result.num_steps
 
 

@@ -72,7 +72,7 @@ def chain(depth: int, linear: bool) -> tuple[pc.PCNetwork, jax.Array, jax.Array]
 @jax.jit
 def stable_steps(network, inputs, targets) -> tuple[jax.Array, jax.Array]:
     """1.8/lambda_max in activities and in errors, at the feedforward start."""
-    problem = pc.inference.make_problem(network, inputs, targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets))
 
     def step(problem):
         found = largest_eigenvalue(problem, problem.start, random_direction(problem), 50)
@@ -134,14 +134,14 @@ def _heun():
 @functools.partial(jax.jit, static_argnames="inference")
 def trace_of(network, inputs, targets, *, inference) -> jax.Array:
     """F of each example at each step."""
-    problem = pc.inference.make_problem(network, inputs, targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets))
     return inference.solve(problem, trace=True).trace.energy
 
 
 @functools.partial(jax.jit, static_argnames="inference")
 def end_of(network, inputs, targets, *, inference):
     """Where a solve ends, for timing."""
-    problem = pc.inference.make_problem(network, inputs, targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets))
     return inference.solve(problem).activities
 
 

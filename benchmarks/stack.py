@@ -74,12 +74,12 @@ class Iteration:
 
         def step(split, state, inputs, targets):
             split, state, info = rule.update(
-                split, optimizer, state, inputs, targets, key=jax.random.key(0)
+                split, optimizer, state, pc.Evidence(inputs, targets), key=jax.random.key(0)
             )
-            return split.parameters, state, pc.networks.base.total_energy(info.energies)
+            return split.parameters, state, pc.energies.total_energy(info.energies)
 
         def gradients(split, state, inputs, targets):
-            return rule.gradients(split, inputs, targets, key=jax.random.key(0))[0]
+            return rule.gradients(split, pc.Evidence(inputs, targets), key=jax.random.key(0))[0]
 
         begin = time.perf_counter()
         self.compiled = jax.jit(step).lower(*self.arguments).compile()

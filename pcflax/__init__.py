@@ -17,11 +17,11 @@ _NAMES = {
     "energies": "Energy",
     "inference": "",
     "initializers": "",
-    "layers": "PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCLayer PCMLP PCResidual PCRoot "
+    "layers": "Clamp Evidence PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCLayer PCMLP PCResidual PCRoot "
     "PCStack",
     "learning": "",
     "models": "",
-    "networks": "Clamp PCGraph PCNetwork",
+    "networks": "PCGraph PCNetwork",
     "parameterizations": "",
     "plotting": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from . import variables as variables
     from .energies import Energy as Energy
     from .layers import PCMLP as PCMLP
+    from .layers import Clamp as Clamp
+    from .layers import Evidence as Evidence
     from .layers import PCAttention as PCAttention
     from .layers import PCConv as PCConv
     from .layers import PCConvTranspose as PCConvTranspose
@@ -75,7 +77,6 @@ if TYPE_CHECKING:
     from .layers import PCResidual as PCResidual
     from .layers import PCRoot as PCRoot
     from .layers import PCStack as PCStack
-    from .networks import Clamp as Clamp
     from .networks import PCGraph as PCGraph
     from .networks import PCNetwork as PCNetwork
     from .training import Callback as Callback

@@ -11,7 +11,10 @@ import difflib
 import math
 import numbers
 import operator
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,7 +39,7 @@ def expect_count(owner: object, name: str, value: Any, least: int = 0) -> int:
     except TypeError:
         raise TypeError(f"{_name(owner)} expected an int {name}, got {value!r}") from None
     if count < least:
-        raise ValueError(f"{_name(owner)} expected {name} >= {least}, got {count}")
+        raise ValueError(f"{_name(owner)} expected {name} of at least {least}, got {count}")
     return count
 
 
@@ -87,6 +90,27 @@ def expect_kind(owner: object, name: str, value: Any, kind: Any, example: str) -
     if not isinstance(value, kind):
         raise TypeError(f"{_name(owner)} expected {name} such as {example}, got {value!r}")
     return value
+
+
+def expect_local_path(owner: object, name: str, value: Any) -> Path:
+    """Return a path on this machine: absolute, so that a later change of folder moves nothing.
+
+    A `~` at its beginning is the user's home.
+
+    Raises:
+        TypeError: for what is no path.
+        ValueError: for an address, such as that of a bucket.
+
+    >>> expect_local_path("Checkpoints", "directory", "/runs/mnist")
+    PosixPath('/runs/mnist')
+    """
+    expect_kind(owner, name, value, str | os.PathLike, "'runs/mnist'")
+    if re.match(r"[a-zA-Z][\w+.-]+:/", os.fspath(value)):  # a drive has one letter
+        raise ValueError(
+            f"{_name(owner)} expected {name} on a local disk, got the address {str(value)!r}; give a "
+            f"folder of this machine, and copy it there afterwards"
+        )
+    return Path(os.path.expanduser(value)).absolute()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

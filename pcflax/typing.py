@@ -7,9 +7,8 @@ whose first axis counts the examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-import jax
 from jaxtyping import Array, Float, Key
 
 Activities: TypeAlias = dict[str, Float[Array, " batch *features"]]
@@ -28,18 +27,49 @@ Metrics: TypeAlias = Mapping[str, float]
 """Measured numbers by name, on the host."""
 
 
-class Batch(NamedTuple):
-    """Examples that are trained on or measured together.
+Result = TypeVar("Result", covariant=True)
 
-    Attributes:
-        inputs: what is clamped below, (batch, *features), floating, or integers for a layer that takes
-            them (tokens); None leaves the root free.
-        targets: what is clamped above, (batch, *features), floating (classes one-hot); None leaves
-            the output free.
-    """
 
-    inputs: jax.Array | None
-    targets: jax.Array | None
+class Initializer(Protocol):
+    """Chooses where inference starts; see `pcflax.initializers`."""
+
+    def __call__(
+        self,
+        network: Any,
+        inputs: Any,
+        *,
+        batch_size: int,
+        clamps: Mapping[str, Any],
+        key: PRNGKey | None,
+    ) -> Activities:
+        """Return the start of every activity by layer name; clamps are put on top of it.
+
+        Args:
+            network: the network, without activities.
+            inputs: as they were given, or None.
+            batch_size: how many examples there are.
+            clamps: {layer name: Clamp}, inputs and targets among them.
+            key: randomness, or None.
+        """
+        ...
+
+
+class Inference(Protocol[Result]):
+    """An algorithm that a network can be asked to infer by; see `pcflax.inference`."""
+
+    def run(
+        self,
+        network: Any,
+        evidence: Any,
+        *,
+        initializer: Any = None,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Any = None,
+        throw: bool = False,
+    ) -> Result:
+        """Solve for a network object in one compiled call and store the activities in its layers."""
+        ...
 
 
 class MetricFunction(Protocol):

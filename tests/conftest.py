@@ -155,6 +155,16 @@ def gradient_arrays(state):
     ]
 
 
+def infer_traced(chain, inference, **options):
+    """What inference returns inside of compiled code, where numbers that are not finite raise nothing."""
+
+    @jax.jit
+    def infer(x, y):
+        return chain.network.infer(x, y, inference=inference, **options)
+
+    return infer(chain.inputs, chain.targets)
+
+
 def digits_trainer(folder=None, *, widths=(64, 20, 10), seed=0, num_steps=4, **options):
     """A small Trainer on digits; `folder` for checkpoints."""
     rngs = nnx.Rngs(seed)

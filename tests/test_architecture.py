@@ -22,7 +22,7 @@ ARROWS = {
     "inference": ["initializers"],
     "learning": ["inference"],
     "analysis": ["learning"],
-    "data": ["checks"],
+    "data": ["checks", "networks"],
     "training": ["learning", "data"],
     "experiments": ["training"],
     "plotting": ["checks"],

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.networks.base import total_energy
+from pcflax.energies import total_energy
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
@@ -95,7 +95,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiling")
 @functools.partial(jax.jit, static_argnames="inference")
 def solve(inference, network, inputs, targets, clamps=None):
     """One compiled program for each algorithm, kind of network and shape."""
-    problem = pc.inference.make_problem(network, inputs, targets, clamps=clamps)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets, clamps=clamps))
     return inference.solve(problem, key=KEY)
 
 
@@ -241,7 +241,7 @@ class TestInference:
 def linear_equilibrium():
     chain = Chain(activation="identity")
     problem = pc.inference.make_problem(
-        pc.networks.split(chain.network), chain.inputs, chain.targets
+        pc.networks.split(chain.network), pc.Evidence(chain.inputs, chain.targets)
     )
     flat, unravel = jax.flatten_util.ravel_pytree(problem.start)
 
@@ -283,7 +283,7 @@ class TestLearning:
         network, optimizer = pc.networks.split(chain.network), optax.adam(0.1)
         state = optimizer.init(network.parameters)
         new, new_state, info = jax.eval_shape(
-            lambda n, s: rule.update(n, optimizer, s, x, y, key=KEY), network, state
+            lambda n, s: rule.update(n, optimizer, s, pc.Evidence(x, y), key=KEY), network, state
         )
         for before, after in ((network, new), (state, new_state)):
             assert jax.tree.structure(before) == jax.tree.structure(after)

@@ -23,7 +23,7 @@ from flax import nnx
 from scipy import optimize, stats
 
 import pcflax as pc
-from pcflax.networks.base import total_energy
+from pcflax.energies import total_energy
 from tests import test_conformance as conformance
 from tests.conftest import ROOT, Chain, digits_trainer
 
@@ -186,7 +186,7 @@ def test_accelerated_descent_goes_the_way_of_nesterovs_with_restarts(page):
     """Residual after residual as in NumPy, each example on its own, with slope H z - b."""
     chain = Chain(activation="identity", batch=3)
     network = pc.networks.split(chain.network)
-    problem = pc.inference.make_problem(network, chain.inputs, chain.targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(chain.inputs, chain.targets))
     algorithm = page.AcceleratedDescent(0.1, num_steps=80)
     trace = jax.jit(lambda: algorithm.solve(problem, trace=True))().trace
     restarts = []
@@ -238,7 +238,7 @@ def test_non_negative_solves_the_least_squares_problem(page):
     """On a linear chain, min over z >= 0 of |L^T z - c|^2 with H = L L^T, by scipy."""
     chain = Chain(activation="identity")
     problem = pc.inference.make_problem(
-        pc.networks.split(chain.network), chain.inputs, chain.targets
+        pc.networks.split(chain.network), pc.Evidence(chain.inputs, chain.targets)
     )
     descent = pc.inference.GradientDescent(optax.sgd(0.05), tolerance=1e-8, max_steps=20_000)
     result = conformance.solve(
@@ -278,7 +278,9 @@ def test_selective_is_predictive_coding_of_the_chosen_examples(page):
     inference = conformance.FEW
     selective = page.Selective(inference, threshold=threshold)
     everything = pc.learning.PredictiveCoding(inference)
-    gradients = jax.jit(lambda rule, x, y: rule.gradients(network, x, y, key=KEY), static_argnums=0)
+    gradients = jax.jit(
+        lambda rule, x, y: rule.gradients(network, pc.Evidence(x, y), key=KEY), static_argnums=0
+    )
     found, info = gradients(selective, chain.inputs, chain.targets)
     expected, _ = gradients(everything, chain.inputs[chosen], chain.targets[chosen])
     for got, one in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -344,4 +346,6 @@ def test_the_examples_refuse_what_they_cannot_do(page):
     with pytest.raises(ValueError, match=r"NoisyFeedforward needs a key"):
         network.init_activities(x, initializer=page.NoisyFeedforward())
     with pytest.raises(ValueError, match=r"Selective needs targets"):
-        page.Selective(conformance.FEW).gradients(pc.networks.split(network), x, None, key=KEY)
+        page.Selective(conformance.FEW).gradients(
+            pc.networks.split(network), pc.Evidence(x), key=KEY
+        )

@@ -17,7 +17,15 @@ TensorBoardLogger Trainer analysis data energies inference initializers layers l
 load_checkpoint metrics models networks parameterizations plotting""".split()
 
 FOLDERS = {
-    "layers": ["Flatten", "PCAttention", "PCConv", "PCConvTranspose", "PCDense", "PCEmbedding"]
+    "layers": [
+        "Flatten",
+        "PCAffine",
+        "PCAttention",
+        "PCConv",
+        "PCConvTranspose",
+        "PCDense",
+        "PCEmbedding",
+    ]
     + ["PCLayer", "PCMLP", "PCResidual", "PCRoot", "PCStack", "Reshape"],
     "networks": [
         "AbstractPCNetwork",

@@ -5,17 +5,15 @@ Accuracy looks fine where only the last layers learn; the gradients of each laye
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jaxtyping import Array
 
-from pcflax.layers import PCStack
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning, Backprop
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.typing import PRNGKey, PyTree
@@ -63,8 +61,7 @@ def gradient_alignment(
     Source: the measure is common; Rosenbaum (2022), PLOS ONE 17(3), uses it for predictive coding.
 
     >>> import jax.numpy as jnp, pcflax as pc
-    >>> from flax import nnx
-    >>> rngs = nnx.Rngs(0)
+    >>>     >>> rngs = nnx.Rngs(0)
     >>> network = pc.PCNetwork([pc.PCDense(3, 4, rngs=rngs), pc.PCDense(4, 2, rngs=rngs)])
     >>> x, y = jnp.ones((1, 3)), jnp.ones((1, 2))
     >>> credit = pc.analysis.gradient_alignment(network, x, y, learning=pc.learning.ZIL())
@@ -75,13 +72,8 @@ def gradient_alignment(
         raise TypeError(f"expected a learning rule such as pc.learning.ZIL(), got {learning!r}")
     learning.check(network)
     network.check_batch(inputs, targets)
-    found = _products(split(network), inputs, targets, _key(key), learning=learning)
-    # jit hands dictionaries back in the order of their keys; ours are in the network's
-    found = {
-        name: {kind: np.asarray(value, np.float64) for kind, value in found[name].items()}
-        for name in network.names
-        if name in found
-    }
+    found = _products(split(network), Evidence(inputs, targets), _key(key), learning)
+    found = jax.tree.map(lambda value: np.asarray(value, np.float64), found)
     found = network.by_node(
         found, lambda sums, index: {kind: value[index] for kind, value in sums.items()}
     )
@@ -100,51 +92,30 @@ def gradient_alignment(
 
 
 def rule_gradient(
-    network: SplitNetwork,
-    inputs: Array | None,
-    targets: Array | None,
-    *,
-    learning: AbstractLearning,
-    key: PRNGKey,
+    network: SplitNetwork, evidence: Evidence, *, learning: AbstractLearning, key: PRNGKey
 ) -> PyTree:
-    """The gradient that a rule hands to its optimizer, summed over all the times it does so."""
+    """Return the gradient that a rule hands to its optimizer, summed over all the times it does so."""
     zeros = jax.tree.map(jnp.zeros_like, network.parameters)
     collect = optax.GradientTransformation(
         lambda parameters: jax.tree.map(jnp.zeros_like, parameters),  # type: ignore[arg-type]
         lambda gradients, total, _=None: (zeros, jax.tree.map(jnp.add, total, gradients)),  # type: ignore
     )
-    return learning.update(
-        network, collect, collect.init(network.parameters), inputs, targets, key=key
-    )[1]
-
-
-def by_layer(network: SplitNetwork, parameters: PyTree) -> dict[str, list[Any]]:
-    """The arrays of a tree shaped as the network's parameters, by layer name."""
-    found: dict[str, list[Any]] = {name: [] for name in network.bind().names}
-    names = list(found)
-    for path, leaf in nnx.to_flat_state(nnx.State(parameters)):
-        if path[0] == "layers":
-            found[names[int(str(path[1]))]].append(leaf)
-    return {name: leaves for name, leaves in found.items() if leaves}
+    return learning.update(network, collect, collect.init(network.parameters), evidence, key=key)[1]
 
 
 def _key(key: PRNGKey | None) -> PRNGKey:
     return jax.random.key(0) if key is None else key
 
 
-@functools.partial(jax.jit, static_argnames="learning")
-def _products(network: SplitNetwork, inputs, targets, key, *, learning) -> dict[str, dict]:
-    own = rule_gradient(network, inputs, targets, learning=learning, key=key)
-    other = rule_gradient(network, inputs, targets, learning=Backprop(), key=key)
-    own, other = by_layer(network, own), by_layer(network, other)
+@jax.jit
+def _products(network: SplitNetwork, evidence, key, learning) -> dict[str, dict]:
+    own = rule_gradient(network, evidence, learning=learning, key=key)
+    other = rule_gradient(network, evidence, learning=Backprop(), key=key)
     bound = network.bind()
 
     def product(name, left, right):
-        axes = 1 if isinstance(bound.layer(name), PCStack) else 0  # a stack's begin with depth
-        return sum(
-            jnp.sum(a * b, axis=range(axes, a.ndim))
-            for a, b in zip(left[name], right[name], strict=True)
-        )
+        pairs = zip(jax.tree.leaves(left[name]), jax.tree.leaves(right[name]), strict=True)
+        return sum(bound.layer(name).sum_nodes(a * b) for a, b in pairs)
 
     return {
         name: {
@@ -152,5 +123,6 @@ def _products(network: SplitNetwork, inputs, targets, key, *, learning) -> dict[
             "own": product(name, own, own),
             "other": product(name, other, other),
         }
-        for name in own
+        for name in network.names
+        if jax.tree.leaves(own.get(name))
     }

@@ -7,17 +7,16 @@ they should (alignment), and can their units respond at all (dead and saturated 
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.inference import (
     AbstractInference,
+    CurvatureDescent,
     ErrorCoordinates,
     GradientDescent,
     InferenceProblem,
@@ -27,7 +26,8 @@ from pcflax.inference import (
 )
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import error_problem
-from pcflax.layers import PCDense, PCLayer, PCRoot, PCStack
+from pcflax.inference.newton import AbstractNewton
+from pcflax.layers import Evidence, PCDense, PCLayer
 from pcflax.learning import AbstractLearning, FixedPrediction
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.typing import PRNGKey
@@ -114,8 +114,7 @@ def health(
         ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
 
     >>> import jax.numpy as jnp, optax, pcflax as pc
-    >>> from flax import nnx
-    >>> rngs = nnx.Rngs(0)
+    >>>     >>> rngs = nnx.Rngs(0)
     >>> network = pc.PCNetwork([pc.PCDense(3, 4, activation=jnp.tanh, rngs=rngs),
     ...                         pc.PCDense(4, 2, rngs=rngs)])
     >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.2), num_steps=200))
@@ -163,10 +162,8 @@ def inference_health(
     if not isinstance(inference, AbstractInference) or isinstance(learning, FixedPrediction):
         return None
     key = jax.random.key(0) if key is None else key
-    found = _inference_health(
-        split(network), inputs, targets, key, learning=learning, reference=reference
-    )
-    layers = network.by_node({name: found["layers"][name] for name in network.names})
+    found = _inference_health(split(network), Evidence(inputs, targets), key, learning, reference)
+    layers = network.by_node(found["layers"])
     found = jax.tree.map(float, found | {"layers": layers})
     gap = found["start"] - found["equilibrium"]
     total = sum(found["layers"].values())
@@ -202,18 +199,18 @@ def unit_health(
     return dead, {name: float(value) for name, value in network.by_node(saturated).items()}
 
 
-@functools.partial(jax.jit, static_argnames=("learning", "reference"))
-def _inference_health(network: SplitNetwork, inputs, targets, key, *, learning, reference) -> Any:
+@jax.jit
+def _inference_health(network: SplitNetwork, evidence, key, learning, reference) -> Any:
     inference = learning.inference
     if hasattr(learning, "problem"):
-        problem = learning.problem(network, inputs, targets, key=key)
+        problem = learning.problem(network, evidence, key=key)
     else:
-        problem = make_problem(network, inputs, targets)
+        problem = make_problem(network, evidence)
     result = inference.solve(problem, key=key)
     start = problem.energy(problem.start)
     equilibrium = jnp.full_like(start, jnp.nan)
-    if reference == _REFERENCE and not problem.separable:
-        reference = GradientDescent(step_size="auto", num_steps=200)
+    if isinstance(reference, AbstractNewton) and not problem.separable:
+        reference = CurvatureDescent(num_steps=200)
     if reference is not None:
         # where inference got lower than the reference, that is the lowest energy known
         equilibrium = reference.solve(problem, key=key).energy
@@ -246,17 +243,11 @@ def _unit_health(network: SplitNetwork, inputs) -> tuple[dict, dict]:
     dead, saturated = {}, {}
     for name in bound.names:
         layer, activity = bound.layer(name), activities[name]
-        if isinstance(layer, PCStack):
-            below = layer.belows(belows[name][0], activity)
-            graphdef, state = nnx.split(layer.stacked)
 
-            def units(state, activity, below, graphdef=graphdef):
-                return _units(nnx.merge(graphdef, state), activity, below, batch_size)
+        def units(layer, activity, below):
+            return _units(layer, activity, below, batch_size)
 
-            found = jax.vmap(units, in_axes=(0, 1, 0))(state, activity, below)
-        else:
-            single = belows[name][0] if len(belows[name]) == 1 else None
-            found = _units(layer, activity, single, batch_size)
+        found = layer.map_nodes(units, activity, belows[name])
         dead[name] = found[0]
         if found[1] is not None:
             saturated[name] = found[1]
@@ -270,7 +261,7 @@ def _units(
     size = jnp.sqrt(jnp.mean(activity**2))
     constant = (jnp.std(activity, axis=0) <= _DEAD * size) & (batch_size > 1)
     # what stands at the input is data
-    constant = constant & (not isinstance(layer, PCRoot))
+    constant = constant & (not layer.is_root_node)
     activation = getattr(layer, "activation", None)
     if not isinstance(layer, PCDense) or activation is None or below is None:
         return jnp.mean(constant), None
@@ -338,7 +329,9 @@ def step_limit(inference: InferenceHealth | None, learning: AbstractLearning) ->
     algorithm = getattr(learning, "inference", None)
     if isinstance(algorithm, ErrorCoordinates):
         algorithm = algorithm.inference
-    if inference is None or not isinstance(algorithm, GradientDescent | Langevin):
+    if inference is None or not isinstance(
+        algorithm, GradientDescent | CurvatureDescent | Langevin
+    ):
         return None
     return 2 / inference.largest_eigenvalue if inference.largest_eigenvalue > 0 else None
 

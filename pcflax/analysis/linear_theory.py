@@ -15,7 +15,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
 from pcflax.energies import Gaussian
-from pcflax.layers import PCDense, PCLayer, PCStack
+from pcflax.layers import PCDense, PCLayer
 from pcflax.networks import PCNetwork
 
 
@@ -101,11 +101,7 @@ class DeepLinear:
             raise TypeError(f"expected a PCNetwork, got {type(network).__name__}")
         maps = []
         for name, layer in zip(network.names, network.layers, strict=True):
-            if isinstance(layer, PCStack):
-                own = [(f"{name}/{index}", layer.layer_at(index)) for index in range(layer.depth)]
-            else:
-                own = [(name, layer)]
-            maps += [_affine_map(*one) for one in own]
+            maps += [_affine_map(*node) for node in layer.each_node(name).items()]
         matrices, biases, precisions = zip(*maps, strict=True)
         return cls(matrices, biases, precisions)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pcflax.networks.base import check_batch
+from pcflax.networks.given import check_batch
 
 from .alignment import gradient_alignment
 from .health import inference_health, unit_health, unreached, unreached_words

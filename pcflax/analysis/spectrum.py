@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from pcflax.inference import InferenceProblem, make_problem
 from pcflax.inference.curvature import hessian_vector
-from pcflax.networks import AbstractPCNetwork, Clamp, split
+from pcflax.layers import Clamp, Evidence
+from pcflax.networks import AbstractPCNetwork, split
 
 # A Hessian this small is formed column by column; Lanczos needs room to iterate.
 _DENSE = 64
@@ -76,8 +77,8 @@ def activity_spectrum(
     >>> spectrum.smallest, spectrum.largest
     (array([1.], dtype=float32), array([4.], dtype=float32))
     """
-    network.check_batch(inputs, targets, clamps)
-    problem = make_problem(split(network), inputs, targets, clamps=clamps)
+    known = network.known(Evidence(inputs, targets, clamps))
+    problem = make_problem(split(network), known)
     if stored:
         problem = problem.restarted(network.activities())
     if not problem.start:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from pcflax.inference import make_problem
-from pcflax.inference.base import AbstractIterativeInference, check_algorithm
+from pcflax.inference import AbstractIterativeInference, expect_algorithm, make_problem
+from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
-from pcflax.networks.base import Initializer
-from pcflax.typing import Activities, PRNGKey
+from pcflax.settings import Argument
+from pcflax.typing import Activities, Initializer, PRNGKey
 
 
 def trajectories(
@@ -50,30 +47,16 @@ def trajectories(
     >>> ways["layer_0"].shape
     (6, 1, 4)
     """
-    check_algorithm(trajectories, inference, AbstractIterativeInference)
+    expect_algorithm(trajectories, inference, AbstractIterativeInference)
     if inference.num_steps is None:
         raise ValueError("trajectories need a fixed num_steps, got an algorithm with a tolerance")
-    network.check_batch(inputs, targets)
-    found = _trajectories(
-        split(network), inputs, targets, key, inference=inference, initializer=initializer
-    )
+    known = network.known(Evidence(inputs, targets))
+    found = _trajectories(split(network), known, key, inference, Argument(initializer))
     return {name: found[name] for name in network.names}
 
 
-@functools.partial(jax.jit, static_argnames=("inference", "initializer"))
-def _trajectories(network: SplitNetwork, inputs, targets, key, *, inference, initializer):
+@jax.jit
+def _trajectories(network: SplitNetwork, known, key, inference, initializer):
     start_key, solve_key = (None, None) if key is None else jax.random.split(key)
-    problem = make_problem(network, inputs, targets, initializer=initializer, key=start_key)
-
-    def body(carry, step):
-        own = None if solve_key is None else jax.random.fold_in(solve_key, step)
-        coordinates, state, _ = inference.step(problem, *carry, step=step, key=own)
-        return (coordinates, state), problem.decode(coordinates)
-
-    carry = (problem.start, inference.init(problem))
-    _, later = jax.lax.scan(body, carry, jnp.arange(inference.num_steps))
-    return jax.tree.map(
-        lambda first, rest: jnp.concatenate([first[None], rest]),
-        problem.decode(problem.start),
-        later,
-    )
+    problem = make_problem(network, known, initializer=initializer.value, key=start_key)
+    return inference.solve(problem, key=solve_key, record=lambda seen: seen.activities).records

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 import pcflax as pc
-from pcflax.typing import Batch
+from pcflax.layers import Evidence
 
 from .options import CONVOLUTIONAL, TrainOptions
 
@@ -35,10 +35,16 @@ _OUTPUTS = {"gaussian": pc.energies.Gaussian, "categorical": pc.energies.Categor
 
 
 def load_data(
-    options: TrainOptions, split: str, *, batch_size: int | None = None
+    options: TrainOptions,
+    split: str,
+    *,
+    batch_size: int | None = None,
+    num_classes: int | None = None,
 ) -> pc.data.Dataset:
     """The run's data; the test split in batches as large as the set allows."""
     own: dict[str, Any] = {"split": split, "data_dir": options.data_dir}
+    if str(options.data).endswith(".npz"):
+        own["num_classes"] = num_classes
     if options.model == "transformer":
         own["sequence_length"] = options.sequence_length
     if options.model in CONVOLUTIONAL:
@@ -52,7 +58,7 @@ def load_data(
     return data
 
 
-def build_network(options: TrainOptions, spec: Batch) -> pc.PCNetwork:
+def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
     """The model that the options name, sized for batches of these shapes."""
     assert spec.inputs is not None  # `load` gives both
     assert spec.targets is not None

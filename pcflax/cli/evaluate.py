@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
-from rich.console import Console
 from rich.table import Table
+
+from pcflax.training.loggers import plain_console
+from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
 from .options import EvaluateOptions, read_config
@@ -15,22 +16,32 @@ from .options import EvaluateOptions, read_config
 def evaluate(options: EvaluateOptions) -> None:
     """Restore the run's network and print its metrics on the data."""
     stored = read_config(options.run)
-    data_dir = options.data_dir or stored.data_dir
-    asked = dataclasses.replace(stored, data_dir=data_dir)
-    own = load_data(asked, "test", batch_size=options.batch_size)
-    trainer = build_trainer(stored, own, options.run)
-    step = trainer.restore(options.step, best=options.best)
     if options.data is not None and stored.model == "transformer":
         raise ValueError(
             f"the run in {options.run} knows the characters of its own text only; leave out --data"
         )
-    data = own
-    if options.data is not None or options.split != "test":
-        asked = dataclasses.replace(asked, data=options.data or stored.data)
-        data = load_data(asked, options.split, batch_size=options.batch_size)
+    own = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
+    asked = dataclasses.replace(own, data=options.data or own.data)
+    try:  # the network is sized for the run's own data, while they are there
+        sized = load_data(own, "test", batch_size=options.batch_size)
+    except FileNotFoundError as error:
+        if options.data is None:
+            raise FileNotFoundError(f"{error}; if the run's data have moved, add --data") from error
+        sized = data = load_data(asked, options.split, batch_size=options.batch_size)
+    else:
+        data = sized
+        if asked != own or options.split != "test":
+            data = load_data(asked, options.split, batch_size=options.batch_size)
+            known = sized.num_classes
+            if known and data.num_classes and data.num_classes < known:  # the last do not occur
+                data = load_data(
+                    asked, options.split, batch_size=options.batch_size, num_classes=known
+                )
+    trainer = build_trainer(stored, sized, options.run)
+    step = trainer.restore(options.step, best=options.best)
     measured = trainer.evaluate(data)
     if options.json:
-        print(json.dumps({"step": step, "data": data.name, **measured}))
+        print(dumps({"step": step, "data": data.name, **measured}))
         return
     table = Table(
         title=f"{options.run} at step {step} on {data.name} ({data.num_examples:,} examples)"
@@ -39,4 +50,4 @@ def evaluate(options: EvaluateOptions) -> None:
     table.add_column("value", justify="right")
     for name, value in measured.items():
         table.add_row(name, f"{value:.4f}")
-    Console().print(table)
+    plain_console().print(table)

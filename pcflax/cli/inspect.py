@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import pcflax as pc
+from pcflax.training.loggers import plain_console
+from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
 from .options import InspectOptions, read_config
@@ -33,9 +32,9 @@ def inspect(options: InspectOptions) -> None:
             "checkpoint": str(stored.path),
             "versions": stored.meta["versions"],
         }
-        print(json.dumps(record))
+        print(dumps(record))
         return
-    console = Console()
+    console = plain_console()
     table = Table(title=f"parameters at step {stored.step}")
     for column in ("path", "shape", "dtype", "mean", "std"):
         table.add_column(column, justify="left" if column == "path" else "right")
@@ -51,9 +50,9 @@ def inspect(options: InspectOptions) -> None:
         table.add_row(name, f"{value:.4g}")
     console.print(table)
     count = sum(int(np.size(array)) for array in parameters.values())
-    console.print(f"{count:,} parameters", highlight=False)
-    console.print(f"digest      {stored.digest()}", soft_wrap=True, highlight=False)
-    console.print(f"checkpoint  {stored.path}", soft_wrap=True, highlight=False)
+    console.print(f"{count:,} parameters")
+    console.print(f"digest      {stored.digest()}", soft_wrap=True)
+    console.print(f"checkpoint  {stored.path}", soft_wrap=True)
 
 
 # Enough examples for a verdict, few enough for seconds.
@@ -74,7 +73,7 @@ def show_health(options: InspectOptions) -> None:
     found = pc.analysis.health(network, batch.inputs, batch.targets, learning=learning)
     inference = found.inference
     if options.json:
-        print(json.dumps({"step": step, **_as_json(found)}))
+        print(dumps({"step": step, **_plain(found)}))
         return
     columns = ["layer", "alignment", "gradient", "energy", "dead", "saturated", ""]
     table = Table(title=f"health at step {step}, on {data.batch_size} training examples")
@@ -91,7 +90,7 @@ def show_health(options: InspectOptions) -> None:
             _cell(found.saturated.get(name), ".0%"),
             found.sentences[name],
         )
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print(
         "alignment: cosine of the weight gradient with backpropagation's; gradient: its norm; energy: "
@@ -103,22 +102,17 @@ def show_health(options: InspectOptions) -> None:
             f"energy {inference.start_energy:.4g} at the start, {inference.energy:.4g} where inference "
             f"ended, {inference.equilibrium_energy:.4g} at the equilibrium; residual "
             f"{inference.residual:.2e}",
-            highlight=False,
         )
-    console.print(found.summary, style="bold", highlight=False)
+    console.print(found.summary, style="bold")
 
 
-def _as_json(found: pc.analysis.Health) -> dict[str, Any]:
-    """The same as nested dicts, without NaN or infinity, which JSON has no words for."""
-
-    def plain(value: Any) -> Any:
-        if hasattr(value, "_asdict"):
-            return plain(value._asdict())
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return plain(found)
+def _plain(value: Any) -> Any:
+    """Nested dicts in the place of named tuples."""
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
 
 
 def _cell(value: float | None, form: str) -> str:

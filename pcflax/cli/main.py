@@ -1,35 +1,46 @@
 """The `pcflax` command: options to a verb, and errors to one sentence and an exit code.
 
 0 done; 1 an error, told in one sentence on standard error (--debug shows where it came from); 2 wrong
-usage; 130 stopped by Ctrl-C; 143 stopped by SIGTERM after saving.
+usage; 130 stopped by Ctrl-C; 143 and 129 stopped by SIGTERM and SIGHUP after saving. A pipe that nobody
+reads any more is no error. What is slow to load is loaded where these rules hold already.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import tyro
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pcflax import __version__
 
-from .options import EvaluateOptions, InspectOptions, TrainOptions, preset, read_config
+if TYPE_CHECKING:
+    from .options import TrainOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    if arguments == ["--version"]:
-        print(f"pcflax {__version__}")
-        return
+    with contextlib.suppress(AttributeError):  # an ASCII terminal shows what it can
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore
     try:
+        if arguments == ["--version"]:
+            print(f"pcflax {__version__}")
+            return
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             _run(arguments)
+        print(end="", flush=True)  # what fails is told here
+    except BrokenPipeError:
+        # what Python writes at its end would fail again
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # type: ignore
     except KeyboardInterrupt:
         print("stopped; go on with --resume", file=sys.stderr)
         raise SystemExit(130) from None
@@ -41,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    import tyro
+
+    from .options import EvaluateOptions, InspectOptions, TrainOptions
+
     verbs = (
         Annotated[TrainOptions, tyro.conf.subcommand("train", default=_defaults(arguments))]
         | Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
@@ -53,28 +68,30 @@ def _run(arguments: list[str]) -> None:
         description="Predictive coding networks on Flax NNX and JAX.",
     )
     # A verb is imported when it is used, with the plotting and the loggers it needs.
-    match options:
-        case TrainOptions():
+    match _with_homes(options):
+        case TrainOptions() as verb:
             from .train import train
 
-            train(options)
-        case EvaluateOptions():
+            train(verb)
+        case EvaluateOptions() as verb:
             from .evaluate import evaluate
 
-            evaluate(options)
-        case InspectOptions():
+            evaluate(verb)
+        case InspectOptions() as verb:
             from .inspect import inspect
 
-            inspect(options)
+            inspect(verb)
 
 
 def _defaults(arguments: list[str]) -> TrainOptions:
     """The defaults of `train`: those of the preset, or of the run that is resumed, where one is named."""
+    from .options import TrainOptions, preset, read_config
+
     if arguments[:1] != ["train"]:
         return TrainOptions()
     run_dir = _value_of("run-dir", arguments)
     if "--resume" in arguments and run_dir is not None:
-        return read_config(Path(run_dir))
+        return read_config(Path(os.path.expanduser(run_dir)))
     return preset(_value_of("preset", arguments) or "notebook")
 
 
@@ -89,9 +106,26 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
     return None
 
 
+def _with_homes(options: Any) -> Any:
+    """Return the options with `~` expanded in every path, as the shell does not behind a `=`."""
+    changed: dict[str, Any] = {
+        field.name: Path(os.path.expanduser(value))
+        for field in dataclasses.fields(options)
+        if isinstance(value := getattr(options, field.name), Path)
+    }
+    if getattr(options, "data", None) is not None:
+        *kind, path = options.data.rpartition("text:")
+        changed["data"] = "".join(kind) + os.path.expanduser(path)
+    return dataclasses.replace(options, **changed)
+
+
 def _sentence(error: Exception) -> str:
     """The first line of an error; kinds that are nobody's own words get their name before it."""
     text = str(error).strip() or repr(error)
+    if isinstance(error, OSError) and error.strerror:  # "[Errno 28] No space left on device"
+        where = f": {error.filename}" if error.filename is not None else ""
+        remedy = "; make room" if error.errno == errno.ENOSPC else ""
+        return f"{error.strerror}{where}{remedy}"
     if isinstance(error, KeyError):
         text = str(error.args[0]) if error.args else text
     first = text.splitlines()[0]

@@ -251,7 +251,11 @@ def read_config(run_dir: Path) -> TrainOptions:
         stored["data_dir"] = None if stored["data_dir"] is None else Path(stored["data_dir"])
         return TrainOptions(**stored, run_dir=run_dir)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a run's options: {error}") from error
+        reason = {
+            KeyError: f"it lacks {error}",
+            TypeError: "it holds something else, or options of another version",
+        }.get(type(error), f"it is no JSON ({error})")
+        raise ValueError(f"{path} cannot be read as a run's options: {reason}") from error
 
 
 _INFERRING = ("pc", "ipc", "fpa", "nudged")
@@ -346,7 +350,12 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
             f"the run in {given.run_dir} lets its rate fall to zero at step {stored.num_steps} (--decay), "
             f"got --num-steps {given.num_steps}; leave it out to resume, or start a new run"
         )
+    moved = Path(
+        given.data.removeprefix("text:")
+    ).is_file()  # other examples are told by the Trainer
     for field in dataclasses.fields(TrainOptions):
+        if field.name == "data" and moved:
+            continue
         old, new = getattr(stored, field.name), getattr(given, field.name)
         if field.name not in MAY_CHANGE and old != new:
             flag = "--" + field.name.replace("_", "-")

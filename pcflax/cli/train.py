@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import warnings
 from pathlib import Path
@@ -10,9 +11,11 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import pcflax as pc
 from pcflax.plotting import alignment_figure, training_figure
+from pcflax.training.loggers import plain_console
 
 from .build import build_inference, build_trainer, load_data
 from .options import (
@@ -27,46 +30,30 @@ from .options import (
 
 def train(options: TrainOptions) -> None:
     """Train, print the table of accuracies, and name the checkpoint and the figure."""
-    console = Console()
+    console = plain_console()
     check_options(options)
     if options.resume:
         if options.run_dir is None:
             raise ValueError("--resume needs to know which run: add --run-dir RUN")
         check_resumable(read_config(options.run_dir), options)
-        run_dir = options.run_dir
-    else:
-        run_dir = options.run_dir or _new_run_dir(options)
-        if config_path(run_dir).exists():
-            raise FileExistsError(
-                f"the folder {run_dir} already holds a run; add --resume to go on with it, or choose "
-                f"another --run-dir"
-            )
+    elif options.run_dir is not None:
+        _refuse_run(options.run_dir)
     data, test = load_data(options, "train"), load_data(options, "test", batch_size=500)
-    monitor = []
-    if options.health:
-        batch = next(iter(data))
-        monitor = [pc.analysis.HealthMonitor(batch.inputs, batch.targets)]
-    trainer = build_trainer(
-        options,
-        data,
-        run_dir,
-        callbacks=[
-            *monitor,
-            pc.ConsoleLogger(console),
-            pc.JSONLinesLogger(run_dir / "metrics.jsonl"),
-            pc.TensorBoardLogger(run_dir / "tensorboard"),
-        ],
-    )
-    trainer.check_data(test, "test data")
-    if options.resume:
-        _restore(trainer, console)
-    if trainer.step < options.num_steps:
-        write_config(run_dir, options)
-    device = jax.local_devices()[0].device_kind
-    console.print(
-        f"[bold]{data.name}[/bold] ({data.num_examples:,} examples) on {device}, run folder {run_dir}",
-        highlight=False,
-    )
+    run_dir = options.run_dir or _new_run_dir(options)
+    try:
+        trainer = _trainer(options, data, run_dir, console)
+        trainer.check_data(test, "test data")
+        if options.resume:
+            _restore(trainer, console)
+        if trainer.step < options.num_steps:
+            _claim(trainer, run_dir, options)
+    except BaseException:
+        if options.run_dir is None:
+            with contextlib.suppress(OSError):  # it holds something already
+                run_dir.rmdir()
+        raise
+    told = f" ({data.num_examples:,} examples) on {jax.local_devices()[0].device_kind}, run folder {run_dir}"
+    console.print(Text.assemble((data.name, "bold"), told), soft_wrap=True)
     if trainer.step < options.num_steps:
         trainer.fit(
             data, num_steps=options.num_steps, eval_data=test, eval_every=options.eval_every
@@ -77,12 +64,55 @@ def train(options: TrainOptions) -> None:
     _figure(trainer, options, data).savefig(figure_path, dpi=110)
     console.print(_table(trainer))
     checkpoint = trainer.checkpoints.latest_good()  # type: ignore[union-attr]
-    console.print(f"checkpoint  {checkpoint}", soft_wrap=True, highlight=False)
-    console.print(f"figure      {figure_path}", soft_wrap=True, highlight=False)
+    console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
+    console.print(f"figure      {figure_path}", soft_wrap=True)
     if any(name.startswith(_ALIGNMENT) for name in trainer.history.names()):
         health_path = run_dir / "alignment.png"
         _alignment_figure(trainer).savefig(health_path, dpi=110)
-        console.print(f"alignment   {health_path}", soft_wrap=True, highlight=False)
+        console.print(f"alignment   {health_path}", soft_wrap=True)
+
+
+def _trainer(
+    options: TrainOptions, data: pc.data.Dataset, run_dir: Path, console: Console
+) -> pc.Trainer:
+    """The run's Trainer with its loggers."""
+    loggers = [
+        pc.ConsoleLogger(console),
+        pc.JSONLinesLogger(run_dir / "metrics.jsonl"),
+        pc.TensorBoardLogger(run_dir / "tensorboard"),
+    ]
+    if options.health:
+        batch = next(iter(data))
+        loggers.insert(0, pc.analysis.HealthMonitor(batch.inputs, batch.targets))
+    return build_trainer(options, data, run_dir, callbacks=loggers)
+
+
+def _refuse_run(run_dir: Path) -> None:
+    if config_path(run_dir).exists():
+        raise FileExistsError(
+            f"the folder {run_dir} already holds a run; add --resume to go on with it, or choose "
+            f"another --run-dir"
+        )
+
+
+def _claim(trainer: pc.Trainer, run_dir: Path, options: TrainOptions) -> None:
+    """Write the options into the run folder, which from now on no other process trains in."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
+        ) from error
+    checkpoints = trainer.checkpoints
+    assert checkpoints is not None  # a run has them
+    checkpoints.prepare()
+    try:
+        if not options.resume:
+            _refuse_run(run_dir)  # of another process, which was faster
+        write_config(run_dir, options)
+    except BaseException:
+        checkpoints.close()
+        raise
 
 
 _ALIGNMENT = "health/alignment"
@@ -103,8 +133,15 @@ def _alignment_figure(trainer: pc.Trainer):
 
 
 def _new_run_dir(options: TrainOptions) -> Path:
+    """Make a folder that no other run has, named after data and time."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{Path(options.data).stem}-{stamp}"
+    name, number = f"{Path(options.data).stem}-{stamp}", 1
+    while True:
+        folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):  # several may be started in this second
+            folder.mkdir(parents=True)
+            return folder
+        number += 1
 
 
 def _restore(trainer: pc.Trainer, console: Console) -> None:

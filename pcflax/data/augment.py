@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
+from pcflax.checks import expect_count
 from pcflax.typing import PRNGKey, PyTree
 
 # Keeps these keys apart from a Trainer's, which folds its steps (below 2**31) into its seed's key.
@@ -48,7 +49,7 @@ class Augmentation(Protocol):
     def __call__(
         self, images: Float[Array, " batch height width channels"], key: PRNGKey
     ) -> Float[Array, " batch height width channels"]:
-        """The images of one batch, changed at random, each in its own way."""
+        """Return the images of one batch, changed at random, each in its own way."""
         ...
 
 
@@ -70,7 +71,7 @@ class Flip:
     def __call__(
         self, images: Float[Array, " batch height width channels"], key: PRNGKey
     ) -> Float[Array, " batch height width channels"]:
-        """The images, about half of them mirrored."""
+        """Return the images, about half of them mirrored."""
         _check_images(self, images)
         turned = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
         return jnp.where(turned, images[:, :, ::-1], images)
@@ -89,7 +90,8 @@ class Crop:
             repeated); else with 0, which is black, for augmentation comes before normalisation.
 
     Raises:
-        ValueError: for a padding that is no whole number of at least 1, or images that lack an axis.
+        TypeError: for a padding that is no whole number.
+        ValueError: for a padding below 1, or images that lack an axis.
 
     >>> import jax, jax.numpy as jnp
     >>> Crop(4)(jnp.ones((2, 32, 32, 3)), jax.random.key(0)).shape
@@ -100,13 +102,12 @@ class Crop:
     reflect: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.padding, int) or isinstance(self.padding, bool) or self.padding < 1:
-            raise ValueError(f"Crop expected a padding of at least 1 pixel, got {self.padding!r}")
+        object.__setattr__(self, "padding", expect_count(self, "padding", self.padding, least=1))
 
     def __call__(
         self, images: Float[Array, " batch height width channels"], key: PRNGKey
     ) -> Float[Array, " batch height width channels"]:
-        """The images, each moved by up to `padding` pixels along both axes."""
+        """Return the images, each moved by up to `padding` pixels along both axes."""
         _check_images(self, images)
         sides = ((0, 0), (self.padding, self.padding), (self.padding, self.padding), (0, 0))
         padded = jnp.pad(images, sides, mode="reflect" if self.reflect else "constant")
@@ -131,7 +132,7 @@ class Seeded(NamedTuple):
 
 
 def seeded(stored: PyTree, seed: int, start: int, count: int) -> Seeded:
-    """The items of training batches start, start + 1, ..., with what each draws its key from."""
+    """Return the items of training batches start, start + 1, ..., with what each draws its key from."""
     numbers = np.arange(start, start + count, dtype=np.uint64).astype(np.uint32)
     return Seeded(stored, np.stack([np.full_like(numbers, seed), numbers], axis=-1))
 
@@ -139,7 +140,7 @@ def seeded(stored: PyTree, seed: int, start: int, count: int) -> Seeded:
 def augmented(
     augmentations: Sequence[Augmentation], images: Array, seed: UInt32[Array, " 2"]
 ) -> Array:
-    """One batch through every augmentation in turn, each with a key of its own."""
+    """Return one batch after every augmentation in turn, each with a key of its own."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed[0]), _STREAM), seed[1])
     for number, augmentation in enumerate(augmentations):
         images = augmentation(images, jax.random.fold_in(key, number))
@@ -149,7 +150,7 @@ def augmented(
 def as_augmentations(
     augment: Augmentation | Sequence[Augmentation] | None,
 ) -> tuple[Augmentation, ...]:
-    """None, one or several augmentations as a tuple.
+    """Return None, one or several augmentations as a tuple.
 
     Raises:
         TypeError: for what cannot be called, or cannot be hashed.
@@ -174,7 +175,7 @@ def as_augmentations(
 
 
 def describe(augmentations: Sequence[Augmentation]) -> str:
-    """What a checkpoint notes of them; a function's address, which no two runs share, is left out."""
+    """Return what a checkpoint notes of them; a function's address, which no two runs share, is left out."""
     return ", ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(each)) for each in augmentations)
 
 

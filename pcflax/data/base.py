@@ -3,23 +3,27 @@
 A data set hands the compiled training loop two things: `constants`, arrays that live on the device
 (all examples of a small set, nothing for a streamed one), and `items`, what each batch needs beside
 them (indices into the constants, or the raw examples themselves). `reader`, a pure function called
-inside the compiled loop, makes a `Batch` of both. So a small set costs one gather a step and no copy,
+inside the compiled loop, makes `Evidence` of both. So a small set costs one gather a step and no copy,
 a large one is streamed, and the Trainer cannot tell them apart. A step's position in the data is its
 number: nothing has to be saved to resume. Where training images are augmented, items carry the numbers
-that their keys are drawn from; those of evaluation carry none.
+that their keys are drawn from; those of evaluation carry none. Next file to read: `arrays.py`.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pcflax.typing import Batch, PyTree
+from pcflax.checks import expect_count
+from pcflax.layers import Evidence
+from pcflax.typing import PyTree
 
 from .augment import Augmentation, Seeded, augmented, describe, seeded
 
@@ -28,46 +32,62 @@ from .augment import Augmentation, Seeded, augmented, describe, seeded
 class Decoder:
     """Stored examples to a batch: scale, normalise, flatten, one-hot; pure, called inside jit.
 
-    inputs = (stored * scale - mean) / std, with mean and std along the last axis. Integers that nothing
-    scales stay integers.
+    An image becomes (stored * scale - mean) / std, with mean and std along the last axis. Integers that
+    nothing scales stay integers. "Image" and "label" stand for the two things that are stored of an
+    example, whatever they are.
 
     Attributes:
-        scale: factor of the stored inputs; 1/255 for bytes.
+        scale: factor of the stored images; 1/255 for bytes.
         mean: subtracted after scaling, one number or one for each channel.
         std: divided by last.
-        flatten: whether one example's inputs become one axis.
-        num_classes: where given, targets are labels of any shape and become one-hot rows of this width
-            along a new last axis.
+        flatten: whether one example's image becomes one axis.
+        num_classes: where given, labels are integers of any shape and become one-hot rows of this width
+            along a new last axis. Of several targets, pairs of a name and its width.
+        inputs: which of the two is a batch's inputs, "image", "label" or None.
+        targets: which of the two is its targets.
     """
 
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     flatten: bool = False
-    num_classes: int | None = None
+    num_classes: int | tuple[tuple[str, int], ...] | None = None
+    inputs: str | None = "image"
+    targets: str | None = "label"
 
     def __call__(
-        self,
-        inputs: jax.Array | None,
-        targets: jax.Array | None,
-        change: Callable[[jax.Array], jax.Array] | None = None,
-    ) -> Batch:
-        """The batch that these stored examples stand for; `change` is applied to the scaled inputs."""
-        if inputs is not None:
-            dtype = jnp.result_type(float)
-            normalises = (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,))
-            if normalises:
-                inputs = inputs.astype(dtype) * self.scale
-            if change is not None:
-                inputs = change(inputs)
-            if normalises:
-                mean, std = jnp.asarray(self.mean, dtype), jnp.asarray(self.std, dtype)
-                inputs = (inputs - mean) / std
-            if self.flatten:
-                inputs = inputs.reshape(inputs.shape[0], -1)
-        if targets is not None and self.num_classes is not None:
-            targets = jax.nn.one_hot(targets, self.num_classes)
-        return Batch(inputs, targets)
+        self, images: PyTree, labels: PyTree, change: Callable[[jax.Array], jax.Array] | None = None
+    ) -> Evidence:
+        """Return the batch that these stored examples stand for.
+
+        Args:
+            images: an array (batch, *features), several by name, or None.
+            labels: the same of labels.
+            change: applied to the scaled images, before they are normalised.
+        """
+        found = {"image": self._images(images, change), "label": self._one_hot(labels), None: None}
+        return Evidence(found[self.inputs], found[self.targets])
+
+    def _images(self, images: PyTree, change: Callable | None) -> PyTree:
+        dtype = jnp.result_type(float)
+        normalises = (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,))
+        if normalises and images is not None:
+            images = images.astype(dtype) * self.scale
+        if change is not None:
+            images = change(images)
+        if normalises and images is not None:
+            images = (images - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
+        if self.flatten:
+            images = jax.tree.map(lambda image: image.reshape(image.shape[0], -1), images)
+        return images
+
+    def _one_hot(self, labels: PyTree) -> PyTree:
+        if isinstance(self.num_classes, tuple):
+            rows = {name: jax.nn.one_hot(labels[name], width) for name, width in self.num_classes}
+            return {**labels, **rows}
+        if labels is None or self.num_classes is None:
+            return labels
+        return jax.nn.one_hot(labels, self.num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,27 +97,33 @@ class Reader:
     Attributes:
         decoder: what turns stored examples into a batch.
         gather: whether the item holds indices into the constants, or the examples themselves.
-        augment: applied in turn to the inputs of items that are `Seeded`: the training batches'.
+        augment: applied in turn to the images of items that are `Seeded`: the training batches'.
     """
 
     decoder: Decoder
     gather: bool
     augment: tuple[Augmentation, ...] = ()
 
-    def __call__(self, constants: PyTree, item: PyTree) -> Batch:
-        """The batch of one item."""
+    def __call__(self, constants: PyTree, item: PyTree) -> Evidence:
+        """Return the batch of one item."""
+        change = None
         if isinstance(item, Seeded):
-            inputs, targets = self.stored(constants, item.stored)
-            return self.decoder(inputs, targets, lambda x: augmented(self.augment, x, item.seed))
-        return self.decoder(*self.stored(constants, item))
+            change, item = functools.partial(augmented, self.augment, seed=item.seed), item.stored
+        stored = self.stored(constants, item)
+        batch = self.decoder(stored.inputs, stored.targets, change)
+        return dataclasses.replace(batch, clamps=stored.clamps)
 
-    def stored(self, constants: PyTree, item: PyTree) -> PyTree:
-        """The stored (inputs, targets) of one item."""
-        return jax.tree.map(lambda kept: kept[item], constants) if self.gather else item
+    def stored(self, constants: PyTree, item: PyTree) -> Evidence:
+        """Return one item's examples as they are stored."""
+        return jax.tree.map(lambda kept: kept[item], constants) if self.gather else Evidence(*item)
 
 
 class Dataset(abc.ABC):
     """Examples in batches, in an order that (seed, epoch) determines.
+
+    Iterating gives the training batches of epoch 0; of a set that is neither shuffled nor augmented, as
+    a test split, it gives every example once, the last batch being smaller where `batch_size` does not
+    divide `num_examples`. `epoch` and `batches` say which of the two is meant.
 
     Attributes:
         name: what errors and run folders call the set.
@@ -106,7 +132,7 @@ class Dataset(abc.ABC):
             evaluation measures every example.
         shuffle: whether each epoch has an order of its own; in stored order otherwise.
         seed: of the shuffling, and of the augmentation.
-        reader: makes a `Batch` of constants and an item, inside jit.
+        reader: makes `Evidence` of constants and an item, inside jit.
     """
 
     def __init__(
@@ -121,14 +147,20 @@ class Dataset(abc.ABC):
     ):
         if num_examples == 0:
             raise ValueError(f"data set '{name}' is empty; expected at least one example")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"expected a seed from 0 to 2**32 - 1, got {seed}")
         self.name = name
         self.num_examples = num_examples
         self.batch_size = batch_size  # checked by its setter
-        self.shuffle = shuffle
-        self.seed = int(seed)
+        self.shuffle = bool(shuffle)
+        self.seed = expect_count(self._title, "seed", seed)
+        if self.seed >= 2**32:
+            raise ValueError(f"{self._title} expected seed < 2**32, got {seed}")
         self.reader = reader
+        if reader.augment:
+            self.spec()  # what does not fit is told here, and not when training begins
+
+    @property
+    def _title(self) -> str:
+        return f"data set '{self.name}'"
 
     @property
     def batch_size(self) -> int:
@@ -137,15 +169,13 @@ class Dataset(abc.ABC):
 
     @batch_size.setter
     def batch_size(self, batch_size: int) -> None:
-        whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
-        if not whole or batch_size < 1:
-            raise ValueError(f"expected a batch_size of at least 1, got {batch_size!r}")
+        batch_size = expect_count(self._title, "batch_size", batch_size, least=1)
         if batch_size > self.num_examples:
             raise ValueError(
-                f"batch_size {batch_size} is larger than data set '{self.name}' with its "
-                f"{self.num_examples} examples; give a batch_size of at most {self.num_examples}"
+                f"batch_size {batch_size} is larger than {self._title} with its {self.num_examples} "
+                f"examples; give a batch_size of at most {self.num_examples}"
             )
-        self._batch_size = int(batch_size)
+        self._batch_size = batch_size
 
     @property
     def num_batches(self) -> int:
@@ -155,7 +185,9 @@ class Dataset(abc.ABC):
     @property
     def num_classes(self) -> int | None:
         """How many classes the labels have, or None where the targets are not labels."""
-        return self.reader.decoder.num_classes
+        decoder = self.reader.decoder
+        labels = decoder.targets == "label" and isinstance(decoder.num_classes, int)
+        return decoder.num_classes if labels else None  # type: ignore[return-value]
 
     @property
     def has_sequences(self) -> bool:
@@ -165,25 +197,27 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def constants(self) -> PyTree:
-        """Arrays on the device that every batch is read from."""
+        """Return the arrays on the device that every batch is read from."""
 
     @abc.abstractmethod
     def fetch(self, indices: np.ndarray) -> PyTree:
-        """What the reader needs for batches of these examples; indices (count, batch) -> a pytree
-        whose leaves begin with the axes (count, batch)."""
+        """Return what the reader needs for batches of these examples.
+
+        Indices are (count, batch), and leaves of the result begin with these two axes.
+        """
 
     def items(self, start: int, count: int) -> PyTree:
-        """What the reader needs for training batches start, start + 1, ..., over epoch boundaries."""
+        """Return what the reader needs for training batches start, ..., over epoch boundaries."""
         return self.with_seeds(self.fetch(self.indices(start, count)), start)
 
     def with_seeds(self, items: PyTree, start: int) -> PyTree:
-        """The items of training batches start, start + 1, ..., `Seeded` where these are augmented."""
+        """Return the items of training batches start, ..., `Seeded` where these are augmented."""
         if not self.reader.augment:
             return items
         return seeded(items, self.seed, start, len(jax.tree.leaves(items)[0]))
 
     def indices(self, start: int, count: int) -> np.ndarray:
-        """Which examples training batches start, start + 1, ... hold: (count, batch), int32."""
+        """Return which examples training batches start, ... hold: (count, batch), int32."""
         rows = []
         for number in range(start, start + count):
             epoch, position = divmod(number, self.num_batches)
@@ -192,7 +226,7 @@ class Dataset(abc.ABC):
         return np.stack(rows)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The order of all examples in this epoch: (num_examples,), int32."""
+        """Return the order of all examples in this epoch: (num_examples,), int32."""
         cached, key = getattr(self, "_order", None), (epoch, self.seed, self.shuffle)
         if cached is None or cached[0] != key:
             order = np.arange(self.num_examples, dtype=np.int32)
@@ -203,7 +237,7 @@ class Dataset(abc.ABC):
         return cached[1]
 
     def evaluation_items(self, count: int) -> Iterator[tuple[PyTree, np.ndarray]]:
-        """Every example once in stored order: items of up to `count` batches, and which rows count.
+        """Yield every example once in stored order: up to `count` batches, and which rows count.
 
         The last batch is filled up with copies of example 0, which do not count.
         """
@@ -215,40 +249,66 @@ class Dataset(abc.ABC):
         for begin in range(0, total, count):
             yield self.fetch(padded[begin : begin + count]), valid[begin : begin + count]
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """The training batches of one epoch, one after the other, for loops of one's own."""
-        constants, read = self.constants(), jax.jit(self.reader)
-        for number in range(epoch * self.num_batches, (epoch + 1) * self.num_batches):
-            yield read(constants, jax.tree.map(lambda leaf: leaf[0], self.items(number, 1)))
+    def epoch(self, epoch: int = 0) -> Iterator[Evidence]:
+        """Return the training batches of one epoch, for loops of one's own; complete ones only."""
+        numbers = range(epoch * self.num_batches, (epoch + 1) * self.num_batches)
+        return self._read(self.items(number, 1) for number in numbers)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches of epoch 0."""
-        return self.epoch(0)
+    def batches(self) -> Iterator[Evidence]:
+        """Yield every example once, in stored order, as evaluation sees it; the last batch may be smaller.
+
+        >>> import pcflax as pc
+        >>> test = pc.data.load("digits", split="test", batch_size=100)
+        >>> [len(batch.inputs) for batch in test.batches()]
+        [100, 100, 100, 60]
+        """
+        left = self.num_examples
+        for batch in self._read(items for items, _ in self.evaluation_items(1)):
+            whole = left >= self.batch_size
+            yield batch if whole else jax.tree.map(lambda leaf, n=left: leaf[:n], batch)
+            left -= self.batch_size
+
+    def _read(self, items: Iterable[PyTree]) -> Iterator[Evidence]:
+        """The first batch of each."""
+        read, constants = jax.jit(self.reader), self.constants()
+        for item in items:
+            yield read(constants, jax.tree.map(lambda leaf: leaf[0], item))
+
+    def __iter__(self) -> Iterator[Evidence]:
+        """Yield the batches of epoch 0; every example once where these are as evaluation sees them."""
+        return self.epoch(0) if self.shuffle or self.reader.augment else self.batches()
 
     def __len__(self) -> int:
-        """Complete batches in an epoch."""
-        return self.num_batches
+        """Return how many batches iterating gives."""
+        drops = self.shuffle or self.reader.augment
+        return self.num_batches if drops else -(-self.num_examples // self.batch_size)
 
-    def spec(self) -> Batch:
-        """Shapes and dtypes of a batch; reads one, the first time it is asked.
+    def spec(self) -> Evidence:
+        """Return shapes and dtypes of a batch; read one, the first time it is asked.
 
         Raises:
-            ValueError: where augmentation gives inputs of another shape or dtype than evaluation has.
+            ValueError: where augmentation gives images of another shape or dtype than evaluation has, or
+                there is not one array of them.
         """
         if getattr(self, "_spec", (None,))[0] == self.batch_size:
             return self._spec[1]
         items = self.fetch(self.indices(0, 1))
 
-        def shapes(items):
+        def shapes(items: PyTree) -> Evidence:
             item = jax.tree.map(lambda leaf: leaf[0], items)
             return jax.eval_shape(self.reader, self.constants(), item)
 
         spec = shapes(items)
         if self.reader.augment:
-            plain, changed = spec.inputs, shapes(self.with_seeds(items, 0)).inputs
+            role = "targets" if self.reader.decoder.targets == "image" else "inputs"
+            plain: Any = getattr(spec, role)
+            if plain is None or isinstance(plain, Mapping):
+                number = "no" if plain is None else "several"
+                raise ValueError(f"'{self.name}' has {number} {role} to augment; leave out augment")
+            changed: Any = getattr(shapes(self.with_seeds(items, 0)), role)
             if (changed.shape, changed.dtype) != (plain.shape, plain.dtype):
                 raise ValueError(
-                    f"augmentation by {describe(self.reader.augment)} makes inputs of '{self.name}' "
+                    f"augmentation by {describe(self.reader.augment)} makes {role} of '{self.name}' "
                     f"{changed.dtype} {changed.shape}, but as evaluation sees them they are "
                     f"{plain.dtype} {plain.shape}; keep dtype and shape"
                 )
@@ -256,7 +316,10 @@ class Dataset(abc.ABC):
         return spec
 
     def description(self) -> dict[str, str | int | bool]:
-        """What decides the training batches: two equal descriptions give equal batches."""
+        """Return what decides which examples the training batches hold.
+
+        Sets of one description have the same batches, as far as their name says what the examples are.
+        """
         found: dict[str, str | int | bool] = {
             "name": self.name,
             "num_examples": self.num_examples,

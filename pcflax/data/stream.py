@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from pcflax.checks import expect_count
 from pcflax.typing import PyTree
 
 from .augment import Augmentation, as_augmentations
 from .base import Dataset, Decoder, Reader
+from .examples import native, told
 
 # Two processor cores decode about this many batches ahead of a compiled step.
 _READ_AHEAD = 16
@@ -33,6 +35,10 @@ class StreamDataset(Dataset):
         name: what errors call the set.
         num_threads: threads that read ahead.
         augment: random changes of training images, as in `pcflax.data.load`.
+
+    Raises:
+        RuntimeError: while reading, where the source raises; names the set and the example.
+        ValueError: while reading, for an example of another shape, or a label out of range.
     """
 
     def __init__(
@@ -47,6 +53,12 @@ class StreamDataset(Dataset):
         num_threads: int = 4,
         augment: Augmentation | Sequence[Augmentation] | None = None,
     ):
+        self.source = source
+        self.num_threads = expect_count(f"data set '{name}'", "num_threads", num_threads)
+        self._shapes: tuple | None = None  # of every example
+        self._opened = batch_size  # the batch size of the open iterator
+        self._next_batch = -1  # the batch that the open iterator gives next
+        self._iterator: Iterator[PyTree] | None = None
         super().__init__(
             name=name,
             num_examples=len(source),
@@ -55,25 +67,18 @@ class StreamDataset(Dataset):
             seed=seed,
             reader=Reader(decoder, gather=False, augment=as_augmentations(augment)),
         )
-        self.source = source
-        self.num_threads = num_threads
-        self._opened = batch_size  # the batch size of the open iterator
-        self._next_batch = -1  # the batch that the open iterator gives next
-        self._iterator: Iterator[PyTree] | None = None
-        if self.reader.augment:
-            self.spec()  # what does not fit is told here, and not when training begins
 
     def constants(self) -> PyTree:
-        """Nothing lives on the device."""
+        """Return nothing, for nothing lives on the device."""
         return ()
 
     def fetch(self, indices: np.ndarray) -> PyTree:
-        """The examples themselves, read in order."""
-        rows = [_stack([self.source[int(i)] for i in row]) for row in indices]
+        """Return the examples themselves, read in order."""
+        rows = [_stack([self.read(int(i)) for i in row]) for row in indices]
         return self._checked(_stack(rows))
 
     def items(self, start: int, count: int) -> PyTree:
-        """The raw examples of training batches start, start + 1, ..., read ahead by grain."""
+        """Return the raw examples of training batches start, start + 1, ..., read ahead by grain."""
         if self._iterator is None or self._next_batch != start or self._opened != self.batch_size:
             self._iterator, self._opened = self._open(start), self.batch_size
         self._next_batch = -1  # where reading fails, the next call opens anew
@@ -81,10 +86,32 @@ class StreamDataset(Dataset):
         self._next_batch = start + count
         return self.with_seeds(self._checked(_stack(batches)), start)
 
+    def read(self, index: int) -> tuple[np.ndarray, ...]:
+        """Return one example of the source, checked.
+
+        Raises:
+            RuntimeError: where the source raises; StopIteration, too, which would end an epoch early.
+            ValueError: where the example has other shapes than those before.
+        """
+        try:
+            example = tuple(native(part) for part in self.source[index])
+        except Exception as error:
+            where = f"the source of '{self.name}' failed at example {index}"
+            raise RuntimeError(f"{where}: {told(error)}") from error
+        shapes = tuple(part.shape for part in example)
+        if self._shapes is None:
+            self._shapes = shapes
+        if shapes != self._shapes:
+            raise ValueError(
+                f"example {index} of '{self.name}' has shapes {shapes}, and examples before it "
+                f"{self._shapes}; give all of them one shape"
+            )
+        return example
+
     def _checked(self, items: PyTree) -> PyTree:
         """Items, where every label is in range; one-hot rows of others would be all zeros."""
-        classes = self.num_classes
-        if classes is not None and items[1].size:
+        classes = self.reader.decoder.num_classes
+        if isinstance(classes, int) and items[1].size:
             low, high = items[1].min(), items[1].max()
             if low < 0 or high >= classes:
                 raise ValueError(
@@ -102,22 +129,22 @@ class StreamDataset(Dataset):
         epoch, position = divmod(start, self.num_batches)
         while True:
             order = self.order(epoch)[position * self.batch_size :]
-            examples = grain.MapDataset.source(_Reordered(self.source, order))
+            examples = grain.MapDataset.source(_Reordered(self, order))
             yield from examples.to_iter_dataset(options).batch(self.batch_size, drop_remainder=True)
             epoch, position = epoch + 1, 0
 
 
 class _Reordered:
-    """A source in another order."""
+    """The examples of a set in another order."""
 
-    def __init__(self, source: Any, order: np.ndarray):
-        self.source, self.order = source, order
+    def __init__(self, data: StreamDataset, order: np.ndarray):
+        self.data, self.order = data, order
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.source[int(self.order[index])]
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        return self.data.read(int(self.order[index]))
 
 
 def _stack(examples: list[PyTree]) -> PyTree:

@@ -15,8 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pcflax.checks import expect_count
+from pcflax.layers import Evidence
 from pcflax.typing import PyTree
 
+from .arrays import checksum
 from .base import Dataset, Decoder, Reader
 
 
@@ -30,11 +33,11 @@ class WindowReader(Reader):
 
     sequence_length: int = 1
 
-    def stored(self, constants: PyTree, item: PyTree) -> PyTree:
-        """(tokens, next tokens), each int32 (batch, length)."""
+    def stored(self, constants: PyTree, item: PyTree) -> Evidence:
+        """Return tokens and next tokens, each int32 (batch, length)."""
         places = item[:, None] + jnp.arange(self.sequence_length + 1)
         tokens = constants[places].astype(jnp.int32)
-        return tokens[:, :-1], tokens[:, 1:]
+        return Evidence(tokens[:, :-1], tokens[:, 1:])
 
 
 class TextDataset(Dataset):
@@ -61,6 +64,7 @@ class TextDataset(Dataset):
         sequence_length: tokens in a window.
 
     Raises:
+        TypeError: for a sequence_length or batch_size that is no whole number.
         ValueError: for a sequence_length below 1, a text too short for one window, a character that the
             vocabulary lacks or has twice, or a batch larger than the set.
 
@@ -84,13 +88,8 @@ class TextDataset(Dataset):
         seed: int = 0,
         name: str = "text",
     ):
-        whole = isinstance(sequence_length, int | np.integer) and not isinstance(
-            sequence_length, bool
-        )
-        if not whole or sequence_length < 1:
-            raise ValueError(f"expected a sequence_length of at least 1, got {sequence_length!r}")
         self.name = name
-        self.sequence_length = int(sequence_length)
+        self.sequence_length = expect_count(self._title, "sequence_length", sequence_length, 1)
         self.vocabulary = "".join(sorted(set(text))) if vocabulary is None else vocabulary
         self._points = _code_points(self.vocabulary)
         self._sorted = np.argsort(self._points)
@@ -103,6 +102,8 @@ class TextDataset(Dataset):
             )
         # bytes, as a rule: a quarter of what int32 would take on the device
         self.tokens = self.encode(text).astype(np.min_scalar_type(len(self.vocabulary) - 1))
+        self._checksum = checksum({self.vocabulary: self.tokens})
+        self._constants: PyTree = None
         super().__init__(
             name=name,
             num_examples=(len(text) - 1) // self.sequence_length,
@@ -115,10 +116,9 @@ class TextDataset(Dataset):
                 sequence_length=self.sequence_length,
             ),
         )
-        self._constants: PyTree = None
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens of a text: (len(text),), int32.
+        """Return the tokens of a text: (len(text),), int32.
 
         Raises:
             ValueError: for a character that is not in the vocabulary.
@@ -136,7 +136,7 @@ class TextDataset(Dataset):
         return self._sorted[places].astype(np.int32)
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens (length,).
+        """Return the text of tokens (length,).
 
         Raises:
             TypeError: for tokens that are no integers.
@@ -157,36 +157,37 @@ class TextDataset(Dataset):
         return "".join(self.vocabulary[token] for token in tokens)
 
     def constants(self) -> PyTree:
-        """The whole text's tokens on the device, moved there on first use: (characters,)."""
+        """Return the whole text's tokens on the device, moved there on first use: (characters,)."""
         if self._constants is None:
             self._constants = jax.device_put(self.tokens)
         return self._constants
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Where these windows begin when nothing moves them."""
+        """Return where these windows begin when nothing moves them."""
         return (indices * self.sequence_length).astype(np.int32)
 
     def items(self, start: int, count: int) -> PyTree:
-        """Where the windows of training batches start, start + 1, ... begin."""
+        """Return where the windows of training batches start, start + 1, ... begin."""
         epochs = np.arange(start, start + count) // self.num_batches
         offsets = np.asarray([self.offset(int(epoch)) for epoch in epochs], np.int32)
         last = len(self.tokens) - self.sequence_length - 1
         return np.minimum(self.fetch(self.indices(start, count)) + offsets[:, None], last)
 
     def offset(self, epoch: int) -> int:
-        """How far this epoch's windows are moved: 0 to `sequence_length` - 1; 0 without shuffling."""
+        """Return how far this epoch's windows are moved: 0 to `sequence_length` - 1; 0 without shuffling."""
         if not self.shuffle:
             return 0
         # a stream of its own: the order of the windows is that of [seed, epoch]
         return int(np.random.RandomState([self.seed, epoch, 1]).randint(self.sequence_length))
 
     def description(self) -> dict[str, str | int | bool]:
-        """What decides the training batches: two equal descriptions give equal batches."""
-        return {**super().description(), "sequence_length": self.sequence_length}
+        """Return what decides which examples the training batches hold, the text's checksum with it."""
+        own = {"sequence_length": self.sequence_length, "checksum": self._checksum}
+        return {**super().description(), **own}
 
 
 def read_text(path: Path) -> str:
-    """The characters of a UTF-8 file, line ends as they are.
+    """Return the characters of a UTF-8 file, line ends as they are.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -198,6 +199,7 @@ def read_text(path: Path) -> str:
     >>> read_text(path)
     'eins\\r\\nzwölf'
     """
+    path = path.expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected a text, as in 'text:PATH'")
     try:
@@ -209,7 +211,7 @@ def read_text(path: Path) -> str:
 
 
 def bounds(split: str, length: int) -> slice:
-    """Which characters of a text are its "train" (the first 90 %) and its "test" (the rest).
+    """Return which characters of a text are its "train" (the first 90 %) and its "test" (the rest).
 
     >>> bounds("train", 25), bounds("test", 25)
     (slice(0, 22, None), slice(22, 25, None))

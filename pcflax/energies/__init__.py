@@ -2,6 +2,10 @@
 
 from .activity_decay import ActivityDecay as ActivityDecay
 from .base import Energy as Energy
+from .base import check_range as check_range
+from .base import check_same_shape as check_same_shape
+from .base import sum_features as sum_features
+from .base import total_energy as total_energy
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
 from .gaussian import Gaussian as Gaussian

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from jaxtyping import ArrayLike
 
-from jaxtyping import Array, Float
+from pcflax.checks import expect_kind, expect_number
 
-from .base import Energy, check_same_shape, sum_features
+from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
 
 class ActivityDecay(Energy):
@@ -18,7 +18,7 @@ class ActivityDecay(Energy):
     constant. On free layers the feedforward pass is no longer the minimum of a network whose output is
     free: inference ends closer to zero than `predict` says.
 
-    What the energy says of itself goes for this one, too: `clamped_only` and `mean`.
+    What the energy says of itself goes for this one, too: `clamped_only`, `mean` and `check_targets`.
 
     Args:
         energy: the `Energy` that scores the mismatch.
@@ -27,7 +27,7 @@ class ActivityDecay(Energy):
 
     Raises:
         TypeError: where `energy` is not an `Energy`.
-        ValueError: for a rate that is negative or not finite, or shapes that differ.
+        ValueError: for a rate that is negative or not finite.
 
     Source: the `activity_decay` of the JPC library's energies, arXiv 2412.03676; there the mean over
     the batch, here each example.
@@ -40,28 +40,20 @@ class ActivityDecay(Energy):
     """
 
     def __init__(self, energy: Energy, rate: float):
-        if not isinstance(energy, Energy):
-            raise TypeError(
-                f"ActivityDecay expected an Energy object such as pc.energies.Gaussian(), got {energy!r}"
-            )
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"ActivityDecay expected a finite rate of at least 0, got {rate}")
-        self.energy = energy
-        self.rate = float(rate)
+        self.energy = expect_kind(self, "energy", energy, Energy, "pc.energies.Gaussian()")
+        self.rate = expect_number(self, "rate", rate, least=0)
         self.clamped_only = energy.clamped_only
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """The energy of each example, and rate/2 * ||activity||^2."""
         check_same_shape(self, activity, prediction)
         decay = 0.5 * self.rate * sum_features(activity * activity)
         return self.energy(activity, prediction) + decay
 
-    def mean(
-        self, prediction: Float[Array, " batch *features"]
-    ) -> Float[Array, " batch *features"]:
+    def mean(self, prediction: Values) -> Values:
         """What the energy itself takes for the mean; the decay does not move it."""
         return self.energy.mean(prediction)
+
+    def check_targets(self, targets: ArrayLike) -> None:
+        """Refuse what the energy itself refuses."""
+        self.energy.check_targets(targets)

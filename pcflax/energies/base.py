@@ -3,17 +3,25 @@
 An energy is the negative log-likelihood of an activity z under its prediction mu, up to a constant.
 It is summed over features and **never averaged over the batch**: inference descends each example's
 own energy, so a step size means the same at every batch size. To add one, subclass `Energy` and
-write `__call__`; nothing else has to know about it. `gaussian.py` is the shortest example.
+write `__call__`; nothing else has to know about it. `bernoulli.py` is the shortest example.
 """
 
 from __future__ import annotations
 
 import abc
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float
+
+Values: TypeAlias = Float[Array, " batch *features"]
+PerExample: TypeAlias = Float[Array, " batch"]
+
+from pcflax.typing import Energies
 
 
 class Energy(nnx.Module, abc.ABC):
@@ -29,7 +37,7 @@ class Energy(nnx.Module, abc.ABC):
     >>> import pcflax as pc
     >>> class Quartic(pc.Energy):
     ...     def __call__(self, activity, prediction):
-    ...         return pc.energies.base.sum_features((activity - prediction) ** 4) / 4
+    ...         return pc.energies.sum_features((activity - prediction) ** 4) / 4
     >>> Quartic()(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     Array([0.75, 0.75], dtype=float32)
     """
@@ -37,21 +45,33 @@ class Energy(nnx.Module, abc.ABC):
     clamped_only: bool = False
 
     @abc.abstractmethod
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
-        """The energy of each example in nats, up to a constant: summed over features only."""
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
+        """Return the energy of each example in nats, up to a constant: summed over features only.
 
-    def mean(
-        self, prediction: Float[Array, " batch *features"]
-    ) -> Float[Array, " batch *features"]:
-        """The activity that a prediction stands for: where a feedforward start puts the layer.
+        Raises:
+            ValueError: where the shapes differ.
+        """
+
+    def mean(self, prediction: Values) -> Values:
+        """Return the activity that a prediction stands for: where a feedforward start puts the layer.
 
         The identity unless a subclass predicts something else than the activity itself (logits).
         """
         return prediction
+
+    def check_targets(self, targets: ArrayLike) -> None:
+        """Refuse targets that the energy has no meaning for; any number will do by default.
+
+        For whoever gives data, once, with concrete arrays: inside of compiled code, where an energy is
+        evaluated, values are not known. NaN passes here, and makes an energy that is not finite.
+
+        Args:
+            targets: what the layer is to be clamped to, with any number of axes for examples.
+
+        Raises:
+            ValueError: with the numbers found and the remedy.
+        """
+        del targets
 
 
 def sum_features(values: Float[Array, " batch *features"]) -> Float[Array, " batch"]:
@@ -74,4 +94,40 @@ def check_same_shape(energy: Energy, activity: jax.Array, prediction: jax.Array)
         raise ValueError(
             f"{type(energy).__name__} expected an activity and a prediction of one shape, got "
             f"{activity.shape} and {prediction.shape}"
+        )
+
+
+def total_energy(energies: Energies, *, leading: int = 1) -> Float[Array, " batch"]:
+    """Return F of each example, the sum of its energies over layers, and over the nodes of stacks.
+
+    Args:
+        energies: by layer name.
+        leading: how many axes to keep; 1 is the batch, 2 steps and the batch.
+
+    >>> import jax.numpy as jnp
+    >>> total_energy({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])})
+    Array([4., 6.], dtype=float32)
+    """
+    by_layer = (
+        energy if energy.ndim == leading else jnp.sum(energy, axis=range(leading, energy.ndim))
+        for energy in energies.values()
+    )
+    return sum(by_layer)  # type: ignore[return-value]
+
+
+def check_range(energy: Energy, targets: ArrayLike, least: float, most: float, remedy: str) -> None:
+    """Refuse targets outside of a range, for `Energy.check_targets`; traced ones pass unchecked.
+
+    Raises:
+        ValueError: naming the smallest and the largest of them.
+    """
+    if isinstance(targets, Tracer):
+        return
+    values = np.asarray(targets, np.float32)
+    values = values[~np.isnan(values)]
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    if low < least - 1e-3 or high > most + 1e-3:  # but for rounding in a short format
+        raise ValueError(
+            f"{type(energy).__name__} expected targets from {least:g} to {most:g}, got numbers from "
+            f"{low:.3g} to {high:.3g}, under which its energy may fall without bound; {remedy}"
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike
 
-from .base import Energy, check_same_shape, sum_features
+from .base import Energy, PerExample, Values, check_range, check_same_shape, sum_features
 
 
 class Bernoulli(Energy):
@@ -15,9 +15,6 @@ class Bernoulli(Energy):
     mu are logits and z lies in [0, 1]: the negative log-likelihood of independent bits with
     probability sigmoid(mu). The gradient with respect to mu is sigmoid(mu) - z. In z the energy is
     linear and has no minimum, so the layer must be clamped; a free layer is refused by the network.
-
-    Raises:
-        ValueError: where the shapes differ.
 
     Source: the Bernoulli likelihood in its natural parameter; see Bishop (2006), section 4.3.2.
 
@@ -28,17 +25,16 @@ class Bernoulli(Energy):
 
     clamped_only = True
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Binary cross-entropy of each example between `activity` and sigmoid(`prediction`)."""
         check_same_shape(self, activity, prediction)
         return sum_features(optax.losses.sigmoid_binary_cross_entropy(prediction, activity))
 
-    def mean(
-        self, prediction: Float[Array, " batch *features"]
-    ) -> Float[Array, " batch *features"]:
+    def mean(self, prediction: Values) -> Values:
         """Probabilities sigmoid(prediction)."""
         return jax.nn.sigmoid(prediction)
+
+    def check_targets(self, targets: ArrayLike) -> None:
+        """Refuse targets outside of [0, 1], which are no probabilities: standardized images, say."""
+        remedy = "scale them to [0, 1] or use pc.energies.Gaussian()"
+        check_range(self, targets, 0, 1, remedy)

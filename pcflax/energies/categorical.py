@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike
 
-from .base import Energy, check_same_shape, sum_features
+from .base import Energy, PerExample, Values, check_range, check_same_shape, sum_features
 
 
 class Categorical(Energy):
@@ -17,9 +19,6 @@ class Categorical(Energy):
     with the largest logit subtracted, so that logits of any size are safe. The gradient with respect
     to mu is softmax(mu) - z where z sums to 1. In z the energy is linear and has no minimum, so the
     layer must be clamped; a free layer is refused by the network.
-
-    Raises:
-        ValueError: where the shapes differ.
 
     Source: Pinchetti et al. (2022), arXiv 2211.03481 (predictive coding beyond Gaussians).
 
@@ -31,19 +30,18 @@ class Categorical(Energy):
 
     clamped_only = True
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Cross-entropy of each example between `activity` and softmax(`prediction`)."""
         check_same_shape(self, activity, prediction)
         # optax leaves out terms of probability 0, which keeps a logit of -inf there finite.
         entropy = optax.losses.safe_softmax_cross_entropy(prediction, activity)
         return sum_features(entropy) if entropy.ndim > 1 else entropy
 
-    def mean(
-        self, prediction: Float[Array, " batch *features"]
-    ) -> Float[Array, " batch *features"]:
+    def mean(self, prediction: Values) -> Values:
         """Class probabilities softmax(prediction), over the last axis."""
         return jax.nn.softmax(jnp.asarray(prediction), axis=-1)
+
+    def check_targets(self, targets: ArrayLike) -> None:
+        """Refuse targets below 0, which are neither probabilities nor counts of classes."""
+        remedy = "make them one-hot (jax.nn.one_hot) or use pc.energies.Gaussian()"
+        check_range(self, targets, 0, math.inf, remedy)

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike
 
-from .base import Energy, check_same_shape, sum_features
+from pcflax.checks import expect_number
+
+from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
 
 class Gaussian(Energy):
@@ -28,8 +30,7 @@ class Gaussian(Energy):
             features that have it.
 
     Raises:
-        ValueError: for a precision that is negative or not finite, for shapes that differ, or for
-            features of another shape than the array of precisions.
+        ValueError: for a precision that is negative or not finite, or features of another shape.
 
     Source: Whittington & Bogacz (2017), Neural Computation 29(5), with fixed variances.
 
@@ -41,6 +42,10 @@ class Gaussian(Energy):
     """
 
     def __init__(self, precision: ArrayLike = 1.0):
+        self.precision: float | nnx.Variable
+        if np.ndim(precision) == 0:
+            self.precision = expect_number(self, "precision", precision, least=0)
+            return
         # inside a trace (jax.eval_shape of what builds a network) an array has no values to check
         if not isinstance(precision, Tracer):
             values = np.asarray(precision)
@@ -48,19 +53,11 @@ class Gaussian(Energy):
                 raise ValueError(
                     f"Gaussian expected a finite precision of at least 0, got {precision}"
                 )
-        self.precision: float | nnx.Variable
-        if np.ndim(precision) == 0:
-            self.precision = float(precision)  # type: ignore[arg-type]
-        else:
-            array = jnp.asarray(precision)
-            # integers become floats, and floats stay as they are
-            self.precision = nnx.Variable(array.astype(jnp.result_type(float, array)))
+        array = jnp.asarray(precision)
+        # integers become floats, and floats stay as they are
+        self.precision = nnx.Variable(array.astype(jnp.result_type(float, array)))
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """1/2 sum_i precision_i (activity_i - prediction_i)^2 of each example."""
         check_same_shape(self, activity, prediction)
         error = activity - prediction

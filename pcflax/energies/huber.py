@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import optax
-from jaxtyping import Array, Float
 
-from .base import Energy, check_same_shape, sum_features
+from pcflax.checks import expect_number
+
+from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
 
 class Huber(Energy):
@@ -21,7 +20,7 @@ class Huber(Energy):
         delta: the error at which squares turn into absolute values, a positive float.
 
     Raises:
-        ValueError: for a delta that is not positive and finite, or shapes that differ.
+        ValueError: for a delta that is not positive and finite.
 
     Source: Huber (1964), Annals of Mathematical Statistics 35(1), as in optax.
 
@@ -31,15 +30,9 @@ class Huber(Energy):
     """
 
     def __init__(self, delta: float = 1.0):
-        if not 0 < delta < math.inf:
-            raise ValueError(f"Huber expected a positive, finite delta, got {delta}")
-        self.delta = float(delta)
+        self.delta = expect_number(self, "delta", delta, above=0)
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Huber's function of each feature's error, summed for each example."""
         check_same_shape(self, activity, prediction)
         return sum_features(optax.losses.huber_loss(activity, prediction, delta=self.delta))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import jax
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import ArrayLike
 
-from .base import Energy, check_same_shape, sum_features
+from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
 
 class KL(Energy):
@@ -25,9 +27,6 @@ class KL(Energy):
     **One-hot targets want `Categorical`**, whose activity is probabilities. Clamped here, a one-hot
     vector would be read as logits, and stand for a softmax that is nearly flat.
 
-    Raises:
-        ValueError: where the shapes differ.
-
     Source: Pinchetti et al. (2022), arXiv 2211.03481 (predictive coding beyond Gaussians).
 
     >>> import jax.numpy as jnp
@@ -36,14 +35,27 @@ class KL(Energy):
     (Array([1000.], dtype=float32), Array([0.], dtype=float32))
     """
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """KL(softmax(activity) || softmax(prediction)) of each example."""
         check_same_shape(self, activity, prediction)
         divergence = optax.losses.kl_divergence_with_log_targets(
             jax.nn.log_softmax(prediction), jax.nn.log_softmax(activity)
         )
         return sum_features(divergence)
+
+    def check_targets(self, targets: ArrayLike) -> None:
+        """Refuse targets that are one-hot or infinite instead of logits."""
+        if isinstance(targets, Tracer):
+            return
+        values = np.asarray(targets)
+        if np.isinf(values).any():
+            raise ValueError(
+                "KL expected finite logits as targets, got infinite ones; of probabilities that may be "
+                "0, give jnp.log(probabilities + 1e-6)"
+            )
+        one_hot = np.isin(values, (0, 1)).all() and (values.sum(axis=-1) == 1).all()
+        if values.size and one_hot:
+            raise ValueError(
+                "KL expected logits as targets, got one-hot ones, which as logits stand for classes "
+                "that are almost alike; use pc.energies.Categorical()"
+            )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from .base import Energy, check_same_shape, sum_features
+from pcflax.checks import expect_number
+
+from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
 
 class Laplace(Energy):
@@ -22,7 +21,7 @@ class Laplace(Energy):
         scale: the mean absolute error of the density, a positive float.
 
     Raises:
-        ValueError: for a scale that is not positive and finite, or shapes that differ.
+        ValueError: for a scale that is not positive and finite.
 
     Source: the Laplace likelihood with a fixed scale; its use as a layer's energy is ours.
 
@@ -32,15 +31,9 @@ class Laplace(Energy):
     """
 
     def __init__(self, scale: float = 1.0):
-        if not 0 < scale < math.inf:
-            raise ValueError(f"Laplace expected a positive, finite scale, got {scale}")
-        self.scale = float(scale)
+        self.scale = expect_number(self, "scale", scale, above=0)
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """||activity - prediction||_1 / scale of each example."""
         check_same_shape(self, activity, prediction)
         error = activity - prediction

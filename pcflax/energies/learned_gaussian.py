@@ -9,9 +9,10 @@ import math
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
-from .base import Energy, check_same_shape, sum_features
+from pcflax.checks import expect_count, expect_number
+
+from .base import Energy, PerExample, Values, check_same_shape, sum_features
 from .gaussian import check_one_for_each_feature
 
 
@@ -25,25 +26,30 @@ class LearnedGaussian(Energy):
     log_precision is (pi_i e_i^2 - 1)/2, which vanishes on average where pi_i is one over the mean of
     e_i^2.
 
-    It fails where nothing holds an error up: on a layer that predicts all that it is clamped to, or
-    a free output, the error goes to 0, the precision grows without bound, and inference with a fixed
-    step size becomes unstable. Such a layer wants a fixed `Gaussian`.
+    A point estimate of an activity leaves out how uncertain the activity is. So the error of a layer that
+    is free (a hidden layer as a rule), or that predicts all that it is clamped to, can go to 0, where the
+    energy has no lower bound: the precision grows without end, and inference with a fixed step size
+    becomes unstable. `least_variance` v adds that uncertainty, pi_i v/2 for each feature: precisions then
+    settle at 1/(v + the mean of e_i^2). Give free layers one, samples (`pc.inference.Langevin`), or a
+    fixed `Gaussian`.
 
     Args:
         *features: the shape of one example's features, for a precision of each. Without it one
             precision is learned for all of them, and its log counts once for each feature.
         precision: where all precisions start, a positive float.
+        least_variance: v, a float of at least 0; no precision stays above 1/v.
 
     Attributes:
         log_precision: the `nnx.Param` that is learned, of shape features, or () without them.
 
     Raises:
         TypeError: for features that are not ints.
-        ValueError: for a precision that is not positive and finite, for shapes that differ, or for
-            features of another shape than the precisions.
+        ValueError: for a precision that is not positive and finite, a negative variance, or features
+            of another shape.
 
     Source: Bogacz (2017), Journal of Mathematical Psychology 76, which learns variances; the
-    exponential, which keeps precisions positive, is ours.
+    exponential, which keeps precisions positive, and the least variance are ours; that a maximum of the
+    likelihood wants the activity's own variance is the E-step of Dempster, Laird & Rubin (1977).
 
     >>> import jax.numpy as jnp
     >>> LearnedGaussian(3, precision=2.0).log_precision.shape
@@ -52,23 +58,13 @@ class LearnedGaussian(Energy):
     Array([1.5, 1.5], dtype=float32)
     """
 
-    def __init__(self, *features: int, precision: float = 1.0):
-        if not all(isinstance(size, int) for size in features):
-            raise TypeError(
-                f"LearnedGaussian expected the sizes of its features as ints, such as "
-                f"LearnedGaussian(10), got {features}"
-            )
-        if not 0 < precision < math.inf:
-            raise ValueError(
-                f"LearnedGaussian expected a positive, finite precision to start from, got {precision}"
-            )
-        self.log_precision = nnx.Param(jnp.full(features, math.log(precision)))
+    def __init__(self, *features: int, precision: float = 1.0, least_variance: float = 0.0):
+        shape = [expect_count(self, "number of features", size, least=1) for size in features]
+        precision = expect_number(self, "precision", precision, above=0)
+        self.least_variance = expect_number(self, "least_variance", least_variance, least=0)
+        self.log_precision = nnx.Param(jnp.full(shape, math.log(precision)))
 
-    def __call__(
-        self,
-        activity: Float[Array, " batch *features"],
-        prediction: Float[Array, " batch *features"],
-    ) -> Float[Array, " batch"]:
+    def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""
         check_same_shape(self, activity, prediction)
         features = activity.shape[1:]
@@ -77,6 +73,9 @@ class LearnedGaussian(Energy):
             check_one_for_each_feature(
                 self, log_precision.shape, features, f"make it LearnedGaussian{features}"
             )
-        error = activity - prediction
+        error, precision = activity - prediction, jnp.exp(log_precision)
+        score = precision * error * error - log_precision
+        if self.least_variance:
+            score += self.least_variance * precision
         # one precision for all features broadcasts, so that its log is counted for each of them
-        return 0.5 * sum_features(jnp.exp(log_precision) * error * error - log_precision)
+        return 0.5 * sum_features(score)

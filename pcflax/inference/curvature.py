@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from pcflax.typing import Energies, PyTree
 
 from .problem import InferenceProblem
+from .solve import over
 
 if TYPE_CHECKING:
     import lineax
@@ -66,7 +67,7 @@ def power_iteration(
     # where the energy has no curvature along v, v is kept: it may have some at the next place
     flat = found.eigenvalue == 0
     kept = jax.tree.map(
-        lambda new, old: jnp.where(flat.reshape(-1, *(1,) * (new.ndim - 1)), old, new),
+        lambda new, old: jnp.where(over(flat, new), old, new),
         found.vector,
         direction.vector,
     )
@@ -158,5 +159,5 @@ def _normalized(vector: PyTree) -> Direction:
     squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
     norm = jnp.sqrt(squares)
     scale = jnp.where(norm > 0, norm, 1.0).astype(norm.dtype)
-    unit = jax.tree.map(lambda leaf: leaf / scale.reshape(-1, *(1,) * (leaf.ndim - 1)), vector)
+    unit = jax.tree.map(lambda leaf: leaf / over(scale, leaf), vector)
     return Direction(unit, norm)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
+
+import jax.numpy as jnp
 
 from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import Activities, PRNGKey, PyTree
 
-from .base import AbstractInference, check_algorithm, finished
+from .base import AbstractInference, expect_algorithm
 from .gradient import GradientDescent
 from .problem import InferenceProblem
-from .result import InferenceResult
+from .result import InferenceResult, Seen, Status
+from .solve import expect_energy, finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +52,16 @@ class ErrorCoordinates(AbstractInference):
     Minimises: F(e) = sum over hidden layers of E_l(mu_l + e_l, mu_l), plus E_L(y, mu_L): the energy
     itself in other coordinates, with no error of the output beside it. A change of coordinates with
     unit Jacobian, so minima, and samples, are those of F(z).
+
     Fixed point: dF/de = 0, which is dF/dz = 0.
+
     Rate: that of the algorithm on a far better conditioned Hessian: each error reaches the output in
     one step, where an activity's change travels one layer a step.
+
     Cost a step: one evaluation of the energy and its gradient, as in activities, but layer after layer.
+
     Fails: where the feedforward map explodes, and with it dF/de.
+
     Source: Goemaere et al. (2025), arXiv 2505.20137.
 
     From the feedforward start, where e = 0, the first gradient dF/de is backpropagation's delta: after
@@ -79,7 +88,7 @@ class ErrorCoordinates(AbstractInference):
     inference: AbstractInference
 
     def __post_init__(self):
-        check_algorithm(self, self.inference)
+        expect_algorithm(self, self.inference)
         inner = self.inference
         if isinstance(inner, GradientDescent) and 1 in (inner.num_steps, inner.max_steps):
             warnings.warn(
@@ -95,9 +104,21 @@ class ErrorCoordinates(AbstractInference):
         super().check(network)
 
     def solve(
-        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+        self,
+        problem: InferenceProblem,
+        *,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Callable[[Seen], PyTree] | None = None,
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
-        result = self.inference.solve(error_problem(problem), key=key, trace=trace)
+        more = {} if record is None else {"record": record}
+        expect_energy(self, problem)
+        result = self.inference.solve(error_problem(problem), key=key, trace=trace, **more)
         ended = finished(problem, problem.encode(result.activities), result.num_steps)
-        return result._replace(energies=ended.energies, residual=ended.residual)
+        broken = ended.status == Status.NOT_FINITE
+        return result._replace(
+            energies=ended.energies,
+            residual=ended.residual,
+            status=jnp.where(broken, ended.status, result.status),
+        )

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from pcflax.checks import did_you_mean, expect_number
+from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractIterativeInference, StepInfo, observe
-from .curvature import largest_eigenvalue, power_iteration, random_direction
-from .problem import InferenceProblem
-
-# Power iterations before the first step; one more goes along with every step.
-_FIRST_ITERATIONS = 10
+from .base import AbstractIterativeInference
+from .curvature_descent import CurvatureDescent
+from .problem import VectorField
+from .solve import StepInfo, observe
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientDescent(AbstractIterativeInference):
-    """z <- z - update(dF/dz), for `num_steps` steps or until each example's own tolerance.
+    """z <- z - step_size * dF/dz, for `num_steps` steps or until each example's own tolerance.
 
     Minimises: F_i(z), the energy of each example, over its free activities.
+
     Fixed point: dF_i/dz_i = 0.
-    Rate: linear with `optax.sgd(step_size)`; stable for step_size < 2/lambda_max of the Hessian.
-    Cost a step: one evaluation of the energy and its gradient; twice that with `step_size="auto"`.
+
+    Rate: linear without momentum; stable for step_size < 2/lambda_max of the Hessian.
+
+    Cost a step: one evaluation of the energy and its gradient.
+
     Fails: slowly in deep chains, where the Hessian is ill-conditioned; by divergence above the
     stable step.
+
     Source: Rao & Ballard (1999); Whittington & Bogacz (2017).
 
     **Step sizes are per example.** The energy is not averaged over the batch, so a step size means
@@ -37,78 +43,138 @@ class GradientDescent(AbstractIterativeInference):
     batch 64 is 2 * 0.1 / 64 = 0.003125 here.
 
     Args:
-        optimizer: an optax transformation, applied to each example on its own, so that one that looks
-            at a whole tree (`optax.clip_by_global_norm`) still looks at one example. Its state starts
-            anew for every batch.
-        step_size: "auto" instead of an optimizer: each example descends with 1/lambda_max, its own
-            largest curvature, estimated by power iteration on Hessian-vector products: ten iterations
-            before the first step, then one with every step.
+        optimizer: a step size; {layer name or pattern: step size}; or any optax transformation, applied
+            to each example on its own, so that one that looks at a whole tree
+            (`optax.clip_by_global_norm`) still looks at one example. Its state starts anew for every
+            batch.
+        step_size: the step size, or the step sizes by pattern, by keyword: the first pattern that fits a
+            layer's name counts, and "*" fits any. Another number needs no new program. "auto" makes a
+            `CurvatureDescent`.
+        momentum: of the velocity v <- momentum * v + dF/dz, z <- z - step_size * v; none unless given.
+        nesterov: whether to look ahead along the velocity.
         num_steps: a fixed count, 20 unless given; or
         tolerance: the residual at which an example stops, and
         max_steps: after how many steps at most; see `AbstractIterativeInference`.
 
     Raises:
-        TypeError: where `optimizer` is not an optax transformation.
-        ValueError: for a wrong number of steps, a step size that is not "auto", or both an optimizer
-            and a step size.
+        TypeError: where `optimizer` is neither a number nor an optax transformation.
+        ValueError: for a wrong number of steps, a step size that is not positive, a momentum outside of
+            [0, 1), both an optimizer and a step size; on use, for a pattern that fits no layer, or a
+            layer that no pattern fits.
 
     >>> import optax, pcflax as pc
-    >>> pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5).num_steps
-    5
-    >>> pc.inference.GradientDescent(step_size="auto", tolerance=1e-4).max_steps
+    >>> pc.inference.GradientDescent(0.1, num_steps=5).step_size
+    0.1
+    >>> pc.inference.GradientDescent({"hidden*": 0.1, "*": 0.02}, momentum=0.9).momentum
+    0.9
+    >>> pc.inference.GradientDescent(optax.sgd(0.1), tolerance=1e-4).max_steps
     1000
     """
 
-    optimizer: optax.GradientTransformation | None = None
-    step_size: Literal["auto"] | None = dataclasses.field(default=None, kw_only=True)
+    optimizer: Any = None
+    step_size: Any = dataclasses.field(default=None, kw_only=True)
+    momentum: float | None = dataclasses.field(default=None, kw_only=True)
+    nesterov: bool = dataclasses.field(default=False, kw_only=True)
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.step_size is None and not isinstance(self.optimizer, optax.GradientTransformation):
-            raise TypeError(
-                f"GradientDescent expected an optax transformation such as optax.sgd(0.1), or "
-                f'step_size="auto", got {self.optimizer!r}'
-            )
-        if self.step_size not in (None, "auto"):
-            raise ValueError(
-                f'GradientDescent expected step_size="auto", got {self.step_size!r}; for a step size '
-                f"of your own give optax.sgd({self.step_size!r})"
-            )
-        if self.step_size is not None and self.optimizer is not None:
+    def __new__(cls, optimizer: Any = None, *, step_size: Any = None, **others: Any) -> Any:
+        """Make a `CurvatureDescent` where the step size is "auto"."""
+        if not (isinstance(step_size, str) and step_size == "auto"):
+            return super().__new__(cls)
+        if optimizer is not None:
             raise ValueError(
                 'GradientDescent got an optimizer and step_size="auto"; give one of them'
             )
+        return CurvatureDescent(**others)
 
-    def init(self, problem: InferenceProblem) -> PyTree:
-        """One optimizer state for each example; with "auto", a direction and its curvature."""
+    def __post_init__(self):
+        super().__post_init__()
+        optimizer, step_size = self.optimizer, self.step_size
+        if isinstance(optimizer, optax.GradientTransformation):
+            given = [name for name in ("step_size", "momentum") if getattr(self, name) is not None]
+            if given or self.nesterov:
+                raise ValueError(
+                    f"GradientDescent got an optimizer and {(given or ['nesterov'])[0]}; give one of "
+                    f"them"
+                )
+            return
+        if optimizer is not None and step_size is not None:
+            raise ValueError("GradientDescent got two step sizes; give one of them")
+        step_size = optimizer if step_size is None else step_size
+        if isinstance(step_size, Mapping):
+            step_size = {
+                name: expect_number(self, f"step_size of '{name}'", value, above=0)
+                for name, value in step_size.items()
+            }
+        else:
+            step_size = self._expect_step_size(step_size)
+        object.__setattr__(self, "optimizer", None)
+        object.__setattr__(self, "step_size", step_size)
+        if self.momentum is not None:
+            momentum = expect_number(self, "momentum", self.momentum, least=0)
+            if not isinstance(momentum, jax.core.Tracer) and momentum >= 1:
+                raise ValueError(f"GradientDescent expected a momentum below 1, got {momentum}")
+            object.__setattr__(self, "momentum", momentum)
+
+    def _expect_step_size(self, step_size: Any) -> Any:
+        try:
+            return expect_number(self, "step_size", step_size, above=0)
+        except TypeError:
+            raise TypeError(
+                f"GradientDescent expected a step size such as 0.1, an optax transformation such as "
+                f'optax.sgd(0.1), or step_size="auto", got {step_size!r}'
+            ) from None
+
+    def transformation(self, names: Any) -> optax.GradientTransformationExtraArgs:
+        """Return the optax transformation of coordinates with these names."""
+        if self.optimizer is not None:
+            return optax.with_extra_args_support(self.optimizer)
+        rates = self.step_size
+        if not isinstance(rates, Mapping):
+            return optax.sgd(rates, self.momentum, self.nesterov)
+        by_name = {name: self._rate(name, rates) for name in names}
+        for pattern in rates:
+            if not fnmatch.filter(by_name, pattern) and pattern != "*":
+                raise ValueError(
+                    f"GradientDescent has a step size for '{pattern}', which fits none of the free "
+                    f"layers {', '.join(by_name)}{did_you_mean(pattern, by_name)}"
+                )
+        scale = optax.stateless(
+            lambda updates, _: {name: -by_name[name] * update for name, update in updates.items()}
+        )
+        if self.momentum is None:
+            return optax.with_extra_args_support(scale)
+        return optax.with_extra_args_support(
+            optax.chain(optax.trace(self.momentum, self.nesterov), scale)
+        )
+
+    def _rate(self, name: str, rates: Mapping[str, Any]) -> Any:
+        for pattern, rate in rates.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                return rate
+        raise ValueError(
+            f"GradientDescent has no step size for layer '{name}'; name it, or give one for '*'"
+        )
+
+    def init(self, problem: VectorField) -> PyTree:
+        """Return one optimizer state for each example."""
         if not problem.start:
             return ()
-        if self.optimizer is not None:
-            return jax.vmap(self.optimizer.init)(problem.start)
-        return largest_eigenvalue(
-            problem, problem.start, random_direction(problem), _FIRST_ITERATIONS
-        )
+        return jax.vmap(self.transformation(problem.start).init)(problem.start)
 
     def step(
-        self, problem: InferenceProblem, coordinates, state, *, step, key: PRNGKey | None
+        self, problem: VectorField, coordinates, state, *, step, key: PRNGKey | None
     ) -> tuple[PyTree, PyTree, StepInfo]:
-        """One update of every free activity."""
+        """Update every free activity once."""
         del step, key  # the optimizer counts for itself; deterministic
+        info, field = observe(problem, coordinates)
         if not coordinates:
-            return coordinates, state, observe(problem, coordinates)[0]
-        if self.optimizer is not None:
-            info, gradient = observe(problem, coordinates)
-            updates, state = jax.vmap(self.optimizer.update)(gradient, state, coordinates)
-            return optax.apply_updates(coordinates, updates), state, info
-        state, energies, gradient = power_iteration(problem, coordinates, state)
-        info = StepInfo(energies, problem.residual(gradient))
-        # 1/lambda, half the largest stable step: an estimate from below stays stable
-        moved = jax.tree.map(
-            lambda z, g: z - (g / _over(state.eigenvalue, g)).astype(z.dtype), coordinates, gradient
-        )
+            return coordinates, state, info
+        update = self.transformation(coordinates).update
+
+        def move(field, state, coordinates, energy):  # of one example
+            updates, state = update(field, state, coordinates, value=energy)
+            return optax.apply_updates(coordinates, updates), state
+
+        energy = total_energy(info.energies)
+        moved, state = jax.vmap(move)(field, state, coordinates, energy)
         return moved, state, info
-
-
-def _over(values, leaf):
-    positive = jnp.where(values > 0, values, 1.0)
-    return positive.reshape(values.shape + (1,) * (leaf.ndim - 1))

@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from pcflax.checks import expect_count, expect_number
 from pcflax.typing import PRNGKey
 
-from .base import (
-    AbstractInference,
-    StepInfo,
-    check_count,
-    check_positive,
-    finished,
-    nothing_to_do,
-    observe,
-)
-from .problem import InferenceProblem
+from .base import AbstractInference
+from .problem import VectorField
 from .result import InferenceResult, Trace
+from .solve import StepInfo, at_equilibrium, finished, nothing_to_do, observe
 
 if TYPE_CHECKING:
     import diffrax
@@ -31,11 +25,16 @@ class GradientFlow(AbstractInference):
     """Integrate dz/dt = -dF/dz until each example's vector field is at rest.
 
     Minimises: F_i(z), along the path of continuous gradient descent.
+
     Fixed point: dF_i/dz_i = 0.
+
     Rate: exponential in time, exp(-lambda_min t); an adaptive controller grows its steps to the limit
     of stability, as `step_size="auto"` does.
+
     Cost a step: as many gradients as the solver has stages, and one for the stop.
+
     Fails: slowly on stiff (deep) networks with an explicit solver.
+
     Source: Innocenti et al. (2024), arXiv 2412.03676, which integrates the whole batch as one system.
 
     The steps counted, and traced, are those that the controller accepted; `max_steps` bounds all that
@@ -77,11 +76,11 @@ class GradientFlow(AbstractInference):
 
         if self.solver is None:
             object.__setattr__(self, "solver", diffrax.Tsit5())
-        check_positive(self, "tolerance", self.tolerance)
-        check_positive(self, "max_time", self.max_time)
-        check_count(self, "max_steps", self.max_steps, 1)
-        if self.first_step is not None:
-            check_positive(self, "first_step", self.first_step)
+        for field in ("tolerance", "max_time", "first_step"):
+            value = getattr(self, field)
+            if value is not None or field != "first_step":
+                object.__setattr__(self, field, expect_number(self, field, value, above=0))
+        object.__setattr__(self, "max_steps", expect_count(self, "max_steps", self.max_steps, 1))
         if self.controller is None:
             controller = diffrax.PIDController(rtol=self.tolerance / 10, atol=self.tolerance / 100)
             object.__setattr__(self, "controller", controller)
@@ -100,15 +99,19 @@ class GradientFlow(AbstractInference):
                 )
 
     def solve(
-        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+        self, problem: VectorField, *, key: PRNGKey | None = None, trace: bool = False
     ) -> InferenceResult:
         """Integrate each example's own system."""
         del key  # deterministic
         if not problem.start:
             return nothing_to_do(problem, trace)
-        coordinates, num_steps, infos = problem.for_each_example(
-            lambda problem: self._integrate(problem, trace)
-        )
+
+        def integrate(start):
+            begun = dataclasses.replace(problem, start=start)
+            ended, *found = begun.for_each_example(lambda one: self._integrate(one, trace))
+            return ended, found
+
+        coordinates, (num_steps, infos) = at_equilibrium(problem, integrate)
         recorded = None
         if trace:
             last = observe(problem, coordinates)[0]
@@ -116,19 +119,19 @@ class GradientFlow(AbstractInference):
             rows = jnp.arange(self.max_steps + 1)[:, None] < num_steps
             full = jax.tree.map(lambda steps, end: jnp.where(rows, steps.T, end), infos, last)
             recorded = Trace(full.energies, full.residual)
-        return finished(problem, coordinates, num_steps, trace=recorded)
+        return finished(problem, coordinates, num_steps, trace=recorded, tolerance=self.tolerance)
 
-    def _integrate(self, problem: InferenceProblem, trace: bool) -> tuple[Any, Any, Any]:
+    def _integrate(self, problem: VectorField, trace: bool) -> tuple[Any, Any, Any]:
         """One example: where it ended, in how many steps, and what was seen at each."""
         import diffrax
 
         def field(time, coordinates, args):
             del time, args  # autonomous
-            return jax.tree.map(jnp.negative, problem.gradient(coordinates))
+            return jax.tree.map(jnp.negative, problem.field(coordinates)[1])
 
         def at_rest(time, coordinates, args, **others):
             del time, args, others
-            return problem.residual(problem.gradient(coordinates))[0] <= self.tolerance
+            return problem.residual(problem.field(coordinates)[1])[0] <= self.tolerance
 
         def seen(time, coordinates, args) -> StepInfo:
             del time, args

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from pcflax.checks import expect_count, expect_number
 from pcflax.typing import Activities, PRNGKey, PyTree
 
-from .base import (
-    AbstractIterativeInference,
-    StepInfo,
-    check_count,
-    check_positive,
-    finished,
-    observe,
-)
-from .problem import InferenceProblem
+from .base import AbstractIterativeInference
+from .problem import InferenceProblem, VectorField
 from .result import InferenceResult, Trace
+from .solve import StepInfo, finished, observe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +70,16 @@ class Langevin(AbstractIterativeInference):
     def __post_init__(self):
         if self.tolerance is not None or self.max_steps is not None:
             raise ValueError("Langevin samples for a fixed number of steps and takes no tolerance")
-        check_positive(self, "step_size", self.step_size)
-        check_positive(self, "temperature", self.temperature, least=0)
+        temperature = expect_number(self, "temperature", self.temperature, least=0)
+        checked = {
+            "step_size": expect_number(self, "step_size", self.step_size, above=0),
+            # 0 is another algorithm, which draws nothing: part of the structure, as an int is
+            "temperature": 0 if _is_zero(temperature) else temperature,
+        }
         for name, least in (("burn_in", 0), ("num_samples", 1), ("thinning", 1)):
-            check_count(self, name, getattr(self, name), least)
+            checked[name] = expect_count(self, name, getattr(self, name), least)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         total = self.burn_in + self.num_samples * self.thinning
         if self.num_steps not in (None, total):
             raise ValueError(
@@ -87,19 +89,19 @@ class Langevin(AbstractIterativeInference):
         object.__setattr__(self, "num_steps", total)
         super().__post_init__()
 
-    def init(self, problem: InferenceProblem) -> PyTree:
+    def init(self, problem: VectorField) -> PyTree:
         """No state of its own."""
         del problem
         return ()
 
     def step(
-        self, problem: InferenceProblem, coordinates, state, *, step, key: PRNGKey | None
+        self, problem: VectorField, coordinates, state, *, step, key: PRNGKey | None
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """One step down the gradient, and one of noise."""
         del step  # the key is the step's own
         info, gradient = observe(problem, coordinates)
         moved = jax.tree.map(lambda z, g: z - self.step_size * g, coordinates, gradient)
-        if self.temperature == 0 or not coordinates:
+        if _is_zero(self.temperature) or not coordinates:
             return moved, state, info
         if key is None:
             raise ValueError("Langevin inference needs a key: pass key=jax.random.key(0)")
@@ -164,3 +166,7 @@ class Langevin(AbstractIterativeInference):
             recorded = Trace(full.energies, full.residual)
         result = finished(problem, coordinates, self.num_steps, trace=recorded)
         return result._replace(samples=samples, expectation=mean)
+
+
+def _is_zero(temperature: Any) -> bool:
+    return not isinstance(temperature, jax.core.Tracer) and temperature == 0

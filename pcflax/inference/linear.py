@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from pcflax.checks import expect_count
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractInference, check_count, finished, nothing_to_do, observe
+from .base import AbstractInference
 from .curvature import check_solver, conjugate_gradients, hessian_vector, solve_symmetric
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
+from .solve import expect_energy, finished, nothing_to_do, observe
 
 if TYPE_CHECKING:
     import lineax
@@ -29,13 +31,18 @@ class LinearSolve(AbstractInference):
     """z* = z - H^-1 dF/dz from any z, where F is quadratic in the free activities.
 
     Minimises: F_i(z), exactly, in one step.
+
     Fixed point: dF_i/dz_i = 0.
+
     Rate: conjugate gradients take at most as many products as there are free elements, about
     sqrt(condition number) in practice; a dense solver one factorisation.
+
     Cost: a Hessian-vector product (about two gradients) for each iteration of CG; the whole Hessian of
     each example, free elements squared, for a dense solver.
+
     Fails: with a dense solver where H is singular (a flat prior of a root that nothing determines: take
     CG). A network that is not linear is refused, with the layer and the operation.
+
     Source: Innocenti et al. (2024), arXiv 2408.11979, for the Hessian of linear networks.
 
     Args:
@@ -65,13 +72,15 @@ class LinearSolve(AbstractInference):
 
     def __post_init__(self):
         check_solver(self, self.solver, "lineax.CG(rtol=1e-6, atol=1e-6) or lineax.Cholesky()")
-        check_count(self, "refinements", self.refinements, 0)
+        refinements = expect_count(self, "refinements", self.refinements)
+        object.__setattr__(self, "refinements", refinements)
 
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
     ) -> InferenceResult:
         """One linear solve for each example; the trace has its start and its end."""
         del key  # deterministic
+        expect_energy(self, problem)
         if not problem.start:
             return nothing_to_do(problem, trace)
         refuse_nonlinear(problem)
@@ -116,7 +125,7 @@ def refuse_nonlinear(problem: InferenceProblem) -> None:
     """
     if _reason(problem.gradient, problem.start) is None:
         return
-    for name in problem.network.bind().names:
+    for name in problem.network.names:
 
         def own_prediction(coordinates, name=name):
             return problem.activities_and_predictions(coordinates)[1][name]

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pcflax.networks.base import total_energy
+from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractIterativeInference, StepInfo, observe
+from .base import AbstractIterativeInference
 from .curvature import check_solver, conjugate_gradients, hessian_vector, solve_symmetric
 from .problem import InferenceProblem
+from .solve import StepInfo, expect_energy, observe, over
 
 if TYPE_CHECKING:
     import lineax
@@ -47,6 +48,8 @@ class AbstractNewton(AbstractIterativeInference):
         default=None, kw_only=True
     )
 
+    finds_equilibrium = True  # derivatives through a few inexact solves would be wrong
+
     def __post_init__(self):
         super().__post_init__()
         check_solver(self, self.linear_solver, "lineax.CG(rtol=1e-3, atol=1e-6)")
@@ -58,7 +61,8 @@ class AbstractNewton(AbstractIterativeInference):
         """The product v -> C v at these coordinates."""
 
     def init(self, problem: InferenceProblem) -> NewtonState:
-        """A small damping for each example."""
+        """Return a small damping for each example."""
+        expect_energy(self, problem)
         dtype = jnp.result_type(float, *jax.tree.leaves(problem.start))
         return NewtonState(jnp.full((problem.batch_size,), _FIRST_DAMPING, dtype))
 
@@ -95,7 +99,7 @@ class AbstractNewton(AbstractIterativeInference):
         rounding = 8 * jnp.finfo(before.dtype).eps * jnp.abs(before)
         better = after <= before + rounding
         moved = jax.tree.map(
-            lambda new, old: jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
+            lambda new, old: jnp.where(over(better, new), new, old),
             trial,
             coordinates,
         )
@@ -114,12 +118,17 @@ class NewtonCG(AbstractNewton):
     """Newton steps on the energy's own Hessian, C = d2F/dz2, solved by conjugate gradients.
 
     Minimises: F_i(z) over the free activities of each example.
+
     Fixed point: dF_i/dz_i = 0.
+
     Rate: superlinear near the minimum, with a residual a thousandfold smaller a step at least.
+
     Cost a step: two gradients and a Hessian-vector product (about two gradients) for each iteration of
     the linear solver; the example that needs most decides for the batch.
+
     Fails: slowly where the Hessian is indefinite, far from a minimum: steps are then refused until the
     damping outweighs its negative eigenvalues. `GaussNewton` has none, for Gaussian energies.
+
     Source: Nocedal & Wright (2006), Numerical Optimization, sections 7.1 and 10.3.
 
     Args:
@@ -149,11 +158,16 @@ class GaussNewton(AbstractNewton):
     it is J_e^T J_e of the errors. On a linear network it is the Hessian.
 
     Minimises: F_i(z) over the free activities of each example.
+
     Fixed point: dF_i/dz_i = 0.
+
     Rate: as `NewtonCG` where the errors at the minimum are small or the network nearly linear, linear
     otherwise.
+
     Cost a step: as `NewtonCG`.
+
     Fails: slowly where errors stay large and activations are curved.
+
     Source: Schraudolph (2002), Neural Computation 14(7); Nocedal & Wright (2006), section 10.3.
 
     Args:

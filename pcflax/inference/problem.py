@@ -1,47 +1,53 @@
-"""What an inference algorithm is given: a per-example energy over free coordinates, and a start.
+"""What an inference algorithm is given: a vector field over free coordinates, and a start.
 
-The free coordinates here are the activities that nothing clamps. Another choice of coordinates is a
-subclass with its own `start` and `decode` (errors instead of activities: `error_coordinates.py`);
-algorithms cannot tell. Next file to read: `base.py`.
+Usually the field is the gradient of an energy, each example's own: `InferenceProblem`. The free
+coordinates are the activities that nothing clamps. Another choice of coordinates is a subclass with its
+own `start` and `decode` (errors instead of activities: `error_coordinates.py`); algorithms cannot tell.
+Next file to read: `base.py`.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pcflax.networks import Clamp, Clamps, SplitNetwork
-from pcflax.networks.base import Initializer, total_energy
-from pcflax.networks.statistics import keeps_batch_state, with_batch_statistics
-from pcflax.typing import Activities, Energies, PRNGKey, PyTree
+from pcflax.energies import total_energy
+from pcflax.layers import Clamp, Evidence
+from pcflax.layers.clamps import Known
+from pcflax.networks import SplitNetwork
+from pcflax.networks.batch_state import keeps_batch_state, with_batch_statistics
+from pcflax.typing import Activities, Energies, Initializer, PRNGKey, PyTree
 
 Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
-class InferenceProblem:
-    """Minimise F_i(z) over the free activities z of each example i on its own.
+class VectorField(abc.ABC):
+    """A vector field over free coordinates, for each example on its own; zero where inference ends.
 
     Attributes:
         network: the network without its activities.
-        inputs: what the first layer is predicted from, or None.
+        inputs: what layers without a node below predict from, or None.
         clamps: what is held fixed, by layer name.
         start: where the free coordinates begin; every leaf has the batch as its first axis. A layer
             that is clamped in part keeps coordinates for all its elements: those that are held do
-            not count and have a gradient of zero.
-        weights: {layer name: factor of its energy}; 1 for a layer that is not named.
+            not count and have a field of zero.
     """
 
     network: SplitNetwork
-    inputs: Array | None
-    clamps: Clamps
+    inputs: Any
+    clamps: Mapping[str, Clamp]
     start: PyTree
-    weights: Mapping[str, float | Array] = dataclasses.field(default_factory=dict, kw_only=True)
+
+    @abc.abstractmethod
+    def field(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
+        """Return the energies by layer, which are looked at, and the field, which is followed."""
 
     def decode(self, coordinates: PyTree) -> Activities:
         """All activities, clamped ones included, that these coordinates stand for."""
@@ -55,33 +61,6 @@ class InferenceProblem:
     def encode(self, activities: Activities) -> PyTree:
         """The coordinates that stand for these activities: what `decode` undoes."""
         return {name: activities[name] for name in self.start}
-
-    def energies(self, coordinates: PyTree) -> Energies:
-        """The energy of each example at each layer."""
-        energies = self.network.bind(self.decode(coordinates)).energies(self.inputs)
-        return {name: self.weights.get(name, 1) * energy for name, energy in energies.items()}
-
-    def energy(self, coordinates: PyTree) -> Float[Array, " batch"]:
-        """F of each example."""
-        return total_energy(self.energies(coordinates))
-
-    def energy_and_gradient(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
-        """Energies by layer, and dF_i/dz_i of each example.
-
-        The examples do not touch each other, so the gradient of the sum over the batch is each
-        example's own gradient: no division by the batch size anywhere.
-        """
-
-        def summed(coordinates):
-            energies = self.energies(coordinates)
-            return jnp.sum(total_energy(energies)), energies
-
-        (_, energies), gradient = jax.value_and_grad(summed, has_aux=True)(coordinates)
-        return energies, gradient
-
-    def gradient(self, coordinates: PyTree) -> PyTree:
-        """dF_i/dz_i of each example."""
-        return self.energy_and_gradient(coordinates)[1]
 
     def residual(self, gradient: PyTree) -> Float[Array, " batch"]:
         """Root mean square over the free elements of dF_i/dz_i; 0 where none is free."""
@@ -103,7 +82,7 @@ class InferenceProblem:
         """How many examples there are."""
         return jax.tree.leaves((self.start, self.inputs, dict(self.clamps)))[0].shape[0]
 
-    def restarted(self, activities: Activities) -> InferenceProblem:
+    def restarted(self, activities: Activities) -> Self:
         """The same problem, begun at these activities."""
         return dataclasses.replace(self, start=self.encode(activities))
 
@@ -116,7 +95,7 @@ class InferenceProblem:
         """
         return not keeps_batch_state(self.network.bind())
 
-    def take(self, examples: Int[Array, " some"]) -> InferenceProblem:
+    def take(self, examples: Int[Array, " some"]) -> Self:
         """The problem of some of the examples, by their places in the batch."""
         data = (self.inputs, self._whole_clamps(), self.start)
         inputs, clamps, start = jax.tree.map(lambda leaf: leaf[examples], data)
@@ -153,6 +132,59 @@ class InferenceProblem:
             for name, leaf in self.start.items()
         }
 
+    def _whole_clamps(self) -> dict[str, Clamp]:
+        """The clamps, each mask at its value's shape."""
+        masked = {name: Clamp(clamp.value, clamp.held()) for name, clamp in self.partial.items()}
+        return {**self.clamps, **masked}
+
+    def _held_counts(self) -> Array:
+        held = [clamp.held() for clamp in self.partial.values()]
+        return sum(jnp.sum(mask, axis=range(1, mask.ndim)) for mask in held)  # type: ignore
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceProblem(VectorField):
+    """Minimise F_i(z) over the free activities z of each example i on its own: the field is dF_i/dz_i.
+
+    Attributes:
+        weights: {layer name: factor of its energy}; 1 for a layer that is not named.
+    """
+
+    weights: Mapping[str, float | Array] = dataclasses.field(default_factory=dict, kw_only=True)
+
+    def energies(self, coordinates: PyTree) -> Energies:
+        """Return the energy of each example at each layer."""
+        energies = self.network.energies(self.decode(coordinates), self.inputs)
+        if not self.weights:
+            return energies
+        return {name: self.weights.get(name, 1) * energy for name, energy in energies.items()}
+
+    def energy(self, coordinates: PyTree) -> Float[Array, " batch"]:
+        """Return F of each example."""
+        return total_energy(self.energies(coordinates))
+
+    def energy_and_gradient(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
+        """Return energies by layer, and dF_i/dz_i of each example.
+
+        The examples do not touch each other, so the gradient of the sum over the batch is each
+        example's own gradient: no division by the batch size anywhere.
+        """
+
+        def summed(coordinates):
+            energies = self.energies(coordinates)
+            return jnp.sum(total_energy(energies)), energies
+
+        (_, energies), gradient = jax.value_and_grad(summed, has_aux=True)(coordinates)
+        return energies, gradient
+
+    def gradient(self, coordinates: PyTree) -> PyTree:
+        """Return dF_i/dz_i of each example."""
+        return self.energy_and_gradient(coordinates)[1]
+
+    def field(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
+        """Return energies and gradient."""
+        return self.energy_and_gradient(coordinates)
+
     def activities_and_predictions(self, coordinates: PyTree) -> tuple[Activities, Activities]:
         """Every layer's z and mu at these coordinates: what the energies are functions of."""
         activities = self.decode(coordinates)
@@ -168,56 +200,41 @@ class InferenceProblem:
             for name in bound.names
         }
 
-    def _whole_clamps(self) -> dict[str, Clamp]:
-        """The clamps, each mask at its value's shape."""
-        masked = {name: Clamp(clamp.value, clamp.held()) for name, clamp in self.partial.items()}
-        return {**self.clamps, **masked}
-
-    def _held_counts(self) -> Array:
-        held = [clamp.held() for clamp in self.partial.values()]
-        return sum(jnp.sum(mask, axis=range(1, mask.ndim)) for mask in held)  # type: ignore
-
 
 def make_problem(
     network: SplitNetwork,
-    inputs: Array | None,
-    targets: Array | None,
+    evidence: Evidence | Known,
     *,
-    clamps: Mapping[str, Clamp | Array] | None = None,
-    initializer: Initializer | None = None,
+    initializer: Initializer | Mapping[str, Array] | None = None,
     key: PRNGKey | None = None,
 ) -> InferenceProblem:
-    """The problem of inferring the free activities when `inputs` and `targets` are clamped.
+    """Return the problem of inferring what the evidence leaves free.
 
     Args:
-        network: from `pc.networks.split`. Normalizations over the batch are held at the statistics of
-            its feedforward pass; see `pcflax/networks/statistics.py`.
-        inputs: clamped below, or None.
-        targets: clamped above, or None.
-        clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
-        initializer: where the free activities start: the feedforward pass unless given.
+        network: from `pc.networks.split`. Normalizations over the batch are frozen at the statistics of
+            its feedforward pass; see `pcflax/networks/batch_state.py`.
+        evidence: what is known, `pc.Evidence(inputs, targets, clamps=...)`.
+        initializer: where the free activities start: the feedforward pass unless given; or activities
+            by layer name.
         key: randomness for the initializer.
 
     Raises:
         ValueError, TypeError: for inputs, targets or clamps of a wrong shape or dtype, or a free layer
             whose energy can only be clamped.
     """
+    known = network.bind().known(evidence)
+    network = with_batch_statistics(network, known)
     bound = network.bind()
-    held = bound.clamps(inputs, targets, clamps)
-    batch_size = bound.check_batch(inputs, targets, clamps)
-    network = with_batch_statistics(network, inputs, batch_size=batch_size, clamps=held)
-    bound = network.bind()
-    start = bound.start(inputs, targets, clamps=clamps, initializer=initializer, key=key)
-    whole = {name for name, clamp in held.items() if clamp.mask is None}
+    start = bound.start(known, initializer=initializer, key=key)
+    whole = {name for name, clamp in known.clamps.items() if clamp.mask is None}
     for name in bound.names:
-        energy = bound.layer(name).energy
+        energy = bound.layer(name).top_node_layer().energy
         if energy.clamped_only and name not in whole:
-            kind = getattr(energy, "one", energy)  # a stack's layers'
             raise ValueError(
-                f"layer '{name}' is free, but its energy {type(kind).__name__} has no minimum over "
+                f"layer '{name}' is free, but its energy {type(energy).__name__} has no minimum over "
                 f"a free activity; clamp it (give targets) or give the layer another energy"
             )
     # as the start has them: checked, and in the dtype of the activities
-    held = {name: Clamp(start[name], clamp.mask) for name, clamp in held.items()}
+    held = {name: Clamp(start[name], clamp.mask) for name, clamp in known.clamps.items()}
     free = {name: value for name, value in start.items() if name not in whole}
-    return InferenceProblem(network, inputs, held, free)
+    return InferenceProblem(network, known.inputs, held, free)

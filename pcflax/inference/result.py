@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pcflax.networks.base import total_energy
-from pcflax.typing import Activities, Energies
+from pcflax.energies import total_energy
+from pcflax.errors import ConvergenceError, NonFiniteEnergyError
+from pcflax.typing import Activities, Energies, PyTree
+
+
+class Status(enum.IntEnum):
+    """How inference ended for an example.
+
+    >>> Status(2).sentence
+    'inference was still above its tolerance after max_steps; give more, or a larger step size'
+    """
+
+    RAN = 0
+    CONVERGED = 1
+    MAX_STEPS = 2
+    NOT_FINITE = 3
+
+    @property
+    def sentence(self) -> str:
+        """What happened, and what to try."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.RAN: "inference took its steps",
+    Status.CONVERGED: "inference reached its tolerance",
+    Status.MAX_STEPS: "inference was still above its tolerance after max_steps; give more, or a larger "
+    "step size",
+    Status.NOT_FINITE: "inference diverged: an energy or its gradient is not finite; lower the step size, "
+    "or look at the data",
+}
+
+
+class Seen(NamedTuple):
+    """What a `record` function is shown at each step, before the step is made.
+
+    Attributes:
+        activities: every layer's activity by name, clamped ones included.
+        energies: {layer name: (batch,)} there.
+        residual: (batch,), root mean square of the vector field there.
+    """
+
+    activities: Activities
+    energies: Energies
+    residual: Float[Array, " batch"]
 
 
 class Trace(NamedTuple):
@@ -39,7 +84,10 @@ class InferenceResult(NamedTuple):
         residual: (batch,), root mean square over the free elements of dF_i/dz_i at those activities;
             zero at an equilibrium.
         num_steps: (batch,), how many steps each example took.
+        status: (batch,), a `Status` for each example: it ran its steps, converged, was stopped by
+            max_steps, or is not finite.
         trace: energies and residuals by step, or None where it was not asked for.
+        records: what a `record` function returned, (num_steps + 1, ...), or None.
         samples: {layer name: (num_samples, batch, *features)} from an algorithm that samples and was
             asked to keep them, else None.
         expectation: the mean over samples of the statistic that a sampling algorithm was given, else
@@ -50,7 +98,9 @@ class InferenceResult(NamedTuple):
     energies: Energies
     residual: Float[Array, " batch"]
     num_steps: Int[Array, " batch"]
+    status: Int[Array, " batch"]
     trace: Trace | None = None
+    records: PyTree = None
     samples: Activities | None = None
     expectation: Any = None
 
@@ -58,3 +108,39 @@ class InferenceResult(NamedTuple):
     def energy(self) -> Float[Array, " batch"]:
         """F of each example, summed over layers."""
         return total_energy(self.energies, leading=self.residual.ndim)
+
+    def in_order(self, names: tuple[str, ...]) -> InferenceResult:
+        """Return the same with all dictionaries in this order: jit sorts them by their keys."""
+
+        def ordered(mapping):
+            return None if mapping is None else {name: mapping[name] for name in names}
+
+        trace = self.trace
+        return self._replace(
+            activities=ordered(self.activities),
+            energies=ordered(self.energies),
+            trace=None if trace is None else trace._replace(energies=ordered(trace.energies)),
+            samples=ordered(self.samples),
+        )
+
+    def raise_failures(self, *, throw: bool = False) -> None:
+        """Raise what the status says; call it outside of compiled code.
+
+        Args:
+            throw: whether an example that did not converge is an error, too.
+
+        Raises:
+            NonFiniteEnergyError: where an example is not finite.
+            ConvergenceError: with `throw`, where one was stopped by max_steps.
+        """
+        status = np.asarray(self.status).reshape(-1)
+        for failure, error in (
+            (Status.NOT_FINITE, NonFiniteEnergyError),
+            (Status.MAX_STEPS, ConvergenceError if throw else None),
+        ):
+            failed = np.flatnonzero(status == failure)
+            if error is not None and failed.size:
+                raise error(
+                    f"{failed.size} of {status.size} examples, the first of them example "
+                    f"{failed[0]}: {failure.sentence}"
+                )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import PRNGKey
 
-from .base import AbstractInference, check_algorithm
+from .base import AbstractInference, expect_algorithm
 from .problem import InferenceProblem
 from .result import InferenceResult
 
@@ -42,7 +42,7 @@ class Sequence(AbstractInference):
         if not algorithms:
             raise ValueError("Sequence expected at least one inference algorithm, got none")
         for algorithm in algorithms:
-            check_algorithm(self, algorithm)
+            expect_algorithm(self, algorithm)
         object.__setattr__(self, "algorithms", algorithms)
 
     def check(self, network: AbstractPCNetwork) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from jaxtyping import Array
 
-from pcflax.networks import AbstractPCNetwork, Clamps
+from pcflax.layers import Clamp
+from pcflax.networks import AbstractPCNetwork
+from pcflax.settings import Settings
 from pcflax.typing import Activities, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Feedforward:
+class Feedforward(Settings):
     """z_l = mean of mu_l(z_{l-1}), in order: all errors are zero but that of a clamped output.
 
     The usual start, and what a network does when it is given no initializer.
@@ -30,7 +33,7 @@ class Feedforward:
         inputs: Array | None,
         *,
         batch_size: int,
-        clamps: Clamps,
+        clamps: Mapping[str, Clamp],
         key: PRNGKey | None,
     ) -> Activities:
         """The start of every activity by layer name."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from pcflax.networks import AbstractPCNetwork, Clamps
+from pcflax.layers import Clamp
+from pcflax.networks import AbstractPCNetwork
+from pcflax.settings import Settings
 from pcflax.typing import Activities, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Zeros:
+class Zeros(Settings):
     """z_l = 0 for every layer.
 
     >>> import jax.numpy as jnp, pcflax as pc
@@ -31,7 +34,7 @@ class Zeros:
         inputs: Array | None,
         *,
         batch_size: int,
-        clamps: Clamps,
+        clamps: Mapping[str, Clamp],
         key: PRNGKey | None,
     ) -> Activities:
         """The start of every activity by layer name."""
@@ -41,7 +44,7 @@ class Zeros:
 
 
 @dataclasses.dataclass(frozen=True)
-class Normal:
+class Normal(Settings):
     """z_l ~ N(0, stddev^2), independently for every element.
 
     Attributes:
@@ -67,7 +70,7 @@ class Normal:
         inputs: Array | None,
         *,
         batch_size: int,
-        clamps: Clamps,
+        clamps: Mapping[str, Clamp],
         key: PRNGKey | None,
     ) -> Activities:
         """The start of every activity by layer name."""

@@ -1,13 +1,16 @@
 """Layers: a node of the network, the module that predicts it, and its energy."""
 
-from .attention import PCAttention as PCAttention
+from .affine import PCAffine as PCAffine
 from .base import PCLayer as PCLayer
+from .blocks import PCMLP as PCMLP
+from .blocks import PCAttention as PCAttention
+from .blocks import PCResidual as PCResidual
+from .clamps import Clamp as Clamp
+from .clamps import Evidence as Evidence
 from .conv import PCConv as PCConv
-from .conv_transpose import PCConvTranspose as PCConvTranspose
+from .conv import PCConvTranspose as PCConvTranspose
 from .dense import PCDense as PCDense
 from .embedding import PCEmbedding as PCEmbedding
-from .mlp import PCMLP as PCMLP
-from .residual import PCResidual as PCResidual
 from .root import PCRoot as PCRoot
 from .shape import Flatten as Flatten
 from .shape import Reshape as Reshape

@@ -1,59 +1,92 @@
-"""What dense and convolutional layers share: an affine map among norm, activation, dropout and skip.
+"""A layer around an affine map, with all that belongs to it: norm, activation, dropout, pool and skip.
 
-mu = dropout(activation(norm(affine(z)))), or dropout(affine(activation(z))) with `activation_first`,
-and with a skip z is added to that. A subclass gives the affine map. All of it is one layer with one
-energy: a norm or a pool with an energy of its own would be one more thing for inference to settle.
-Next file to read: `dense.py`.
+All of it is one layer with one energy. A norm or a pool with an energy of its own would be one more thing
+for inference to settle. Next files to read: `dense.py` and `conv.py`, which make the affine map.
 """
 
 from __future__ import annotations
 
-import abc
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pcflax.checks import did_you_mean, expect_number
 from pcflax.energies import Energy
 
 from .base import PCLayer
+from .closures import refuse_hidden_modules
+from .kernels.pooling import POOLS, pool_by
+
+Function = Callable[[Array], Array]
 
 
-class AbstractAffineLayer(PCLayer, abc.ABC):
-    """A layer around an affine map; the arguments are those of `PCDense` and `PCConv`.
+class PCAffine(PCLayer):
+    """mu = pool(dropout(activation(norm(module(below))))), and with a skip the activity below added.
+
+    With `activation_first` it is pool(dropout(module(activation(below)))). `PCDense`, `PCConv` and
+    `PCConvTranspose` are this layer around a module that they make; they take the same options.
+
+    Args:
+        module: a ready affine map, such as `nnx.LoRALinear(3, 5, lora_rank=2, rngs=rngs)`.
+        activation: elementwise function such as `jnp.tanh`; None for the identity.
+        activation_first: apply the activation to the activity below, before the weights, instead of
+            after them.
+        norm: a ready module called on the affine map, before the activation, such as
+            `nnx.LayerNorm(5, rngs=rngs)`; not with `activation_first`.
+        pool: "max", "average" or None, over the dimensions of space.
+        pool_size: window of the pool and its stride, an int or one for each dimension.
+        dropout: the share of features set to zero, of all but the skip, while the network is not in
+            `eval()`; the rest are divided by 1 - dropout.
+        skip: add the activity below; needs equal shapes.
+        energy: `Gaussian()` unless given.
+        rngs: source of the masks of dropout.
 
     Raises:
-        TypeError: for a norm that is not a ready module.
-        ValueError: for a norm with `activation_first`, a rate of dropout outside [0, 1), or a skip
-            between different numbers of features.
+        TypeError: for a norm that is not a ready module, or a function that hides a module.
+        ValueError: for a skip between different widths, a norm with `activation_first`, another name of
+            a pool, or a rate of dropout outside [0, 1).
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> low_rank = nnx.LoRA(3, 2, 5, rngs=nnx.Rngs(0))
+    >>> pc.layers.PCAffine(low_rank, activation=jnp.tanh).predict(jnp.ones((4, 3))).shape
+    (4, 5)
     """
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        module: Function | None = None,
         *,
-        activation: Callable[[Array], Array] | None,
-        activation_first: bool,
-        skip: bool,
-        norm: Callable[[Array], Array] | None,
-        dropout: float,
-        energy: Energy | None,
-        rngs: nnx.Rngs,
+        activation: Function | None = None,
+        activation_first: bool = False,
+        norm: Function | None = None,
+        pool: str | None = None,
+        pool_size: int | tuple[int, ...] = 2,
+        dropout: float = 0.0,
+        skip: bool = False,
+        energy: Energy | None = None,
+        rngs: nnx.Rngs | None = None,
     ):
-        super().__init__(energy=energy)
+        super().__init__(module, energy=energy)
         name = type(self).__name__
-        if skip and in_features != out_features:
+        # a subclass that makes its module has noted the widths
+        below, above = (
+            getattr(self if module is None else module, width, None)
+            for width in ("in_features", "out_features")
+        )
+        if skip and below != above:
             raise ValueError(
                 f"{name} expected as many in_features as out_features with a skip, which adds the "
-                f"activity below to the prediction, got {in_features} and {out_features}; make them "
-                f"equal or set skip=False"
+                f"activity below to the prediction, got {below} and {above}; make them equal or set "
+                f"skip=False"
             )
         if norm is not None and (isinstance(norm, type) or not callable(norm)):
             raise TypeError(
-                f"{name} expected norm to be a ready module such as "
-                f"nnx.LayerNorm({out_features}, rngs=rngs), got {norm!r}"
+                f"{name} expected norm to be a ready module such as nnx.LayerNorm({above}, rngs=rngs), "
+                f"got {norm!r}"
             )
         if norm is not None and activation_first:
             raise ValueError(
@@ -61,59 +94,72 @@ class AbstractAffineLayer(PCLayer, abc.ABC):
                 f"activation_first=True; drop one of them, or write the order you mean in a "
                 f"subclass's predict"
             )
-        self.activation = activation
-        self.activation_first = activation_first
-        self.skip = skip
+        if pool is not None and pool not in POOLS:
+            raise ValueError(f"{name} expected pool to be 'max', 'average' or None, got {pool!r}")
+        refuse_hidden_modules(self, activation=activation, norm=norm)
+        self.activation, self.activation_first = activation, activation_first
         self.norm: Any = norm
-        self.dropout = make_dropout(name, dropout, rngs=rngs)
+        self.pool, self.pool_size = pool, pool_size
+        self.dropout = make_dropout(self, dropout, rngs)
+        self.skip = skip
 
-    @abc.abstractmethod
     def check_below(self, below: Float[Array, " batch *below"]) -> None:
-        """Refuse an activity below that does not fit, with the remedy."""
+        """Refuse an activity below that does not fit; a wrapped module does that itself."""
+        del below
 
-    @abc.abstractmethod
     def affine(self, features: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
-        """The layer without norm, activation, dropout and skip."""
+        """Compute the affine map alone, without norm, activation, dropout, pool and skip."""
+        return self.module(features)
 
     def predict(self, below: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
-        """The prediction of this layer's activity from the one below."""
+        """Predict this layer's activity from the one below."""
         self.check_below(below)
         activation, features = self.activation, below
         if activation is not None and self.activation_first:
             features = activation(features)
-        prediction = self.affine(features)
+        features = self.affine(features)
         if self.norm is not None:
-            prediction = self.norm(prediction)
+            features = self.norm(features)
         if activation is not None and not self.activation_first:
-            prediction = activation(prediction)
+            features = activation(features)
         if self.dropout is not None:
-            prediction = self.dropout(prediction)
-        return added(self, below, prediction) if self.skip else prediction
+            features = self.dropout(features)
+        if self.pool is not None:
+            features = pool_by(self.pool, features, self.pool_size)
+        return add_shortcut(self, below, features) if self.skip else features
 
 
-def make_dropout(name: str, rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout | None:
-    """Dropout of this rate; None where it is 0, so that no random state is kept for nothing.
+def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **options: Any) -> Any:
+    """Make a layer's module with the options that the layer was given for it; refuse unknown ones."""
+    known = inspect.signature(make.__init__).parameters
+    for name in options:
+        if name not in known:
+            own = inspect.signature(type(owner).__init__).parameters
+            raise TypeError(
+                f"{type(owner).__name__} and its nnx.{make.__name__} have no option {name!r}"
+                f"{did_you_mean(name, [*own, *known])}"
+            )
+    return make(*sizes, rngs=rngs, **options)
 
-    Raises:
-        ValueError: for a rate outside [0, 1).
-    """
+
+def make_dropout(owner: PCLayer, rate: float, rngs: nnx.Rngs | None) -> nnx.Dropout | None:
+    """Make a dropout of this rate; none for 0, so that no random state is kept for nothing."""
+    rate = expect_number(owner, "dropout", rate)
     if not 0 <= rate < 1:
         raise ValueError(
-            f"{name} expected dropout to be at least 0 and below 1, the share of features that are "
-            f"set to zero, got {rate}"
+            f"{type(owner).__name__} expected dropout to be at least 0 and below 1, the share of "
+            f"features that are set to zero, got {rate}"
         )
+    if rate and rngs is None:
+        raise ValueError(f"{type(owner).__name__} expected rngs with dropout={rate}, got None")
     return nnx.Dropout(rate, rngs=rngs) if rate else None
 
 
-def added(layer: PCLayer, shortcut: Array, branch: Array) -> Array:
-    """Their sum, where the shapes are equal; sums that would broadcast are refused.
-
-    Raises:
-        ValueError: where the shapes differ.
-    """
+def add_shortcut(owner: PCLayer, shortcut: Array, branch: Array) -> Array:
+    """Return the sum of equal shapes; sums that would broadcast are refused."""
     if shortcut.shape != branch.shape:
         raise ValueError(
-            f"{type(layer).__name__} adds a shortcut of shape {shortcut.shape} to a branch of shape "
+            f"{type(owner).__name__} adds a shortcut of shape {shortcut.shape} to a branch of shape "
             f"{branch.shape}; give the branch equal features and, in space, strides of 1 with "
             f"padding='SAME', or project the shortcut"
         )

@@ -3,12 +3,14 @@
 Layer l holds an activity z_l, predicts it from the activity below, mu_l = f_l(z_{l-1}), and scores
 the mismatch with an energy E_l(z_l, mu_l). `PCLayer` wraps any nnx module as f_l, or is subclassed
 with a `predict` of its own: nothing else is needed to add an architecture. Layers know nothing of
-each other; a network wires them. Next file to read: `pcflax/networks/chain.py`.
+each other; a network wires them, by the verbs at the end of the class, which a run of nodes
+(`stack.py`) and a node without parents (`root.py`) override. Next file to read:
+`pcflax/networks/wiring.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +18,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.energies import Energy, Gaussian
+from pcflax.typing import PyTree
 from pcflax.variables import Activity
+
+from .clamps import Clamp, held_at
+from .closures import refuse_hidden_modules
+from .evaluate import Numerics, evaluate
 
 
 class PCLayer(nnx.Module):
@@ -38,7 +45,8 @@ class PCLayer(nnx.Module):
             says so.
 
     Raises:
-        TypeError: where `energy` is not an `Energy`, or `module` cannot be called.
+        TypeError: where `energy` is not an `Energy`, or `module` cannot be called or is a function that
+            hides a module of NNX.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -67,16 +75,18 @@ class PCLayer(nnx.Module):
                 f"{type(self).__name__} expected a module that can be called on the activity below, "
                 f"got {module!r}"
             )
+        refuse_hidden_modules(self, module=module)
         self.activity = Activity(jnp.zeros((0,)))
         self.energy = Gaussian() if energy is None else energy
         if module is not None:
             self.module: Any = module
 
-    def predict(self, below: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
-        """The prediction mu_l = f_l(z_{l-1}) of this layer's activity, one row for each example.
+    def predict(self, *belows: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
+        """Return the prediction mu_l = f_l(z_{l-1}) of this layer's activity, one row an example.
 
         Args:
-            below: the activity of the layer below, or the clamped input of the first layer.
+            *belows: the activity of the layer below, or the clamped input of the first layer; in a
+                graph, those of all parents. A subclass names them: `def predict(self, below)`.
 
         Raises:
             NotImplementedError: where the layer wraps no module and a subclass wrote no `predict`.
@@ -86,7 +96,7 @@ class PCLayer(nnx.Module):
                 f"{type(self).__name__} predicts nothing yet: give PCLayer a module, or write "
                 f"`def predict(self, below)` in the subclass"
             )
-        return self.module(below)
+        return self.module(*belows)
 
     def set_place(self, index: int, depth: int) -> None:
         """Take note of where in the network this layer stands; does nothing unless a subclass wants it.
@@ -99,3 +109,112 @@ class PCLayer(nnx.Module):
             depth: how many of them there are.
         """
         del index, depth  # predictions depend on the place only where a subclass says so
+
+    # The verbs by which a network works with any layer.
+
+    is_root_node: bool = False  # whether the layer predicts from nothing: a prior
+
+    node_axes: int = 1  # how many axes of an activity count examples and nodes
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes the layer stands for."""
+        return 1
+
+    def each_node_name(self, name: str) -> tuple[str, ...]:
+        """Return the nodes' names, where the layer's is given."""
+        return (name,)
+
+    def each_node(self, name: str) -> dict[str, PCLayer]:
+        """Return the nodes' names and, for each, a layer that predicts it alone."""
+        return {name: self}
+
+    def split_nodes(
+        self, name: str, value: Any, pick: Callable[[Any, int], Any] | None = None
+    ) -> dict[str, Any]:
+        """Split a per-layer value into per-node values; `pick(value, index)` is one node's."""
+        del pick  # there is one node
+        return {name: value}
+
+    def shape_nodes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the layer's activity where `shape` is one node's, for one example."""
+        return shape
+
+    def clamp_nodes(
+        self, name: str, whole: Clamp | None, nodes: Mapping[int, Clamp]
+    ) -> Clamp | None:
+        """Merge the layer's own clamp with those of its nodes by index."""
+        del name, nodes  # there are none
+        return whole
+
+    def top_node(self, activity: Float[Array, " batch *features"]) -> Array:
+        """Return the part of the layer's activity that the layers above see."""
+        return activity
+
+    def top_node_layer(self) -> PCLayer:
+        """Return a layer that predicts the top node alone."""
+        return self
+
+    def weigh_top_node(self, weight: Any) -> Any:
+        """Return the factors of the layer's energies that weigh the top node alone."""
+        return weight
+
+    @property
+    def node_activities(self) -> Float[Array, " batch *features"]:
+        """The stored activity, the batch first."""
+        return self.activity[...]
+
+    def store_nodes(self, activity: Float[Array, " batch *features"]) -> None:
+        """Store an activity, given with the batch first."""
+        self.activity.set_value(activity)
+
+    def predict_nodes(
+        self, belows: tuple[Array, ...], activity: Array, numerics: Numerics
+    ) -> tuple[Array, PyTree]:
+        """Predict all nodes from the activities below and between them.
+
+        Returns:
+            The predictions, shaped as `activity`, and what the layer wrote.
+        """
+        del activity  # between the nodes of a stack
+        return evaluate(self, belows, numerics)
+
+    def advance_nodes(
+        self,
+        belows: tuple[Array, ...],
+        numerics: Numerics,
+        *,
+        batch_size: int | None,
+        clamp: Clamp | None = None,
+        error: Array | None = None,
+    ) -> tuple[Array, Array, PyTree]:
+        """Take the layer's place in a pass upward: its clamp, or its prediction's mean + error.
+
+        Returns:
+            The activity, the top node's prediction, and what the layer wrote.
+        """
+        del batch_size  # which a root needs
+        prediction, writes = evaluate(self, belows, numerics)
+        activity = self.energy.mean(prediction)
+        if error is not None:
+            activity = activity + error
+        return activity if clamp is None else held_at(clamp, activity), prediction, writes
+
+    def update_nodes(self, writes: PyTree) -> None:
+        """Keep what the layer wrote on a copy of itself."""
+        nnx.update(self, writes)
+
+    def sum_nodes(self, array: Array) -> Array:
+        """Sum an array shaped as one of the layer's over everything but the nodes."""
+        return jnp.sum(array)
+
+    def map_nodes(
+        self, function: Callable[[PCLayer, Array, Any], Any], activity: Array, belows: Any
+    ) -> Any:
+        """Return function(layer, activity, below) of each node; below is None for several."""
+        return function(self, activity, belows[0] if len(belows) == 1 else None)
+
+
+def node_verbs() -> frozenset[str]:
+    """Return the names by which networks call layers, and which no attribute of a layer may have."""
+    return frozenset(name for name in vars(PCLayer) if "node" in name and name[0] != "_")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from pcflax.checks import expect_count
 from pcflax.energies import Energy
 
+from .affine import make_affine
 from .base import PCLayer
 
 
@@ -21,8 +26,11 @@ class PCEmbedding(PCLayer):
         num_embeddings: how many tokens there are.
         features: width of this layer's activity.
         num_positions: the longest sequence that has learned positions; None for no positions.
+        embedding_init: initializer of both tables. Unless given, their numbers have variance 1/features;
+            `nnx.initializers.normal(1.0)` makes features of size 1, which is that of what a norm puts out.
         energy: `Gaussian()` unless given.
-        rngs: source of the initial weights, which have variance 1/features.
+        rngs: source of the initial weights.
+        **options: others of `nnx.Embed`: param_dtype, embedding_metadata, ...
 
     Raises:
         TypeError: for an input that is not of an integer dtype.
@@ -43,19 +51,26 @@ class PCEmbedding(PCLayer):
         features: int,
         *,
         num_positions: int | None = None,
+        embedding_init: Callable[..., Array] | None = None,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
         super().__init__(energy=energy)
-        self.embedding = nnx.Embed(num_embeddings, features, rngs=rngs)
-        self.positions = (
-            None if num_positions is None else nnx.Embed(num_positions, features, rngs=rngs)
-        )
+        features = expect_count(self, "features", features, least=1)
+        options |= {} if embedding_init is None else {"embedding_init": embedding_init}
+
+        def make(name: str, rows: int) -> nnx.Embed:
+            rows = expect_count(self, name, rows, least=1)
+            return make_affine(self, nnx.Embed, rows, features, rngs=rngs, **options)
+
+        self.embedding = make("num_embeddings", num_embeddings)
+        self.positions = None if num_positions is None else make("num_positions", num_positions)
 
     def predict(  # type: ignore[override]
         self, below: Int[Array, " batch length"]
     ) -> Float[Array, " batch length features"]:
-        """The prediction of this layer's activity from the tokens below."""
+        """Predict this layer's activity from the tokens below."""
         if not jnp.issubdtype(below.dtype, jnp.integer):
             raise TypeError(
                 f"PCEmbedding expected tokens of an integer dtype, got {below.dtype}; cast them: "

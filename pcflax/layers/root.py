@@ -6,8 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pcflax.energies import Energy
+from pcflax.typing import PyTree
 
 from .base import PCLayer
+from .clamps import Clamp, ClampShapeError, held_at
+from .evaluate import Numerics
 
 
 class PCRoot(PCLayer):
@@ -26,10 +29,51 @@ class PCRoot(PCLayer):
     (10,)
     """
 
+    is_root_node = True
+
     def __init__(self, *features: int, energy: Energy | None = None):
         super().__init__(energy=energy)
         self.features = tuple(features)
 
     def predict(self) -> Float[Array, " *features"]:  # type: ignore[override]
-        """The mean of the prior: zero, the same for every example, hence without a batch axis."""
+        """Return the mean of the prior: zero, alike for every example, hence without a batch axis."""
         return jnp.zeros(self.features)
+
+    def predict_nodes(
+        self, belows: tuple[Array, ...], activity: Array, numerics: Numerics
+    ) -> tuple[Array, PyTree]:
+        """Repeat the prior's mean for every example."""
+        return self._mean(activity.shape[0]), {}
+
+    def advance_nodes(
+        self,
+        belows: tuple[Array, ...],
+        numerics: Numerics,
+        *,
+        batch_size: int | None,
+        clamp: Clamp | None = None,
+        error: Array | None = None,
+    ) -> tuple[Array, Array, PyTree]:
+        """Stand at the clamp, or at the prior's mean + error.
+
+        Raises:
+            ValueError: where neither inputs nor a batch size tell how many examples there are.
+        """
+        if batch_size is None:
+            raise ValueError("a feedforward pass without inputs needs batch_size")
+        prediction = self._mean(batch_size)
+        activity = self.energy.mean(prediction)
+        if error is not None:
+            activity = activity + error
+        if clamp is not None and clamp.mask is None:
+            if clamp.value.shape != activity.shape:
+                raise ClampShapeError(
+                    f"is a root of shape {activity.shape} but the inputs are {clamp.value.shape}; make "
+                    f"it PCRoot{clamp.value.shape[1:]}"
+                )
+            return clamp.value, prediction, {}  # in its own dtype, which the layers above follow
+        return activity if clamp is None else held_at(clamp, activity), prediction, {}
+
+    def _mean(self, batch_size: int) -> Array:
+        mean = self.predict()
+        return jnp.broadcast_to(mean, (batch_size, *mean.shape))

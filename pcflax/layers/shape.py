@@ -11,6 +11,8 @@ import math
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pcflax.checks import expect_count
+
 
 class Flatten(nnx.Module):
     """All features of an example in one axis: (batch, *features) to (batch, prod(features)).
@@ -24,7 +26,7 @@ class Flatten(nnx.Module):
     """
 
     def __call__(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch flat"]:
-        """The same values in the order of the axes, the last axis fastest."""
+        """Return the same values in the order of the axes, the last axis fastest."""
         return below.reshape(below.shape[0], math.prod(below.shape[1:]))
 
 
@@ -43,10 +45,10 @@ class Reshape(nnx.Module):
     """
 
     def __init__(self, *shape: int):
-        self.shape = tuple(shape)
+        self.shape = tuple(expect_count(self, "shape", size) for size in shape)
 
     def __call__(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *shape"]:
-        """The same values in the order of the axes, the last axis fastest."""
+        """Return the same values in the order of the axes, the last axis fastest."""
         if math.prod(below.shape[1:]) != math.prod(self.shape):
             raise ValueError(
                 f"Reshape{self.shape} expected {math.prod(self.shape)} features in each example, got "

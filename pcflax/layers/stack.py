@@ -9,25 +9,29 @@ the bottom up (the feedforward start, error coordinates) has an order; `jax.lax.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from pcflax.checks import expect_count
 from pcflax.energies import Energy
+from pcflax.typing import PyTree
 from pcflax.variables import Activity
 
 from .base import PCLayer
+from .clamps import Clamp, check_clamp, clamp_of_stack
+from .evaluate import Numerics, evaluate
 
 # Parts of a stack on a CPU, and how many layers make one worth while.
 _MOST_PARTS, _LEAST_LAYERS = 8, 8
 
-Predict: TypeAlias = Callable[..., tuple[Array, Any]]
-"""(layer, below) -> the layer's prediction and the state that it wrote while predicting."""
+# Marks a stack's arrays in their path. No Python name has a hyphen, so no attribute of a layer's has it.
+STACKED = "stacked-layers"
 
 
 class PCStack(PCLayer):
@@ -51,7 +55,6 @@ class PCStack(PCLayer):
     Attributes:
         depth: how many layers there are.
         activity: the activities of all of them, (depth, batch, *features).
-        stacked: one layer that holds the weights of all, each with the leading axis depth.
 
     Raises:
         TypeError: for a layer in the place of a function that makes one, or what makes no `PCLayer`.
@@ -74,7 +77,12 @@ class PCStack(PCLayer):
         layers = _made(layer, depth)
         self.activity = Activity(jnp.zeros((0,)))
         self.depth = len(layers)
-        self.stacked = _stacked(layers)
+        setattr(self, STACKED, _stacked(layers))
+
+    @property
+    def stacked(self) -> PCLayer:
+        """One layer that holds the arrays of all, each with the leading axis depth."""
+        return getattr(self, STACKED)
 
     @property
     def energy(self) -> Energy:  # type: ignore[override]
@@ -108,68 +116,107 @@ class PCStack(PCLayer):
                     f"first and the last layer of the network outside of the stack"
                 )
 
-    def predict(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:
-        """What the top layer predicts after a feedforward pass from below."""
-        return self.forward(below)[1]
+    def predict(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:  # type: ignore[override]
+        """Return the top layer's prediction after a feedforward pass from below."""
+        return self.advance_nodes((below,), Numerics(), batch_size=None)[1]
 
-    def belows(
+    # The verbs of a run of nodes.
+
+    node_axes = 2
+
+    @property
+    def num_nodes(self) -> int:
+        """How many layers there are."""
+        return self.depth
+
+    def each_node_name(self, name: str) -> tuple[str, ...]:
+        """Return `name/0`, `name/1`, ..."""
+        return tuple(f"{name}/{index}" for index in range(self.depth))
+
+    def each_node(self, name: str) -> dict[str, PCLayer]:
+        """Return a copy of each layer, by its node's name."""
+        return {f"{name}/{index}": self.layer_at(index) for index in range(self.depth)}
+
+    def split_nodes(
+        self, name: str, value: Any, pick: Callable[[Any, int], Any] | None = None
+    ) -> dict[str, Any]:
+        """Split a value along its last axis, or by `pick`; None stays None."""
+        pick = pick or (lambda value, index: value[..., index])
+        return {
+            f"{name}/{index}": None if value is None else pick(value, index)
+            for index in range(self.depth)
+        }
+
+    def shape_nodes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return (depth, *shape)."""
+        return (self.depth, *shape)
+
+    def clamp_nodes(
+        self, name: str, whole: Clamp | None, nodes: Mapping[int, Clamp]
+    ) -> Clamp | None:
+        """Merge the stack's own clamp with those of its layers."""
+        return clamp_of_stack(name, self.depth, whole, nodes) if nodes else whole
+
+    def top_node(self, activity: Float[Array, " batch depth *features"]) -> Array:
+        """Return the activity of the layer on top."""
+        return activity[:, -1]
+
+    def top_node_layer(self) -> PCLayer:
+        """Return a copy of the layer on top."""
+        return self.layer_at(-1)
+
+    def weigh_top_node(self, weight: Any) -> Any:
+        """Return the factor for the layer on top, and 1 for the others."""
+        return jnp.where(jnp.arange(self.depth) == self.depth - 1, weight, 1)
+
+    @property
+    def node_activities(self) -> Float[Array, " batch depth *features"]:
+        """The stored activities, the batch first."""
+        activity = self.activity[...]
+        return batch_first(activity) if activity.ndim > 1 else activity
+
+    def store_nodes(self, activity: Float[Array, " batch depth *features"]) -> None:
+        """Store the activities of all layers, given with the batch first."""
+        self.activity.set_value(depth_first(activity))
+
+    def predict_nodes(
         self,
-        below: Float[Array, " batch *features"],
+        belows: tuple[Array, ...],
         activity: Float[Array, " batch depth *features"],
-    ) -> Float[Array, " depth batch *features"]:
-        """What each layer predicts from, z_0..z_{depth-1}, with the axis depth in front."""
-        first = below.astype(activity.dtype)[None]
-        return jnp.concatenate([first, depth_first(activity)[:-1]])
-
-    def predictions(
-        self,
-        below: Float[Array, " batch *features"],
-        activity: Float[Array, " batch depth *features"],
-        *,
-        predict: Predict | None = None,
-    ) -> tuple[Float[Array, " batch depth *features"], Any]:
-        """mu_k = f(z_{k-1}; theta_k) for all layers at once, and what they wrote, depth first.
-
-        Args:
-            below: z_0, the activity below the stack.
-            activity: z_1..z_depth.
-            predict: computes one layer's prediction; `layer.predict` unless given.
-        """
+        numerics: Numerics,
+    ) -> tuple[Float[Array, " batch depth *features"], PyTree]:
+        """Compute mu_k = f(z_{k-1}; theta_k) for all layers at once; writes have depth first."""
+        below = _one(belows)
         graphdef, state = nnx.split(self.stacked)
-        belows = self.belows(below, activity)
 
         def one(state, below):
-            return (predict or _predict)(nnx.merge(graphdef, state, copy=True), below)
+            return evaluate(nnx.merge(graphdef, state, copy=True), (below,), numerics)
 
+        lowers = self._lowers(below, activity)
         if _draws_by_position(state):
             # under vmap such keys draw otherwise than one by one, as a pass upward does
-            predictions, writes = jax.lax.map(lambda own: one(*own), (state, belows))
+            predictions, writes = jax.lax.map(lambda own: one(*own), (state, lowers))
         else:
-            predictions, writes = _in_parts(jax.vmap(one), self.depth, state, belows)
+            predictions, writes = _in_parts(jax.vmap(one), self.depth, state, lowers)
         _check_shape(predictions[0], below)
         return batch_first(predictions), writes
 
-    def forward(
+    def advance_nodes(
         self,
-        below: Float[Array, " batch *features"],
+        belows: tuple[Array, ...],
+        numerics: Numerics,
         *,
-        errors: Float[Array, " batch depth *features"] | None = None,
-        value: Float[Array, " batch depth *features"] | None = None,
-        held: Bool[Array, " batch depth *features"] | None = None,
-        predict: Predict | None = None,
-    ) -> tuple[Float[Array, " batch depth *features"], Float[Array, " batch *features"], Any]:
-        """z_k at the mean of f(z_{k-1}; theta_k) + e_k, from the bottom up, by `jax.lax.scan`.
-
-        Args:
-            below: z_0, the activity below the stack.
-            errors: e_1..e_depth; zero unless given.
-            value: what activities are clamped to, where `held` is True or not given.
-            held: True where clamped.
-            predict: computes one layer's prediction; `layer.predict` unless given.
-
-        Returns:
-            The activities, the prediction of the layer on top, and what the layers wrote, depth first.
-        """
+        batch_size: int | None,
+        clamp: Clamp | None = None,
+        error: Float[Array, " batch depth *features"] | None = None,
+    ) -> tuple[Float[Array, " batch depth *features"], Float[Array, " batch *features"], PyTree]:
+        """Pass upward through all layers, by `jax.lax.scan`."""
+        del batch_size  # the activity below has one
+        below = _one(belows)
+        value, held = (None, None) if clamp is None else clamp
+        if clamp is not None:
+            check_clamp(clamp, (below.shape[0], self.depth, *below.shape[1:]))
+            held = None if held is None else clamp.held()
         graphdef, state = nnx.split(self.stacked)
         # what comes out of a layer goes into the next: one dtype, that of weights and input together
         weights = jax.tree.leaves(nnx.state(self.stacked, nnx.Param))
@@ -178,7 +225,7 @@ class PCStack(PCLayer):
         def one(below, given):
             state, error, value, held = given
             layer = nnx.merge(graphdef, state, copy=True)
-            prediction, writes = (predict or _predict)(layer, below)
+            prediction, writes = evaluate(layer, (below,), numerics)
             _check_shape(prediction, below)
             activity = layer.energy.mean(prediction).astype(below.dtype)
             if error is not None:
@@ -188,11 +235,36 @@ class PCStack(PCLayer):
                 activity = value if held is None else jnp.where(held, value, activity)
             return activity, (activity, prediction, writes)
 
-        by_layer = jax.tree.map(depth_first, (errors, value, held))
+        by_layer = jax.tree.map(depth_first, (error, value, held))
         _, (activities, predictions, writes) = jax.lax.scan(
             one, below, (state, *by_layer), length=self.depth
         )
         return batch_first(activities), predictions[-1], writes
+
+    def update_nodes(self, writes: PyTree) -> None:
+        """Keep what the layers wrote, depth first."""
+        nnx.update(self.stacked, writes)
+
+    def sum_nodes(self, array: Array) -> Array:
+        """Sum over all axes but depth, the first."""
+        return jnp.sum(array, axis=range(1, array.ndim))
+
+    def map_nodes(
+        self, function: Callable[[PCLayer, Array, Any], Any], activity: Array, belows: Any
+    ) -> Any:
+        """Return function(layer, activity, below) of all layers, depth first."""
+        graphdef, state = nnx.split(self.stacked)
+
+        def one(state, activity, below):
+            return function(nnx.merge(graphdef, state), activity, below)
+
+        lowers = self._lowers(_one(belows), activity)
+        return jax.vmap(one, in_axes=(0, 1, 0))(state, activity, lowers)
+
+    def _lowers(self, below: Array, activity: Array) -> Float[Array, " depth batch *features"]:
+        """What each layer predicts from, z_0..z_{depth-1}."""
+        first = below.astype(activity.dtype)[None]
+        return jnp.concatenate([first, depth_first(activity)[:-1]])
 
 
 class _StackedEnergy(Energy):
@@ -266,8 +338,10 @@ def _in_parts(function: Callable[..., Any], depth: int, *arguments: Any) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
 
-def _predict(layer: PCLayer, below: Array) -> tuple[Array, Any]:
-    return layer.predict(below), {}
+def _one(belows: tuple[Array, ...]) -> Array:
+    if len(belows) != 1:
+        raise TypeError(f"a stack predicts from one activity, got {len(belows)}")
+    return belows[0]
 
 
 def _check_shape(prediction: Array, below: Array) -> None:
@@ -287,10 +361,7 @@ def _made(layer: Any, depth: int | None) -> list[PCLayer]:
             f"a {kind}; write pc.PCStack(lambda: pc.{kind}(...), depth)"
         )
     if callable(layer):
-        if isinstance(depth, bool) or not isinstance(depth, int | np.integer):
-            raise TypeError(f"PCStack expected an int depth, got {depth!r}")
-        if depth < 1:
-            raise ValueError(f"PCStack expected a depth of at least 1, got {depth}")
+        depth = expect_count("PCStack", "depth", depth, least=1)
         layers = [layer() for _ in range(depth)]
     else:
         layers = list(layer)  # type: ignore[arg-type]

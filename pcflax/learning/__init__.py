@@ -4,6 +4,7 @@ from .backprop import Backprop as Backprop
 from .base import AbstractGradientLearning as AbstractGradientLearning
 from .base import AbstractLearning as AbstractLearning
 from .base import LearningInfo as LearningInfo
+from .base import apply as apply
 from .fixed_prediction import FixedPrediction as FixedPrediction
 from .incremental import IncrementalPC as IncrementalPC
 from .nudged import Nudged as Nudged

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, prediction_of
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,25 +32,22 @@ class Backprop(AbstractGradientLearning):
     def gradients(
         self,
         network: SplitNetwork,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """The gradient of the batch-mean output energy, by reverse-mode differentiation."""
         del key, step  # deterministic; alike at every step
+        inputs, targets = evidence.inputs, evidence.targets
         if targets is None:
             raise ValueError("Backprop needs targets: the output's energy is all that it descends")
 
         def mean_output_energy(parameters):
             bound = network.replace(parameters=parameters).bind()
-            batch_size = jax.tree.leaves(targets)[0].shape[0]
-            prediction = prediction_of(bound, inputs, batch_size)
+            prediction = bound.predict(inputs, batch_size=jax.tree.leaves(targets)[0].shape[0])
             return jnp.mean(bound.output_energy(prediction, targets)), prediction
 
         gradients, prediction = jax.grad(mean_output_energy, has_aux=True)(network.parameters)
-        bound = network.bind()
-        activities = bound.start(inputs, targets)
-        bound.set_activities(activities)
-        return gradients, LearningInfo(activities, bound.energies(inputs), prediction)
+        activities = network.bind().start(evidence)
+        return gradients, LearningInfo(activities, network.energies(activities, inputs), prediction)

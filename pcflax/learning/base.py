@@ -8,16 +8,16 @@ rule that moves the weights during inference implements `update` itself.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from pcflax.energies import total_energy
+from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.networks.base import total_energy
+from pcflax.settings import Settings
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 
@@ -29,14 +29,17 @@ class LearningInfo(NamedTuple):
         energies: {layer name: (batch,)} at those activities, before the weights moved.
         prediction: the network's feedforward prediction, (batch, *out), before inference saw any
             target.
+        status: (batch,), the `pc.inference.Status` of each example; None unless inference stops at a
+            tolerance.
     """
 
     activities: Activities
     energies: Energies
     prediction: Float[Array, " batch *out"]
+    status: Int[Array, " batch"] | None = None
 
 
-class AbstractLearning(abc.ABC):
+class AbstractLearning(Settings, abc.ABC):
     """A rule that turns a batch into new parameters and a new optimizer state."""
 
     def check(self, network: AbstractPCNetwork) -> None:
@@ -56,8 +59,7 @@ class AbstractLearning(abc.ABC):
         network: SplitNetwork,
         optimizer: optax.GradientTransformation,
         optimizer_state: PyTree,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
@@ -68,8 +70,7 @@ class AbstractLearning(abc.ABC):
             network: the network before the step.
             optimizer: turns a gradient of the batch-mean energy into updates.
             optimizer_state: its state.
-            inputs: clamped below, or None.
-            targets: clamped above, or None.
+            evidence: what is known of the batch: inputs, targets, clamps.
             key: the step's own randomness.
             step: batches learned from so far, for schedules.
         """
@@ -82,8 +83,7 @@ class AbstractGradientLearning(AbstractLearning):
     def gradients(
         self,
         network: SplitNetwork,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
@@ -91,11 +91,13 @@ class AbstractGradientLearning(AbstractLearning):
         """The gradient of the batch-mean energy, shaped as `network.parameters`, and what was seen."""
 
     def update(
-        self, network, optimizer, optimizer_state, inputs, targets, *, key, step=0
+        self, network, optimizer, optimizer_state, evidence, *, key, step=0
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
-        """One optimizer update with this rule's gradient."""
-        gradients, info = self.gradients(network, inputs, targets, key=key, step=step)
-        network, optimizer_state = apply(network, optimizer, optimizer_state, gradients)
+        """Make one optimizer update with this rule's gradient."""
+        gradients, info = self.gradients(network, evidence, key=key, step=step)
+        network, optimizer_state = apply(
+            network, optimizer, optimizer_state, gradients, info.energies
+        )
         return network, optimizer_state, info
 
 
@@ -104,34 +106,14 @@ def apply(
     optimizer: optax.GradientTransformation,
     optimizer_state: PyTree,
     gradients: PyTree,
+    energies: Energies,
 ) -> tuple[SplitNetwork, PyTree]:
-    """The network and the optimizer state after one update with these gradients."""
-    updates, optimizer_state = optimizer.update(gradients, optimizer_state, network.parameters)
+    """Return the network and the optimizer state after one update with these gradients.
+
+    The batch-mean energy is the `value` that some optax transformations ask for.
+    """
+    updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
+        gradients, optimizer_state, network.parameters, value=jnp.mean(total_energy(energies))
+    )
     parameters = optax.apply_updates(network.parameters, updates)
     return network.replace(parameters=parameters), optimizer_state
-
-
-def mean_gradients(
-    network: SplitNetwork,
-    activities: Activities,
-    inputs: Array | None,
-    weights: Mapping[str, float | Array] | None = None,
-) -> tuple[PyTree, Energies]:
-    """The gradient of mean_i F_i over the parameters at fixed activities, and the energies there.
-
-    `weights` are factors of the layers' energies by name, 1 unless given.
-    """
-    factors = weights or {}
-
-    def mean_energy(parameters):
-        energies = network.replace(parameters=parameters).bind(activities).energies(inputs)
-        weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
-        return jnp.mean(total_energy(weighed)), energies
-
-    return jax.grad(mean_energy, has_aux=True)(network.parameters)
-
-
-def prediction_of(network: AbstractPCNetwork, inputs: Array | None, batch_size: int) -> jax.Array:
-    """The feedforward prediction of each example; without inputs, the prior's, repeated."""
-    prediction = network.predict(inputs)
-    return jax.tree.map(lambda p: jnp.broadcast_to(p, (batch_size, *p.shape[1:])), prediction)

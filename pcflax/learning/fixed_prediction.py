@@ -9,22 +9,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pcflax.inference import GradientDescent, InferenceProblem, make_problem
-from pcflax.inference.base import check_algorithm
+from pcflax.energies import total_energy
+from pcflax.inference import GradientDescent, VectorField, expect_algorithm, make_problem
+from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.networks.base import total_energy
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, prediction_of
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedPredictionProblem(InferenceProblem):
+class FixedPredictionProblem(VectorField):
     """Inference with every prediction, and its slope, fixed at the feedforward pass.
 
     The vector field of z_l is dE_l/dz_l + J_{l+1}^T dE_{l+1}/dmu_{l+1}, with mu and J from the
     feedforward pass: for Gaussian energies of precision 1, e_l - J_{l+1}^T e_{l+1}. It is the gradient
-    of no energy, so only gradient descent can follow it.
+    of no energy, so this is no `InferenceProblem`, and only gradient descent can follow it.
 
     Attributes:
         feedforward: the activities z^ of the feedforward pass.
@@ -41,12 +41,8 @@ class FixedPredictionProblem(InferenceProblem):
         """No: `pull` is the whole batch's."""
         return False
 
-    def energies(self, coordinates: PyTree) -> Energies:
-        """E_l(z_l, mu^_l) of each example at each layer."""
-        return self.slopes(coordinates)[0]
-
-    def energy_and_gradient(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
-        """Energies by layer, and the vector field of each example."""
+    def field(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
+        """Return E_l(z_l, mu^_l) by layer, and the vector field of each example."""
         energies, direct, on_predictions = self.slopes(coordinates)
         through = self.pull(on_predictions)
         field = {name: direct[name] + through[name] for name in coordinates}
@@ -58,7 +54,7 @@ class FixedPredictionProblem(InferenceProblem):
         """Energies by layer, dE/dz and dE/dmu, each layer on its own."""
 
         def summed(pairs):
-            energies = self.energies_of_pairs(pairs)
+            energies = self._energies(*pairs)
             return jnp.sum(total_energy(energies)), energies
 
         pairs = (self.decode(coordinates), self.predictions)
@@ -75,14 +71,18 @@ class FixedPredictionProblem(InferenceProblem):
             predictions = network.bind(self.feedforward).predictions(self.inputs)
             through = [jnp.sum(predictions[name] * on_predictions[name]) for name in predictions]
             # what an energy itself holds (a learned precision) learns at the fixed prediction
-            bound = network.bind()
-            own = [
-                jnp.sum(bound.layer(name).energy(activities[name], self.predictions[name]))
-                for name in bound.names
-            ]
+            own = dataclasses.replace(self, network=network)._energies(activities, self.predictions)
+            own = [jnp.sum(energy) for energy in own.values()]
             return jnp.stack(through + own).sum() / self.batch_size
 
         return jax.grad(linearised_mean)(self.network.parameters)
+
+    def _energies(self, activities: Activities, predictions: Activities) -> Energies:
+        bound = self.network.bind()
+        return {
+            name: bound.layer(name).energy(activities[name], predictions[name])
+            for name in self.network.names
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +100,11 @@ class FixedPrediction(AbstractGradientLearning):
     Raises:
         TypeError: where `inference` is not `GradientDescent`: the vector field here is the gradient of
             no energy.
-        ValueError: for `step_size="auto"`, which needs such a gradient.
 
     Source: Millidge, Tschantz & Buckley (2020), arXiv 2006.04182; Rosenbaum (2021), arXiv 2106.13082.
 
-    >>> import optax, pcflax as pc
-    >>> rule = pc.learning.FixedPrediction(pc.inference.GradientDescent(optax.sgd(1.0), num_steps=2))
+    >>> import pcflax as pc
+    >>> rule = pc.learning.FixedPrediction(pc.inference.GradientDescent(1.0, num_steps=2))
     >>> rule.inference.num_steps
     2
     """
@@ -113,16 +112,12 @@ class FixedPrediction(AbstractGradientLearning):
     inference: GradientDescent
 
     def __post_init__(self):
-        check_algorithm(self, self.inference)
+        expect_algorithm(self, self.inference)
         if not isinstance(self.inference, GradientDescent):
             raise TypeError(
                 f"FixedPrediction follows a vector field that is the gradient of no energy, so it "
-                f"expected pc.inference.GradientDescent, got {type(self.inference).__name__}"
-            )
-        if self.inference.optimizer is None:
-            raise ValueError(
-                'FixedPrediction expected an optax transformation, got step_size="auto"; with '
-                "precision 1, optax.sgd(1.0) settles in as many steps as there are hidden layers"
+                f"expected pc.inference.GradientDescent, got {type(self.inference).__name__}; with "
+                f"precision 1, a step size of 1 settles in as many steps as there are hidden layers"
             )
 
     def check(self, network: AbstractPCNetwork) -> None:
@@ -132,8 +127,7 @@ class FixedPrediction(AbstractGradientLearning):
     def gradients(
         self,
         network: SplitNetwork,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
@@ -141,21 +135,19 @@ class FixedPrediction(AbstractGradientLearning):
         """The gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
         del step  # alike at every step
         self.check(network.bind())
-        problem = fixed_prediction_problem(network, inputs, targets)
+        problem = fixed_prediction_problem(network, evidence)
         result = self.inference.solve(problem, key=key)
         coordinates = problem.encode(result.activities)
-        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
+        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
         return problem.parameter_gradients(coordinates), LearningInfo(
             result.activities, result.energies, prediction
         )
 
 
-def fixed_prediction_problem(
-    network: SplitNetwork, inputs: Array | None, targets: Array | None
-) -> FixedPredictionProblem:
+def fixed_prediction_problem(network: SplitNetwork, evidence: Evidence) -> FixedPredictionProblem:
     """The problem of `make_problem`, with predictions and slopes of the feedforward pass."""
-    problem = make_problem(network, inputs, targets)
-    network = problem.network
+    problem = make_problem(network, evidence)
+    network, inputs = problem.network, problem.inputs
     feedforward = network.bind().feedforward(inputs, batch_size=problem.batch_size)
 
     def predictions(free):

@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from pcflax.inference.base import AbstractIterativeInference, check_algorithm
-from pcflax.inference.problem import InferenceProblem, make_problem
+from pcflax.inference import (
+    AbstractIterativeInference,
+    InferenceProblem,
+    expect_algorithm,
+    make_problem,
+)
+from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import Initializer
-from pcflax.typing import PRNGKey, PyTree
+from pcflax.typing import Initializer, PRNGKey, PyTree
 
-from .base import AbstractLearning, LearningInfo, apply, mean_gradients, prediction_of
+from .base import AbstractLearning, LearningInfo, apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +41,8 @@ class IncrementalPC(AbstractLearning):
 
     Source: Salvatori et al. (2022), arXiv 2212.00720.
 
-    >>> import optax, pcflax as pc
-    >>> rule = pc.learning.IncrementalPC(pc.inference.GradientDescent(optax.sgd(0.5), num_steps=8))
+    >>> import pcflax as pc
+    >>> rule = pc.learning.IncrementalPC(pc.inference.GradientDescent(0.5, num_steps=8))
     >>> rule.inference.num_steps
     8
     """
@@ -47,7 +51,7 @@ class IncrementalPC(AbstractLearning):
     initializer: Initializer | None = None
 
     def __post_init__(self):
-        check_algorithm(self, self.inference, AbstractIterativeInference)
+        expect_algorithm(self, self.inference, AbstractIterativeInference)
         if self.inference.tolerance is not None:
             raise ValueError(
                 "IncrementalPC expected a fixed num_steps, since the weights move at every step, got "
@@ -60,18 +64,17 @@ class IncrementalPC(AbstractLearning):
             )
 
     def problem(
-        self, network: SplitNetwork, inputs: Array | None, targets: Array | None, *, key: PRNGKey
+        self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
         """What is inferred, at the weights before the first step."""
-        return make_problem(network, inputs, targets, initializer=self.initializer, key=key)
+        return make_problem(network, evidence, initializer=self.initializer, key=key)
 
     def update(
         self,
         network: SplitNetwork,
         optimizer: optax.GradientTransformation,
         optimizer_state: PyTree,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
@@ -79,14 +82,14 @@ class IncrementalPC(AbstractLearning):
         """`num_steps` steps of activities and weights; energies are those before the last of them."""
         del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
-        problem = self.problem(network, inputs, targets, key=start_key)
-        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
+        problem = self.problem(network, evidence, key=start_key)
+        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
 
         def both(carry, number):
             coordinates, state, parameters, optimizer_state = carry
             now = problem.network.replace(parameters=parameters)
             current = dataclasses.replace(problem, network=now)
-            gradients, energies = mean_gradients(now, current.decode(coordinates), inputs)
+            gradients, energies = now.mean_gradients(current.decode(coordinates), problem.inputs)
             coordinates, state, _ = self.inference.step(
                 current,
                 coordinates,
@@ -94,7 +97,7 @@ class IncrementalPC(AbstractLearning):
                 step=number,
                 key=jax.random.fold_in(solve_key, number),
             )
-            now, optimizer_state = apply(now, optimizer, optimizer_state, gradients)
+            now, optimizer_state = apply(now, optimizer, optimizer_state, gradients, energies)
             return (coordinates, state, now.parameters, optimizer_state), energies
 
         carry = (problem.start, self.inference.init(problem), network.parameters, optimizer_state)
@@ -102,7 +105,7 @@ class IncrementalPC(AbstractLearning):
         coordinates, _, parameters, optimizer_state = carry
         info = LearningInfo(
             problem.decode(coordinates),
-            {name: energies[name][-1] for name in network.bind().names},
+            {name: energies[name][-1] for name in network.names},
             prediction,
         )
         return network.replace(parameters=parameters), optimizer_state, info

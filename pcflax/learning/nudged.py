@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pcflax.inference import AbstractInference, InferenceProblem, make_problem
-from pcflax.inference.base import check_algorithm
-from pcflax.layers import PCStack
+from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
+from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.networks.base import Initializer
-from pcflax.typing import PRNGKey, PyTree
+from pcflax.typing import Initializer, PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, mean_gradients, prediction_of
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Nudged(AbstractGradientLearning):
     in Computational Neuroscience 11, for the weight; Laborieux et al. (2021), Frontiers in Neuroscience
     15, for the centred estimate.
 
-    >>> import optax, pcflax as pc
-    >>> inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20)
+    >>> import pcflax as pc
+    >>> inference = pc.inference.GradientDescent(0.1, num_steps=20)
     >>> pc.learning.Nudged(inference, beta=0.5, centred=True).beta
     0.5
     """
@@ -66,7 +64,7 @@ class Nudged(AbstractGradientLearning):
     initializer: Initializer | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
-        check_algorithm(self, self.inference)
+        expect_algorithm(self, self.inference)
         if not callable(self.beta) and not isinstance(self.beta, (int, float)):
             raise TypeError(f"Nudged expected beta to be a number or a schedule, got {self.beta!r}")
         if not callable(self.beta) and not 0 < abs(self.beta) < float("inf"):
@@ -83,25 +81,24 @@ class Nudged(AbstractGradientLearning):
     def gradients(
         self,
         network: SplitNetwork,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """The gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
-        if targets is None:
+        if evidence.targets is None:
             raise ValueError("Nudged needs targets: the output is nudged towards them")
         self.check(network.bind())
         beta = self._beta(step)
-        prediction = prediction_of(network.bind(), inputs, targets.shape[0])
+        prediction = network.bind().predict(evidence.inputs, batch_size=evidence.targets.shape[0])
 
         def nudged(beta) -> tuple[PyTree, LearningInfo]:
             start_key, solve_key = jax.random.split(key)
-            problem = self._problem(network, inputs, targets, prediction, beta, start_key)
+            problem = self._problem(network, evidence, prediction, beta, start_key)
             activities = self.inference.solve(problem, key=solve_key).activities
-            gradients, energies = mean_gradients(
-                problem.network, activities, inputs, problem.weights
+            gradients, energies = problem.network.mean_gradients(
+                activities, problem.inputs, problem.weights
             )
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
             return gradients, LearningInfo(activities, energies, prediction)
@@ -113,27 +110,24 @@ class Nudged(AbstractGradientLearning):
         return gradients, info
 
     def problem(
-        self, network: SplitNetwork, inputs: Array | None, targets: Array, *, key: PRNGKey
+        self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
         """What is inferred, at the beta of the first batch."""
-        prediction = prediction_of(network.bind(), inputs, targets.shape[0])
-        return self._problem(network, inputs, targets, prediction, self._beta(0), key)
+        prediction = network.bind().predict(evidence.inputs, batch_size=evidence.targets.shape[0])
+        return self._problem(network, evidence, prediction, self._beta(0), key)
 
     def _beta(self, step):
         return self.beta(jnp.asarray(step)) if callable(self.beta) else self.beta
 
-    def _problem(self, network, inputs, targets, prediction, beta, key) -> InferenceProblem:
+    def _problem(self, network, evidence, prediction, beta, key) -> InferenceProblem:
         bound = network.bind()
         mean = bound.output_layer.energy.mean(prediction)
-        target = targets if self.weighted else mean - beta * (mean - targets.astype(mean.dtype))
-        problem = make_problem(network, inputs, target, initializer=self.initializer, key=key)
-        weights = {}
-        if self.weighted:
-            output = bound.layer(bound.output)
-            top = (
-                jnp.arange(output.depth) == output.depth - 1
-                if isinstance(output, PCStack)
-                else True
-            )
-            weights[bound.output] = jnp.where(top, beta, 1)
-        return dataclasses.replace(problem, weights=weights)
+        target = evidence.targets
+        if not self.weighted:
+            target = mean - beta * (mean - target.astype(mean.dtype))
+        nudged = dataclasses.replace(evidence, targets=target)
+        problem = make_problem(network, nudged, initializer=self.initializer, key=key)
+        if not self.weighted:
+            return problem
+        weight = bound.layer(bound.output).weigh_top_node(beta)
+        return dataclasses.replace(problem, weights={bound.output: weight})

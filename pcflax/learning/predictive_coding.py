@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pcflax.inference import AbstractInference, InferenceProblem, make_problem
-from pcflax.inference.base import check_algorithm
+from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
+from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
-from pcflax.networks.base import Initializer
-from pcflax.typing import PRNGKey, PyTree
+from pcflax.typing import Initializer, PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, mean_gradients, prediction_of
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +34,8 @@ class PredictiveCoding(AbstractGradientLearning):
 
     Source: Whittington & Bogacz (2017), Neural Computation 29(5).
 
-    >>> import optax, pcflax as pc
-    >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)))
+    >>> import pcflax as pc
+    >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1))
     >>> rule.inference.num_steps
     20
     """
@@ -45,19 +44,18 @@ class PredictiveCoding(AbstractGradientLearning):
     initializer: Initializer | None = None
 
     def __post_init__(self):
-        check_algorithm(self, self.inference)
+        expect_algorithm(self, self.inference)
 
     def problem(
-        self, network: SplitNetwork, inputs: Array | None, targets: Array | None, *, key: PRNGKey
+        self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
         """What is inferred: the free activities from this rule's start."""
-        return make_problem(network, inputs, targets, initializer=self.initializer, key=key)
+        return make_problem(network, evidence, initializer=self.initializer, key=key)
 
     def gradients(
         self,
         network: SplitNetwork,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
@@ -65,12 +63,13 @@ class PredictiveCoding(AbstractGradientLearning):
         """The gradient of the batch-mean energy at the inferred activities."""
         del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
-        problem = self.problem(network, inputs, targets, key=start_key)
+        problem = self.problem(network, evidence, key=start_key)
         result = self.inference.solve(problem, key=solve_key)
-        held = problem.network  # with the batch's statistics, where layers keep any
-        gradients, energies = mean_gradients(held, result.activities, inputs)
+        frozen = problem.network  # at the batch's statistics, where layers keep any
+        gradients, energies = frozen.mean_gradients(result.activities, problem.inputs)
         if result.samples is not None:
-            at_samples = jax.vmap(lambda sample: mean_gradients(held, sample, inputs)[0])
+            at_samples = jax.vmap(lambda one: frozen.mean_gradients(one, problem.inputs)[0])
             gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
-        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
-        return gradients, LearningInfo(result.activities, energies, prediction)
+        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
+        status = None if getattr(self.inference, "tolerance", None) is None else result.status
+        return gradients, LearningInfo(result.activities, energies, prediction, status)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from pcflax.layers.stack import STACKED
 from pcflax.typing import PyTree
 
 Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree]
@@ -150,18 +151,24 @@ def _weights(parameters: PyTree) -> PyTree:
 
     def is_weight(path, parameter):
         axes = jnp.ndim(parameter) - _in_stack(path)  # a stack's arrays begin with the axis depth
-        return axes >= 2 and "energy" not in _names(path)
+        return axes >= 2 and _in_layer(path)[:1] != ["energy"]
 
     return jax.tree_util.tree_map_with_path(is_weight, parameters)
 
 
 def _in_stack(path: Any) -> bool:
     """Whether a parameter is one of a `PCStack`, with a leading axis of layers."""
-    return _names(path)[2:3] == ["stacked"]  # layers/<number>/stacked/...
+    return STACKED in [_name(key) for key in path]
 
 
-def _names(path: Any) -> list[str]:
-    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+def _in_layer(path: Any) -> list[str]:
+    """The path within a layer: behind its name, and a stack's mark."""
+    names = [_name(key) for key in path if _name(key) != STACKED]
+    return names[2:] if names[0] == "layers" else names[1:]  # of an nnx.State, or of a SplitNetwork
+
+
+def _name(key: Any) -> str:
+    return jax.tree_util.keystr((key,), simple=True)
 
 
 def _on_weights(

@@ -6,16 +6,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int
 
 from pcflax.energies import Gaussian
 from pcflax.inference import GradientDescent, make_problem
-from pcflax.layers import PCStack
-from pcflax.networks import AbstractPCNetwork, PCNetwork, SplitNetwork
+from pcflax.layers import Evidence
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, prediction_of
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class ZIL(AbstractGradientLearning):
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse what is no chain."""
-        if not isinstance(network, PCNetwork):
+        if not network.wiring.is_chain:
             raise ValueError(
                 f"ZIL is timed for a chain of layers, a PCNetwork, got a {type(network).__name__}; take "
                 f"FixedPrediction instead"
@@ -51,42 +50,37 @@ class ZIL(AbstractGradientLearning):
     def gradients(
         self,
         network: SplitNetwork,
-        inputs: Array | None,
-        targets: Array | None,
+        evidence: Evidence,
         *,
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """Each layer's gradient of the batch-mean energy, taken at its own inference step."""
         del key, step  # deterministic; alike at every step
-        if targets is None:
+        if evidence.targets is None:
             raise ValueError("ZIL needs targets: the output's error is all that it sends down")
         bound = network.bind()
         self.check(bound)
         nodes = len(bound.nodes)
-        problem = make_problem(network, inputs, targets)
+        problem = make_problem(network, evidence)
         network = problem.network
         for name in problem.start:
-            layer = bound.layer(name)
-            energy = (layer.stacked if isinstance(layer, PCStack) else layer).energy
+            energy = bound.layer(name).top_node_layer().energy
             precision = energy.precision if type(energy) is Gaussian else None
             if not isinstance(precision, float) or precision != 1.0:
                 raise ValueError(
                     f"ZIL expected hidden layers with pc.energies.Gaussian() of precision 1, got "
                     f"{type(energy).__name__} in layer '{name}'; take FixedPrediction instead"
                 )
-        inference = GradientDescent(optax.sgd(1.0))
+        inference = GradientDescent(1.0)
 
         def learn_one(carry, number):
             coordinates, state, total = carry
             learns = jnp.arange(nodes) == nodes - 1 - number
 
             def own_energy(parameters):
-                energies = (
-                    network.replace(parameters=parameters)
-                    .bind(problem.decode(coordinates))
-                    .energies(inputs)
-                )
+                now = network.replace(parameters=parameters)
+                energies = now.energies(problem.decode(coordinates), problem.inputs)
                 means = [jnp.mean(energies[name], axis=0).reshape(-1) for name in bound.names]
                 return jnp.sum(jnp.where(learns, jnp.concatenate(means), 0))
 
@@ -100,6 +94,6 @@ class ZIL(AbstractGradientLearning):
         carry = (problem.start, inference.init(problem), zeros)
         (coordinates, _, gradients), _ = jax.lax.scan(learn_one, carry, jnp.arange(nodes))
         activities = problem.decode(coordinates)
-        energies = network.bind(activities).energies(inputs)
-        prediction = prediction_of(network.bind(), inputs, problem.batch_size)
+        energies = network.energies(activities, problem.inputs)
+        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
         return gradients, LearningInfo(activities, energies, prediction)

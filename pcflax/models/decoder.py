@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array
 
 from pcflax.energies import Energy, Gaussian
-from pcflax.layers import PCDense, PCLayer, PCRoot
+from pcflax.layers import PCRoot
 from pcflax.networks import PCNetwork
+
+from .mlp import dense_layers
 
 
 def decoder(
@@ -20,6 +22,7 @@ def decoder(
     prior: Energy | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
+    **options: Any,
 ) -> PCNetwork:
     """A root and dense layers above it: latent, hidden_1, ..., output.
 
@@ -33,6 +36,7 @@ def decoder(
         prior: energy of the latent code; flat, `Gaussian(0.0)`, unless given, as in the source.
         energy: of the output; `Gaussian()` unless given.
         rngs: source of the initial weights.
+        **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
         ValueError: for a single width.
@@ -52,21 +56,6 @@ def decoder(
     ((3, 2), (3, 5))
     """
     widths = widths or (64, 128, 128, 784)
-    if len(widths) < 2:
-        raise ValueError(
-            f"decoder expected a width of the latent code, one of the data and any in between, got "
-            f"{widths}"
-        )
-    layers: dict[str, PCLayer] = {
-        "latent": PCRoot(widths[0], energy=Gaussian(0.0) if prior is None else prior)
-    }
-    for number, (below, above) in enumerate(itertools.pairwise(widths), start=1):
-        last = number == len(widths) - 1
-        layers["output" if last else f"hidden_{number}"] = PCDense(
-            below,
-            above,
-            activation=None if last else activation,
-            energy=energy if last else None,
-            rngs=rngs,
-        )
-    return PCNetwork(layers)
+    root = PCRoot(widths[0], energy=Gaussian(0.0) if prior is None else prior)
+    layers = dense_layers("decoder", widths, activation, energy, rngs=rngs)
+    return PCNetwork({"latent": root} | layers, **options)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
 from pcflax.energies import Energy
-from pcflax.layers import PCDense
+from pcflax.layers import PCDense, PCLayer
 from pcflax.networks import PCNetwork
 from pcflax.parameterizations import AbstractParameterization
 
@@ -21,6 +22,7 @@ def mlp(
     parameterization: AbstractParameterization | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
+    **options: Any,
 ) -> PCNetwork:
     """Dense layers with an activation after the weights of all but the last.
 
@@ -32,6 +34,7 @@ def mlp(
         parameterization: of all layers; `Standard()` unless given.
         energy: of the output; `Gaussian()` unless given.
         rngs: source of the initial weights.
+        **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
         ValueError: for less than two widths.
@@ -46,19 +49,25 @@ def mlp(
     >>> network.names, network.predict(jnp.ones((2, 784))).shape
     (('hidden_1', 'hidden_2', 'output'), (2, 10))
     """
+    layers = dense_layers(
+        "mlp", widths, activation, energy, parameterization=parameterization, rngs=rngs
+    )
+    return PCNetwork(layers, **options)
+
+
+def dense_layers(
+    model: str,
+    widths: tuple[int, ...],
+    activation: Callable[[Array], Array] | None,
+    energy: Energy | None,
+    **options: Any,
+) -> dict[str, PCLayer]:
+    """Make hidden_1, hidden_2, ..., output; the output is linear and has the energy."""
     if len(widths) < 2:
         raise ValueError(
-            f"mlp expected a width of the input, one of the output and any in between, got {widths}"
+            f"{model} expected at least two widths, from what is lowest to the output, got {widths}"
         )
-    layers = {}
-    for number, (below, above) in enumerate(itertools.pairwise(widths), start=1):
-        last = number == len(widths) - 1
-        layers["output" if last else f"hidden_{number}"] = PCDense(
-            below,
-            above,
-            activation=None if last else activation,
-            parameterization=parameterization,
-            energy=energy if last else None,
-            rngs=rngs,
-        )
-    return PCNetwork(layers)
+    layers: dict[str, PCLayer] = {}
+    for number, (below, above) in enumerate(itertools.pairwise(widths[:-1]), start=1):
+        layers[f"hidden_{number}"] = PCDense(below, above, activation=activation, **options)
+    return layers | {"output": PCDense(*widths[-2:], energy=energy, **options)}

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.layers import PCDense, PCLayer, PCStack
 from pcflax.networks import PCNetwork
@@ -27,8 +28,7 @@ def residual_mlp(
     stacked: bool = True,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
-    compute_dtype: Any = None,
-    remat: bool = False,
+    **options: Any,
 ) -> PCNetwork:
     """mu_1 = a_1 W_1 x, mu_l = z + a_l W_l activation(z) of the hidden layers, mu_L = a_L W_L activation(z).
 
@@ -47,8 +47,7 @@ def residual_mlp(
         stacked: whether the hidden layers are one `PCStack`.
         energy: of the output; `Gaussian()` unless given.
         rngs: source of the initial weights.
-        compute_dtype: of predictions, as in `PCNetwork`.
-        remat: as in `PCNetwork`.
+        **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
         ValueError: for a depth below 2.
@@ -63,10 +62,7 @@ def residual_mlp(
     >>> len(network.nodes), network.predict(jnp.ones((2, 784))).shape
     (30, (2, 10))
     """
-    if depth < 2:
-        raise ValueError(
-            f"residual_mlp expected a depth of at least 2, first and last, got {depth}"
-        )
+    depth = expect_count("residual_mlp", "depth", depth, least=2)  # first and last
     parameterization = MuPC() if parameterization is None else parameterization
     shared: dict[str, Any] = {
         "activation_first": True,
@@ -84,4 +80,4 @@ def residual_mlp(
     else:
         layers |= {f"hidden_{number}": hidden() for number in range(1, depth - 1)}
     layers["output"] = PCDense(width, out_features, activation=activation, energy=energy, **shared)
-    return PCNetwork(layers, compute_dtype=compute_dtype, remat=remat)
+    return PCNetwork(layers, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,10 @@ from jaxtyping import Array
 
 from pcflax.energies import Energy
 from pcflax.layers import PCConv, PCLayer, PCResidual
-from pcflax.layers.convolution import convolve
+from pcflax.layers.kernels.convolution import convolve
 from pcflax.networks import PCNetwork
+
+from .images import MakeNorm, as_norm, check_image_shape
 
 
 def resnet18(
@@ -22,13 +23,12 @@ def resnet18(
     num_classes: int = 10,
     *,
     width: int = 64,
-    norm: str | None = "group",
+    norm: MakeNorm | str | None = "group",
     activation: Callable[[Array], Array] = jax.nn.relu,
     kernel_init: Callable[..., Array] | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
-    compute_dtype: Any = None,
-    remat: bool = False,
+    **options: Any,
 ) -> PCNetwork:
     """A stem, eight basic blocks and a linear layer: stem, block_1, ..., block_8, output.
 
@@ -41,17 +41,16 @@ def resnet18(
         image_shape: (height, width, channels) of the input.
         num_classes: width of the output.
         width: channels of the stem and the first two blocks; the last have eight times as many.
-        norm: "group" (at most 32 groups), under which examples stay independent; "batch"; or None, for
-            convolutions with biases and no norm.
+        norm: as in `vgg5`: "group", under which examples stay independent, "batch", a function, or
+            None, for convolutions with biases and no norm.
         activation: elementwise function.
         kernel_init: of the convolutions; He normal (variance 2/fan_in) unless given.
         energy: of the output; `Gaussian()` unless given, `Categorical()` for cross-entropy.
         rngs: source of the initial weights.
-        compute_dtype: of predictions, as in `PCNetwork`.
-        remat: as in `PCNetwork`.
+        **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
-        ValueError: for a norm of another name.
+        ValueError: for a norm of another name, or images that have their channels first.
 
     Source: He et al. (2016), arXiv 1512.03385, sections 3.4 and 4.2, with "batch". Published for predictive
     coding on CIFAR-10: 43 to 54 %, where backpropagation reaches 92.8 % (Pinchetti et al., 2024,
@@ -63,12 +62,12 @@ def resnet18(
     >>> len(network.names), network.predict(jnp.ones((2, 32, 32, 3))).shape
     (10, (2, 10))
     """
-    if norm not in ("group", "batch", None):
-        raise ValueError(f"resnet18 expected norm to be 'group', 'batch' or None, got {norm!r}")
+    check_image_shape("resnet18", image_shape)
+    make_norm = as_norm("resnet18", norm, rngs)
     kernel_init = kernel_init or nnx.initializers.he_normal()
 
-    def conv(below: int, above: int, size: int, strides: int) -> nnx.Conv:
-        return nnx.Conv(
+    def normed(below: int, above: int, size: int, strides: int) -> list[Any]:
+        conv = nnx.Conv(
             below,
             above,
             (size, size),
@@ -78,32 +77,18 @@ def resnet18(
             conv_general_dilated=convolve,
             rngs=rngs,
         )
-
-    def norms(features: int) -> list[Any]:
-        if norm == "group":
-            return [nnx.GroupNorm(features, num_groups=math.gcd(32, features), rngs=rngs)]
-        return [nnx.BatchNorm(features, rngs=rngs)] if norm == "batch" else []
+        return [conv, *filter(None, [make_norm(above)])]
 
     def block(below: int, above: int, strides: int) -> PCResidual:
-        branch = [
-            conv(below, above, 3, strides),
-            *norms(above),
-            activation,
-            conv(above, above, 3, 1),
-            *norms(above),
-        ]
-        shortcut = [conv(below, above, 1, strides), *norms(above)] if strides != 1 else None
-        return PCResidual(
-            nnx.Sequential(*branch),
-            shortcut=None if shortcut is None else nnx.Sequential(*shortcut),
-            activation=activation,
-        )
+        branch = [*normed(below, above, 3, strides), activation, *normed(above, above, 3, 1)]
+        shortcut = nnx.Sequential(*normed(below, above, 1, strides)) if strides != 1 else None
+        return PCResidual(nnx.Sequential(*branch), shortcut=shortcut, activation=activation)
 
     stem = PCConv(
         image_shape[-1],
         width,
         3,
-        norm=next(iter(norms(width)), None),
+        norm=make_norm(width),
         activation=activation,
         use_bias=norm is None,
         kernel_init=kernel_init,
@@ -117,7 +102,7 @@ def resnet18(
         below = above
     linear = nnx.Linear(below, num_classes, rngs=rngs)
     layers["output"] = PCLayer(nnx.Sequential(_mean_over_space, linear), energy=energy)
-    return PCNetwork(layers, compute_dtype=compute_dtype, remat=remat)
+    return PCNetwork(layers, **options)
 
 
 def _mean_over_space(features: Array) -> Array:

@@ -26,8 +26,7 @@ def transformer(
     dropout: float = 0.0,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
-    compute_dtype: Any = None,
-    remat: bool = False,
+    **options: Any,
 ) -> PCNetwork:
     """Embedding, blocks of causal attention and MLP with a norm in front of each, logits.
 
@@ -47,8 +46,7 @@ def transformer(
         dropout: the share of features set to zero in each branch, while the network is not in `eval()`.
         energy: of the output; `Categorical()` unless given.
         rngs: source of the initial weights, and of the masks of dropout.
-        compute_dtype: of predictions, as in `PCNetwork`.
-        remat: as in `PCNetwork`.
+        **options: compute_dtype and remat, as in `PCNetwork`.
 
     Source: the order of GPT-2 (Radford et al., 2019) after Vaswani et al. (2017), arXiv 1706.03762. As a
     predictive coding network by Pinchetti et al. (2022), arXiv 2211.03481. Character models of about
@@ -81,4 +79,4 @@ def transformer(
         nnx.LayerNorm(features, rngs=rngs), nnx.Linear(features, num_tokens, rngs=rngs)
     )
     layers["output"] = PCLayer(logits, energy=Categorical() if energy is None else energy)
-    return PCNetwork(layers, compute_dtype=compute_dtype, remat=remat)
+    return PCNetwork(layers, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from flax import nnx
@@ -14,11 +14,7 @@ from pcflax.energies import Energy
 from pcflax.layers import Flatten, PCConv, PCLayer
 from pcflax.networks import PCNetwork
 
-
-class _Convolution(NamedTuple):
-    features: int
-    padding: str
-    pool: bool
+from .images import MakeNorm, as_norm, check_image_shape
 
 
 def vgg5(
@@ -28,12 +24,11 @@ def vgg5(
     widths: tuple[int, int, int, int] = (128, 256, 512, 512),
     activation: Callable[[Array], Array] = jax.nn.gelu,
     pool: str = "max",
-    norm: Callable[[int], Any] | None = None,
+    norm: MakeNorm | str | None = None,
     kernel_init: Callable[..., Array] | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
-    compute_dtype: Any = None,
-    remat: bool = False,
+    **options: Any,
 ) -> PCNetwork:
     """Four layers of convolution, activation and pool, then a linear layer: conv_1, ..., conv_4, output.
 
@@ -46,17 +41,16 @@ def vgg5(
         activation: elementwise function between convolution and pool.
         pool: "max" or "average".
         norm: a function from a number of channels to a norm, such as
-            `lambda features: nnx.GroupNorm(features, num_groups=32, rngs=rngs)`; the networks of the
-            source have none.
+            `lambda features: nnx.LayerNorm(features, rngs=rngs)`; "group" (at most 32 groups) and
+            "batch" for short. The networks of the source have none.
         kernel_init: of all weights; LeCun normal unless given. The source's code draws from
             `nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")`.
         energy: of the output; `Gaussian()` unless given, `Categorical()` for cross-entropy.
         rngs: source of the initial weights.
-        compute_dtype: of predictions, as in `PCNetwork`.
-        remat: as in `PCNetwork`.
+        **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
-        ValueError: for images that are too small.
+        ValueError: for images that are too small, or have their channels first.
 
     Source: Pinchetti et al. (2024), arXiv 2407.01163. On CIFAR-10, 50 epochs in batches of 128 with
     flips and crops: 89.47 % with centred nudging, 85.51 % by incremental predictive coding, 89.43 % by
@@ -70,19 +64,10 @@ def vgg5(
     >>> network.predict(jnp.ones((2, 32, 32, 3))).shape
     (2, 10)
     """
-    return _vgg(
-        "vgg5",
-        image_shape,
-        num_classes,
-        [_Convolution(features, "SAME", True) for features in widths],
-        activation=activation,
-        pool=pool,
-        norm=norm,
-        kernel_init=kernel_init,
-        energy=energy,
-        rngs=rngs,
-        options={"compute_dtype": compute_dtype, "remat": remat},
-    )
+    options |= {"activation": activation, "pool": pool, "norm": norm}
+    options |= {"kernel_init": kernel_init, "energy": energy, "rngs": rngs}
+    convolutions = [(features, "SAME", True) for features in widths]
+    return _vgg("vgg5", image_shape, num_classes, convolutions, **options)
 
 
 def vgg7(
@@ -90,35 +75,14 @@ def vgg7(
     num_classes: int = 10,
     *,
     widths: tuple[int, int, int, int, int, int] = (128, 128, 256, 256, 512, 512),
-    activation: Callable[[Array], Array] = jax.nn.gelu,
-    pool: str = "max",
-    norm: Callable[[int], Any] | None = None,
-    kernel_init: Callable[..., Array] | None = None,
-    energy: Energy | None = None,
     rngs: nnx.Rngs,
-    compute_dtype: Any = None,
-    remat: bool = False,
+    **options: Any,
 ) -> PCNetwork:
     """Six convolutional layers, then a linear layer: conv_1, ..., conv_6, output.
 
     All convolutions are 3 x 3. Layers 1, 3 and 5 have a pool that halves the size; layers 4 and 6 have
-    no padding, which takes two places from each side length.
-
-    Args:
-        image_shape: (height, width, channels) of the input, at least 32 x 32.
-        num_classes: width of the output.
-        widths: channels of the convolutions.
-        activation: elementwise function between convolution and pool.
-        pool: "max" or "average".
-        norm: a function from a number of channels to a norm; None for none, as in the source.
-        kernel_init: of all weights; LeCun normal unless given.
-        energy: of the output; `Gaussian()` unless given, `Categorical()` for cross-entropy.
-        rngs: source of the initial weights.
-        compute_dtype: of predictions, as in `PCNetwork`.
-        remat: as in `PCNetwork`.
-
-    Raises:
-        ValueError: for images that are too small.
+    no padding, which takes two places from each side length. Images have at least 32 x 32 places. All
+    other options are those of `vgg5`.
 
     Source: Pinchetti et al. (2024), arXiv 2407.01163, for CIFAR-100 and Tiny ImageNet (56 x 56 crops). Of
     CIFAR-10 the code that accompanies it holds single runs: 82.7 % by predictive coding in 11 steps,
@@ -132,64 +96,49 @@ def vgg7(
     """
     paddings = ("SAME", "SAME", "SAME", "VALID", "SAME", "VALID")
     pools = (True, False, True, False, True, False)
-    return _vgg(
-        "vgg7",
-        image_shape,
-        num_classes,
-        [_Convolution(*one) for one in zip(widths, paddings, pools, strict=True)],
-        activation=activation,
-        pool=pool,
-        norm=norm,
-        kernel_init=kernel_init,
-        energy=energy,
-        rngs=rngs,
-        options={"compute_dtype": compute_dtype, "remat": remat},
-    )
+    convolutions = list(zip(widths, paddings, pools, strict=True))
+    return _vgg("vgg7", image_shape, num_classes, convolutions, rngs=rngs, **options)
 
 
 def _vgg(
     name: str,
     image_shape: tuple[int, int, int],
     num_classes: int,
-    convolutions: Sequence[_Convolution],
+    convolutions: Sequence[tuple[int, str, bool]],
     *,
-    activation: Callable[[Array], Array],
-    pool: str,
-    norm: Callable[[int], Any] | None,
-    kernel_init: Callable[..., Array] | None,
-    energy: Energy | None,
+    activation: Callable[[Array], Array] = jax.nn.gelu,
+    pool: str = "max",
+    norm: MakeNorm | str | None = None,
+    kernel_init: Callable[..., Array] | None = None,
+    energy: Energy | None = None,
     rngs: nnx.Rngs,
-    options: dict[str, Any],
+    **options: Any,
 ) -> PCNetwork:
+    """Build a network of convolutions, each (channels, padding, whether it pools)."""
+    check_image_shape(name, image_shape)
+    make_norm = as_norm(name, norm, rngs)
     *space, channels = image_shape
     layers: dict[str, PCLayer] = {}
-    for number, convolution in enumerate(convolutions, start=1):
+    for number, (features, padding, pools) in enumerate(convolutions, start=1):
         layers[f"conv_{number}"] = PCConv(
             channels,
-            convolution.features,
+            features,
             3,
-            padding=convolution.padding,
+            padding=padding,
             activation=activation,
-            norm=None if norm is None else norm(convolution.features),
-            pool=pool if convolution.pool else None,
+            norm=make_norm(features),
+            pool=pool if pools else None,
             kernel_init=kernel_init,
             rngs=rngs,
         )
-        channels = convolution.features
-        if convolution.padding == "VALID":
-            space = [size - 2 for size in space]
-        if convolution.pool:
-            space = [size // 2 for size in space]
+        channels = features
+        space = [(size - 2 * (padding == "VALID")) // (1 + pools) for size in space]
         if min(space) < 1:
             raise ValueError(
                 f"{name} expected images of which something is left at conv_{number}, got an "
                 f"image_shape of {image_shape}; give larger images"
             )
-    linear = nnx.Linear(
-        math.prod(space) * channels,
-        num_classes,
-        kernel_init=kernel_init or nnx.initializers.lecun_normal(),
-        rngs=rngs,
-    )
+    init = kernel_init or nnx.initializers.lecun_normal()
+    linear = nnx.Linear(math.prod(space) * channels, num_classes, kernel_init=init, rngs=rngs)
     layers["output"] = PCLayer(nnx.Sequential(Flatten(), linear), energy=energy)
     return PCNetwork(layers, **options)

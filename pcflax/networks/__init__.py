@@ -1,11 +1,13 @@
 """Networks: layers and their wiring."""
 
 from .base import AbstractPCNetwork as AbstractPCNetwork
-from .chain import PCNetwork as PCNetwork
-from .clamps import Clamp as Clamp
-from .clamps import Clamps as Clamps
-from .graph import Concatenate as Concatenate
-from .graph import PCGraph as PCGraph
-from .graph import Sum as Sum
-from .split import SplitNetwork as SplitNetwork
-from .split import split as split
+from .batch_state import after_batch as after_batch
+from .network import PCGraph as PCGraph
+from .network import PCNetwork as PCNetwork
+from .pure import SplitNetwork as SplitNetwork
+from .pure import split as split
+from .pure import write as write
+from .wiring import Combine as Combine
+from .wiring import Concatenate as Concatenate
+from .wiring import Sum as Sum
+from .wiring import Wiring as Wiring

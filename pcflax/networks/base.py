@@ -1,192 +1,140 @@
-"""What every network offers, whatever its wiring: activities, energies, inference, gradients.
+"""The body of every network: activities, energies, passes upward, inference, gradients.
 
-A network is layers and wiring; it knows energies, starts and clamps, and imports no algorithm:
-`infer` takes the algorithm as an argument. A subclass gives the wiring in four methods,
-`belows`, `feedforward`, `predict` and `ends`. Next file to read: `chain.py`, then
+A network is layers and a wiring; it knows energies, starts and clamps, and imports no algorithm:
+`infer` takes the algorithm as an argument. Next file to read: `network.py`, then
 `pcflax/inference/problem.py`.
 """
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pcflax.layers import PCLayer, PCStack
-from pcflax.layers.stack import batch_first, depth_first
-from pcflax.typing import Activities, Energies, PRNGKey
+from pcflax.energies import total_energy
+from pcflax.layers import Clamp, Evidence, PCLayer
+from pcflax.layers.clamps import Known, held_at
+from pcflax.layers.evaluate import as_numerics, telling
+from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
-from .batch import check_batch
-from .clamps import Clamp, Clamps, as_clamp, clamp_of_stack
-from .nodes import as_precision, held_at, predictions_of
-from .split import split
-
-
-class Initializer(Protocol):
-    """Chooses where inference starts; see `pcflax.initializers`."""
-
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Clamps,
-        key: PRNGKey | None,
-    ) -> Activities:
-        """The start of every activity by layer name; clamps are put on top of it."""
-        ...
+from .batch_state import normalizing, with_batch_statistics
+from .given import check_batch, parse
+from .pure import split
+from .upward import Pass, check_rows, pass_upward
+from .wiring import Wiring, names_of
 
 
-class AbstractPCNetwork(nnx.Module, abc.ABC):
+class Layers(nnx.Module):
+    """A network's layers: by place, `layers[0]`, or by name, `layers["hidden"]`."""
+
+    def __init__(self, layers: Mapping[str, PCLayer]):
+        self._names = tuple(layers)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def __getitem__(self, key: int | str) -> PCLayer:
+        return getattr(self, key if isinstance(key, str) else self._names[key])
+
+    def __iter__(self) -> Iterator[PCLayer]:
+        return (getattr(self, name) for name in self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class AbstractPCNetwork(nnx.Module):
     """Layers by name, with an activity each, and the energy of all of them together.
 
+    `PCNetwork` wires a chain, `PCGraph` anything; the rest is the same.
+
     Args:
-        layers: the layers in order, or a mapping from name to layer. Without names they are called
-            layer_0, layer_1, ...
+        layers: {name: layer}, in the wiring's order.
+        wiring: which node is predicted from which.
         compute_dtype: dtype in which predictions are computed, such as `jnp.bfloat16`; activities,
             energies, weights and their gradients keep theirs. None computes in theirs.
         remat: whether what a prediction computes on its way is computed again for its derivative
             instead of kept: less memory, more time.
 
     Attributes:
-        names: the layers' names, in order.
-        layers: the layers themselves, in the same order.
-        cyclic: the names of the layers on cycles; none unless the wiring has any.
-        one_output: whether targets and predictions are one array, not a dictionary of several.
+        names: the layers' names, parents before children where there is no cycle.
+        layers: the layers themselves, in the same order, by place or by name.
+        wiring: the `Wiring`.
+        numerics: how predictions are computed.
 
     Raises:
         ValueError: for no layers, or a layer that stands in two places.
         TypeError: for something that is not a `PCLayer`, or one that skipped `super().__init__`.
     """
 
-    cyclic: tuple[str, ...] = ()
-    one_output: bool = True
-
     def __init__(
         self,
-        layers: Sequence[PCLayer] | Mapping[str, PCLayer],
+        layers: Mapping[str, PCLayer],
+        wiring: Wiring,
         *,
         compute_dtype: Any = None,
         remat: bool = False,
     ):
-        if isinstance(layers, Mapping):
-            names, members = tuple(layers.keys()), tuple(layers.values())
-        else:
-            members = tuple(layers)
-            names = tuple(f"layer_{index}" for index in range(len(members)))
-        if not members:
-            raise ValueError(f"{type(self).__name__} expected at least one layer, got none")
-        seen: dict[int, str] = {}
-        for name, layer in zip(names, members, strict=True):
-            if not isinstance(layer, PCLayer):
-                raise TypeError(
-                    f"layer '{name}' is a {type(layer).__name__}, not a PCLayer; wrap it: "
-                    f"pc.PCLayer({type(layer).__name__}(...))"
-                )
-            if not hasattr(layer, "activity"):
-                raise TypeError(
-                    f"layer '{name}' ({type(layer).__name__}) has no activity; call "
-                    f"super().__init__(energy=...) in its __init__"
-                )
-            if hasattr(layer, "stacked") and not isinstance(layer, PCStack):
-                raise ValueError(
-                    f"layer '{name}' ({type(layer).__name__}) has an attribute 'stacked', by which a "
-                    f"PCStack is known; give it another name"
-                )
-            if id(layer) in seen:
-                raise ValueError(
-                    f"layer '{name}' is the same object as layer '{seen[id(layer)]}', but each layer "
-                    f"holds an activity of its own; to share weights, wrap one module in two PCLayers"
-                )
-            seen[id(layer)] = name
-        self.names = names
-        self.layers = nnx.List(members)
-        self.precision = as_precision(compute_dtype, remat)
-        depths = [layer.depth if isinstance(layer, PCStack) else 1 for layer in members]
-        if len(self.nodes) != sum(depths):
-            twice = [name for name in names if "/" in name]
-            raise ValueError(
-                f"layer '{twice[0]}' has the name of a stack's node; give it another name"
-            )
+        self.names = wiring.names
+        self.wiring = wiring
+        self.layers = Layers({name: layers[name] for name in self.names})
+        self.numerics = as_numerics(compute_dtype, remat)
 
-    # The wiring, which a subclass gives.
-
-    @abc.abstractmethod
-    def belows(
-        self, inputs: Float[Array, " batch *in"] | None = None
-    ) -> dict[str, tuple[Array, ...]]:
-        """What each layer predicts from at the stored activities; nothing below a root."""
-
-    @abc.abstractmethod
-    def feedforward(
-        self,
-        inputs: Float[Array, " batch *in"] | None = None,
-        *,
-        batch_size: int | None = None,
-        clamps: Clamps | None = None,
-        errors: Activities | None = None,
-    ) -> Activities:
-        """Activities in order: a clamped one at its clamp, another at its prediction's mean + error."""
-
-    @abc.abstractmethod
-    def predict(
-        self, inputs: Float[Array, " batch *in"] | None = None
-    ) -> Float[Array, " batch *out"]:
-        """The feedforward prediction of the last layer; stores no activity."""
-
-    @abc.abstractmethod
-    def ends(self, inputs: Array | None, targets: Array | None) -> dict[str, Clamp]:
-        """The nodes that these inputs and targets clamp."""
+    # The wiring.
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the layers that targets clamp and `predict` predicts: the last one."""
-        return self.names[-1:]
+        """The names of the layers that targets clamp and `predict` predicts."""
+        return self.wiring.outputs
 
     @property
     def output(self) -> str:
         """The name of the output; the first where there are several."""
-        return self.outputs[0]
+        return self.wiring.outputs[0]
 
     @property
     def output_layer(self) -> PCLayer:
-        """That layer; of a stack, a copy of the layer on top."""
-        layer = self.layer(self.output)
-        return layer.layer_at(-1) if isinstance(layer, PCStack) else layer
+        """The output layer (for a stack, its top layer)."""
+        return self.layer(self.output).top_node_layer()
 
-    def output_energy(
-        self, prediction: Float[Array, " batch *out"], targets: Float[Array, " batch *out"]
-    ) -> Float[Array, " batch"]:
-        """The output's energy of these targets under this prediction: the usual loss."""
-        return self.output_layer.energy(targets.astype(prediction.dtype), prediction)
+    @property
+    def one_output(self) -> bool:
+        """Whether targets and predictions are one array, not a dictionary of several."""
+        return self.wiring.one_output
 
-    # What follows is the same for every wiring.
+    @property
+    def cyclic(self) -> tuple[str, ...]:
+        """The names of the layers on cycles."""
+        return self.wiring.cyclic
 
-    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
-        """mu_l = f_l(what is below) for every layer, from the stored activities, by layer name."""
-        activities, belows = self.activities(), self.belows(inputs)
-        return {
-            name: predictions_of(name, layer, belows[name], activities[name], self.precision)
-            for name, layer in self._named_layers()
-        }
+    @property
+    def takes_integers(self) -> bool:
+        """Whether a layer that sees an input predicts from integers (tokens)."""
+        return any(self.is_of_integers(name) for name in self.wiring.inputs)
+
+    def is_of_integers(self, name: str) -> bool:
+        """Whether a layer predicts from this input as from integers."""
+        return any(
+            self.layer(child).takes_integers and name in names_of(parents)
+            for child, parents in self.wiring.parents
+        )
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The names of all nodes, in order: a layer's own, and `name/0`, `name/1`, ... of a stack's."""
-        return tuple(self.by_node(self.names))
+        return tuple(
+            node for name, layer in self._named_layers() for node in layer.each_node_name(name)
+        )
 
     def by_node(
         self,
         values: Mapping[str, Any] | Sequence[str],
         pick: Callable[[Any, int], Any] | None = None,
     ) -> dict[str, Any]:
-        """What is known by layer, by node: an array of a stack is taken apart along its last axis.
+        """Split per-layer values into per-node values.
 
         Args:
             values: {layer name: value}; layers may be missing.
@@ -195,31 +143,30 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         """
         found = {}
         for name, layer in self._named_layers():
-            if name not in values:
-                continue
-            value = values[name] if isinstance(values, Mapping) else None
-            if isinstance(layer, PCStack):
-                for index in range(layer.depth):
-                    part = None
-                    if value is not None:
-                        part = value[..., index] if pick is None else pick(value, index)
-                    found[f"{name}/{index}"] = part
-            else:
-                found[name] = value
+            if name in values:
+                value = values[name] if isinstance(values, Mapping) else None
+                found |= layer.split_nodes(name, value, pick)
         return found
 
+    def layer(self, name: str) -> PCLayer:
+        """Return the layer of that name.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        if name not in self.names:
+            raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.names)}")
+        return getattr(self.layers, name)
+
+    # Stored activities.
+
     def activities(self) -> Activities:
-        """The stored activities by layer name, the batch first: of a stack, (batch, depth, *features).
+        """Return the stored activities by layer name, the batch first: of a stack, (batch, depth, *features).
 
         Raises:
             ValueError: where they have no size yet.
         """
-        found = {}
-        for name, layer in self._named_layers():
-            activity = layer.activity[...]
-            if isinstance(layer, PCStack) and activity.ndim > 1:
-                activity = batch_first(activity)
-            found[name] = activity
+        found = {name: layer.node_activities for name, layer in self._named_layers()}
         for name, activity in found.items():
             if activity.ndim == 1 and activity.shape[0] == 0:
                 raise ValueError(
@@ -235,64 +182,9 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
             ValueError: for a name that the network does not have.
         """
         for name, value in activities.items():
-            layer = self.layer(name)
-            if isinstance(layer, PCStack):
-                value = depth_first(value)
-            layer.activity.set_value(value)
-
-    def layer(self, name: str) -> PCLayer:
-        """The layer of that name.
-
-        Raises:
-            ValueError: where there is none.
-        """
-        if name not in self.names:
-            raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.names)}")
-        return self.layers[self.names.index(name)]
-
-    def energies(self, inputs: Float[Array, " batch *in"] | None = None) -> Energies:
-        """The energy of each example at each layer, at the stored activities.
-
-        Args:
-            inputs: what the first layer is predicted from; None where the network has a root.
-
-        Normalizations over the batch are held at the statistics of its feedforward pass.
-
-        Returns:
-            {layer name: (batch,)}, summed over features, never averaged; of a stack (batch, depth).
-
-        Raises:
-            ValueError: where shapes do not meet, naming the layer.
-        """
-        activities = self.activities()
-        predictions = self._held(inputs).predictions(inputs)
-        energies: Energies = {}
-        for name, layer in self._named_layers():
-            activity, prediction = activities[name], predictions[name]
-            if activity.shape != prediction.shape:
-                raise ValueError(
-                    f"layer '{name}' predicts shape {prediction.shape} but its activity is "
-                    f"{activity.shape}; "
-                    + (
-                        f"set out_features={activity.shape[-1]} or give an activity (or targets) of "
-                        f"that width"
-                        if activity.shape[:1] == prediction.shape[:1]
-                        else "give inputs and activities of one batch size"
-                    )
-                )
-            energies[name] = layer.energy(activity, prediction)
-            nodes = 2 if isinstance(layer, PCStack) else 1
-            if energies[name].shape != activity.shape[:nodes]:
-                raise ValueError(
-                    f"the energy {type(layer.energy).__name__} of layer '{name}' returned shape "
-                    f"{energies[name].shape}, expected one number an example, {activity.shape[:1]}; "
-                    f"sum over features and do not average over the batch"
-                )
-        return energies
-
-    def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:
-        """F of each example: the sum of all layers' energies at the stored activities."""
-        return total_energy(self.energies(inputs))
+            # a copy of what is not jax's: its owner may change it
+            kept = value if isinstance(value, jax.Array) else jnp.array(value)
+            self.layer(name).store_nodes(kept)
 
     def init_activities(
         self,
@@ -300,7 +192,7 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         *,
         targets: Float[Array, " batch *out"] | None = None,
         clamps: Mapping[str, Clamp | Array] | None = None,
-        initializer: Initializer | None = None,
+        initializer: Initializer | Mapping[str, Array] | None = None,
         key: PRNGKey | None = None,
     ) -> None:
         """Give every activity its size and its start, and store it in its layer.
@@ -316,79 +208,18 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         Raises:
             ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
         """
-        start = self.start(inputs, targets, clamps=clamps, initializer=initializer, key=key)
+        known = self.known(Evidence(inputs, targets, clamps))
+        start = self.start(known, initializer=initializer, key=key)
         # copies, so that no activity shares its buffer with an array of the caller's
         self.set_activities({name: jnp.array(value, copy=True) for name, value in start.items()})
 
-    def start(
-        self,
-        inputs: Array | None,
-        targets: Array | None,
-        *,
-        clamps: Mapping[str, Clamp | Array] | None = None,
-        initializer: Initializer | None = None,
-        key: PRNGKey | None = None,
-    ) -> Activities:
-        """The start of every activity, clamps included, by layer name; stores none."""
-        batch_size = self.check_batch(inputs, targets, clamps)
-        held = self.clamps(inputs, targets, clamps)
-        if initializer is None:
-            start = self.feedforward(inputs, batch_size=batch_size, clamps=held)
-        else:
-            start = initializer(self, inputs, batch_size=batch_size, clamps=held, key=key)
-        for name, clamp in held.items():
-            start[name] = held_at(name, clamp, start[name])
-        return start
-
-    def clamps(
-        self,
-        inputs: Array | None,
-        targets: Array | None,
-        clamps: Mapping[str, Clamp | Array] | None = None,
-    ) -> dict[str, Clamp]:
-        """Every clamp by layer name: of the inputs, of the targets, and those named.
+    def known(self, evidence: Evidence | Known) -> Known:
+        """Parse evidence, once; what is parsed already comes back as it is.
 
         Raises:
-            ValueError: for a layer that the network does not have, or one that is clamped twice.
-            TypeError: for a value that is not floating, or a mask that is not Boolean.
+            ValueError, TypeError: see `pcflax/networks/given.py`.
         """
-        ends = self.ends(inputs, targets)
-        found: dict[str, dict[int | None, Clamp]] = {}
-        for name, value in [*ends.items(), *(clamps or {}).items()]:
-            layer, index = self._node(name)
-            own, clamp = found.setdefault(layer, {}), as_clamp(name, value)
-            all_of = clamp if index is None else own.get(None)
-            if index in own or (own and all_of is not None and all_of.mask is None):
-                role = "targets" if layer in self.outputs and targets is not None else "inputs"
-                twice = f"by the {role} and by clamps" if name in ends else "by clamps"
-                raise ValueError(f"layer '{name}' is clamped twice, {twice}; give one of them")
-            own[index] = clamp
-        held = {}
-        for name, own in found.items():
-            layer, whole = self.layer(name), own.pop(None, None)
-            nodes = {index: clamp for index, clamp in own.items() if index is not None}
-            if nodes and isinstance(layer, PCStack):
-                held[name] = clamp_of_stack(name, layer.depth, whole, nodes)
-            elif whole is not None:
-                held[name] = whole
-        return held
-
-    def _node(self, name: str) -> tuple[str, int | None]:
-        """The layer of this name, or the stack and the place in it of a node's name.
-
-        Raises:
-            ValueError: where there is none.
-        """
-        stack, _, place = name.rpartition("/")
-        if name in self.names or stack not in self.names or not place.isdecimal():
-            self.layer(name)
-            return name, None
-        layer = self.layer(stack)
-        if not isinstance(layer, PCStack):
-            self.layer(name)  # refuses
-        elif int(place) >= layer.depth:
-            raise ValueError(f"no layer '{name}'; that stack has layers 0 to {layer.depth - 1}")
-        return stack, int(place)
+        return evidence if isinstance(evidence, Known) else parse(self, evidence)
 
     def check_batch(
         self, inputs: Any, targets: Any, clamps: Mapping[str, Any] | None = None
@@ -401,10 +232,269 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         """
         return check_batch(inputs, targets, clamps, integers=self.takes_integers)
 
-    @property
-    def takes_integers(self) -> bool:
-        """Whether inputs may be integers; not unless a wiring says so."""
-        return False
+    # Passes upward.
+
+    def start(
+        self,
+        evidence: Evidence | Known,
+        *,
+        initializer: Initializer | Mapping[str, Array] | None = None,
+        key: PRNGKey | None = None,
+    ) -> Activities:
+        """Return the start of every activity, clamps included, by layer name; store none.
+
+        Raises:
+            ValueError: where a clamp, or a given activity, does not have the shape of its layer.
+        """
+        known = self.known(evidence)
+        size = known.batch_size
+        if initializer is None or isinstance(initializer, Mapping):
+            start = self.feedforward(known.inputs, batch_size=size, clamps=known.clamps)
+            for name, value in (initializer or {}).items():
+                if value.shape != start[self._checked(name)].shape:
+                    raise ValueError(
+                        f"layer '{name}' has activities of shape {start[name].shape}, but inference was "
+                        f"to start from {value.shape}; give that shape"
+                    )
+                start[name] = jnp.asarray(value, start[name].dtype)
+        else:
+            start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
+        for name, clamp in known.clamps.items():
+            with telling(name, self.layer(name), ()):
+                start[name] = held_at(clamp, start[name])
+        return {name: start[name] for name in self.names}
+
+    def feedforward(
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        *,
+        batch_size: int | None = None,
+        clamps: Mapping[str, Clamp] | None = None,
+        errors: Activities | None = None,
+    ) -> Activities:
+        """Return z_l at the mean of f_l(what is below) + e_l, parents first, or at its clamp.
+
+        Args:
+            inputs: (batch, *features), or {name: array} where there are several; None starts from the
+                prior of a root.
+            batch_size: how many examples there are, needed where there are no inputs.
+            clamps: layers that stand at their clamp instead; the layers above follow from there.
+            errors: e_l by layer name.
+
+        Returns:
+            Every layer's activity by name. Where all means are the predictions themselves
+            (Gaussian layers) and no errors or clamps are given, every error is zero there.
+
+        Raises:
+            ValueError: for errors of a network with cycles, in which no order makes activities of
+                them.
+        """
+        if errors is not None:
+            self.check_acyclic("errors make activities only in an order")
+        return self.pass_upward(
+            inputs, batch_size=batch_size, clamps=clamps, errors=errors
+        ).activities
+
+    def predict(
+        self, inputs: Float[Array, " batch *in"] | None = None, *, batch_size: int = 1
+    ) -> Any:
+        """Return the output's prediction after a feedforward pass; store no activity.
+
+        On a chain with a free output this is already the minimum of the energy; on a network with
+        cycles it is where the sweeps arrive, not the equilibrium. For an energy that works on logits
+        (Categorical, Bernoulli) these are the logits. Without inputs, a network with a root predicts
+        from its prior, for `batch_size` examples. Several outputs come as a dictionary by name.
+
+        Raises:
+            ValueError, TypeError: for inputs of a wrong shape or dtype.
+        """
+        batch_size = batch_size if inputs is None else self.check_batch(inputs, None)
+        predictions = self.pass_upward(inputs, batch_size=batch_size).predictions
+        if self.one_output:
+            return predictions[self.output]
+        return {name: predictions[name] for name in self.outputs}
+
+    def pass_upward(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        clamps: Mapping[str, Clamp] | None = None,
+        errors: Activities | None = None,
+    ) -> Pass:
+        """Pass over all layers, parents first; see `feedforward` and `predict`.
+
+        Layers on cycles start from zero and are passed over `wiring.sweeps` times.
+        """
+        return pass_upward(self, inputs, batch_size, clamps or {}, errors or {})
+
+    # Energies.
+
+    def belows(
+        self, inputs: Float[Array, " batch *in"] | None = None
+    ) -> dict[str, tuple[Array, ...]]:
+        """Return what each layer predicts from, at the stored activities; nothing below a root."""
+        activities = self.activities()
+        tops = {name: layer.top_node(activities[name]) for name, layer in self._named_layers()}
+        return self.wiring.belows(inputs, tops)
+
+    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
+        """Return mu_l = f_l(what is below) of every layer, at the stored activities, by layer name."""
+        predictions = {}
+        for name, belows in self.belows(inputs).items():
+            layer = getattr(self.layers, name)
+            with telling(name, layer, belows):
+                predictions[name] = layer.predict_nodes(
+                    belows, layer.node_activities, self.numerics
+                )[0]
+            check_rows(name, layer, predictions[name], belows)
+        return predictions
+
+    def energies(self, inputs: Float[Array, " batch *in"] | None = None) -> Energies:
+        """Return the energy of each example at each layer, at the stored activities.
+
+        Args:
+            inputs: what the first layer is predicted from; None where the network has a root.
+
+        Normalizations over the batch are frozen at the statistics of its feedforward pass.
+
+        Returns:
+            {layer name: (batch,)}, summed over features, never averaged; of a stack (batch, depth).
+
+        Raises:
+            ValueError: where shapes do not meet, naming the layer.
+        """
+        network = self._frozen(inputs) if self.numerics.stateful else self
+        energies: Energies = {}
+        for name, prediction in network.predictions(inputs).items():
+            layer = getattr(self.layers, name)
+            activity = layer.node_activities
+            if activity.shape != prediction.shape:
+                raise ValueError(
+                    f"layer '{name}' predicts shape {prediction.shape} but its activity is "
+                    f"{activity.shape}; "
+                    + (
+                        f"set out_features={activity.shape[-1]} or give an activity (or targets) of "
+                        f"that width"
+                        if activity.shape[:1] == prediction.shape[:1]
+                        else "give inputs and activities of one batch size"
+                    )
+                )
+            energies[name] = layer.energy(activity, prediction)
+            if energies[name].shape != activity.shape[: layer.node_axes]:
+                raise ValueError(
+                    f"the energy {type(layer.energy).__name__} of layer '{name}' returned shape "
+                    f"{energies[name].shape}, expected one number an example, {activity.shape[:1]}; "
+                    f"sum over features and do not average over the batch"
+                )
+        return energies
+
+    def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:
+        """Return F of each example: the sum of all layers' energies at the stored activities."""
+        return total_energy(self.energies(inputs))
+
+    def output_energy(self, prediction: Any, targets: Any) -> Float[Array, " batch"]:
+        """Return the output's energy of these targets under this prediction: the usual loss.
+
+        Of several outputs, the sum over those that have targets.
+
+        Raises:
+            ValueError: where none has.
+        """
+        if self.one_output:
+            prediction, targets = {self.output: prediction}, {self.output: targets}
+        energies = [
+            self.layer(name)
+            .top_node_layer()
+            .energy(jnp.asarray(targets[name], prediction[name].dtype), prediction[name])
+            for name in self.outputs
+            if targets.get(name) is not None
+        ]
+        if not energies:
+            raise ValueError(f"there are no targets for the output '{self.output}'; give them")
+        return sum(energies[1:], energies[0])
+
+    def parameter_gradients(self, inputs: Float[Array, " batch *in"] | None = None) -> nnx.State:
+        """Return dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
+
+        Returns:
+            A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
+            over the batch makes a learning rate mean the same at every batch size.
+        """
+        graphdef, parameters, rest = nnx.split(self._frozen(inputs), nnx.Param, ...)
+
+        def mean_energy(parameters):
+            network = nnx.merge(graphdef, parameters, rest, copy=True)
+            return jnp.mean(network.energy(inputs))
+
+        return jax.grad(mean_energy)(parameters)
+
+    def _frozen(self, inputs: Any) -> AbstractPCNetwork:
+        """The network with its normalizations frozen at this batch's statistics, if it has any."""
+        if not normalizing(self):
+            return self
+        activities = self.activities()
+        return with_batch_statistics(split(self), Known(inputs, {})).bind(activities)
+
+    # Inference.
+
+    def infer(
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        targets: Float[Array, " batch *out"] | None = None,
+        *,
+        inference: Inference[Result],
+        clamps: Mapping[str, Clamp | Array] | None = None,
+        initializer: Initializer | Mapping[str, Array] | None = None,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Callable[[Any], PyTree] | None = None,
+        throw: bool = False,
+    ) -> Result:
+        """Minimise the energy over the free activities, store them, and report on it.
+
+        Inside a function that jax transforms, nothing is stored in a network from outside.
+
+        Args:
+            inputs: clamped below; None leaves a root free.
+            targets: clamped above; None leaves the output free.
+            inference: the algorithm, such as `pc.inference.GradientDescent(0.1, num_steps=20)`. Equal
+                settings share one compiled program, and another step size needs no other.
+            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
+            initializer: where the free activities start: the feedforward pass unless given; or
+                activities by layer name, to go on from those of an earlier result.
+            key: randomness for algorithms and initializers that want it.
+            trace: whether to record energies and residuals at every step.
+            record: a function of `pc.inference.Seen` whose values the result keeps, step by step:
+                `lambda seen: seen.activities` for the way of all activities.
+            throw: whether to raise where an example did not converge, too.
+
+        Returns:
+            An `InferenceResult`: per-example energy, residual, number of steps and status, activities,
+            and the trace when asked for.
+
+        Raises:
+            ValueError, TypeError: for inputs or targets of a wrong shape or dtype, or a free layer
+                whose energy can only be clamped.
+            NonFiniteEnergyError: where an example's energy or activities are not finite.
+            ConvergenceError: with `throw`, where an example did not reach its tolerance.
+        """
+        if not hasattr(inference, "run"):
+            raise TypeError(
+                f"expected inference to be an algorithm such as "
+                f"pc.inference.GradientDescent(0.1, num_steps=20), got {inference!r}"
+            )
+        return inference.run(
+            self,
+            Evidence(inputs, targets, clamps),
+            initializer=initializer,
+            key=key,
+            trace=trace,
+            record=record,
+            throw=throw,
+        )
+
+    # Refusals that several algorithms share.
 
     def check_acyclic(self, reason: str) -> None:
         """Refuse cycles, for the sake of what wants an order.
@@ -427,89 +517,9 @@ class AbstractPCNetwork(nnx.Module, abc.ABC):
         if not self.one_output:
             raise ValueError(f"the network has several outputs, but {reason}; give it one")
 
-    def infer(
-        self,
-        inputs: Float[Array, " batch *in"] | None = None,
-        targets: Float[Array, " batch *out"] | None = None,
-        *,
-        inference: Any,
-        clamps: Mapping[str, Clamp | Array] | None = None,
-        initializer: Initializer | None = None,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-    ) -> Any:
-        """Minimise the energy over the free activities, store them, and report on it.
+    def _checked(self, name: str) -> str:
+        self.layer(name)  # refuses
+        return name
 
-        Args:
-            inputs: clamped below; None leaves a root free.
-            targets: clamped above; None leaves the output free.
-            inference: the algorithm, such as `pc.inference.GradientDescent(optax.sgd(0.1),
-                num_steps=20)`. Keep one object and reuse it: a new one compiles anew.
-            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
-            initializer: where the free activities start: the feedforward pass unless given.
-            key: randomness for algorithms and initializers that want it.
-            trace: whether to record energies and residuals at every step.
-
-        Returns:
-            An `InferenceResult`: per-example energy, residual and number of steps, activities, and
-            the trace when asked for.
-
-        Raises:
-            ValueError, TypeError: for inputs or targets of a wrong shape or dtype, or a free layer
-                whose energy can only be clamped.
-        """
-        if not hasattr(inference, "run"):
-            raise TypeError(
-                f"expected inference to be an algorithm such as "
-                f"pc.inference.GradientDescent(optax.sgd(0.1), num_steps=20), got {inference!r}"
-            )
-        return inference.run(
-            self, inputs, targets, clamps=clamps, initializer=initializer, key=key, trace=trace
-        )
-
-    def parameter_gradients(self, inputs: Float[Array, " batch *in"] | None = None) -> nnx.State:
-        """dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
-
-        Returns:
-            A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
-            over the batch makes a learning rate mean the same at every batch size.
-        """
-        graphdef, parameters, rest = nnx.split(self._held(inputs), nnx.Param, ...)
-
-        def mean_energy(parameters):
-            network = nnx.merge(graphdef, parameters, rest, copy=True)
-            return jnp.mean(network.energy(inputs))
-
-        return jax.grad(mean_energy)(parameters)
-
-    def _held(self, inputs: Any) -> AbstractPCNetwork:
-        """The network with its normalizations held at the statistics of this batch, if it has any."""
-        from .statistics import normalizing, with_batch_statistics  # which imports this file
-
-        if not normalizing(self):
-            return self
-        activities = self.activities()
-        batch_size = next(iter(activities.values())).shape[0]
-        held = with_batch_statistics(split(self), inputs, batch_size=batch_size, clamps={})
-        return held.bind(activities)
-
-    def _named_layers(self):
-        return zip(self.names, self.layers, strict=True)
-
-
-def total_energy(energies: Energies, *, leading: int = 1) -> Float[Array, " batch"]:
-    """F of each example, the sum of its energies over layers, and over the layers of stacks.
-
-    Args:
-        energies: by layer name.
-        leading: how many axes to keep; 1 is the batch, 2 steps and the batch.
-
-    >>> import jax.numpy as jnp
-    >>> total_energy({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])})
-    Array([4., 6.], dtype=float32)
-    """
-    by_layer = (
-        energy if energy.ndim == leading else jnp.sum(energy, axis=range(leading, energy.ndim))
-        for energy in energies.values()
-    )
-    return sum(by_layer)  # type: ignore[return-value]
+    def _named_layers(self) -> list[tuple[str, PCLayer]]:
+        return [(name, getattr(self.layers, name)) for name in self.names]

@@ -19,6 +19,7 @@ class Calendar:
         evaluate: an evaluation, also at the last step.
         save: a checkpoint, also at the last step.
         epoch: the end of an epoch.
+        start: the step from which periods count: that before the data set's first batch.
 
     >>> calendar = Calendar(total=100, log=30, evaluate=50, save=None, epoch=None)
     >>> calendar.next(20), calendar.next(30), calendar.next(95)
@@ -32,15 +33,21 @@ class Calendar:
     evaluate: int | None
     save: int | None
     epoch: int | None
+    start: int = 0
 
     def next(self, step: int) -> int:
-        """The first step after this one on which something happens."""
+        """Return the first step after this one on which something happens."""
         periods = (self.log, self.evaluate, self.save, self.epoch)
-        return min(self.total, *(step + period - step % period for period in periods if period))
+        since = step - self.start
+        return min(self.total, *(step + period - since % period for period in periods if period))
 
     def is_due(self, event: str, step: int) -> bool:
-        """Whether an event happens after this step."""
+        """Return whether an event happens after this step."""
         period = getattr(self, event)
         if period is None:
             return False
-        return step % period == 0 or (step == self.total and event != "epoch")
+        return (step - self.start) % period == 0 or (step == self.total and event != "epoch")
+
+    def epochs(self, step: int) -> int:
+        """Return how many epochs are complete at this step."""
+        return (step - self.start) // self.epoch if self.epoch else 0

@@ -7,27 +7,70 @@ typo does not pass as silence.
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from pcflax.checks import did_you_mean, expect_count
+from pcflax.networks import AbstractPCNetwork
+from pcflax.typing import PyTree
+
+from .checks import check_measured
+from .history import History
+
+
+class RunningTrainer(Protocol):
+    """What callbacks may use of the `Trainer`, which has more."""
+
+    measures: tuple[str, ...]
+
+    @property
+    def network(self) -> AbstractPCNetwork:
+        """The network as of `step`."""
+        ...
+
+    @property
+    def optimizer_state(self) -> PyTree:
+        """The optimizer's state as of `step`."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Batches learned from so far."""
+        ...
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """The newest rate."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """What was measured so far."""
+        ...
+
+    @property
+    def began(self) -> int:
+        """The step at which this fit began."""
+        ...
+
+    def stop(self) -> None:
+        """End the fit after the step at hand."""
+        ...
+
+    def restore(self, step: int | None = None, *, best: bool = False) -> int:
+        """Go back to a checkpoint."""
+        ...
 
 
 class Callback:
     """Every event, as a method that does nothing; define those you want.
 
-    When a method is called, `trainer.network` holds the parameters as of `trainer.step` (but for
-    `on_progress`, which comes after every compiled call and is for displays). What a callback changes
-    in the network, in `trainer.optimizer_state` or by `trainer.restore()` is trained on from there.
-
-    Attributes:
-        reads_network: False where `on_log` and `on_measure` look at their arguments only, as loggers do;
-            then the network need not be written for them, and training does not wait. It counts for the
-            methods of the class that says it, not for those of a subclass.
+    `trainer.network`, read in a method, holds the parameters as of `trainer.step`. What a callback
+    changes in it, in `trainer.optimizer_state` or by `trainer.restore()` is trained on from there.
 
     >>> import pcflax as pc
     >>> class Printer(pc.Callback):
@@ -35,31 +78,29 @@ class Callback:
     ...         print(step, metrics)
     """
 
-    reads_network: bool = True
-
-    def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
+    def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Training begins at `trainer.step` and will go on until `num_steps`."""
 
-    def on_progress(self, trainer: Trainer, step: int) -> None:
-        """A compiled call has returned; only for progress displays, the network is not written."""
+    def on_progress(self, trainer: RunningTrainer, step: int) -> None:
+        """A compiled call has returned; for progress displays."""
 
-    def on_measure(self, trainer: Trainer, step: int) -> dict[str, float] | None:
+    def on_measure(self, trainer: RunningTrainer, step: int) -> dict[str, float] | None:
         """More metrics for the training row that is about to be logged, by name; or None."""
 
-    def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Training metrics, means over the steps since the last call."""
 
-    def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def on_evaluate(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Metrics of the evaluation set."""
 
-    def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
+    def on_epoch_end(self, trainer: RunningTrainer, epoch: int) -> None:
         """An epoch of the training data is complete; the first has number 0."""
 
-    def on_checkpoint(self, trainer: Trainer, step: int, path: Path) -> None:
+    def on_checkpoint(self, trainer: RunningTrainer, step: int, path: Path) -> None:
         """A checkpoint is being written to `path`."""
 
-    def on_fit_end(self, trainer: Trainer) -> None:
-        """Training is over, for whatever reason; close what was opened."""
+    def on_fit_end(self, trainer: RunningTrainer) -> None:
+        """Training is over, for whatever reason; close what was opened in `on_fit_start`."""
 
 
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_"))
@@ -80,8 +121,7 @@ class CallbackList:
             methods = [name for name in dir(callback) if name.startswith("on_")]
             for name in methods:
                 if name not in EVENTS:
-                    close = difflib.get_close_matches(name, EVENTS, n=1)
-                    hint = f"; did you mean {close[0]}?" if close else "."
+                    hint = did_you_mean(name, EVENTS) or "."
                     raise TypeError(
                         f"callback {kind} has a method {name}, which is never called{hint} "
                         f"Expected some of {', '.join(EVENTS)}"
@@ -91,14 +131,9 @@ class CallbackList:
                     f"{kind} is no callback: expected some of the methods {', '.join(EVENTS)}"
                 )
 
-    def listens(self, *events: str, to_network: bool = False) -> bool:
-        """Whether any callback has a method of its own for one of these events, and reads the network."""
-        methods = (
-            getattr(callback, event, None)
-            for callback in self.callbacks
-            for event in events
-            if not to_network or _reads_network(callback, event)
-        )
+    def listens(self, event: str) -> bool:
+        """Return whether any callback has a method of its own for this event."""
+        methods = (getattr(callback, event, None) for callback in self.callbacks)
         return any(
             method is not None and getattr(method, "__func__", None) not in _DEFAULTS
             for method in methods
@@ -107,62 +142,96 @@ class CallbackList:
     def notify(self, event: str, *args: Any) -> None:
         """Call the method of that name wherever there is one, in order."""
         for callback in self.callbacks:
-            method = getattr(callback, event, None)
-            if method is not None:
-                method(*args)
+            _tell(callback, event, *args)
 
-    def measure(self, trainer: Any, step: int) -> dict[str, float]:
-        """What the callbacks measure for a training row, together."""
+    @contextlib.contextmanager
+    def running(self, trainer: RunningTrainer, num_steps: int) -> Iterator[None]:
+        """Tell the start, and on leaving the end: to each that has started, whatever is raised."""
+        with contextlib.ExitStack() as ends:
+            started = []
+            try:
+                for callback in self.callbacks:
+                    _tell(callback, "on_fit_start", trainer, num_steps)
+                    started.append(callback)
+                yield
+            finally:
+                for callback in reversed(started):  # a stack: the first pushed is told last
+                    ends.callback(_tell, callback, "on_fit_end", trainer)
+
+    def measure(self, trainer: RunningTrainer, step: int) -> dict[str, float]:
+        """Return what the callbacks measure for a training row, together."""
         found: dict[str, float] = {}
         for callback in self.callbacks:
-            method = getattr(callback, "on_measure", None)
-            found |= (method(trainer, step) or {}) if method is not None else {}
+            found |= _tell(callback, "on_measure", trainer, step) or {}
         return found
 
 
+def _tell(callback: Any, event: str, *args: Any) -> Any:
+    method = getattr(callback, event, None)
+    return None if method is None else method(*args)
+
+
 class EarlyStopping(Callback):
-    """Stop where a metric has not improved for a number of evaluations.
+    """Stop where a metric has not improved for a number of evaluations of this fit.
 
     It looks at the Trainer's history and keeps nothing, so a resumed run stops where the run never
-    interrupted would have.
+    interrupted would have. Another `fit` of the same Trainer is judged by its own evaluations.
 
     Args:
         metric: a name of the history, such as "eval/accuracy".
-        mode: whether better is "max" or "min".
+        mode: whether better is "max" or "min"; "min" for energies, losses and errors unless given, else
+            "max".
         patience: evaluations without improvement before the stop.
 
-    >>> EarlyStopping("eval/accuracy", "max", patience=3).patience
-    3
+    Raises:
+        ValueError: for another mode or a patience below 1; and when a fit begins that does not measure
+            the metric.
+
+    >>> EarlyStopping("eval/accuracy", patience=3).mode, EarlyStopping("eval/energy").mode
+    ('max', 'min')
     """
 
-    def __init__(self, metric: str, mode: Literal["max", "min"] = "max", *, patience: int = 5):
+    def __init__(
+        self, metric: str, mode: Literal["max", "min"] | None = None, *, patience: int = 5
+    ):
+        if mode is None:
+            falls = ("energy", "loss", "error", "entropy", "perplexity")
+            mode = "min" if any(word in metric for word in falls) else "max"
         if mode not in ("max", "min"):
             raise ValueError(f"expected mode 'max' or 'min', got {mode!r}")
-        if patience < 1:
-            raise ValueError(f"expected a patience of at least 1 evaluation, got {patience}")
-        self.metric, self.mode, self.patience = metric, mode, patience
+        self.metric, self.mode = metric, mode
+        self.patience = expect_count("EarlyStopping", "patience", patience, least=1)
 
-    def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
-        """Stop a run that had stopped before it was restored."""
-        del num_steps
-        if self.metric in trainer.history.names():
-            self._judge(trainer)
+    def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
+        """Refuse a metric that is not measured; stop a run that had stopped before it was restored."""
+        if not any(name.startswith("eval/") for name in trainer.measures):
+            raise ValueError(
+                f"EarlyStopping judges '{self.metric}' after evaluations, and this fit has none; give "
+                f"fit eval_data"
+            )
+        ours = self.metric.startswith(("train/", "eval/"))  # others are what callbacks measure
+        if ours and not self.metric.startswith("train/energy/"):
+            check_measured("EarlyStopping", self.metric, trainer.measures)
+        if self.metric in trainer.history.names() and self._is_over(trainer):
+            trainer.stop()
+            warnings.warn(
+                f"nothing to do: the run had stopped at step {trainer.step}, since '{self.metric}' no "
+                f"longer improved; to go on until {num_steps}, leave EarlyStopping out or give it more "
+                f"patience than {self.patience}",
+                UserWarning,
+                stacklevel=2,
+            )
 
-    def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def on_evaluate(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Stop the Trainer where the best value is too old."""
         del step, metrics  # the history holds them
-        self._judge(trainer)
-
-    def _judge(self, trainer: Trainer) -> None:
-        values = trainer.history[self.metric]
-        sign = 1.0 if self.mode == "max" else -1.0
-        # a NaN is never the best
-        scores = [-math.inf if math.isnan(value) else sign * value for value in values]
-        if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
+        if self._is_over(trainer):
             trainer.stop()
 
-
-def _reads_network(callback: Any, event: str) -> bool:
-    """What the class says that the method is of: a subclass that overrides it speaks for itself."""
-    owner = next((kind for kind in type(callback).__mro__ if event in vars(kind)), None)
-    return owner is None or vars(owner).get("reads_network", True)
+    def _is_over(self, trainer: RunningTrainer) -> bool:
+        sign = 1.0 if self.mode == "max" else -1.0
+        column = zip(trainer.history.steps(self.metric), trainer.history[self.metric], strict=True)
+        values = [value for step, value in column if step > trainer.began]
+        # a NaN is never the best
+        scores = [-math.inf if math.isnan(value) else sign * value for value in values]
+        return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience

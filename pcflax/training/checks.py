@@ -6,13 +6,14 @@ Shapes go through the network without being computed, so nothing is compiled and
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from pcflax.checks import did_you_mean, expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.learning.base import prediction_of
@@ -20,32 +21,62 @@ from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PyTree
 
 from .checkpoints import Checkpoints
-from .loop import MetricFunctions
+from .measure import measure
+from .metrics import MetricFunctions
 
 
-def check_parts(
-    network: AbstractPCNetwork,
-    optimizer: optax.GradientTransformation,
-    learning: AbstractLearning,
-    checkpoints: Checkpoints | None,
-) -> None:
-    """Refuse what a Trainer cannot be made of, and a rule that cannot be hashed or does not fit."""
-    for argument, value, kind, example in (
-        ("network", network, AbstractPCNetwork, "pc.PCNetwork([...])"),
-        ("optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)"),
-        ("learning", learning, AbstractLearning, "pc.learning.PredictiveCoding(...)"),
-        ("checkpoints", checkpoints, Checkpoints | None, "pc.Checkpoints('runs/mnist')"),
-    ):
-        if not isinstance(value, kind):
-            raise TypeError(f"Trainer expected {argument} such as {example}, got {value!r}")
+def check_network(network: Any, checkpoints: Any) -> None:
+    """Refuse what is no network, and what is no checkpoints."""
+    expect_kind("Trainer", "network", network, AbstractPCNetwork, "pc.PCNetwork([...])")
+    expect_kind(
+        "Trainer",
+        "checkpoints",
+        checkpoints,
+        Checkpoints | None,
+        "pc.Checkpoints('runs/mnist')",
+    )
+
+
+def as_optimizer(
+    owner: str, optimizer: Any, parameters: PyTree
+) -> optax.GradientTransformationExtraArgs:
+    """Return an optax transformation that training can give what it wants.
+
+    Raises:
+        TypeError: for what is none, or wants more than gradients, parameters and `value`.
+    """
+    if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
+        optimizer = optimizer.gradient_transformation()
+    expect_kind(owner, "optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)")
     try:
-        hash(learning)
+        jax.eval_shape(
+            lambda p: optax.with_extra_args_support(optimizer).update(
+                p, optimizer.init(p), p, value=jnp.float32(0)
+            ),
+            parameters,
+        )
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        raise TypeError(
+            f"the optimizer wants more than gradients, parameters and value, which is all that training "
+            f"gives ({error}); take one without a line search, such as optax.adam(1e-3)"
+        ) from error
+    return optimizer
+
+
+def check_rule(owner: str, rule: Any, network: AbstractPCNetwork) -> AbstractLearning:
+    """Return the rule; refuse what is none, one that cannot be hashed, and a network that it cannot train."""
+    expect_kind(owner, "learning", rule, AbstractLearning, "pc.learning.PredictiveCoding(...)")
+    try:
+        hash(rule)
     except TypeError:
         raise TypeError(
-            f"{type(learning).__name__} cannot be hashed, which finding its compiled program needs; "
+            f"{type(rule).__name__} cannot be hashed, which finding its compiled program needs; "
             f"make it (and what it holds) a @dataclasses.dataclass(frozen=True)"
         ) from None
-    learning.check(network)
+    rule.check(network)
+    return rule
 
 
 def check_metric_names(names: Iterable[str]) -> None:
@@ -57,12 +88,25 @@ def check_metric_names(names: Iterable[str]) -> None:
             )
 
 
-def check_keep_best(keep_best: tuple[str, str] | None, measured: list[str]) -> None:
-    """Refuse a metric that no evaluation will measure."""
-    known = [f"eval/{name}" for name in (*measured, "energy")]
-    if keep_best is not None and keep_best[0] not in known:
+def measured_names(
+    train: MetricFunctions | None, evaluate: MetricFunctions | None
+) -> tuple[str, ...]:
+    """Return the names of what rows of training and of evaluation hold, but for energies of layers."""
+    names = []
+    if train is not None:
+        names += ["train/energy", "train/loss", *(f"train/{name}" for name, _ in train)]
+    if evaluate is not None:
+        names += [*(f"eval/{name}" for name, _ in evaluate), "eval/energy"]
+    return tuple(names)
+
+
+def check_measured(owner: str, metric: str, measured: Iterable[str]) -> None:
+    """Refuse a metric that nothing will measure."""
+    known = [name for name in measured if name.startswith(metric.partition("/")[0] + "/")]
+    if metric not in known:
         raise ValueError(
-            f"keep_best names the metric '{keep_best[0]}', but evaluations measure {', '.join(known)}"
+            f"{owner} names the metric '{metric}', but evaluations measure "
+            f"{', '.join(known or measured)}{did_you_mean(metric, known)}"
         )
 
 
@@ -101,24 +145,19 @@ def _run_shapes(
     prediction = prediction_of(bound, inputs, batch[0])
     if targets is None:
         return
-    for name, metric in metrics:
-        shape = jnp.shape(metric(prediction, targets))
-        if shape != batch:
+    for name, values in measure(bound, prediction, targets, metrics).items():
+        if jnp.shape(values) != batch:
             raise ValueError(
-                f"metric '{name}' returned shape {shape}, expected one number an example, {batch}"
+                f"metric '{name}' returned shape {jnp.shape(values)}, expected one number an example, "
+                f"{batch}"
             )
 
 
 def total_steps(data: Dataset, epochs: int | None, num_steps: int | None) -> int:
-    """The step at which a fit ends."""
+    """Return the step at which a fit ends."""
     check_is_dataset(data, "training data")
     if (epochs is None) == (num_steps is None):
         raise ValueError("give either epochs or num_steps, the total to train until")
-    name, value = ("epochs", epochs) if epochs is not None else ("num_steps", num_steps)
-    try:
-        count = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"expected {name} to be an int, got {value!r}") from None
-    if count < 0:
-        raise ValueError(f"expected {name} of at least 0, got {count}")
-    return count * data.num_batches if name == "epochs" else count
+    if epochs is not None:
+        return expect_count("fit", "epochs", epochs) * data.num_batches
+    return expect_count("fit", "num_steps", num_steps)

@@ -1,10 +1,29 @@
-"""What stops a run: numbers that are not finite."""
+"""Every error and warning of training, and the sentence about numbers that are not finite."""
 
 from __future__ import annotations
 
 import math
+import signal
 
 from pcflax.typing import Metrics
+
+
+class CheckpointError(Exception):
+    """A checkpoint is damaged, or does not fit what it is restored into."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was skipped, or a resumed run is not the run that was saved."""
+
+
+class Terminated(SystemExit):
+    """A signal asked the run to end, and it was saved.
+
+    The exit code is the shell's: 128 and the signal's number, 143 for SIGTERM and 129 for SIGHUP.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(128 + number)
 
 
 class NonFiniteEnergyError(FloatingPointError):
@@ -15,7 +34,7 @@ _NAMED = 4  # layers in one sentence
 
 
 def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteEnergyError:
-    """The error of a step that was not applied.
+    """Return the error of a step that was not applied.
 
     Args:
         step: its number, from 1.

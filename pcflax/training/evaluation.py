@@ -14,18 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from pcflax.checks import expect_count
 from pcflax.data import Dataset
 from pcflax.data.base import Reader
 from pcflax.learning.base import prediction_of
 from pcflax.networks import SplitNetwork
 from pcflax.typing import PyTree
 
-from .loop import MetricFunctions, call_capacity
-from .metrics import of_means
+from .measure import at_least_32_bits, measure
+from .metrics import MetricFunctions, of_means
+from .staging import call_capacity
 
 
 def evaluate(network: SplitNetwork, data: Dataset, metrics: MetricFunctions) -> dict[str, float]:
-    """Means over every example: the metrics (`OfMean` applied to theirs), then the energy."""
+    """Return means over every example: the metrics (`OfMean` applied to theirs), then the energy."""
     constants = data.constants()
     totals: dict[str, float] = {}
     for items, valid in data.evaluation_items(call_capacity(data)):
@@ -41,7 +43,7 @@ def evaluate(network: SplitNetwork, data: Dataset, metrics: MetricFunctions) -> 
 
 
 def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> Any:
-    """Feedforward predictions of an array (examples, *in), or of a data set in stored order.
+    """Return feedforward predictions of an array (examples, *in), or of a data set in stored order.
 
     Of a network with several outputs, a dictionary by name; several inputs are one, too.
     """
@@ -53,6 +55,7 @@ def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> Any:
             found = predict_batch(network, batch.inputs, len(valid[0]))
             rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+    batch_size = expect_count("predict", "batch_size", batch_size, least=1)
     several = isinstance(inputs, Mapping)
     inputs = jax.tree.map(np.asarray, dict(inputs)) if several else np.asarray(inputs)
     total = network.bind().check_batch(inputs, None)
@@ -73,13 +76,13 @@ def measure_batches(
     reader: Reader,
     metrics: MetricFunctions,
 ) -> dict[str, Array]:
-    """{name: (count,)}: for each batch the sum over its valid examples of energy and metrics.
+    """Return {name: (count,)}: for each batch the sum over its valid examples of energy and metrics.
 
     The energy is F at the feedforward activities with the targets clamped on top: targets are scored,
     and never seen by inference.
     """
 
-    def measure(_, item_and_valid):
+    def measure_one(_, item_and_valid):
         item, counts = item_and_valid
         batch = reader(constants, item)
         bound = network.bind()
@@ -88,19 +91,18 @@ def measure_batches(
         bound.set_activities(bound.start(batch.inputs, batch.targets))
         values = {"energy": bound.energy(batch.inputs)}
         if batch.targets is not None:
-            for name, metric in metrics:
-                values[name] = metric(prediction, batch.targets)
+            values |= measure(bound, prediction, batch.targets, metrics)
         return None, {
-            name: jnp.sum(jnp.where(counts, value, 0)).astype(jnp.float32)
+            name: jnp.sum(jnp.where(counts, at_least_32_bits(value), 0))
             for name, value in values.items()
         }
 
-    return jax.lax.scan(measure, None, (items, valid))[1]
+    return jax.lax.scan(measure_one, None, (items, valid))[1]
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def predict_batch(network: SplitNetwork, inputs: PyTree, batch_size: int) -> PyTree:
-    """The feedforward prediction of one batch; without inputs the prior's, for every example."""
+    """Return the feedforward prediction of one batch; without inputs the prior's, for every example."""
     bound = network.bind()
     bound.eval()
     return prediction_of(bound, inputs, batch_size)

@@ -1,20 +1,26 @@
 """Loggers: where measurements go. Each is a callback.
 
 The console shows what a person waits for; JSON lines are what programs read, and hold nothing that
-two equal runs would not share; TensorBoard files are for its browser.
+two equal runs would not share; TensorBoard files are for its browser. Paths are fixed when a logger is
+made: a later change of folder moves nothing.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pcflax.checks import expect_local_path
+
 from .callbacks import Callback
+from .plain_json import dumps
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -26,13 +32,13 @@ class ConsoleLogger(Callback):
     Where the output is no terminal there is no bar, and the lines remain.
 
     Args:
-        console: rich's console; standard output unless given.
+        console: rich's console; `plain_console()` unless given.
     """
 
     reads_network = False
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console()
+        self.console = console or plain_console()
         self._progress: Progress | None = None
 
     def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
@@ -40,9 +46,9 @@ class ConsoleLogger(Callback):
         self._progress = Progress(
             BarColumn(bar_width=16),  # the whole line fits 80 columns
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -72,7 +78,8 @@ class ConsoleLogger(Callback):
 
     def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Print one line."""
-        self.console.print(f"step {step:>6}  {_short(metrics)}", highlight=False)
+        line = f"step {step:>6}  {_short(metrics)}"
+        self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Take the bar away."""
@@ -85,7 +92,8 @@ class JSONLinesLogger(Callback):
     """One JSON object a line: {"step": n, name: value, ...}, as in the Trainer's history.
 
     A resumed run drops what was written after its checkpoint, so that the file ends as that of a run
-    never interrupted.
+    never interrupted. A file of anything else is moved aside to `<name>.superseded`. Numbers that are not
+    finite, which JSON does not know, are null.
 
     Args:
         path: the file; it is made with its folder.
@@ -94,28 +102,41 @@ class JSONLinesLogger(Callback):
     reads_network = False
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = expect_local_path("JSONLinesLogger", "path", path)
         self._file: Any = None
 
     def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
         """Write the history so far, and open the file for more."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in trainer.history.rows))
-        os.replace(part, self.path)
-        self._file = self.path.open("a", buffering=1)
+        lines = [dumps(row) + "\n" for row in trainer.history.rows]
+        with self._telling():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not _begins(self.path, lines):
+                self.path.rename(_free(self.path.with_name(self.path.name + ".superseded")))
+            part = self.path.with_name(self.path.name + ".part")
+            part.write_text("".join(lines))
+            os.replace(part, self.path)
+            self._file = self.path.open("a", buffering=1)
 
     def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Write a row of training metrics."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        with self._telling():
+            self._file.write(dumps({"step": step, **metrics}) + "\n")
 
     on_evaluate = on_log
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with self._telling():
+                file.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"cannot write metrics to {self.path}: {error.strerror}") from error
 
 
 class TensorBoardLogger(Callback):
@@ -128,7 +149,7 @@ class TensorBoardLogger(Callback):
     reads_network = False
 
     def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
+        self.directory = expect_local_path("TensorBoardLogger", "directory", directory)
         self._writer: Any = None
 
     def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
@@ -139,8 +160,11 @@ class TensorBoardLogger(Callback):
 
     def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Write one scalar a metric."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
+
+        # not by add_scalar: it rewrites names, so that "a b" and "a_b" would be one
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._writer.file_writer.add_summary(Summary(value=values), step)
 
     on_evaluate = on_log
 
@@ -149,6 +173,66 @@ class TensorBoardLogger(Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def plain_console() -> Console:
+    """Return a console on standard output that shows text as it is.
+
+    Brackets are no markup. Where the output is no terminal, lines and tables are as wide as they need
+    to be. A pipe that nobody reads any more, or a terminal that was closed, stops nothing.
+    """
+    screen = _Screen()
+    width = None if screen.isatty() or "COLUMNS" in os.environ else _UNCUT
+    return Console(file=screen, width=width, markup=False, emoji=False, highlight=False)  # type: ignore
+
+
+_UNCUT = 10_000  # columns
+
+
+class _Screen:
+    """Standard output, for showing: what cannot be shown there is dropped."""
+
+    @property
+    def _file(self) -> Any:
+        return getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # under a progress bar
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._file, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(AttributeError, ValueError):  # there is none, or it is closed
+            return self._file.isatty()
+        return False
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def write(self, text: str) -> int:
+        shown = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            self._file.write(shown)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            self._file.flush()
+
+
+def _begins(path: Path, lines: list[str]) -> bool:
+    """Whether a file begins with these lines, as far as it goes; an empty one may be anybody's."""
+    found = path.read_bytes()
+    begin = "".join(lines).encode()
+    return found == b"" or (begin != b"" and (found.startswith(begin) or begin.startswith(found)))
+
+
+def _free(path: Path) -> Path:
+    """The path, or with a number behind it, where there is nothing yet."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def _headline(metrics: dict[str, float]) -> str:

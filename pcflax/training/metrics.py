@@ -1,7 +1,8 @@
 """Metrics: one number for each example from its prediction and its targets.
 
 The Trainer takes the mean over examples. Any function with the signature of `MetricFunction` will do.
-What is no mean but follows from one (the perplexity, a root mean square) is an `OfMean`.
+What is no mean but follows from one (the perplexity, a root mean square) is an `OfMean`. A metric sees the
+prediction, which is logits under a categorical output; one marked by `reads_mean` sees what these stand for.
 """
 
 from __future__ import annotations
@@ -9,53 +10,85 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pcflax.typing import MetricFunction
+from pcflax.typing import MetricFunction, PyTree
+
+MetricFunctions: TypeAlias = tuple[tuple[str, MetricFunction], ...]
+"""Metrics by name, hashable."""
+
+Marked = TypeVar("Marked", bound=MetricFunction)
+
+
+def reads_mean(metric: Marked) -> Marked:
+    """Mark a metric that compares targets with the output's mean, softmax(logits) say, not with logits.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> @pc.metrics.reads_mean
+    ... def absolute_error(prediction, targets):
+    ...     return jnp.abs(prediction - targets).mean(axis=-1)
+    """
+    metric.reads_mean = True  # type: ignore[attr-defined]
+    return metric
 
 
 def accuracy(
     prediction: Float[Array, " batch *positions classes"],
     targets: Float[Array, " batch *positions classes"],
 ) -> Float[Array, " batch"]:
-    """1 where the largest prediction stands at the largest target, else 0; the mean over positions.
+    """Return 1 where the largest prediction stands at the largest target, else 0; the mean over positions.
 
-    Ties go to the lower class.
+    Ties go to the lower class. Of several outputs, the mean of theirs.
 
     >>> import jax.numpy as jnp
     >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([[0., 1.], [0., 1.]]))
     Array([1., 0.], dtype=float32)
     """
-    correct = jnp.argmax(prediction, axis=-1) == jnp.argmax(targets, axis=-1)
-    return _mean_over_positions(correct.astype(prediction.dtype))
+
+    def of_one(prediction, targets):
+        correct = jnp.argmax(prediction, axis=-1) == jnp.argmax(targets, axis=-1)
+        # in 32 bits at least: sums of ones in 16 bits end at 256
+        return _mean_over_positions(
+            correct.astype(jnp.promote_types(prediction.dtype, jnp.float32))
+        )
+
+    return _mean_over_outputs(of_one, prediction, targets)
 
 
 def cross_entropy(
     prediction: Float[Array, " batch *positions classes"],
     targets: Float[Array, " batch *positions classes"],
 ) -> Float[Array, " batch"]:
-    """-sum_k targets_k log softmax(prediction)_k in nats; the mean over positions, as of tokens.
+    """Return -sum_k targets_k log softmax(prediction)_k in nats; the mean over positions, as of tokens.
 
     The predictions are logits, as a `Categorical` output has them. With one position for each example
-    it is that output's energy; with several, the energy is their sum and this their mean.
+    it is that output's energy; with several, the energy is their sum and this their mean. Of several
+    outputs, the mean of theirs.
 
     >>> import jax.numpy as jnp
     >>> cross_entropy(jnp.zeros((1, 3, 4)), jnp.eye(4)[None, :3])  # log 4 for four equal classes
     Array([1.3862944], dtype=float32)
     """
-    return _mean_over_positions(optax.losses.safe_softmax_cross_entropy(prediction, targets))
+
+    def of_one(prediction, targets):
+        return _mean_over_positions(optax.losses.safe_softmax_cross_entropy(prediction, targets))
+
+    return _mean_over_outputs(of_one, prediction, targets)
 
 
+@reads_mean
 def squared_error(
     prediction: Float[Array, " batch *features"], targets: Float[Array, " batch *features"]
 ) -> Float[Array, " batch"]:
-    """The mean over features of (prediction - targets)^2, for each example.
+    """Return the mean over features of (prediction - targets)^2, for each example.
 
-    Of several outputs, the mean of theirs.
+    The Trainer hands it the output's mean: probabilities, where the prediction is logits. Of several
+    outputs, the mean of theirs.
 
     >>> import jax.numpy as jnp
     >>> squared_error(jnp.array([[1.0, 3.0]]), jnp.zeros((1, 2)))
@@ -65,8 +98,7 @@ def squared_error(
     def of_one(prediction, targets):
         return jnp.mean((prediction - targets) ** 2, axis=range(1, prediction.ndim))
 
-    means = jax.tree.leaves(jax.tree.map(of_one, prediction, targets))
-    return means[0] if len(means) == 1 else jnp.mean(jnp.stack(means), axis=0)
+    return _mean_over_outputs(of_one, prediction, targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +122,17 @@ class OfMean:
     function: Callable[[float], float]
     metric: MetricFunction
 
+    @property
+    def reads_mean(self) -> bool:
+        """Whether the metric does."""
+        return getattr(self.metric, "reads_mean", False)
+
     def __call__(
         self,
         prediction: Float[Array, " batch *features"],
         targets: Float[Array, " batch *features"],
     ) -> Float[Array, " batch"]:
-        """What is averaged: the metric of each example."""
+        """Return what is averaged: the metric of each example."""
         return self.metric(prediction, targets)
 
 
@@ -113,7 +150,7 @@ perplexity = OfMean(_exponential, cross_entropy)
 def of_means(
     means: Mapping[str, float], metrics: Iterable[tuple[str, MetricFunction]], prefix: str = ""
 ) -> dict[str, float]:
-    """Means by name, where those of an `OfMean` have become what it reports.
+    """Return means by name, where those of an `OfMean` have become what it reports.
 
     >>> of_means({"train/perplexity": 0.0, "train/energy": 2.0}, [("perplexity", perplexity)], "train/")
     {'train/perplexity': 1.0, 'train/energy': 2.0}
@@ -129,7 +166,7 @@ def of_means(
 def default_metrics(
     num_classes: int | None, *, sequences: bool = False
 ) -> dict[str, MetricFunction]:
-    """Accuracy for labels, with the perplexity for sequences of them; the squared error for others.
+    """Return accuracy for labels, with the perplexity for sequences of them; the squared error for others.
 
     >>> list(default_metrics(10)), list(default_metrics(None))
     (['accuracy'], ['squared_error'])
@@ -139,6 +176,11 @@ def default_metrics(
     if num_classes is None:
         return {"squared_error": squared_error}
     return {"accuracy": accuracy, **({"perplexity": perplexity} if sequences else {})}
+
+
+def _mean_over_outputs(of_one: Callable, prediction: PyTree, targets: PyTree) -> jax.Array:
+    means = jax.tree.leaves(jax.tree.map(of_one, prediction, targets))
+    return means[0] if len(means) == 1 else jnp.mean(jnp.stack(means), axis=0)
 
 
 def _mean_over_positions(values: Float[Array, " batch *positions"]) -> Float[Array, " batch"]:

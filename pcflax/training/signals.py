@@ -1,7 +1,8 @@
 """Signals: a run that is asked to stop saves first.
 
-SIGTERM is what a batch system sends before it kills; Ctrl-C is what a person does. Both let the
-compiled call at hand return, so that the state is whole when it is saved.
+SIGTERM is what a batch system sends before it kills, SIGHUP what a terminal sends that is closed, and
+Ctrl-C is what a person does. SIGUSR1 asks to save and go on, which batch systems send as a warning. All let
+the compiled call at hand return, so that the state is whole when it is saved.
 """
 
 from __future__ import annotations
@@ -9,46 +10,63 @@ from __future__ import annotations
 import signal
 import threading
 
+from .errors import Terminated
 
-class Terminated(SystemExit):
-    """SIGTERM came; the run was saved. Exit code 143, as the shell has it."""
-
-    def __init__(self):
-        super().__init__(143)
+_STOPS = ("SIGTERM", "SIGINT")
+# Taken only where nobody else does: their meaning is the program's.
+_FREE = ("SIGHUP", "SIGUSR1")
 
 
 class SignalCatcher:
-    """Notes SIGTERM and Ctrl-C while it is entered, and puts the old handlers back.
+    """Notes signals while it is entered, and puts the old handlers back.
 
-    Outside the main thread, where Python allows no handlers, it notes nothing.
+    A signal that the process was told to ignore stays ignored, and one whose handler is not Python's
+    stays with that, since it could not be put back. Outside the main thread, where Python allows no
+    handlers, it notes nothing.
 
     Attributes:
-        caught: the signal that came, or None.
+        caught: the signal that asks to stop, or None.
     """
 
     def __init__(self):
         self.caught: int | None = None
+        self._save_asked = False
         self._before: dict = {}
 
     def __enter__(self) -> SignalCatcher:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+            for name in (*_STOPS, *_FREE):
+                if hasattr(signal, name):  # Windows has two of them
+                    self._take(getattr(signal, name), only_free=name in _FREE)
         return self
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def save_asked(self) -> bool:
+        """Return whether a checkpoint was asked for since the last call."""
+        asked, self._save_asked = self._save_asked, False
+        return asked
+
     def raise_caught(self) -> None:
         """Raise what the signal means, where one came: `Terminated` or `KeyboardInterrupt`."""
-        if self.caught == signal.SIGTERM:
-            raise Terminated
         if self.caught == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.caught is not None:
+            raise Terminated(self.caught)
+
+    def _take(self, number: int, only_free: bool) -> None:
+        before = signal.getsignal(number)
+        if before in (None, signal.SIG_IGN) or (only_free and before != signal.SIG_DFL):
+            return
+        self._before[number] = signal.signal(number, self._handle)
 
     def _handle(self, number, frame) -> None:
         del frame
+        if number == getattr(signal, "SIGUSR1", None):
+            self._save_asked = True
+            return
         if self.caught is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second one does not wait
         self.caught = number

@@ -124,7 +124,9 @@ class Scaled(AbstractGradientLearning):
     factors: tuple[float, ...]
 
     def gradients(self, network, inputs, targets, *, key, step=0):
-        gradients, info = pc.learning.Backprop().gradients(network, inputs, targets, key=key)
+        gradients, info = pc.learning.Backprop().gradients(
+            network, pc.Evidence(inputs, targets), key=key
+        )
 
         def scaled(path, gradient):
             _, number, *_ = jax.tree_util.keystr(path, simple=True, separator="/").split("/")

@@ -64,7 +64,9 @@ class Backwards(AbstractGradientLearning):
     """Backpropagation with the sign turned round."""
 
     def gradients(self, network, inputs, targets, *, key, step=0):
-        gradients, info = pc.learning.Backprop().gradients(network, inputs, targets, key=key)
+        gradients, info = pc.learning.Backprop().gradients(
+            network, pc.Evidence(inputs, targets), key=key
+        )
         return jax.tree.map(jnp.negative, gradients), info
 
 

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 import pcflax as pc
 from pcflax.analysis import DeepLinear
-from pcflax.networks.base import total_energy
+from pcflax.energies import total_energy
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,9 @@ def make(skips, kind, gamma=1.0, precision=1.0, *, depth=4, batch=3, bias=True, 
 
 def minimum(case):
     """z* by layer, F* (batch,) and one example's Hessian, by autodiff and a dense solve."""
-    problem = pc.inference.make_problem(pc.networks.split(case.network), case.inputs, case.targets)
+    problem = pc.inference.make_problem(
+        pc.networks.split(case.network), pc.Evidence(case.inputs, case.targets)
+    )
     flat, unravel = ravel_pytree(problem.start)
     energy = lambda z: jnp.sum(total_energy(problem.energies(unravel(z))))  # noqa: E731
     hessian = jax.hessian(energy)(flat)

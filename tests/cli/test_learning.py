@@ -20,7 +20,7 @@ import pcflax as pc
 from pcflax.cli.build import build_inference, build_learning, build_network
 from pcflax.cli.main import main
 from pcflax.cli.options import TrainOptions, read_config
-from pcflax.data.digits import read_digits
+from pcflax.data.sources.digits import read_digits
 from pcflax.typing import Batch
 from tests.cli.test_main import digest, error, files_of, last_eval, output, rows_of
 from tests.references import numpy_pc as reference
@@ -298,9 +298,9 @@ def forward(run_dir, skips):
     """
     images, labels = read_digits("test")
     activity = (images.reshape(360, 64) / 16 - 0.3054) / 0.3759
-    layers = pc.load_checkpoint(run_dir).parameters["layers"]
+    layers = pc.load_checkpoint(run_dir).parameters
     for index in range(len(layers)):
-        linear, last = layers[index]["linear"], index == len(layers) - 1
+        linear, last = layers[f"layer_{index}"]["linear"], index == len(layers) - 1
         kernel = linear["kernel"].astype(np.float64)
         below, depth = len(kernel), len(layers) if skips[index] else 1
         factor = 1 / below if last else (below * depth) ** -0.5
@@ -440,12 +440,12 @@ def record(default_run):
 
 def numpy_health(run_dir, step):
     """(cosines, gap closed) of the default rule on the first 64 training digits, all in NumPy."""
-    stored = pc.load_checkpoint(run_dir, step=step).parameters["layers"]
+    stored = pc.load_checkpoint(run_dir, step=step).parameters
     layers = [
         reference.ReferenceLayer(linear["kernel"], linear["bias"], activation=activation)
         for linear, activation in (
-            (stored[0]["linear"], "tanh"),
-            (stored[1]["linear"], "identity"),
+            (stored["layer_0"]["linear"], "tanh"),
+            (stored["layer_1"]["linear"], "identity"),
         )
     ]
     batch = next(iter(pc.data.load("digits", batch_size=64, seed=0)))

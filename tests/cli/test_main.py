@@ -23,7 +23,7 @@ import pcflax as pc
 from pcflax.cli import inspect as inspect_verb
 from pcflax.cli.main import main
 from pcflax.cli.options import PRESETS, TrainOptions, preset
-from pcflax.data.digits import read_digits
+from pcflax.data.sources.digits import read_digits
 
 # 64 -> 16 -> 10, two evaluations, two checkpoints.
 SMALL = ["--num-steps", "20", "--eval-every", "10", "--widths", "16"]
@@ -202,9 +202,9 @@ def forward(run_dir):
     """NumPy's predictions of a run's network for the test digits, and their labels."""
     images, labels = read_digits("test")
     activity = (images.reshape(360, 64) / 16 - 0.3054) / 0.3759
-    layers = pc.load_checkpoint(run_dir).parameters["layers"]
+    layers = pc.load_checkpoint(run_dir).parameters
     for index in range(len(layers)):
-        linear = layers[index]["linear"]
+        linear = layers[f"layer_{index}"]["linear"]
         activity = activity @ linear["kernel"].astype(np.float64) + linear["bias"]
         if index < len(layers) - 1:
             activity = np.tanh(activity)
@@ -575,7 +575,7 @@ class TestBadData:
     @pytest.mark.parametrize("batch_size", [0, -3])
     def test_an_evaluation_batch_of_nothing(self, base_run, capsys, batch_size):
         told = error(capsys, "evaluate", base_run, "--batch-size", batch_size)
-        assert f"expected a batch_size of at least 1, got {batch_size}" in told
+        assert f"expected batch_size >= 1, got {batch_size}" in told
 
 
 class TestBadRuns:

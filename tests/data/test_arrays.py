@@ -131,6 +131,28 @@ class TestBatches:
                     batch.targets, np.eye(4, dtype=np.float32)[labels[row]]
                 )
 
+    @pytest.mark.parametrize("batch_size", [1, 4, 11])
+    def test_a_loop_of_ones_own_sees_every_example_once(self, batch_size):
+        """An accuracy by hand would else be one of the examples that happen to fill batches."""
+        inputs, labels = make_arrays()
+        sizes = [batch_size] * (11 // batch_size) + [11 % batch_size] * (11 % batch_size > 0)
+        stored = make_data(batch_size=batch_size, shuffle=False)
+        for batches in (list(stored), list(make_data(batch_size=batch_size).batches())):
+            assert [len(batch.inputs) for batch in batches] == sizes
+            assert len(batches) == len(stored)
+            np.testing.assert_array_equal(np.concatenate([b.inputs for b in batches]), inputs)
+            targets = np.concatenate([b.targets for b in batches])
+            np.testing.assert_array_equal(targets, np.eye(4)[labels])
+        assert [len(batch.inputs) for batch in stored.epoch()] == sizes[: 11 // batch_size]
+
+    def test_the_last_batch_has_its_own_clamps(self):
+        inputs, labels = make_arrays()
+        clamps = {"hidden": (inputs, inputs > 0)}
+        data = pc.data.from_arrays(inputs, labels, batch_size=4, shuffle=False, clamps=clamps)
+        *_, last = data.batches()
+        np.testing.assert_array_equal(last.clamps["hidden"].value, inputs[8:])
+        np.testing.assert_array_equal(last.clamps["hidden"].mask, inputs[8:] > 0)
+
     def test_iterating_gives_epoch_0(self):
         data = make_data()
         for one, other in zip(data, data.epoch(0), strict=True):
@@ -215,7 +237,7 @@ NAN = np.array([[0.0, 1.0], [np.inf, 0.0], [0.0, np.nan]])
 
 VALUE_ERRORS = {
     "neither": ((None, None), {}, "inputs and targets are both None; give at least one"),
-    "lengths": ((INPUTS, LABELS[:2]), {}, "'mine' has 3 inputs but 2 targets; give one target"),
+    "lengths": ((INPUTS, LABELS[:2]), {}, "'mine' has 3 inputs but 2 targets; give one row of"),
     "bool labels": (
         (INPUTS, LABELS > 1),
         {},
@@ -252,18 +274,26 @@ VALUE_ERRORS = {
         {},
         "data set 'mine' is empty; expected at least one example",
     ),
-    "batch 0": ((INPUTS, LABELS), {"batch_size": 0}, "expected a batch_size of at least 1, got 0"),
-    "batch 1.5": ((INPUTS, LABELS), {"batch_size": 1.5}, "batch_size of at least 1, got 1.5"),
-    "batch True": ((INPUTS, LABELS), {"batch_size": True}, "batch_size of at least 1, got True"),
+    "batch 0": (
+        (INPUTS, LABELS),
+        {"batch_size": 0},
+        "data set 'mine' expected batch_size >= 1, got 0",
+    ),
+    "no classes": ((INPUTS, LABELS), {"num_classes": 0}, "'mine' expected num_classes >= 1, got 0"),
     "batch larger": (
         (INPUTS, LABELS),
         {"batch_size": 4},
         "batch_size 4 is larger than data set 'mine' with its 3 examples; give a batch_size of at "
         "most 3",
     ),
-    "seed": ((INPUTS, LABELS), {"seed": -1}, "expected a seed from 0 to 2**32 - 1, got -1"),
-    "large seed": ((INPUTS, LABELS), {"seed": 2**32}, "from 0 to 2**32 - 1, got 4294967296"),
+    "seed": ((INPUTS, LABELS), {"seed": -1}, "data set 'mine' expected seed >= 0, got -1"),
+    "large seed": ((INPUTS, LABELS), {"seed": 2**32}, "expected seed < 2**32, got 4294967296"),
 }
+NOT_WHOLE = [
+    (option, value)
+    for option in ("batch_size", "seed", "num_classes")
+    for value in (1.5, True, "8", np.ones(1, int))
+]
 
 
 class TestErrors:
@@ -272,6 +302,11 @@ class TestErrors:
         arrays, options, text = VALUE_ERRORS[case]
         with pytest.raises(ValueError, match=re.escape(text)):
             pc.data.from_arrays(*arrays, **{"batch_size": 1, "name": "mine", **options})
+
+    @pytest.mark.parametrize(("option", "value"), NOT_WHOLE)
+    def test_what_is_no_whole_number_is_refused(self, option, value):
+        with pytest.raises(TypeError, match=f"data set 'mine' expected an int {option}, got "):
+            pc.data.from_arrays(INPUTS, LABELS, **{"batch_size": 1, "name": "mine", option: value})
 
     def test_integer_inputs_are_refused_with_the_remedy(self):
         """Bytes taken for numbers would train on inputs 255 times too large."""
@@ -297,3 +332,26 @@ class TestErrors:
         inputs = np.array([[0.0, 1.0], [0.0, 1e300], [0.0, 1.0]])
         with pytest.raises(ValueError, match="the inputs of 'mine' hold"):
             pc.data.from_arrays(inputs, LABELS, batch_size=1, name="mine")
+
+
+def test_a_checksum_tells_other_examples_from_the_same():
+    """A file that was written anew under its old name would go unnoticed."""
+    inputs, labels = np.arange(12.0).reshape(6, 2), np.arange(6) % 3
+
+    def contents(inputs, labels, **options):
+        return pc.data.from_arrays(inputs, labels, batch_size=2, **options).description()[
+            "checksum"
+        ]
+
+    same = contents(inputs, labels)
+    assert contents(inputs.copy(), labels, seed=1) == same
+    assert contents(np.asfortranarray(inputs), labels) == same
+    changed = inputs.copy()
+    changed[4, 1] = 7.5
+    assert contents(changed, labels) != same
+    assert contents(inputs, labels[::-1]) != same
+    text = [
+        pc.data.TextDataset(t, sequence_length=2, batch_size=1).description()["checksum"]
+        for t in ("abab", "abba", "acac")
+    ]
+    assert len(set(text)) == 3

@@ -19,7 +19,7 @@ from scipy import stats
 import pcflax as pc
 from pcflax.data.augment import Seeded, as_augmentations, augmented, describe, seeded
 from pcflax.data.base import Decoder
-from pcflax.data.digits import read_digits
+from pcflax.data.sources.digits import read_digits
 from tests.conftest import parameters_of
 
 BOTH = (pc.data.Flip(), pc.data.Crop(4))
@@ -142,6 +142,18 @@ class TestRandomness:
         np.testing.assert_array_equal(items.seed, [[2**32 - 1, 2**32 - 1], [2**32 - 1, 0]])
         assert items.seed.dtype == np.uint32
 
+    def test_its_keys_are_those_of_seed_and_batch(self):
+        """Other keys would change the images of a run that an older version began."""
+        noise = lambda images, key: images * jax.random.uniform(key)  # noqa: E731
+        data = make_data((noise, noise), seed=9)
+        rows = data.indices(5, 1)[0]
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(9), 2**32 - 1), 5)
+        expected = jnp.asarray(make_images()[rows])
+        for number in (0, 1):
+            expected = expected * jax.random.uniform(jax.random.fold_in(key, number))
+        found = inputs_of(data, epoch=1)[2]  # batch 5 of 3 an epoch
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
     def test_its_keys_are_not_the_trainers(self):
         """Of one seed, the noise of a step and the places of its crops would else be one draw."""
         seen = []
@@ -245,19 +257,20 @@ class TestDataSets:
 class TestTraining:
     """A Trainer on augmented images of 5 x 6."""
 
+    # One of each for all trainers, which then share their compiled programs.
+    RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3))
+    OPTIMIZER = optax.adam(1e-3)
+
     def make_trainer(self, folder=None):
         rngs = nnx.Rngs(0)
         network = pc.PCNetwork(
             [pc.PCDense(60, 7, activation=jnp.tanh, rngs=rngs), pc.PCDense(7, 4, rngs=rngs)]
         )
-        rule = pc.learning.PredictiveCoding(
-            pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3)
-        )
         checkpoints = None if folder is None else pc.Checkpoints(folder, every=5)
         return pc.Trainer(
             network,
-            optax.adam(1e-3),
-            learning=rule,
+            self.OPTIMIZER,
+            learning=self.RULE,
             checkpoints=checkpoints,
             progress=False,
         )
@@ -324,9 +337,14 @@ class TestErrors:
         with pytest.raises(TypeError, match=text):
             as_augmentations(Loose())
 
-    @pytest.mark.parametrize("padding", [0, -1, 1.5, True, "4"])
+    @pytest.mark.parametrize("padding", [1.5, True, "4"])
     def test_a_padding_that_is_none_is_refused(self, padding):
-        with pytest.raises(ValueError, match="Crop expected a padding of at least 1 pixel, got "):
+        with pytest.raises(TypeError, match="Crop expected an int padding, got "):
+            pc.data.Crop(padding)
+
+    @pytest.mark.parametrize("padding", [0, -1])
+    def test_a_padding_of_nothing_is_refused(self, padding):
+        with pytest.raises(ValueError, match=f"Crop expected padding >= 1, got {padding}"):
             pc.data.Crop(padding)
 
     @pytest.mark.parametrize("augmentation", BOTH)

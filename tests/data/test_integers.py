@@ -73,7 +73,7 @@ def test_a_label_out_of_range_is_named_with_its_example(wrong, count):
         (TOKENS > 2, TypeError, "the inputs of 'mine' have dtype bool, expected an integer dtype"),
         (TOKENS[:, 0], ValueError, "the inputs of 'mine' have shape (4,), expected (examples, fea"),
         (TOKENS + 2**31, ValueError, "the inputs of 'mine' hold numbers that int32 cannot; stay"),
-        (TOKENS[:3], ValueError, "'mine' has 3 inputs but 4 targets; give one target for each"),
+        (TOKENS[:3], ValueError, "'mine' has 3 inputs but 4 targets; give one row of each"),
     ],
 )
 def test_unusable_integers_are_refused_in_words(inputs, kind, text):

@@ -153,3 +153,54 @@ def test_a_label_out_of_range_is_told_when_it_is_read():
     )
     with pytest.raises(ValueError, match="label 7 in 'stream' is out of range; expected 0 to 1"):
         list(data)
+
+
+class Failing(Source):
+    """A source that raises at one example, as often as it is asked."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def __getitem__(self, index):
+        if index == 7 and self.error is not None:
+            raise self.error
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration(), OSError("disk fell off"), ValueError("bad jpeg\nat 0x17")]
+)
+def test_a_source_that_raises_is_named_with_the_example(error):
+    """StopIteration, of a forgotten next(), would end the epoch early and train on other batches."""
+    source = Failing(error)
+    options = {"decoder": DECODER, "batch_size": 3, "shuffle": False, "name": "mine"}
+    data = pc.data.StreamDataset(source, **options)
+    data.items(0, 1)
+    text = f"the source of 'mine' failed at example 7: {type(error).__name__}"
+    for read in (lambda: data.items(1, 3), lambda: list(data.evaluation_items(4))):
+        with pytest.raises(RuntimeError, match=text) as caught:
+            read()
+        assert caught.value.__cause__ is not None
+        assert "\n" not in str(caught.value)
+    source.error = None  # mended: the same call gives what it should have given
+    stored = pc.data.ArrayDataset(source.images, source.labels, seed=0, **options)
+    assert_same_items(data, stored, 1, 3)
+
+
+def test_an_example_of_another_shape_is_named():
+    source = [(np.zeros(3), np.int32(0)), (np.zeros(3), np.int32(0)), (np.zeros(2), np.int32(0))]
+    data = pc.data.StreamDataset(source, decoder=Decoder(), batch_size=1, shuffle=False)
+    text = r"example 2 of 'stream' has shapes \(\(2,\), \(\)\), and examples before it \(\(3,\), \(\)\)"
+    with pytest.raises(ValueError, match=text):
+        data.items(0, 3)
+
+
+def test_examples_of_another_byte_order_are_read():
+    source = [(np.array([i, 2.5], ">f4"), np.array(i, ">i4")) for i in range(3)]
+    data = pc.data.StreamDataset(
+        source, decoder=Decoder(num_classes=3), batch_size=3, shuffle=False, num_threads=np.int8(1)
+    )
+    batch = next(iter(data))
+    np.testing.assert_array_equal(batch.inputs, [[0, 2.5], [1, 2.5], [2, 2.5]])
+    np.testing.assert_array_equal(batch.targets, np.eye(3))

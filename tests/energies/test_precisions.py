@@ -10,7 +10,7 @@ from scipy import stats
 
 import pcflax as pc
 from pcflax.energies import Gaussian, LearnedGaussian
-from pcflax.training.arrays import network_arrays
+from pcflax.training.checkpoints.arrays import network_arrays
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums of a few dozen terms
 KEY = jax.random.key(0)
@@ -215,7 +215,9 @@ class TestLearnedGaussian:
         best = -np.log(squares.mean(axis=0) if features else squares.mean())
         for offset, sign in ((0.0, 0), (0.3, 1), (-0.3, -1)):
             precision.set_value(jnp.asarray(best + offset))
-            gradient = network.parameter_gradients(x)["layers"][0]["energy"]["log_precision"][...]
+            gradient = network.parameter_gradients(x)["layers"]["layer_0"]["energy"][
+                "log_precision"
+            ][...]
             assert gradient.shape == features
             if sign:
                 assert (np.sign(gradient) == sign).all()  # descent leads back
@@ -236,17 +238,43 @@ class TestLearnedGaussian:
         found = np.exp(network.layers[0].energy.log_precision[...])
         np.testing.assert_allclose(found, 1 / np.square(errors).mean(axis=0), rtol=1e-3)
 
+    @pytest.mark.usefixtures("double")
+    @pytest.mark.parametrize("features", [(), (4,)])
+    def test_a_least_variance_holds_the_precision_where_the_error_is_zero(self, features):
+        """dE/dlog pi = (pi (e^2 + v) - 1)/2 of each feature: the precision settles at 1/(v + e^2)."""
+        graphdef, state = nnx.split(LearnedGaussian(*features, least_variance=np.float32(0.25)))
+
+        def energy(log_precision, error):
+            made = nnx.merge(graphdef, state, copy=True)
+            made.log_precision.set_value(log_precision)
+            return made(error, jnp.zeros((1, 4))).sum()
+
+        for error in (0.0, 0.5):
+            best = jnp.full(features, -np.log(0.25 + error**2))
+            errors = jnp.full((1, 4), error)
+            np.testing.assert_allclose(jax.grad(energy)(best, errors), 0, atol=1e-12)
+            lowest = 4 * (1 + np.log(0.25 + error**2)) / 2
+            np.testing.assert_allclose(energy(best, errors), lowest, rtol=1e-12)
+            assert energy(best + 5, errors) > lowest
+        pull = jax.grad(energy, argnums=1)(jnp.zeros(features), jnp.full((1, 4), 3.0))
+        np.testing.assert_allclose(pull, np.full((1, 4), 3.0))  # activities feel none of it
+
+    def test_sizes_and_numbers_of_a_sweep(self):
+        energy = LearnedGaussian(*np.arange(2, 4), precision=np.float32(2.0))
+        assert energy.log_precision.shape == (2, 3)
+        assert pc.energies.Huber(np.int64(2)).delta == 2.0
+        assert pc.energies.Laplace(np.float32(2)).scale == 2.0
+        assert Gaussian(np.int8(2)).precision == 2.0
+
     @pytest.mark.parametrize("precision", [0.0, -1.0, float("nan"), float("inf")])
     def test_a_start_without_a_logarithm_is_refused(self, precision):
-        text = (
-            f"LearnedGaussian expected a positive, finite precision to start from, got {precision}"
-        )
+        text = f"LearnedGaussian expected a precision above 0, got {precision}"
         with pytest.raises(ValueError, match=text):
             LearnedGaussian(precision=precision)
 
     @pytest.mark.parametrize("features", [(10.0,), ((2, 3),)])
     def test_features_that_are_no_sizes_are_refused(self, features):
-        text = r"expected the sizes of its features as ints, such as LearnedGaussian\(10\), got \("
+        text = "LearnedGaussian expected an int number of features, got "
         with pytest.raises(TypeError, match=text):
             LearnedGaussian(*features)
 

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, infer_traced
 
 AUTO = pc.inference.GradientDescent(step_size="auto", num_steps=200)
 FIXED = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=200)
@@ -32,7 +32,7 @@ def hessians(network, inputs, targets):
     """d2F_i/dz_i2 of each example at the feedforward start, dense, by jax.hessian."""
 
     def one(x, y):
-        problem = pc.inference.make_problem(network, x[None], y[None])
+        problem = pc.inference.make_problem(network, pc.Evidence(x[None], y[None]))
         flat, unravel = jax.flatten_util.ravel_pytree(problem.start)
         return jax.hessian(lambda flat: problem.energy(unravel(flat))[0])(flat)
 
@@ -41,7 +41,7 @@ def hessians(network, inputs, targets):
 
 @jax.jit
 def estimates(network, inputs, targets):
-    return AUTO.init(pc.inference.make_problem(network, inputs, targets)).eigenvalue
+    return AUTO.init(pc.inference.make_problem(network, pc.Evidence(inputs, targets))).eigenvalue
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def test_an_ill_conditioned_chain_is_descended_where_a_fixed_step_explodes(activ
     # at the bottom, energies differ by rounding
     assert (np.diff(energy, axis=0) <= 1e-12 * energy[:-1]).all()
     assert (energy[-1] < energy[0]).all()
-    fixed = chain.network.infer(chain.inputs, chain.targets, inference=FIXED)
+    fixed = infer_traced(chain, FIXED)
     exploded = ~(np.asarray(fixed.energy) < energy[0])
     assert exploded.any()
 
@@ -98,7 +98,7 @@ def test_one_step_is_the_gradient_over_the_estimate():
     """On a linear chain the Hessian is the same everywhere: lambda_max times the move is dF/dz."""
     chain = Chain(activation="identity")
     problem = pc.inference.make_problem(
-        pc.networks.split(chain.network), chain.inputs, chain.targets
+        pc.networks.split(chain.network), pc.Evidence(chain.inputs, chain.targets)
     )
     eigenvalues, _ = spectrum(1.0, "identity")
 
@@ -136,7 +136,7 @@ def test_an_energy_that_is_flat_at_first_shows_its_curvature_later():
     assert np.linalg.norm(kernel[...], 2) ** 2 > 2.5
     # so far off that every output's energy is in its straight part
     targets = np.array([[5.0, -4.0], [-3.0, 6.0]])
-    problem = pc.inference.make_problem(pc.networks.split(network), None, targets)
+    problem = pc.inference.make_problem(pc.networks.split(network), pc.Evidence(None, targets))
     np.testing.assert_array_equal(AUTO.init(problem).eigenvalue, 0.0)
     result = network.infer(None, targets, inference=AUTO)
     assert (result.residual < 1e-6).all()
@@ -151,13 +151,9 @@ def test_nothing_free_is_no_trouble():
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((), {}, TypeError, r'expected an optax transformation .* or step_size="auto", got None'),
-        (
-            (),
-            {"step_size": 0.1},
-            ValueError,
-            r'expected step_size="auto", got 0.1; .* give optax.sgd\(0.1\)',
-        ),
+        ((), {}, TypeError, r'expected a step size .*, an optax .* or step_size="auto", got None'),
+        ((), {"step_size": "fast"}, TypeError, r"expected a step size such as 0.1.* got \'fast\'"),
+        ((0.1,), {"step_size": 0.1}, ValueError, "got two step sizes; give one of them"),
         (
             (optax.sgd(0.1),),
             {"step_size": "auto"},

@@ -55,7 +55,7 @@ CASES = ["input below", "root free", "output free", "hidden in part", "all of th
 def problem_of(chain, given):
     inputs, targets, clamps = given
     return pc.inference.make_problem(
-        pc.networks.split(chain.network), inputs, targets, clamps=clamps
+        pc.networks.split(chain.network), pc.Evidence(inputs, targets, clamps=clamps)
     )
 
 
@@ -133,14 +133,16 @@ def cosine(left, right):
 def gradients_of(chain, inference):
     rule = pc.learning.PredictiveCoding(inference)
     return jax.jit(
-        lambda network: rule.gradients(network, chain.inputs, chain.targets, key=KEY)[0]
+        lambda network: rule.gradients(network, pc.Evidence(chain.inputs, chain.targets), key=KEY)[
+            0
+        ]
     )(pc.networks.split(chain.network))
 
 
 def layers_of(gradients):
     return [
         (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
-        for layer in gradients["layers"].values()
+        for layer in gradients.values()
     ]
 
 

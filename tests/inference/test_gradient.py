@@ -136,11 +136,11 @@ def test_half_precision_activities_stay_half_precision():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: pc.inference.GradientDescent(0.1), TypeError, "expected an optax transformation"),
+        (lambda: pc.inference.GradientDescent("0.1"), TypeError, "an optax transformation such as"),
         (
             lambda: pc.inference.GradientDescent(optax.sgd(0.1), num_steps=-1),
             ValueError,
-            "num_steps >= 0, got -1",
+            "num_steps of at least 0, got -1",
         ),
         (
             lambda: pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2.0),

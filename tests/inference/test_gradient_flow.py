@@ -6,7 +6,7 @@ import pytest
 import scipy.linalg
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, infer_traced
 from tests.references import numpy_pc as reference
 
 CONSTANT = diffrax.ConstantStepSize()
@@ -97,7 +97,7 @@ def test_an_example_at_rest_takes_no_step_and_one_that_is_no_number_does_not_sto
     before, chain = infer(Chain(), STOPPING), Chain()
     chain.targets[4] = reference.feedforward(chain.reference, chain.inputs)[-1][4]
     chain.inputs[2] = np.nan
-    result = infer(chain, STOPPING)
+    result = infer_traced(chain, STOPPING)
     assert result.num_steps[4] == 0
     assert np.isnan(result.residual[2])
     others = [0, 1, 3, 5, 6]

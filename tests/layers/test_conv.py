@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.layers.pooling import average_pool, max_pool
+from pcflax.layers.kernels.pooling import average_pool, max_pool
 
 LAYOUT = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 SPACE = {1: (7,), 2: (7, 6), 3: (5, 6, 7)}
@@ -181,7 +181,8 @@ class TestRefusals:
         layer = pc.PCConv(3, 5, 3, rngs=nnx.Rngs(0))
         text = (
             r"expected an input of shape \(batch, height, width, 3\), channels last, got "
-            r"\(2, 3, 8, 8\); set in_features=8 or change what is below"
+            r"\(2, 3, 8, 8\); set in_features=8 or change what is below, "
+            r"jnp\.moveaxis\(below, 1, -1\) it seems"
         )
         with pytest.raises(ValueError, match=text):
             layer.predict(jnp.zeros((2, 3, 8, 8)))

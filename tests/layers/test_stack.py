@@ -218,14 +218,14 @@ def assert_same_results(stacked, got, expected, rtol=1e-10, steps=True):
 
 @functools.partial(jax.jit, static_argnames="inference")
 def solve(inference, network, inputs, targets):
-    problem = pc.inference.make_problem(network, inputs, targets)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets))
     return inference.solve(problem, key=KEY)
 
 
 @functools.partial(jax.jit, static_argnames="learning")
 def learn_once(learning, network, inputs, targets):
     state = SGD.init(network.parameters)
-    return learning.update(network, SGD, state, inputs, targets, key=KEY)
+    return learning.update(network, SGD, state, pc.Evidence(inputs, targets), key=KEY)
 
 
 def updated(learning, network, inputs, targets):
@@ -255,7 +255,7 @@ class TestSameNumbers:
         # the number of iterations of conjugate gradients may differ by rounding
         linear = isinstance(inference, pc.inference.LinearSolve)
         assert_same_results(stacked, got, expected, rtol, steps=not linear)
-        before = stacked.start(*data)
+        before = stacked.start(pc.Evidence(*data))
         assert not np.allclose(got.activities["hidden"], before["hidden"], atol=1e-4)
 
     def test_of_automatic_step_sizes_at_the_minimum(self):
@@ -323,7 +323,7 @@ class TestSameNumbers:
         gradients = jax.jit(lambda split, z: split.bind(z).parameter_gradients(x))(
             split, activities
         )
-        got = np.asarray(gradients["layers"][1]["stacked"]["linear"]["kernel"][...])
+        got = np.asarray(gradients["layers"]["layer_1"]["stacked-layers"]["linear"]["kernel"][...])
         below = np.asarray(activities["first"])
         kernels = np.asarray(stacked.layers[1].stacked.linear.kernel)
         biases = np.asarray(stacked.layers[1].stacked.linear.bias)
@@ -482,8 +482,8 @@ class TestClamps:
 
         @jax.jit
         def start(network, clamps):
-            return pc.inference.make_problem(network, *data, clamps=clamps).energies(
-                pc.inference.make_problem(network, *data, clamps=clamps).start
+            return pc.inference.make_problem(network, pc.Evidence(*data, clamps=clamps)).energies(
+                pc.inference.make_problem(network, pc.Evidence(*data, clamps=clamps)).start
             )
 
         expected = start(pc.networks.split(unrolled), clamps)
@@ -964,7 +964,7 @@ class TestProgramSize:
     @staticmethod
     def sizes(network):
         x, y = (array.astype(jnp.float32) for array in batch())
-        problem = pc.inference.make_problem(pc.networks.split(network), x, y)
+        problem = pc.inference.make_problem(pc.networks.split(network), pc.Evidence(x, y))
         errors = pc.inference.error_coordinates.error_problem(problem)
         rule = pc.learning.PredictiveCoding(FEW)
         split = pc.networks.split(network)
@@ -972,7 +972,9 @@ class TestProgramSize:
             num_equations(jax.make_jaxpr(problem.energy_and_gradient)(problem.start).jaxpr),
             num_equations(jax.make_jaxpr(errors.energy_and_gradient)(errors.start).jaxpr),
             num_equations(
-                jax.make_jaxpr(lambda s: rule.gradients(s, x, y, key=KEY)[0])(split).jaxpr
+                jax.make_jaxpr(lambda s: rule.gradients(s, pc.Evidence(x, y), key=KEY)[0])(
+                    split
+                ).jaxpr
             ),
         ]
 

@@ -27,7 +27,7 @@ def unit(chain):
 
 @functools.partial(jax.jit, static_argnames="rule")
 def compiled(rule, network, inputs, targets):
-    return rule.gradients(network, inputs, targets, key=KEY)
+    return rule.gradients(network, pc.Evidence(inputs, targets), key=KEY)
 
 
 def gradients_of(chain, inference):
@@ -36,7 +36,7 @@ def gradients_of(chain, inference):
     gradients, info = compiled(rule, network, chain.inputs, chain.targets)
     return [
         (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
-        for layer in gradients["layers"].values()
+        for layer in gradients.values()
     ], info
 
 
@@ -128,7 +128,7 @@ def test_a_learned_precision_learns_at_the_relaxed_errors():
     rule = pc.learning.FixedPrediction(pc.inference.GradientDescent(optax.sgd(0.2), num_steps=100))
     network = pc.networks.split(chain.network)
     gradients, _ = compiled(rule, network, chain.inputs, chain.targets)
-    layer = gradients["layers"][1]
+    layer = gradients["layer_1"]
     np.testing.assert_allclose(layer["linear"]["kernel"], expected[1][0], **CLOSE)
     on_log_precision = (2.0 * (deltas[1] / 2.0) ** 2 - 1).sum(axis=1).mean() / 2
     np.testing.assert_allclose(layer["energy"]["log_precision"], on_log_precision, **CLOSE)
@@ -145,8 +145,8 @@ def test_a_learned_precision_learns_at_the_relaxed_errors():
         ),
         (
             pc.inference.GradientDescent(step_size="auto"),
-            ValueError,
-            'expected an optax transformation, got step_size="auto"; with precision 1, optax.sgd',
+            TypeError,
+            "got CurvatureDescent; with precision 1, a step size of 1 settles",
         ),
     ],
 )

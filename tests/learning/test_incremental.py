@@ -21,16 +21,16 @@ def update(chain, optimizer, inputs, targets, state=None, network=None):
     network = pc.networks.split(chain.network) if network is None else network
     state = optimizer.init(network.parameters) if state is None else state
     rule = pc.learning.IncrementalPC(DESCENT)
-    new, state, info = jax.jit(lambda n, s: rule.update(n, optimizer, s, inputs, targets, key=KEY))(
-        network, state
-    )
+    new, state, info = jax.jit(
+        lambda n, s: rule.update(n, optimizer, s, pc.Evidence(inputs, targets), key=KEY)
+    )(network, state)
     return weights_of(new), state, info, new
 
 
 def weights_of(network):
     return [
         (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
-        for layer in network.parameters["layers"].values()
+        for layer in network.parameters.values()
     ]
 
 
@@ -119,10 +119,7 @@ def test_the_initializer_chooses_the_start():
         pc.inference.GradientDescent(optax.sgd(0.07), num_steps=1), pc.initializers.Zeros()
     )
     network = pc.networks.split(chain.network)
-    _, _, info = rule.update(
-        network, optax.sgd(0.1), optax.sgd(0.1).init(network.parameters), chain.inputs,
-        chain.targets, key=KEY,
-    )  # fmt: skip
+    _, _, info = rule.update(network, optax.sgd(0.1), optax.sgd(0.1).init(network.parameters), pc.Evidence(chain.inputs, chain.targets), key=KEY)  # fmt: skip
     zeros = [np.zeros((7, 5)), np.zeros((7, 4)), chain.targets]
     expected, _ = reference.infer(
         chain.reference, chain.inputs, zeros, chain.free(), step_size=0.07, num_steps=1

@@ -28,7 +28,7 @@ def by_step(step):
 
 @functools.partial(jax.jit, static_argnames="rule")
 def compiled(rule, network, inputs, targets, step):
-    return rule.gradients(network, inputs, targets, key=KEY, step=step)
+    return rule.gradients(network, pc.Evidence(inputs, targets), key=KEY, step=step)
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def gradients_of(chain, beta, inference=EQUILIBRIUM, **options):
 def layers_of(gradients):
     return [
         (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
-        for layer in gradients["layers"].values()
+        for layer in gradients.values()
     ]
 
 
@@ -231,7 +231,7 @@ def test_a_schedule_is_asked_with_the_number_of_batches():
             "expected beta to be a number or a schedule, got '0.5'",
         ),
         (
-            lambda: pc.learning.Nudged(FEW).gradients(None, np.ones((2, 3)), None, key=KEY),
+            lambda: pc.learning.Nudged(FEW).gradients(None, pc.Evidence(np.ones((2, 3))), key=KEY),
             ValueError,
             "needs targets: the output is nudged towards them",
         ),

@@ -138,10 +138,10 @@ class TestOnNetworks:
         parameters = parameters_of(make_network())
         found = added(REGULARIZERS[name](RATE), parameters)
         for number in (0, 1):
-            weight = np.asarray(parameters["layers"][number]["linear"]["kernel"], np.float64)
+            weight = np.asarray(parameters[f"layer_{number}"]["linear"]["kernel"], np.float64)
             expected = RATE * finite_differences(PENALTIES[name], weight)
             assert np.abs(expected).max() > 0.05
-            linear = found["layers"][number]["linear"]
+            linear = found[f"layer_{number}"]["linear"]
             np.testing.assert_allclose(linear["kernel"], expected, rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(linear["bias"], np.zeros(weight.shape[1]))
 
@@ -152,8 +152,8 @@ class TestOnNetworks:
             energy=pc.energies.LearnedGaussian(3, 4, precision=5.0),
         )
         found = added(REGULARIZERS[name](RATE), parameters_of(pc.PCNetwork([layer])))
-        assert np.any(found["layers"][0]["module"]["kernel"])
-        log_precision = found["layers"][0]["energy"]["log_precision"]
+        assert np.any(found["layer_0"]["module"]["kernel"])
+        log_precision = found["layer_0"]["energy"]["log_precision"]
         np.testing.assert_array_equal(log_precision, np.zeros((3, 4)))
 
     def test_a_mask_decides_instead(self, name):
@@ -190,7 +190,9 @@ class TestOnNetworks:
         for optimizer in (optax.sgd(0.1), optax.chain(REGULARIZERS[name](RATE), optax.sgd(0.1))):
             state = optimizer.init(split.parameters)
             new, _, _ = jax.jit(
-                lambda n, s, o=optimizer: rule.update(n, o, s, x, y, key=jax.random.key(0))
+                lambda n, s, o=optimizer: rule.update(
+                    n, o, s, pc.Evidence(x, y), key=jax.random.key(0)
+                )
             )(split, state)
             ends.append(new.parameters)
         expected = added(REGULARIZERS[name](RATE), split.parameters)

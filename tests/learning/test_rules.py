@@ -15,11 +15,11 @@ KEY = jax.random.key(0)
 
 def rule_gradients(rule, chain):
     gradients, info = rule.gradients(
-        pc.networks.split(chain.network), chain.inputs, chain.targets, key=KEY
+        pc.networks.split(chain.network), pc.Evidence(chain.inputs, chain.targets), key=KEY
     )
     flat = [
         (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
-        for layer in gradients["layers"].values()
+        for layer in gradients.values()
     ]
     return flat, info
 
@@ -95,8 +95,10 @@ def test_update_is_one_optax_update():
     network = pc.networks.split(chain.network)
     state = optimizer.init(network.parameters)
     rule = pc.learning.Backprop()
-    new, new_state, _ = rule.update(network, optimizer, state, chain.inputs, chain.targets, key=KEY)
-    gradients, _ = rule.gradients(network, chain.inputs, chain.targets, key=KEY)
+    new, new_state, _ = rule.update(
+        network, optimizer, state, pc.Evidence(chain.inputs, chain.targets), key=KEY
+    )
+    gradients, _ = rule.gradients(network, pc.Evidence(chain.inputs, chain.targets), key=KEY)
     updates, expected_state = optimizer.update(gradients, state, network.parameters)
     expected = optax.apply_updates(network.parameters, updates)
     for got, want in zip(
@@ -113,7 +115,7 @@ def test_refusals():
     chain = Chain()
     with pytest.raises(ValueError, match="Backprop needs targets"):
         pc.learning.Backprop().gradients(
-            pc.networks.split(chain.network), chain.inputs, None, key=KEY
+            pc.networks.split(chain.network), pc.Evidence(chain.inputs), key=KEY
         )
 
 
@@ -128,7 +130,9 @@ def test_backprop_descends_the_output_energy_alone():
         bound = split.replace(parameters=parameters).bind()
         return bound.output_energy(bound.predict(chain.inputs), chain.targets).mean()
 
-    gradients, _ = pc.learning.Backprop().gradients(split, chain.inputs, chain.targets, key=KEY)
+    gradients, _ = pc.learning.Backprop().gradients(
+        split, pc.Evidence(chain.inputs, chain.targets), key=KEY
+    )
     for got, expected in zip(
         jax.tree.leaves(gradients), jax.tree.leaves(jax.grad(loss)(split.parameters)), strict=True
     ):
@@ -142,12 +146,12 @@ def test_over_kept_samples_the_gradient_is_their_mean():
     walk = pc.inference.Langevin(0.05, burn_in=3, num_samples=4, thinning=2, keep_samples=True)
     rule, network = pc.learning.PredictiveCoding(walk), pc.networks.split(chain.network)
     gradients, info = jax.jit(
-        lambda network: rule.gradients(network, chain.inputs, chain.targets, key=KEY)
+        lambda network: rule.gradients(network, pc.Evidence(chain.inputs, chain.targets), key=KEY)
     )(network)
 
     @jax.jit
     def walked(network):
-        problem = pc.inference.make_problem(network, chain.inputs, chain.targets)
+        problem = pc.inference.make_problem(network, pc.Evidence(chain.inputs, chain.targets))
         return walk.solve(problem, key=jax.random.split(KEY)[1]).samples
 
     samples = walked(network)
@@ -159,7 +163,7 @@ def test_over_kept_samples_the_gradient_is_their_mean():
         )
         for number in range(4)
     ]
-    for index, layer in enumerate(gradients["layers"].values()):
+    for index, layer in enumerate(gradients.values()):
         kernel, bias = layer["linear"]["kernel"], layer["linear"]["bias"]
         np.testing.assert_allclose(kernel, sum(one[index][0] for one in each) / 4, **CLOSE)
         np.testing.assert_allclose(bias, sum(one[index][1] for one in each) / 4, **CLOSE)

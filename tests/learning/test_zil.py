@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
 
 @jax.jit
 def gradients_of(network, inputs, targets):
-    return pc.learning.ZIL().gradients(network, inputs, targets, key=KEY)
+    return pc.learning.ZIL().gradients(network, pc.Evidence(inputs, targets), key=KEY)
 
 
 def unit_chain(**options):
@@ -56,7 +56,7 @@ def test_every_gradient_is_that_of_backpropagation(options):
     expected = reference.backprop_gradients(chain.reference, chain.inputs, chain.targets)
     if "root" in options:  # held by the inputs, so its own precision, 0.7, does not matter
         expected = expected[1:]
-    for layer, (kernel, bias) in zip(gradients["layers"].values(), expected, strict=True):
+    for layer, (kernel, bias) in zip(gradients.values(), expected, strict=True):
         np.testing.assert_allclose(layer["linear"]["kernel"], kernel, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(layer["linear"]["bias"], bias, rtol=1e-12, atol=1e-14)
     feedforward = reference.feedforward(chain.reference, chain.inputs)
@@ -96,11 +96,13 @@ def test_hidden_energies_that_would_not_be_backpropagation_are_refused(energy, n
     )
     with pytest.raises(ValueError, match=message):
         pc.learning.ZIL().gradients(
-            pc.networks.split(chain.network), chain.inputs, chain.targets, key=KEY
+            pc.networks.split(chain.network), pc.Evidence(chain.inputs, chain.targets), key=KEY
         )
 
 
 def test_without_targets_it_is_refused():
     chain = unit_chain()
     with pytest.raises(ValueError, match="ZIL needs targets: the output's error is all"):
-        pc.learning.ZIL().gradients(pc.networks.split(chain.network), chain.inputs, None, key=KEY)
+        pc.learning.ZIL().gradients(
+            pc.networks.split(chain.network), pc.Evidence(chain.inputs), key=KEY
+        )

@@ -118,6 +118,31 @@ class TestVGG:
             nnx.eval_shape(lambda: make((size, size, 3), rngs=nnx.Rngs(0)))
 
 
+@pytest.mark.parametrize("make", [pc.models.vgg5, pc.models.vgg7, pc.models.resnet18])
+def test_channels_first_and_missing_channels_are_told(make):
+    text = (
+        rf"{make.__name__} expected an image_shape of \(height, width, channels\), channels last, got "
+        r"\(3, 32, 32\); make the images \(32, 32, 3\): jnp\.moveaxis\(images, 1, -1\)"
+    )
+    with pytest.raises(ValueError, match=text):
+        make((3, 32, 32), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"got \(28, 28\); make the images \(28, 28, 1\)$"):
+        make((28, 28), rngs=nnx.Rngs(0))
+
+
+def test_a_norm_has_one_meaning_in_all_models():
+    """A name or a function from channels to a norm."""
+    vgg, resnet = (
+        small_vgg5(norm="group"),
+        small_resnet(lambda n: nnx.LayerNorm(n, rngs=nnx.Rngs(1))),
+    )
+    assert [layer.norm.num_groups for layer in vgg.layers[:-1]] == [4, 1, 2, 1]  # gcd(32, channels)
+    assert isinstance(resnet.layer("stem").norm, nnx.LayerNorm)
+    assert isinstance(resnet.layer("block_3").shortcut.layers[1], nnx.LayerNorm)
+    batch = nnx.eval_shape(lambda: small_vgg5(norm="batch"))
+    assert isinstance(batch.layer("conv_1").norm, nnx.BatchNorm)
+
+
 def small_resnet(norm="group", **options):
     return pc.models.resnet18((8, 8, 3), 5, width=4, norm=norm, rngs=nnx.Rngs(0), **options)
 
@@ -168,6 +193,7 @@ class TestResNet18:
         assert not any(path[-1] == "scale" for path, _ in parameters)
 
     def test_another_norm_is_refused(self):
-        text = "resnet18 expected norm to be 'group', 'batch' or None, got 'layer'"
-        with pytest.raises(ValueError, match=text):
-            small_resnet("layer")
+        text = "resnet18 expected norm to be 'group', 'batch', None or a function that makes one"
+        for wrong in ("layer", nnx.LayerNorm, nnx.LayerNorm(4, rngs=nnx.Rngs(0))):
+            with pytest.raises(ValueError, match=text):
+                small_resnet(wrong)

@@ -50,14 +50,14 @@ def draw(*shape, seed=0):
 
 @functools.partial(jax.jit, static_argnames="inference")
 def solve(inference, network, inputs, targets, clamps=None):
-    problem = pc.inference.make_problem(network, inputs, targets, clamps=clamps)
+    problem = pc.inference.make_problem(network, pc.Evidence(inputs, targets, clamps=clamps))
     return inference.solve(problem, key=KEY)
 
 
 @functools.partial(jax.jit, static_argnames="learning")
 def learn_once(learning, network, inputs, targets):
     state = SGD.init(network.parameters)
-    return learning.update(network, SGD, state, inputs, targets, key=KEY)
+    return learning.update(network, SGD, state, pc.Evidence(inputs, targets), key=KEY)
 
 
 def by_layer(network):
@@ -285,7 +285,7 @@ class TestAgainstNumPy:
         for name, (kernels, bias) in reference.parameter_gradients(nodes, start).items():
             if not nodes[name].parents:
                 continue
-            own = weights["layers"][network.names.index(name)]
+            own = weights[name]
             if nodes[name].combine == "each":
                 got, got_bias = [own["kernels"][k] for k in range(len(kernels))], own["bias"]
             else:
@@ -343,7 +343,8 @@ class TestCycles:
         )
         starts = [pc.initializers.Feedforward(), pc.initializers.Normal(1.0)]
         begins = [
-            network.start(x, y, initializer=initializer, key=KEY)["a"] for initializer in starts
+            network.start(pc.Evidence(x, y), initializer=initializer, key=KEY)["a"]
+            for initializer in starts
         ]
         assert np.abs(begins[0] - begins[1]).max() > 0.5
         results = [
@@ -582,7 +583,9 @@ class TestBranches:
         network, inputs = branched(output=("out", "side")), inputs_of_branched()
         targets = {"out": draw(4, 2, seed=5), "side": draw(4, 4, seed=6)}
         split = pc.networks.split(network)
-        gradients, _ = pc.learning.Backprop().gradients(split, inputs, targets, key=KEY)
+        gradients, _ = pc.learning.Backprop().gradients(
+            split, pc.Evidence(inputs, targets), key=KEY
+        )
 
         def loss(parameters):
             mu = by_hand(parameters, **inputs, root=jnp.zeros((4, 2)))
@@ -617,7 +620,7 @@ class TestBranches:
         network, inputs = branched(), inputs_of_branched()
         value, mask = draw(4, 2, seed=7), jnp.asarray([True, False])
         clamps = {"both": pc.Clamp(value, mask), "root": draw(4, 2, seed=8)}
-        start = network.start(inputs, None, clamps=clamps)
+        start = network.start(pc.Evidence(inputs, clamps=clamps))
         np.testing.assert_array_equal(start["both"][:, 0], value[:, 0])
         z = dict(start, both=start["both"], root=clamps["root"])
         mu = by_hand(parameters_by_hand(network), **inputs, root=z["root"], activities=z)
@@ -864,7 +867,7 @@ REFUSALS = {
     ),
     "shape of an unknown layer": ({"shapes": {"gama": 3}}, r"no layer 'gama'"),
     "no sweeps": ({"sweeps": 0}, r"sweeps of at least 1, got 0"),
-    "half a sweep": ({"sweeps": 1.5}, r"sweeps of at least 1, got 1.5"),
+    "half a sweep": ({"sweeps": 1.5}, r"PCGraph expected an int sweeps, got 1.5"),
 }
 
 

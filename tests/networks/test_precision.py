@@ -67,7 +67,7 @@ def batch(size=4):
 @jax.jit
 def learn_once(network, x, y):
     state = SGD.init(network.parameters)
-    split, _, info = RULE.update(network, SGD, state, x, y, key=jax.random.key(0))
+    split, _, info = RULE.update(network, SGD, state, pc.Evidence(x, y), key=jax.random.key(0))
     return split.parameters, info
 
 
@@ -116,7 +116,7 @@ class TestComputeDtype:
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
         texts = []
         for network in networks:
-            problem = pc.inference.make_problem(network, x, y)
+            problem = pc.inference.make_problem(network, pc.Evidence(x, y))
             texts.append(str(jax.make_jaxpr(problem.energy_and_gradient)(problem.start)))
         assert "checkpoint" in texts[0] or "remat" in texts[0]
         assert "checkpoint" not in texts[1]

@@ -94,7 +94,7 @@ def batch(size=4, seed=1):
 
 @functools.partial(jax.jit, static_argnames="inference")
 def solve(inference, network, x, y):
-    return inference.solve(pc.inference.make_problem(network, x, y))
+    return inference.solve(pc.inference.make_problem(network, pc.Evidence(x, y)))
 
 
 @pytest.mark.usefixtures("double")
@@ -176,9 +176,9 @@ class TestInference:
         network, (x, y) = normalized(), batch()
         split = pc.networks.split(network)
         rule = pc.learning.PredictiveCoding(FEW)
-        gradients, info = jax.jit(lambda split: rule.gradients(split, x, y, key=jax.random.key(0)))(
-            split
-        )
+        gradients, info = jax.jit(
+            lambda split: rule.gradients(split, pc.Evidence(x, y), key=jax.random.key(0))
+        )(split)
         mean, variance = batch_statistics(network, x)
         z_a, z_b = (np.asarray(info.activities[name]) for name in "ab")
 

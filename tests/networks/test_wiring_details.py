@@ -129,7 +129,9 @@ class TestStacks:
             rngs = nnx.Rngs(0)
             stack = pc.PCStack(lambda: pc.PCDense(5, 5, dropout=0.5, rngs=rngs), 3)
             network = pc.PCNetwork({"stack": stack, "output": dense(5, 2)})
-            problem = pc.inference.make_problem(pc.networks.split(network), jnp.ones((4, 5)), None)
+            problem = pc.inference.make_problem(
+                pc.networks.split(network), pc.Evidence(jnp.ones((4, 5)))
+            )
         np.testing.assert_allclose(problem.energy(problem.start), 0, atol=1e-10)
 
     def test_a_first_stack_keeps_the_dtype_of_the_unrolled_chain(self):
@@ -142,11 +144,10 @@ class TestStacks:
             assert activity.dtype == expected.dtype == jnp.float32
             np.testing.assert_allclose(activity[:, index], expected, rtol=1e-6)
 
-    def test_an_attribute_called_stacked_is_refused(self):
-        """Regularizers know the arrays of a stack by that name."""
+    def test_an_attribute_that_hides_a_verb_of_layers_is_refused(self):
         layer = dense(3, 3)
-        layer.stacked = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
-        with pytest.raises(ValueError, match=r"layer 'a' \(PCDense\) has an attribute 'stacked'"):
+        layer.top_node = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+        with pytest.raises(ValueError, match=r"layer 'a' \(PCDense\) has an attribute 'top_node'"):
             pc.PCNetwork({"a": layer})
 
 
@@ -179,9 +180,13 @@ def test_a_stack_in_parts_is_the_chain_it_stands_for(inference, monkeypatch):
     got = stacked.infer(x, y, inference=inference)
     expected = unrolled.infer(x, y, inference=inference)
     np.testing.assert_allclose(got.energy, expected.energy, rtol=1e-9)
-    found = stacked.parameter_gradients(x)["layers"][1]["stacked"]["linear"]["kernel"][...]
+    found = stacked.parameter_gradients(x)["layers"]["layer_1"]["stacked-layers"]["linear"][
+        "kernel"
+    ][...]
     for index in range(5):
-        own = unrolled.parameter_gradients(x)["layers"][1 + index]["linear"]["kernel"][...]
+        own = unrolled.parameter_gradients(x)["layers"][f"layer_{1 + index}"]["linear"]["kernel"][
+            ...
+        ]
         np.testing.assert_allclose(found[index], own, rtol=1e-6, atol=1e-9)
 
 
@@ -197,7 +202,9 @@ class TestStatistics:
         x, y = (jnp.asarray(random.normal(size=(5, n)), jnp.float32) for n in (3, 2))
         inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=30)
         rule = pc.learning.PredictiveCoding(inference)
-        expected, _ = rule.gradients(pc.networks.split(network), x, y, key=jax.random.key(0))
+        expected, _ = rule.gradients(
+            pc.networks.split(network), pc.Evidence(x, y), key=jax.random.key(0)
+        )
         result = network.infer(x, y, inference=inference)
         np.testing.assert_allclose(network.energy(x), result.energy, rtol=1e-5)
         found = nnx.as_pure(network.parameter_gradients(x))
@@ -249,8 +256,11 @@ class TestRefusals:
             output=("b", "c"),
         )
         x = jnp.ones((2, 3))
-        with pytest.raises(ValueError, match="no targets for the output 'c'"):
-            graph.output_energy(graph.predict(x), {"b": jnp.ones((2, 2))})
+        prediction = graph.predict(x)
+        alone = graph.output_energy(prediction, {"b": jnp.ones((2, 2)), "c": None})
+        np.testing.assert_allclose(alone, ((1 - prediction["b"]) ** 2).sum(1) / 2, rtol=1e-6)
+        with pytest.raises(ValueError, match="no targets for the output 'b'"):
+            graph.output_energy(prediction, {})
 
     def test_of_a_rule_that_cannot_train_the_network(self):
         graph = pc.PCGraph(

@@ -127,6 +127,48 @@ def test_the_end_is_told_even_where_training_fails():
     assert failing.events == [("start", 0, 9), ("end", 2)]
 
 
+class Ended(pc.Callback):
+    """Notes that it was told the end."""
+
+    ended = False
+
+    def on_fit_start(self, trainer, num_steps):
+        self.ended = False
+
+    def on_fit_end(self, trainer):
+        self.ended = True
+
+
+class TestFailuresAtStartAndEnd:
+    """Whatever a callback raises, the others end, and the last checkpoint is whole."""
+
+    def test_those_that_have_started_are_told_the_end_where_another_cannot_start(self):
+        """A bar would stay on the screen with its cursor hidden, a file open."""
+
+        class Unreachable(Ended):
+            def on_fit_start(self, trainer, num_steps):
+                raise RuntimeError("cannot connect")
+
+        first, failing, never = Ended(), Unreachable(), Ended()
+        with pytest.raises(RuntimeError, match="cannot connect"):
+            make_trainer([first, failing, never]).fit(make_data(), num_steps=1)
+        assert (first.ended, failing.ended, never.ended) == (True, False, False)
+
+    def test_all_are_told_the_end_and_the_last_checkpoint_is_sealed(self, tmp_path):
+        class Failing:
+            def on_fit_end(self, trainer):
+                raise RuntimeError("upload failed")
+
+        first, last, checkpoints = Ended(), Ended(), pc.Checkpoints(tmp_path)
+        trainer = make_trainer([first, Failing(), last], checkpoints=checkpoints)
+        with pytest.raises(RuntimeError, match="upload failed"):
+            trainer.fit(make_data(), num_steps=3)
+        assert first.ended
+        assert last.ended
+        assert checkpoints._sealing is None  # nothing is being written any more
+        assert make_trainer([], checkpoints=pc.Checkpoints(tmp_path)).restore() == 3
+
+
 class TestCallbackList:
     def test_every_method_is_optional_and_nothing_needs_inheriting(self):
         class OnlyLogs:
@@ -176,7 +218,7 @@ class TestCallbackList:
             def on_evalute(self, trainer, step, metrics):
                 pass
 
-        text = "callback Typo has a method on_evalute, which is never called; did you mean on_evaluate?"
+        text = "callback Typo has a method on_evalute, which is never called; did you mean 'on_evaluate'?"
         with pytest.raises(TypeError, match=text.replace("?", r"\?")):
             CallbackList([Typo()])
         with pytest.raises(TypeError, match="callback Typo has a method on_evalute"):
@@ -208,7 +250,8 @@ class FakeTrainer:
     """A history, and whether somebody asked to stop."""
 
     def __init__(self, metric, values):
-        self.history = pc.History([{"step": n, metric: v} for n, v in enumerate(values)])
+        rows = [{"step": n, metric: v} for n, v in enumerate(values, start=1)]
+        self.history, self.began = pc.History(rows), 0
         self.stopped = False
 
     def stop(self):
@@ -259,6 +302,63 @@ class TestEarlyStopping:
         assert trainer.step == 6
         assert history.steps("eval/energy") == [2, 4, 6]
         assert checkpoints.steps()[-1] == 6
+
+    @pytest.mark.parametrize(
+        ("metric", "mode"),
+        [
+            ("eval/accuracy", "max"),
+            ("eval/energy", "min"),
+            ("train/energy/hidden", "min"),
+            ("train/loss", "min"),
+            ("eval/squared_error", "min"),
+            ("eval/cross_entropy", "min"),
+            ("eval/perplexity", "min"),
+        ],
+    )
+    def test_the_mode_is_by_the_metric_unless_given(self, metric, mode):
+        """By the maximum, a run whose energy falls would be stopped."""
+        assert pc.EarlyStopping(metric).mode == mode
+
+    def test_another_fit_is_judged_by_its_own_evaluations(self, tmp_path):
+        """By the first fit's best, the second would end before its first step."""
+        callback = pc.EarlyStopping("eval/energy", patience=np.int64(2))
+        options = {"eval_data": make_data(), "eval_every": 2}
+        trainer = make_trainer(
+            [callback], optimizer=STILL, checkpoints=pc.Checkpoints(tmp_path, every=2)
+        )
+        trainer.fit(make_data(), num_steps=30, **options)
+        assert trainer.step == 6
+        trainer.fit(make_data(), num_steps=30, **options)
+        assert trainer.step == 12
+        # interrupted within the second fit and restored, it stops where that did
+        resumed = make_trainer([callback], optimizer=STILL, checkpoints=pc.Checkpoints(tmp_path))
+        resumed.restore(10)
+        resumed.fit(make_data(), num_steps=30, **options)
+        assert resumed.step == 12
+
+    @pytest.mark.parametrize(
+        ("metric", "options", "message"),
+        [
+            ("eval/energy", {}, "and this fit has none; give fit eval_data"),
+            ("train/energy", {}, "and this fit has none; give fit eval_data"),
+            ("eval/enrgy", {"eval_data": True}, "measure eval/.*did you mean 'eval/energy'"),
+            ("train/los", {"eval_data": True}, "measure train/.*did you mean 'train/loss'"),
+        ],
+    )
+    def test_a_metric_that_will_not_be_measured_is_refused_before_training(
+        self, metric, options, message
+    ):
+        """Else nothing ever stops, or the first evaluation ends the run."""
+        trainer = make_trainer([pc.EarlyStopping(metric)])
+        options = {name: make_data() for name in options}
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(make_data(), num_steps=8, **options)
+        assert trainer.step == 0
+
+    @pytest.mark.parametrize("patience", [0, 1.5, True])
+    def test_a_patience_that_is_no_count_is_refused(self, patience):
+        with pytest.raises((TypeError, ValueError), match="EarlyStopping expected .*patience"):
+            pc.EarlyStopping("eval/energy", patience=patience)
 
     def test_an_unknown_mode_is_refused(self):
         with pytest.raises(ValueError, match="expected mode 'max' or 'min', got 'maximum'"):

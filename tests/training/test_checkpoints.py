@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training.seals import damage
+from pcflax.training.checkpoints.seals import damage
 from tests.conftest import digits_trainer, parameters_of
 
 
@@ -211,7 +211,7 @@ def test_load_checkpoint_needs_no_trainer(run):
     assert checkpoint.step == 30
     for got, expected in zip(parameters_of(network), at[30], strict=True):
         np.testing.assert_array_equal(got, expected)
-    kernel = checkpoint.parameters["layers"][0]["linear"]["kernel"]
+    kernel = checkpoint.parameters["layer_0"]["linear"]["kernel"]
     assert isinstance(kernel, np.ndarray)
     assert kernel.shape == (64, 20)
     assert pc.load_checkpoint(folder / "20").step == 20
@@ -282,8 +282,8 @@ def test_missing_checkpoints_are_told(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep_latest": 0}, "keep_latest of at least 1"),
-        ({"every": 0}, "every to be at least 1"),
+        ({"keep_latest": 0}, "keep_latest >= 1, got 0"),
+        ({"every": 0}, "every >= 1, got 0"),
         ({"keep_best": ("eval/accuracy", "up")}, "expected keep_best as"),
     ],
 )
@@ -304,7 +304,7 @@ def test_an_error_while_writing_is_not_swallowed(tmp_path, monkeypatch):
     """Saving runs in the background; what goes wrong there must reach the user."""
     checkpoints = pc.Checkpoints(tmp_path)
     monkeypatch.setattr(
-        "pcflax.training.seals._write_atomically",
+        "pcflax.training.checkpoints.seals._write_atomically",
         lambda path, text: (_ for _ in ()).throw(OSError("disk full")),
     )
     checkpoints.save(1, {"parameters": {"a": jnp.ones(2)}}, {"metrics": {}, "evaluated": {}})
@@ -348,8 +348,8 @@ class TestNothingIsGivenUpEarly:
         "name",
         [
             "orbax.checkpoint.AsyncCheckpointer.save",
-            "pcflax.training.checkpoints.Checkpoints._move_aside",
-            "pcflax.training.checkpoints.seal",
+            "pcflax.training.checkpoints.store.Checkpoints._move_aside",
+            "pcflax.training.checkpoints.store.seal",
         ],
     )
     def test_a_save_over_the_same_step_that_is_cut_off(self, copy, run, monkeypatch, name):
@@ -423,7 +423,7 @@ def test_float64_is_not_rounded_where_64_bit_mode_is_off(tmp_path):
 
 
 def test_two_arrays_of_one_path_are_refused():
-    from pcflax.training.arrays import flatten
+    from pcflax.training.checkpoints.arrays import flatten
 
     with pytest.raises(ValueError, match=r"two arrays have the path 'a.b'"):
         flatten({"a.b": np.ones(1), "a": {"b": np.ones(1)}})
@@ -436,9 +436,9 @@ def test_a_stray_line_in_a_seal_is_damage(copy):
 
 
 def test_reading_looks_again_where_a_live_run_has_deleted_what_it_saw(copy, monkeypatch):
-    from pcflax.training import checkpoints as module
+    from pcflax.training.checkpoints import reading as module
 
-    read_meta, deleted = module._read_meta, []
+    read_meta, deleted = module.read_meta, []
 
     def late(path):
         if not deleted:  # the run prunes between our look and our reading
@@ -447,5 +447,5 @@ def test_reading_looks_again_where_a_live_run_has_deleted_what_it_saw(copy, monk
             (copy / "30.sha256").unlink()
         return read_meta(path)
 
-    monkeypatch.setattr(module, "_read_meta", late)
+    monkeypatch.setattr(module, "read_meta", late)
     assert pc.load_checkpoint(copy).step == 20

@@ -7,6 +7,7 @@ checksum, an Event message, its checksum).
 import io
 import json
 import struct
+import sys
 import threading
 import time
 import types
@@ -119,6 +120,67 @@ class TestJSONLines:
         assert seen == [True, True]
 
 
+class TestForeignFiles:
+    """What another run or program wrote is not overwritten, and what is ours is."""
+
+    def start(self, path, rows):
+        history = pc.History(rows)
+        logger = pc.JSONLinesLogger(path)
+        logger.on_fit_start(types.SimpleNamespace(history=history, step=0), 10)
+        logger.on_fit_end(None)
+
+    @pytest.mark.parametrize("rows", [[], [{"step": 2, "a": 0.5}]])
+    @pytest.mark.parametrize("content", ['{"epoch": 1}\n', "\0" * 40, '{"step": 1, "a": 7}\n'])
+    def test_they_are_moved_aside(self, tmp_path, rows, content):
+        path = tmp_path / "metrics.jsonl"
+        for name in ("metrics.jsonl.superseded", "metrics.jsonl.superseded-2"):
+            path.write_text(content)
+            self.start(path, rows)
+            assert read_lines(path) == rows
+            assert (tmp_path / name).read_text() == content
+
+    @pytest.mark.parametrize("later", ["", '{"step": 3, "a": 0.25}\n', "\n"])
+    @pytest.mark.parametrize("cut", [0, 1, 17, 60])
+    def test_the_runs_own_is_written_anew(self, tmp_path, later, cut):
+        """Also where its last line was cut by a crash, or later rows are dropped."""
+        rows = [{"step": 1, "a": 0.5}, {"step": 2, "a": 0.125}]
+        path = tmp_path / "metrics.jsonl"
+        whole = "".join(json.dumps(row) + "\n" for row in rows) + later
+        path.write_text(whole[: len(whole) - cut])
+        self.start(path, rows)
+        assert read_lines(path) == rows
+        assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+    def test_a_disk_that_is_full_is_told_with_the_file(self, tmp_path):
+        logger = pc.JSONLinesLogger(tmp_path / "metrics.jsonl")
+
+        class Full:
+            def write(self, text):
+                raise OSError(28, "No space left on device")
+
+        logger._file = Full()
+        with pytest.raises(OSError, match=r"cannot write metrics to .*\.jsonl: No space left"):
+            logger.on_log(None, 1, {"a": 0.5})
+
+
+def test_lines_are_json_as_every_reader_takes_it(tmp_path):
+    """RFC 8259 has neither NaN nor Infinity."""
+    logger = pc.JSONLinesLogger(tmp_path / "metrics.jsonl")
+    history = pc.History([{"step": 1, "a": float("nan")}])
+    logger.on_fit_start(types.SimpleNamespace(history=history, step=1), 10)
+    logger.on_log(None, 2, {"a": float("inf"), "b": -float("inf"), "c": 0.5})
+    logger.on_fit_end(None)
+
+    def refuse(word):
+        raise ValueError(f"{word} is no JSON")
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=refuse) for line in lines] == [
+        {"step": 1, "a": None},
+        {"step": 2, "a": None, "b": None, "c": 0.5},
+    ]
+
+
 def read_events(path):
     """The Event messages of a TensorBoard file."""
     from tensorboardX.proto.event_pb2 import Event
@@ -162,6 +224,17 @@ class TestTensorBoard:
         starts = [e.step for e in read_events(path) if e.session_log.status == SessionLog.START]
         assert starts == [41]
 
+    def test_names_stay_as_they_are(self, tmp_path):
+        """By way of tensorboardX they would be one name."""
+        logger = pc.TensorBoardLogger(tmp_path)
+        logger.on_fit_start(types.SimpleNamespace(step=0), 1)
+        metrics = {"energy/a b": 1.0, "energy/a_b": 2.0, "energy/a?b": 3.0}
+        logger.on_log(None, 5, metrics)
+        logger.on_fit_end(None)
+        (path,) = tmp_path.glob("events.out.tfevents.*")
+        found = [value for event in read_events(path) for value in event.summary.value]
+        assert {value.tag: value.simple_value for value in found} == metrics
+
     def test_ending_twice_is_harmless(self, tmp_path):
         logger = pc.TensorBoardLogger(tmp_path)
         logger.on_fit_start(types.SimpleNamespace(step=0), 1)
@@ -169,7 +242,56 @@ class TestTensorBoard:
         logger.on_fit_end(None)
 
 
+class Broken(io.TextIOBase):
+    """Standard output whose reader has gone, or that was closed."""
+
+    encoding = "utf-8"
+
+    def __init__(self, error):
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+    def isatty(self):
+        return False
+
+
 class TestConsole:
+    @pytest.mark.parametrize(
+        "error",
+        [BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O error"), ValueError("closed file")],
+    )
+    def test_output_that_nobody_reads_any_more_stops_nothing(self, monkeypatch, error):
+        """`pcflax train | head` stopped the run without a word and without a checkpoint."""
+        monkeypatch.setattr(sys, "stdout", Broken(error))
+        logger = pc.ConsoleLogger()
+        logger.on_fit_start(types.SimpleNamespace(step=0, steps_per_second=None), 10)
+        logger.on_evaluate(None, 1, {"eval/accuracy": 0.5})
+        logger.on_fit_end(None)
+
+    def test_without_an_output_nothing_is_shown(self, monkeypatch):
+        monkeypatch.setattr(sys, "stdout", None)
+        pc.ConsoleLogger().on_evaluate(None, 1, {"eval/accuracy": 0.5})
+
+    def test_an_ascii_terminal_shows_what_it_can(self, monkeypatch):
+        output = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+        pc.ConsoleLogger().on_evaluate(None, 1, {"eval/µ": 0.5})
+        assert output.getvalue() == b"step      1  eval/\\xb5 0.5\n"
+
+    def test_lines_are_not_cut_and_brackets_are_no_markup(self, monkeypatch):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        output = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", output)
+        metrics = {f"eval/[red]:smile: {number}[/x]": 0.5 for number in range(9)}
+        pc.ConsoleLogger().on_evaluate(None, 1, metrics)
+        shown = "  ".join(f"{name} 0.5" for name in metrics)
+        assert output.getvalue() == f"step      1  {shown}\n"
+        console = Console(file=(given := io.StringIO()), width=80)  # a user's own
+        pc.ConsoleLogger(console).on_evaluate(None, 1, metrics)
+        assert given.getvalue() == output.getvalue()
+
     def test_prints_a_line_for_each_evaluation_where_there_is_no_terminal(self):
         """In a batch job's log the lines are all that anybody sees."""
         output = io.StringIO()

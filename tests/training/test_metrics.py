@@ -162,3 +162,45 @@ class TestDefaults:
     def test_single_labels_have_an_accuracy_alone(self):
         found = digits_trainer().evaluate(pc.data.load("digits", split="test"))
         assert list(found) == ["accuracy", "energy"]
+
+
+class TestMeansOfLogits:
+    """What logits stand for is compared with targets, where a metric says so."""
+
+    @pytest.mark.parametrize(
+        ("energy", "mean"),
+        [
+            (pc.energies.Categorical(), lambda logits: special.softmax(logits, axis=1)),
+            (pc.energies.Bernoulli(), special.expit),
+            (pc.energies.Gaussian(), lambda prediction: prediction),
+        ],
+        ids=["Categorical", "Bernoulli", "Gaussian"],
+    )
+    def test_the_squared_error_is_that_of_the_outputs_mean(self, energy, mean):
+        """Between logits and one-hot rows it grows while the network learns: the worst looks best."""
+        layer = pc.PCDense(3, 4, energy=energy, rngs=nnx.Rngs(0))
+        layer.linear.kernel.set_value(10 * layer.linear.kernel[...])
+        inputs = np.random.RandomState(0).randn(6, 3).astype(np.float32)
+        one_hot = np.eye(4, dtype=np.float32)[np.arange(6) % 4]
+        data = pc.data.from_arrays(inputs, one_hot, batch_size=6, shuffle=False)
+        rule = pc.learning.Backprop()
+        root = pc.metrics.OfMean(math.sqrt, pc.metrics.squared_error)
+        trainer = pc.Trainer(
+            pc.PCNetwork([layer]),
+            optax.sgd(0.0),
+            learning=rule,
+            metrics={"squared_error": pc.metrics.squared_error, "root": root},
+            progress=False,
+        )
+        expected = np.mean((mean(np.asarray(trainer.predict(inputs), float)) - one_hot) ** 2)
+        assert trainer.evaluate(data)["squared_error"] == pytest.approx(expected, rel=1e-5)
+        assert trainer.evaluate(data)["root"] == pytest.approx(expected**0.5, rel=1e-5)
+        history = trainer.fit(data, num_steps=1)
+        assert history["train/squared_error"] == pytest.approx([expected], rel=1e-5)
+
+    def test_of_several_outputs_every_metric_is_the_mean_of_theirs(self):
+        (one, targets), (other, labels) = draw((6, 4)), draw((6, 3), seed=1)
+        predictions, both = {"a": one, "b": other}, {"a": targets, "b": labels}
+        for metric in (pc.metrics.accuracy, pc.metrics.cross_entropy, pc.metrics.squared_error):
+            expected = (metric(one, targets) + metric(other, labels)) / 2
+            np.testing.assert_allclose(metric(predictions, both), expected, rtol=1e-6)

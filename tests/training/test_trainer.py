@@ -13,8 +13,11 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training import trainer as trainer_module
+from pcflax.training import fitting, staging
+from pcflax.training.step import TrainState
 from tests.conftest import Chain, digits_trainer, parameters_of
+
+STILL = optax.sgd(0.0)  # parameters that never move
 
 
 def digits(batch_size=64, **options):
@@ -101,7 +104,7 @@ def test_the_length_of_a_call_changes_no_number(seconds, monkeypatch):
     """Chunks follow the machine's speed, so results must not follow the chunks."""
     reference = digits_trainer()
     reference.fit(digits(), num_steps=30)
-    monkeypatch.setattr(trainer_module, "_SECONDS_A_CALL", seconds)
+    monkeypatch.setattr(staging, "SECONDS_A_CALL", seconds)
     other = digits_trainer()
     other.fit(digits(), num_steps=30)
     assert_same(parameters_of(reference.network), parameters_of(other.network))
@@ -157,7 +160,7 @@ class TestResume:
         assert second.history.rows == straight.history.rows
 
     def test_streamed_data_resume_too(self, tmp_path):
-        images, labels = pc.data.digits.read_digits("train")
+        images, labels = pc.data.sources.digits.read_digits("train")
         source = [(image, label) for image, label in zip(images, labels, strict=True)]
         decoder = pc.data.load("digits").reader.decoder
 
@@ -230,7 +233,8 @@ class TestResume:
     def test_nothing_left_to_do_is_told(self, tmp_path):
         trainer = digits_trainer(tmp_path)
         trainer.fit(digits(), num_steps=2)
-        with pytest.warns(UserWarning, match="2 steps are done and 2 were asked for"):
+        told = r"2 steps are done and 2 were asked for .* one more pass .* give num_steps=24"
+        with pytest.warns(UserWarning, match=told):
             trainer.fit(digits(), num_steps=2)
 
 
@@ -271,7 +275,7 @@ def test_parameters_written_between_fits_are_trained_on():
 
 def test_unlabelled_and_input_free_data_train():
     """A generative network: labels below, images above; and one with a free root."""
-    images, labels = pc.data.digits.read_digits("train")
+    images, labels = pc.data.sources.digits.read_digits("train")
     images = images.reshape(len(images), -1).astype(np.float32) / 16
     one_hot = np.eye(10, dtype=np.float32)[labels]
     inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
@@ -422,9 +426,21 @@ ARRAYS = np.ones((20, 64), np.float32)
             ValueError,
             "either epochs or num_steps",
         ),
-        (lambda t: t.fit(digits(), num_steps=-3), ValueError, "at least 0, got -3"),
-        (lambda t: t.fit(digits(), num_steps=3, log_every=0), ValueError, "expected log_every"),
-        (lambda t: t.fit(digits(), num_steps=3, eval_every=0), ValueError, "expected eval_every"),
+        (
+            lambda t: t.fit(digits(), num_steps=-3),
+            ValueError,
+            "fit expected num_steps >= 0, got -3",
+        ),
+        (
+            lambda t: t.fit(digits(), num_steps=3, log_every=0),
+            ValueError,
+            "fit expected log_every >= 1, got 0",
+        ),
+        (
+            lambda t: t.fit(digits(), num_steps=3, eval_every=0),
+            ValueError,
+            "fit expected eval_every >= 1, got 0",
+        ),
         (
             lambda t: t.fit(pc.data.from_arrays(ARRAYS[:, :60], ARRAYS, batch_size=5), num_steps=1),
             ValueError,
@@ -435,6 +451,8 @@ ARRAYS = np.ones((20, 64), np.float32)
             ValueError,
             r"layer 'layer_1' predicts shape \(5, 10\) but is clamped to \(5, 20\)",
         ),
+        (lambda t: t.predict(ARRAYS, batch_size=0), ValueError, "predict expected batch_size >= 1"),
+        (lambda t: digits_trainer(seed=1.5), TypeError, "Trainer expected an int seed, got 1.5"),
         (lambda t: t.save(), ValueError, "this Trainer has no checkpoints"),
         (lambda t: t.restore(), ValueError, "this Trainer has no checkpoints"),
         (lambda t: t.predict(np.ones((2, 64), int)), TypeError, "expected inputs of a floating"),
@@ -524,7 +542,8 @@ def test_an_early_stopped_run_stays_stopped_when_restored(tmp_path):
     assert first.step < 100
     second = make()
     second.restore()
-    second.fit(digits(), num_steps=100, eval_data=held_out(), eval_every=5)
+    with pytest.warns(UserWarning, match="nothing to do: the run had stopped at step .* patience"):
+        second.fit(digits(), num_steps=100, eval_data=held_out(), eval_every=5)
     assert second.step == first.step
     assert second.history.rows == first.history.rows
 
@@ -636,9 +655,11 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
         progress=False,
     )
     data = pc.data.load("digits", seed=np.int64(1), batch_size=np.int32(64))
-    trainer.fit(data, num_steps=np.int64(2))
+    trainer.fit(
+        data, num_steps=np.int64(2), eval_data=data, eval_every=np.int8(2), log_every=np.uint8(1)
+    )
     assert trainer.step == 2
-    with pytest.raises(TypeError, match="expected num_steps to be an int, got 1000.0"):
+    with pytest.raises(TypeError, match="fit expected an int num_steps, got 1000.0"):
         trainer.fit(data, num_steps=1e3)
 
 
@@ -669,7 +690,7 @@ def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_ev
     whole = digits_trainer()
     fit(whole)
     trainer, begun = digits_trainer(), []
-    real = trainer_module.learn_batches
+    real = fitting.learn_batches
 
     def failing(state, constants, items, count, *args, **options):
         begun.append(int(state.step))
@@ -678,8 +699,7 @@ def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_ev
             raise RuntimeError("the device is lost")
         return result
 
-    monkeypatch.setattr(trainer_module, "_SECONDS_A_WRITE", 1e9)
-    monkeypatch.setattr(trainer_module, "learn_batches", failing)
+    monkeypatch.setattr(fitting, "learn_batches", failing)
     with pytest.raises(RuntimeError, match="lost"):
         fit(trainer)
     assert trainer.step == 6
@@ -691,22 +711,225 @@ def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_ev
 
 
 @pytest.mark.parametrize(("reads", "steps"), [(True, [2, 4, 6]), (False, [6])])
-def test_the_network_is_written_for_those_who_read_it(monkeypatch, reads, steps):
-    """A logger looks at its arguments; a callback that may look at the network finds it as of its step."""
+def test_the_network_is_written_when_it_is_read(monkeypatch, reads, steps):
+    """A logger looks at its arguments and costs nothing; a reader finds the network as of its step."""
     written = []
-    monkeypatch.setattr(trainer_module, "_SECONDS_A_WRITE", 1e9)
-    real = trainer_module.Trainer._write_back
+    real = TrainState.write_to
 
-    def write(self, state):
-        written.append(self.step)
-        real(self, state)
+    def write(state, network):
+        written.append(int(state.step))
+        real(state, network)
 
     class Reader(pc.Callback):
-        reads_network = reads
-
         def on_log(self, trainer, step, metrics):
-            assert trainer.step == step
+            if reads:
+                held = parameters_of(trainer.network)  # and another look writes nothing
+                assert_same(held, parameters_of(trainer.network))
 
-    monkeypatch.setattr(trainer_module.Trainer, "_write_back", write)
+    monkeypatch.setattr(TrainState, "write_to", write)
     digits_trainer(callbacks=[Reader()]).fit(digits(), num_steps=6, log_every=2)
     assert written == steps
+
+
+QUICK = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2))
+
+
+def small_trainer(layers, *, optimizer=None, learning=QUICK, **options):
+    network = layers if isinstance(layers, nnx.Module) else pc.PCNetwork(layers)
+    return pc.Trainer(
+        network, optimizer or optax.sgd(0.1), learning=learning, progress=False, **options
+    )
+
+
+@pytest.mark.parametrize("steps", [8, 10])
+def test_another_data_set_begins_with_its_first_epoch(tmp_path, steps):
+    """Tasks one after the other: a pass over the second must hold each of its examples once."""
+    a = pc.data.from_arrays(np.ones((20, 1)), np.ones((20, 1)), batch_size=2)
+    b = pc.data.from_arrays(np.ones((8, 1)), 4.0 ** np.arange(8)[:, None], batch_size=2)
+    epochs = []
+
+    class Epochs:
+        def on_epoch_end(self, trainer, epoch):
+            epochs.append((trainer.step, epoch))
+
+    def make():
+        return small_trainer(
+            [pc.PCDense(1, 1, rngs=nnx.Rngs(0))],
+            optimizer=STILL,
+            metrics={"target": lambda prediction, targets: targets[:, 0]},
+            callbacks=[Epochs()],
+            checkpoints=pc.Checkpoints(tmp_path, every=1, keep_latest=9),
+        )
+
+    def seen(rows):
+        total = sum(round(2 * mean) for mean in rows)
+        return [total // 4**k % 4 for k in range(8)]  # digits in base 4: how often each was seen
+
+    trainer = make()
+    trainer.fit(a, num_steps=steps)
+    trainer.fit(b, num_steps=steps + 3, log_every=1)
+    # interrupted after three of its four batches, it goes on with the fourth
+    resumed = make()
+    resumed.restore()
+    history = resumed.fit(b, num_steps=steps + len(b), log_every=1)
+    assert seen(history["train/target"][-len(b) :]) == [1] * 8
+    assert epochs[-1] == (steps + len(b), 0)
+
+
+def test_an_output_without_targets_stays_at_its_prediction_and_does_not_learn():
+    """As in a loop by hand, where `infer` leaves it free; its loss and metrics are the other's alone."""
+
+    def graph():
+        rngs = nnx.Rngs(0)
+        return pc.PCGraph(
+            {
+                "h": pc.PCDense(3, 4, activation=jnp.tanh, rngs=rngs),
+                "a": pc.PCDense(4, 2, rngs=rngs),
+                "b": pc.PCDense(4, 3, rngs=rngs),
+            },
+            parents={"h": "x", "a": "h", "b": "h"},
+            inputs={"x": 3},
+            output=("a", "b"),
+        )
+
+    draw = np.random.RandomState(0)
+    x, y = draw.randn(8, 3).astype(np.float32), draw.randn(8, 2).astype(np.float32)
+    by_hand, trained = graph(), graph()
+    squared = np.mean((np.asarray(trained.predict(x)["a"]) - y) ** 2)
+    by_hand.infer(x, {"a": y}, inference=QUICK.inference)
+    nnx.Optimizer(by_hand, optax.sgd(0.1), wrt=nnx.Param).update(
+        by_hand, by_hand.parameter_gradients(x)
+    )
+    data = pc.data.from_arrays(x, {"a": y}, batch_size=8, shuffle=False)
+    trainer = small_trainer(trained)
+    measured = trainer.evaluate(data)
+    history = trainer.fit(data, num_steps=1, log_every=1)
+    for got, expected in zip(parameters_of(trained), parameters_of(by_hand), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert measured == pytest.approx({"squared_error": squared, "energy": squared}, rel=1e-5)
+    assert history["train/loss"] == pytest.approx(
+        [squared], rel=1e-5
+    )  # half a sum over two features
+
+
+def test_a_network_without_parameters_is_measured():
+    """0.5 * mean ||y - 2 tanh(x)||^2 where nothing is inferred."""
+    x = np.random.RandomState(0).randn(8, 3).astype(np.float32)
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=0))
+    trainer = small_trainer([pc.PCLayer(jnp.tanh), pc.PCLayer(lambda z: 2 * z)], learning=rule)
+    data = pc.data.from_arrays(x, x, batch_size=8, shuffle=False)
+    history = trainer.fit(data, num_steps=1)
+    expected = 0.5 * np.mean(np.sum((x - 2 * np.tanh(x)) ** 2, axis=1))
+    assert history["train/energy"] == pytest.approx([expected], rel=1e-5)
+
+
+class TestTrainingMode:
+    """Training is in training mode and evaluation in the other, whatever `network.eval()` said."""
+
+    def network(self):
+        rngs = nnx.Rngs(0)
+        hidden = pc.PCDense(3, 8, dropout=0.5, rngs=rngs)
+        norm = pc.PCLayer(nnx.BatchNorm(8, rngs=rngs))
+        return pc.PCNetwork({"h": hidden, "n": norm, "o": pc.PCDense(8, 2, rngs=rngs)})
+
+    def data(self):
+        draw = np.random.RandomState(0)
+        return pc.data.from_arrays(draw.randn(8, 3), draw.randn(8, 2), batch_size=4)
+
+    def test_a_look_by_hand_before_or_between_changes_nothing(self):
+        """Else dropout would be off and running statistics stand still, without a word."""
+
+        class Look(pc.Callback):
+            def on_evaluate(self, trainer, step, metrics):
+                trainer.network.eval()
+
+        options = {"eval_data": self.data(), "eval_every": 2}
+        plain, looked, twice = self.network(), self.network(), self.network()
+        looked.eval()
+        small_trainer(plain).fit(self.data(), num_steps=4, **options)
+        small_trainer(looked, callbacks=[Look()]).fit(self.data(), num_steps=4, **options)
+        trainer = small_trainer(twice, callbacks=[Look()])
+        trainer.fit(self.data(), num_steps=2, **options)
+        trainer.fit(self.data(), num_steps=4, **options)
+        for network in (looked, twice):
+            assert_same(parameters_of(network), parameters_of(plain))
+            norms = [n.layer("n").module for n in (network, plain)]
+            assert_same(*([norm.mean[...], norm.var[...]] for norm in norms))
+        assert np.abs(plain.layer("n").module.mean[...]).max() > 0
+        assert looked.layer("n").module.use_running_average is True  # the object keeps its mode
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_metrics_of_few_bits_are_summed_in_more(dtype):
+    """Sums of ones in bfloat16 end at 256, and energies of float16 overflow."""
+    draw = np.random.RandomState(0)
+    inputs = draw.randn(1201, 3).astype(dtype)
+    trainer = small_trainer([pc.PCDense(3, 4, rngs=nnx.Rngs(0))])
+    network = trainer.network
+    nnx.update(
+        network, jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(network, nnx.Param))
+    )
+    guess = trainer.predict(inputs).astype(np.float32).argmax(1)
+    labels = np.where(draw.rand(1201) < 0.9, guess, (guess + 1) % 4)
+    for size in (400, 1201):
+        data = pc.data.from_arrays(inputs, labels, num_classes=4, batch_size=size, shuffle=False)
+        assert trainer.evaluate(data)["accuracy"] == pytest.approx((guess == labels).mean())
+    targets = np.full((400, 4), 20, dtype)  # energies of about 800 each, 320,000 together
+    far = pc.data.from_arrays(inputs[:400], targets, batch_size=400)
+    assert np.isfinite(trainer.evaluate(far)["energy"])
+
+
+@pytest.mark.usefixtures("double")
+def test_metrics_of_64_bits_are_kept():
+    """1 + 2^-40 has no neighbour in 32 bits."""
+    data = pc.data.from_arrays(np.ones((4, 1)), np.full((4, 1), 1 + 2.0**-40), batch_size=4)
+    trainer = small_trainer(
+        [pc.PCDense(1, 1, rngs=nnx.Rngs(0))], metrics={"target": lambda p, t: t[:, 0]}
+    )
+    assert trainer.evaluate(data)["target"] == 1 + 2.0**-40
+    assert trainer.fit(data, num_steps=1)["train/target"] == [1 + 2.0**-40]
+
+
+def test_rates_fall_where_the_energy_does_not():
+    """Targets of pure noise: nothing improves, and the scale is halved again and again."""
+    draw = np.random.RandomState(0)
+    data = pc.data.from_arrays(draw.randn(16, 3), draw.randn(16, 1), batch_size=8)
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=3)
+    trainer = small_trainer(
+        [pc.PCDense(3, 1, rngs=nnx.Rngs(0))],
+        optimizer=optax.chain(optax.sgd(0.1), plateau),
+        learning=pc.learning.Backprop(),
+    )
+    trainer.fit(data, num_steps=100)
+    assert float(trainer.optimizer_state[1].scale) < 0.1
+
+
+def test_the_optimizer_state_can_be_given():
+    """A state that is assigned is trained on from there."""
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    trainer = small_trainer([pc.PCDense(3, 1, rngs=nnx.Rngs(0))], optimizer=optimizer)
+    data = pc.data.from_arrays(np.ones((4, 3)), np.ones((4, 1)), batch_size=4)
+    trainer.fit(data, num_steps=2)
+    before = parameters_of(trainer.network)
+    state = trainer.optimizer_state
+    trainer.optimizer_state = state._replace(hyperparams={"learning_rate": jnp.float32(0)})
+    trainer.fit(data, num_steps=4)
+    assert_same(parameters_of(trainer.network), before)
+
+
+def test_every_reader_of_the_network_object_sees_the_newest_parameters_after_fit():
+    """The object given to the Trainer is trained in place, after an error too."""
+
+    class Fails(pc.Callback):
+        def on_log(self, trainer, step, metrics):
+            if step == 3:
+                raise RuntimeError("mine")
+
+    data = pc.data.from_arrays(np.ones((4, 3)), np.ones((4, 1)), batch_size=4)
+    trainer = small_trainer([pc.PCDense(3, 1, rngs=nnx.Rngs(0))], callbacks=[Fails()])
+    network = trainer._run._network  # as the caller holds it
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.fit(data, num_steps=5, log_every=1)
+    straight = small_trainer([pc.PCDense(3, 1, rngs=nnx.Rngs(0))])
+    straight.fit(data, num_steps=3)
+    assert_same(parameters_of(network), parameters_of(straight.network))

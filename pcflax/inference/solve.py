@@ -1,0 +1,316 @@
+"""The loop that iterative algorithms share, and its parts: when to stop, and what to record.
+
+An algorithm steps; `FixedSteps` and `UntilTolerance` say when that ends, and a `record` function what is
+kept of the way. Next file to read: `gradient.py`.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pcflax.checks import expect_count, expect_number
+from pcflax.settings import Settings
+from pcflax.typing import Energies, PRNGKey, PyTree
+
+from .problem import InferenceProblem, VectorField
+from .result import InferenceResult, Seen, Status, Trace
+
+if TYPE_CHECKING:
+    from .base import AbstractIterativeInference
+
+# What an algorithm takes where it is told nothing.
+NUM_STEPS, MAX_STEPS = 20, 1000
+
+
+class StepInfo(NamedTuple):
+    """What one step saw before it moved; costs nothing where nobody looks at it.
+
+    Attributes:
+        energies: {layer name: (batch,)} at the coordinates the step started from.
+        residual: (batch,), root mean square of the gradient there, dF/dz.
+    """
+
+    energies: Energies
+    residual: Float[Array, " batch"]
+
+
+class AbstractStop(Settings, abc.ABC):
+    """When inference ends."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSteps(AbstractStop):
+    """Every example takes `num_steps` steps.
+
+    >>> import pcflax as pc
+    >>> pc.inference.GradientDescent(0.1, num_steps=5).stop
+    FixedSteps(num_steps=5)
+    """
+
+    num_steps: int = NUM_STEPS
+
+    def __post_init__(self):
+        count = expect_count(self, "num_steps", self.num_steps)
+        object.__setattr__(self, "num_steps", count)
+
+
+@dataclasses.dataclass(frozen=True)
+class UntilTolerance(AbstractStop):
+    """Each example stops where its residual is at most the tolerance, or after `max_steps`.
+
+    The residual is the root mean square of the vector field dF/dz, not of z. An example that stopped
+    moves no more and reports its own number of steps.
+
+    >>> import pcflax as pc
+    >>> pc.inference.GradientDescent(0.1, tolerance=1e-3).stop
+    UntilTolerance(tolerance=0.001, max_steps=1000)
+    """
+
+    tolerance: float
+    max_steps: int = MAX_STEPS
+
+    def __post_init__(self):
+        tolerance = expect_number(self, "tolerance", self.tolerance, above=0)
+        object.__setattr__(self, "tolerance", tolerance)
+        object.__setattr__(self, "max_steps", expect_count(self, "max_steps", self.max_steps))
+
+
+class _Carry(NamedTuple):
+    coordinates: PyTree
+    state: PyTree
+    active: Bool[Array, " batch"] | None
+    taken: Int[Array, " *batch"]
+
+
+def iterate(
+    problem: VectorField,
+    algorithm: AbstractIterativeInference,
+    *,
+    key: PRNGKey | None = None,
+    trace: bool = False,
+    record: Callable[[Seen], PyTree] | None = None,
+) -> InferenceResult:
+    """Step from the start until the algorithm's stop says so, and report.
+
+    Args:
+        problem: what is solved.
+        algorithm: its `init` and `step` are called, and its `stop` is asked.
+        key: folded with the number of each step.
+        trace: whether to keep energies and residuals by step.
+        record: what else to keep by step.
+    """
+    stop = algorithm.stop
+    looks = trace or record is not None
+
+    def advance(problem: VectorField, carry: _Carry, step) -> tuple[_Carry, StepInfo]:
+        step_key = None if key is None else jax.random.fold_in(key, step)
+        coordinates, state, info = algorithm.step(
+            problem, carry.coordinates, carry.state, step=step, key=step_key
+        )
+        if carry.active is None or not isinstance(stop, UntilTolerance):
+            return _Carry(coordinates, state, None, carry.taken + 1), info
+        # not "<=": an example whose residual is not a number goes on, and is told of at the end
+        active = carry.active & ~(info.residual <= stop.tolerance)
+        coordinates, state = jax.tree.map(
+            lambda new, old: jnp.where(over(active, new), new, old),
+            (coordinates, state),
+            (carry.coordinates, carry.state),
+        )
+        return _Carry(coordinates, state, active, carry.taken + active), info
+
+    def begin(start: PyTree) -> _Carry:
+        state = algorithm.init(problem)
+        if isinstance(stop, FixedSteps):
+            # one number for all examples; only the result spreads it over them
+            return _Carry(start, state, None, jnp.int32(0))
+        batch = (problem.batch_size,)
+        return _Carry(start, state, jnp.ones(batch, jnp.bool_), jnp.zeros(batch, jnp.int32))
+
+    def scan(carry: _Carry, length: int) -> tuple[_Carry, Any]:
+        def body(carry, step):
+            before = carry.coordinates
+            carry, info = advance(problem, carry, step)
+            return carry, (_kept(problem, before, info, trace, record) if looks else None)
+
+        return jax.lax.scan(body, carry, jnp.arange(length))
+
+    steps = stop.num_steps if isinstance(stop, FixedSteps) else stop.max_steps
+    kept = None
+    if looks:
+        carry, kept = scan(begin(problem.start), steps)
+    elif isinstance(stop, UntilTolerance) or algorithm.finds_equilibrium:
+
+        def solve(start: PyTree) -> tuple[PyTree, Array]:
+            if isinstance(stop, FixedSteps):
+                ended = scan(begin(start), steps)[0]
+            else:
+                ended = _until_stopped(problem, begin(start), advance, steps)
+            return ended.coordinates, ended.taken
+
+        coordinates, taken = at_equilibrium(problem, solve)
+        carry = _Carry(coordinates, None, None, taken)
+    else:
+        carry = scan(begin(problem.start), steps)[0]
+    last = observe(problem, carry.coordinates)[0]
+    traced, records = None, None
+    if kept is not None:
+        end = _kept(problem, carry.coordinates, last, trace, record)
+        whole = jax.tree.map(lambda steps, end: jnp.append(steps, end[None], 0), kept, end)
+        info, records = whole
+        traced = Trace(info.energies, info.residual) if trace else None
+    tolerance = stop.tolerance if isinstance(stop, UntilTolerance) else None
+    return finished(
+        problem, carry.coordinates, carry.taken, last, traced, records, tolerance=tolerance
+    )
+
+
+def at_equilibrium(
+    problem: VectorField, solve: Callable[[PyTree], tuple[PyTree, PyTree]]
+) -> tuple[PyTree, PyTree]:
+    """Solve, with the derivative of the equilibrium: dz*/dtheta = -H^-1 d2F/dz dtheta.
+
+    How the solver got there does not matter, so no derivative goes through its steps, and reverse mode
+    works where they are a loop without a fixed length. Where it did not converge the derivative is as
+    wrong as the equilibrium.
+
+    Args:
+        problem: whose field vanishes at the equilibrium.
+        solve: from the start to (coordinates, what else it found).
+    """
+    if not problem.start:
+        return solve(problem.start)
+
+    def tangent_solve(product, vector):
+        # H is one block for each example, and symmetric
+        tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(vector))
+        return jax.scipy.sparse.linalg.cg(product, vector, tol=tolerance, maxiter=1000)[0]
+
+    return jax.lax.custom_root(
+        lambda coordinates: problem.field(coordinates)[1],
+        problem.start,
+        lambda _, start: solve(start),
+        tangent_solve,
+        has_aux=True,
+    )
+
+
+def _until_stopped(problem: VectorField, carry: _Carry, advance: Any, max_steps: int) -> _Carry:
+    """Step until every example has stopped; once few are left, only those are computed."""
+
+    def loop(problem, carry, step, left):
+        """Steps until at most `left` examples go on."""
+        return jax.lax.while_loop(
+            lambda now: (now[1] < max_steps) & (jnp.sum(now[0].active) > left),
+            lambda now: (advance(problem, *now)[0], now[1] + 1),
+            (carry, step),
+        )
+
+    # the whole batch, then the last quarter of it, then the last sixteenth
+    parts = [problem.batch_size // part for part in (4, 16)] if problem.separable else []
+    sizes = [size for size in parts if size > 0]
+    carry, step = loop(problem, carry, jnp.int32(0), sizes[0] if sizes else 0)
+    for size, left in itertools.pairwise([*sizes, 0]):
+        going = jnp.argsort(~carry.active, stable=True)[:size]  # type: ignore[operator]
+        some = jax.tree.map(lambda leaf, rows=going: leaf[rows], carry)
+        some, step = loop(problem.take(going), some, step, left)
+        carry = jax.tree.map(lambda leaf, part, rows=going: leaf.at[rows].set(part), carry, some)
+    return carry
+
+
+def observe(problem: VectorField, coordinates: PyTree) -> tuple[StepInfo, PyTree]:
+    """Return energies and residual at these coordinates, and the field they come with."""
+    energies, field = problem.field(coordinates)
+    return StepInfo(energies, problem.residual(field)), field
+
+
+def _kept(problem, coordinates, info: StepInfo, trace, record) -> tuple[Any, Any]:
+    """What a trace and a record keep of one step."""
+    if record is None:
+        return info, None
+    seen = Seen(problem.decode(coordinates), info.energies, info.residual)
+    return (info if trace else None), record(seen)
+
+
+def finished(
+    problem: VectorField,
+    coordinates: PyTree,
+    num_steps: Any,
+    last: StepInfo | None = None,
+    trace: Trace | None = None,
+    records: PyTree = None,
+    *,
+    tolerance: float | Array | None = None,
+) -> InferenceResult:
+    """Return the result of a solve that ended at these coordinates.
+
+    Args:
+        problem: what was solved.
+        coordinates: where it ended.
+        num_steps: how many steps it took, one number or one an example.
+        last: what `observe` sees there, if it is known.
+        trace: energies and residuals by step.
+        records: what a `record` function kept.
+        tolerance: the residual that was to be reached, if any was.
+    """
+    last = observe(problem, coordinates)[0] if last is None else last
+    result = InferenceResult(
+        activities=problem.decode(coordinates),
+        energies=last.energies,
+        residual=last.residual,
+        num_steps=jnp.broadcast_to(jnp.asarray(num_steps, jnp.int32), last.residual.shape),
+        status=jnp.zeros(last.residual.shape, jnp.int32),
+        trace=trace,
+        records=records,
+    )
+    return with_status(result, tolerance)
+
+
+def with_status(result: InferenceResult, tolerance: float | Array | None) -> InferenceResult:
+    """Return the result with each example's status by its energy and residual."""
+    status = jnp.full(result.residual.shape, int(Status.RAN), jnp.int32)
+    if tolerance is not None:
+        reached = result.residual <= tolerance
+        status = jnp.where(reached, int(Status.CONVERGED), int(Status.MAX_STEPS))
+    sound = jnp.isfinite(result.energy) & jnp.isfinite(result.residual)
+    return result._replace(
+        status=jnp.where(sound, status, int(Status.NOT_FINITE)).astype(jnp.int32)
+    )
+
+
+def nothing_to_do(
+    problem: VectorField, trace: bool, record: Callable[[Seen], PyTree] | None = None
+) -> InferenceResult:
+    """Return the result where no activity is free: no step, and the one place there is."""
+    last = observe(problem, problem.start)[0]
+    place = jax.tree.map(
+        lambda leaf: leaf[None], _kept(problem, problem.start, last, trace, record)
+    )
+    recorded = Trace(place[0].energies, place[0].residual) if trace else None
+    return finished(problem, problem.start, 0, last, recorded, place[1])
+
+
+def expect_energy(owner: object, problem: VectorField) -> InferenceProblem:
+    """Refuse a vector field that is the gradient of no energy.
+
+    Raises:
+        TypeError: naming the algorithm that needs one.
+    """
+    if not isinstance(problem, InferenceProblem):
+        raise TypeError(
+            f"{type(owner).__name__} needs an energy, but {type(problem).__name__} is a vector field "
+            f"that is the gradient of none; take pc.inference.GradientDescent"
+        )
+    return problem
+
+
+def over(flags: Array, leaf: Array) -> Array:
+    """Return one value an example, shaped to go with this leaf."""
+    return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))

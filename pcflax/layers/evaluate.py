@@ -1,0 +1,119 @@
+"""How a layer's prediction is computed: in which numeric format, and on a copy where it keeps state.
+
+An energy is a pure function of the activities, so what a layer writes while it predicts (batch
+statistics, counters of random draws) happens to a copy. It comes back beside the prediction, for those
+who keep it once a batch (`pcflax/networks/batch_state.py`). Next file to read: `base.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from pcflax.typing import PyTree
+from pcflax.variables import Activity
+
+from .clamps import ClampShapeError
+
+if TYPE_CHECKING:
+    from .base import PCLayer
+
+_OTHER = nnx.Not(nnx.Any(nnx.Param, Activity))
+_WRITTEN = nnx.All(_OTHER, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
+_SEVERAL = (
+    "; combine its parents by pc.networks.Sum or pc.networks.Concatenate, or write "
+    "`def predict(self, a, b)`"
+)
+
+
+class Numerics(NamedTuple):
+    """How predictions are computed.
+
+    Attributes:
+        compute_dtype: dtype of the weights and the activity below while predicting; the prediction is
+            cast back. None computes in the dtype of each.
+        remat: whether what a prediction computes on its way is computed again for a derivative instead
+            of stored.
+        stateful: whether a layer may hold state besides weights and activity; False where it is known
+            that none does.
+    """
+
+    compute_dtype: Any = None
+    remat: bool = False
+    stateful: bool = True
+
+
+def as_numerics(compute_dtype: Any, remat: Any) -> Numerics:
+    """Check what the user asked for.
+
+    Raises:
+        TypeError: for a dtype that is not floating, or a remat that is no Boolean.
+    """
+    if not isinstance(remat, bool):
+        raise TypeError(f"expected remat to be True or False, got {remat!r}")
+    if compute_dtype is None:
+        return Numerics(None, remat)
+    try:
+        dtype = jnp.dtype(compute_dtype)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"expected a floating compute_dtype, got {compute_dtype!r}; jnp.bfloat16, say"
+        )
+    return Numerics(dtype.name, remat)
+
+
+def evaluate(layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics) -> tuple[Array, PyTree]:
+    """Compute a layer's prediction, and what it wrote meanwhile; the layer itself does not change."""
+    plain = numerics.compute_dtype is None and not numerics.remat
+    if plain and not (numerics.stateful and nnx.to_flat_state(nnx.state(layer, _OTHER))):
+        return layer.predict(*belows), {}
+    graphdef, parameters, other = nnx.split(layer, nnx.Param, ...)
+
+    def pure(parameters, other, belows):
+        if numerics.compute_dtype is not None:
+            parameters, belows = _cast((parameters, belows), numerics.compute_dtype)
+        copy = nnx.merge(graphdef, parameters, other, copy=True)
+        return copy.predict(*belows), written(copy)
+
+    call = jax.checkpoint(pure) if numerics.remat else pure
+    prediction, writes = call(parameters, other, belows)
+    if numerics.compute_dtype is not None:
+        dtype = jnp.result_type(*jax.tree.leaves(parameters), *belows, jnp.float32)
+        prediction = _cast(prediction, dtype)
+    return prediction, writes
+
+
+def written(module: nnx.Module) -> PyTree:
+    """Return the state that predicting may write and learning keeps: no weights, no random streams."""
+    return nnx.state(module, _WRITTEN)
+
+
+@contextlib.contextmanager
+def telling(name: str, layer: PCLayer, belows: tuple[Array, ...]) -> Iterator[None]:
+    """Raise what goes wrong in a layer's prediction with the layer's name and what it was given."""
+    try:
+        yield
+    except ClampShapeError as error:
+        raise ValueError(f"layer '{name}' {error}") from None
+    except (TypeError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        shapes = " and ".join(str(below.shape) for below in belows)
+        plural = "activities of shapes" if len(belows) > 1 else "an activity of shape"
+        raise ValueError(
+            f"layer '{name}' ({type(layer).__name__}) could not predict from {plural} {shapes}: "
+            f"{first_line}" + (_SEVERAL if len(belows) > 1 and isinstance(error, TypeError) else "")
+        ) from error
+
+
+def _cast(tree: PyTree, dtype: Any) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )

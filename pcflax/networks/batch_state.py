@@ -1,0 +1,105 @@
+"""Batch state: what a normalization over the batch means while activities are inferred.
+
+`nnx.BatchNorm` in training mode would normalise every evaluation by the statistics of the activities at
+hand: an example's energy would depend on its batch through them, and running statistics would move once
+an inference step. Here the statistics of a batch are those of its feedforward pass, computed once and
+frozen: inference sees constants, examples stay independent, and the number of its steps changes nothing.
+The running statistics, which evaluation uses, move once a batch, at learning.
+
+What other layers write while they predict is kept the same way: once a batch, from the feedforward pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flax import nnx
+
+from pcflax.energies import Energy
+from pcflax.layers.clamps import Known
+from pcflax.layers.evaluate import written
+
+from .pure import SplitNetwork, split
+
+if TYPE_CHECKING:
+    from .base import AbstractPCNetwork
+
+
+def with_batch_statistics(network: SplitNetwork, known: Known) -> SplitNetwork:
+    """Return the network with its normalizations frozen at this batch's feedforward pass.
+
+    Normalizations that use their running statistics already (`network.eval()`) stay as they are.
+
+    Raises:
+        ValueError: where a free root leaves that pass the same for every example.
+    """
+    if not network.other:
+        return network
+    bound = network.bind()
+    norms = normalizing(bound)
+    if not norms:
+        return network
+    _check_below(bound, known)
+    for norm in norms:
+        norm.momentum = 0.0  # so that what the pass leaves behind is the batch's own
+    _write(bound, known)
+    momenta = [norm.momentum for norm in normalizing(network.bind())]
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum, norm.use_running_average = momentum, True
+    return split(bound)
+
+
+def after_batch(network: SplitNetwork, inputs: Any, *, batch_size: int) -> SplitNetwork:
+    """Return the network with what its layers write in one feedforward pass: running statistics, say."""
+    if not network.other:
+        return network
+    bound = network.bind()
+    if not nnx.to_flat_state(written(bound)):
+        return network
+    _write(bound, Known(inputs, {}), batch_size)
+    return network.replace(other=split(bound).other)
+
+
+def keeps_batch_state(bound: AbstractPCNetwork) -> bool:
+    """Whether predictions depend on the batch, or draw at random.
+
+    That is so of random streams, of statistics that are not frozen, and of what a layer of one's own
+    writes. A constant, such as a connectivity mask, does not.
+    """
+    frozen = set()
+    for _, module in nnx.iter_modules(bound):
+        if getattr(module, "use_running_average", False) is True:
+            frozen |= {id(getattr(module, name, None)) for name in ("mean", "var")}
+        # a precision, say; and masks that are not drawn
+        if isinstance(module, Energy) or getattr(module, "deterministic", False) is True:
+            frozen |= {id(variable) for _, variable in nnx.to_flat_state(nnx.state(module))}
+    varying = nnx.state(bound, nnx.Any(nnx.RngState, nnx.BatchStat))
+    return any(id(variable) not in frozen for _, variable in nnx.to_flat_state(varying))
+
+
+def normalizing(bound: AbstractPCNetwork) -> list[Any]:
+    """Return the modules that normalise by the batch at hand."""
+    return [
+        module
+        for _, module in nnx.iter_modules(bound)
+        if getattr(module, "use_running_average", True) is False and hasattr(module, "momentum")
+    ]
+
+
+def _check_below(bound: AbstractPCNetwork, known: Known) -> None:
+    """Refuse a batch that a feedforward pass knows nothing of."""
+    for name in bound.names:
+        if bound.layer(name).is_root_node and name not in known.clamps and known.inputs is None:
+            raise ValueError(
+                f"a layer normalises over the batch, but the root '{name}' is free, so that the "
+                f"feedforward pass, whose statistics are taken, is the same for every example; take "
+                f"nnx.GroupNorm or nnx.LayerNorm, or network.eval()"
+            )
+
+
+def _write(bound: AbstractPCNetwork, known: Known, batch_size: int | None = None) -> None:
+    passed = bound.pass_upward(
+        known.inputs, batch_size=batch_size or known.batch_size, clamps=known.clamps
+    )
+    for name, state in passed.writes.items():
+        bound.layer(name).update_nodes(state)

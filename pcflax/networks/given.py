@@ -1,0 +1,140 @@
+"""Parse evidence: check once what is known of a batch, and bring every clamp to its layer.
+
+What has passed here is handed on unchanged, and nobody looks at shapes, dtypes or names again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+
+from pcflax.checks import did_you_mean
+from pcflax.layers import Clamp, Evidence
+from pcflax.layers.clamps import Known, as_clamp
+
+from .wiring import by_name
+
+if TYPE_CHECKING:
+    from .base import AbstractPCNetwork
+
+
+def parse(network: AbstractPCNetwork, evidence: Evidence) -> Known:
+    """Return the evidence with every clamp by layer, checked.
+
+    Raises:
+        TypeError: for a dtype that is not floating (or, for inputs of tokens, integer), or a mask that is
+            not Boolean.
+        ValueError: for missing axes, batch sizes that differ, an empty batch, nothing at all, a node
+            that the network does not have, or one that is clamped twice.
+    """
+    clamps = {} if evidence.clamps is None else evidence.clamps
+    if not isinstance(clamps, Mapping):
+        raise TypeError(
+            f"expected clamps as {{layer name: value or pc.Clamp(value, mask)}}, got "
+            f"{type(clamps).__name__}"
+        )
+    named = {name: as_clamp(name, value) for name, value in clamps.items()}
+    check_batch(evidence.inputs, evidence.targets, named, integers=network.takes_integers)
+    ends = network.wiring.clamped_roots(evidence.inputs)
+    if evidence.targets is not None:
+        for name, array in by_name(evidence.targets, network.outputs).items():
+            if array is not None:
+                top = list(network.layer(name).each_node_name(name))[-1]
+                ends[top] = as_clamp(top, array)
+    found: dict[str, dict[int | None, Clamp]] = {}
+    for name, clamp in [*ends.items(), *named.items()]:
+        layer, index = node_of(network, name)
+        own = found.setdefault(layer, {})
+        all_of = clamp if index is None else own.get(None)
+        if index in own or (own and all_of is not None and all_of.mask is None):
+            role = (
+                "targets" if layer in network.outputs and evidence.targets is not None else "inputs"
+            )
+            twice = f"by the {role} and by clamps" if name in ends else "by clamps"
+            raise ValueError(f"layer '{name}' is clamped twice, {twice}; give one of them")
+        own[index] = clamp
+    held = {}
+    for name, own in found.items():
+        whole = own.pop(None, None)
+        nodes = {index: clamp for index, clamp in own.items() if index is not None}
+        merged = network.layer(name).clamp_nodes(name, whole, nodes)
+        if merged is not None:
+            held[name] = merged
+    return Known(evidence.inputs, held)
+
+
+def node_of(network: AbstractPCNetwork, name: str) -> tuple[str, int | None]:
+    """Return the layer of this name, or the layer and the place in it of a node's name.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    if name in network.names:
+        return name, None
+    layer, _, place = name.rpartition("/")
+    if layer in network.names and place.isdecimal():
+        nodes = list(network.layer(layer).each_node_name(layer))
+        if name in nodes:
+            return layer, nodes.index(name)
+        if len(nodes) > 1:
+            raise ValueError(f"no layer '{name}'; that stack has layers 0 to {len(nodes) - 1}")
+    raise ValueError(
+        f"no layer '{name}'; the layers are {', '.join(network.names)}"
+        f"{did_you_mean(name, network.names)}"
+    )
+
+
+def check_batch(
+    inputs: Any, targets: Any, clamps: Mapping[str, Clamp] | None = None, *, integers: bool = False
+) -> int:
+    """Refuse what is not a batch of floating arrays with one batch size; return that size.
+
+    With `integers`, inputs may be integers, too.
+
+    Raises:
+        TypeError: for a dtype that is not floating.
+        ValueError: for missing axes, batch sizes that differ, an empty batch, or neither array.
+    """
+    sizes = {}
+    roles = []
+    for role, value in (("inputs", inputs), ("targets", targets)):
+        several = value.items() if isinstance(value, Mapping) else [("", value)]
+        roles += [(role, f"{role} '{name}'" if name else role, array) for name, array in several]
+    for role, title, array in roles:
+        if array is None:
+            continue
+        dtype = getattr(array, "dtype", None)
+        tokens = integers and role == "inputs" and dtype is not None
+        if dtype is None or not (
+            jnp.issubdtype(dtype, jnp.floating) or (tokens and jnp.issubdtype(dtype, jnp.integer))
+        ):
+            kind = type(array).__name__ if dtype is None else dtype
+            remedy = (
+                "make them one-hot: jax.nn.one_hot(labels, num_classes)"
+                if role == "targets"
+                else "cast them: inputs.astype(jnp.float32)"
+            )
+            raise TypeError(f"expected {title} of a floating dtype, got {kind}; {remedy}")
+        if array.ndim < 2:
+            raise ValueError(
+                f"expected {title} of shape (batch, features), got {array.shape}; a single example "
+                f"needs a batch axis: {role}[None]"
+            )
+        sizes[title] = array.shape[0]
+    for name, clamp in (clamps or {}).items():
+        sizes[f"the clamp of '{name}'"] = clamp.value.shape[0]
+    if not sizes:
+        raise ValueError("inputs and targets are both None, so the batch size is unknown; give one")
+    (first, batch_size), *others = sizes.items()
+    for role, size in others:
+        if size != batch_size:
+            raise ValueError(
+                f"{first} have batch size {batch_size} but {role} {size}; give one "
+                f"{'target' if role == 'targets' else 'row'} for each "
+                f"{'input' if first == 'inputs' else 'example'}"
+            )
+    if batch_size == 0:
+        raise ValueError("expected at least one example, got an empty batch")
+    return batch_size

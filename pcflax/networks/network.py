@@ -1,0 +1,266 @@
+"""The two networks: a chain, and a graph. Both make a wiring; the body is `base.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pcflax.checks import expect_count
+from pcflax.layers import PCLayer
+from pcflax.layers.base import node_verbs
+
+from .base import AbstractPCNetwork
+from .pure import split
+from .upward import wrong_shape
+from .wiring import Parents, Wiring, chain, checked_parents, known, order, places
+
+
+class PCNetwork(AbstractPCNetwork):
+    """A chain of layers, the first nearest the input.
+
+    mu_1 = f_1(x) from the clamped input (or mu_0 from the prior of a `PCRoot`), mu_l = f_l(z_{l-1}), and
+    F = sum_l E_l(z_l, mu_l) for each example.
+
+    `inputs` are what the first layer is predicted from. Where the first layer is a `PCRoot`, they
+    clamp its activity instead, and None leaves it free. `targets` clamp the last activity. A `PCStack`
+    stands for as many layers as it has.
+
+    Args:
+        layers: a list of layers, called layer_0, layer_1, ..., or a mapping from name to layer.
+        compute_dtype: dtype in which predictions are computed, such as `jnp.bfloat16`; activities,
+            energies, weights and their gradients keep theirs. None computes in theirs.
+        remat: whether what a prediction computes on its way is computed again for its derivative
+            instead of kept: less memory, more time.
+
+    Raises:
+        ValueError: for no layers, one layer in two places, or a root that is not first.
+        TypeError: for something that is not a `PCLayer`.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> network = pc.PCNetwork([pc.PCDense(3, 5, activation=jnp.tanh, rngs=rngs),
+    ...                         pc.PCDense(5, 2, rngs=rngs)])
+    >>> x, y = jnp.ones((4, 3)), jnp.ones((4, 2))
+    >>> result = network.infer(x, y, inference=pc.inference.GradientDescent(0.1))
+    >>> result.energy.shape, network.layers[0].activity[...].shape
+    ((4,), (4, 5))
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[PCLayer] | Mapping[str, PCLayer],
+        *,
+        compute_dtype: Any = None,
+        remat: bool = False,
+    ):
+        if not isinstance(layers, Mapping):
+            layers = {f"layer_{index}": layer for index, layer in enumerate(layers)}
+        check_layers(type(self).__name__, layers)
+        wiring = chain(layers)
+        super().__init__(layers, wiring, compute_dtype=compute_dtype, remat=remat)
+        _tell_places(layers, wiring)
+
+    @property
+    def has_root(self) -> bool:
+        """Whether the first layer is a `PCRoot`, whose activity the inputs clamp."""
+        return self.layers[0].is_root_node
+
+
+class PCGraph(AbstractPCNetwork):
+    """Layers by name, each predicted from its parents: any number of them, cycles and itself included.
+
+    A layer with several parents gets them as arguments, `predict(a, b)`, or as one where they are
+    wrapped in `Sum`, `Concatenate` or a `Combine` of one's own. A `PCRoot` has no parents and a prior of
+    its own. Inputs are what is given from outside: arrays that layers have as parents, or roots, which
+    they clamp. Where the wiring is a chain, all results are those of `PCNetwork`.
+
+    mu_i = f_i(z_j for j in parents(i)) and F = sum_i E_i(z_i, mu_i) for each example.
+
+    A pass upward (the feedforward start, `predict`) goes in an order in which parents come first. Layers
+    on cycles start from zero and are passed over `sweeps` times; what they arrive at is a start, not
+    an equilibrium, so predict such a network by inference: `network.infer(x).activities["output"]`.
+
+    Args:
+        layers: {name: layer}, in any order.
+        parents: {name: parents}, for every layer but roots: a name, a tuple of names, `Sum(...)` or
+            `Concatenate(...)`.
+        inputs: {name: shape of one example}, an int for a vector; or the name of a root, or several.
+        output: the layer that targets clamp, or a tuple of several; targets and predictions are then
+            dictionaries by name.
+        shapes: {name: shape of one example's activity}, needed for layers on cycles only, where the
+            layer does not tell it.
+        sweeps: how often a pass upward goes over the layers on cycles.
+        compute_dtype: as for `PCNetwork`.
+        remat: as for `PCNetwork`.
+
+    Attributes:
+        names: the layers' names, parents before children where there is no cycle.
+        parents: ((name, parents), ...) as given, a single name as a tuple.
+        cyclic: the names of the layers on cycles.
+
+    Raises:
+        ValueError: for an unknown parent, input or output, a layer without parents that is no root, a
+            root with parents, or shapes that do not meet; always with the layer's name.
+
+    Source: Salvatori et al. (2022), arXiv 2201.13180.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> network = pc.PCGraph(
+    ...     {"a": pc.PCDense(3, 8, activation=jnp.tanh, rngs=rngs),
+    ...      "b": pc.PCDense(8, 8, activation=jnp.tanh, rngs=rngs),
+    ...      "output": pc.PCDense(16, 2, rngs=rngs)},
+    ...     parents={"a": "x", "b": "a", "output": pc.networks.Concatenate("a", "b")},
+    ...     inputs={"x": 3}, output="output")
+    >>> result = network.infer(jnp.ones((4, 3)), jnp.ones((4, 2)),
+    ...                        inference=pc.inference.GradientDescent(0.1))
+    >>> result.energy.shape, network.predict(jnp.ones((4, 3))).shape
+    ((4,), (4, 2))
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, PCLayer],
+        *,
+        parents: Mapping[str, Parents],
+        inputs: Mapping[str, int | tuple[int, ...]] | str | Sequence[str] = (),
+        output: str | Sequence[str],
+        shapes: Mapping[str, int | tuple[int, ...]] | None = None,
+        sweeps: int = 10,
+        compute_dtype: Any = None,
+        remat: bool = False,
+    ):
+        if not isinstance(layers, Mapping):
+            raise TypeError(
+                f"PCGraph expected layers by name, {{name: layer}}, got {type(layers).__name__}"
+            )
+        check_layers("PCGraph", layers)
+        given = {inputs: None} if isinstance(inputs, str) else inputs
+        external = {
+            name: _shape(size)
+            for name, size in (given.items() if isinstance(given, Mapping) else ())
+            if size is not None
+        }
+        checked = checked_parents(layers, parents, tuple(given), external)
+        ordered, cyclic = order(checked)
+        outputs = (output,) if isinstance(output, str) else tuple(output)
+        for name in outputs or ("(none)",):
+            if name not in layers:
+                raise ValueError(f"the output '{name}' is no layer; {known(name, layers)}")
+            if outputs.count(name) > 1:
+                raise ValueError(f"the output '{name}' is given twice")
+        wiring = Wiring(
+            parents=tuple((name, checked[name]) for name in ordered),
+            inputs=tuple(given),
+            outputs=outputs,
+            cyclic=cyclic,
+            shapes=_cycle_shapes(layers, cyclic, shapes or {}),
+            sweeps=expect_count("PCGraph", "sweeps", sweeps, least=1),
+            one_output=isinstance(output, str),
+        )
+        super().__init__(layers, wiring, compute_dtype=compute_dtype, remat=remat)
+        _tell_places(layers, wiring)
+        _check_shapes(self, external)
+
+    @property
+    def parents(self) -> tuple[tuple[str, Any], ...]:
+        """((name, parents), ...) as given, a single name as a tuple."""
+        return self.wiring.parents
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names that inputs are given for."""
+        return self.wiring.inputs
+
+
+def check_layers(owner: str, layers: Mapping[str, Any]) -> None:
+    """Refuse what is no layer, what stands in two places, and what hides a verb of layers.
+
+    Raises:
+        ValueError, TypeError: naming the layer.
+    """
+    if not layers:
+        raise ValueError(f"{owner} expected at least one layer, got none")
+    seen: dict[int, str] = {}
+    for name, layer in layers.items():
+        if not isinstance(layer, PCLayer):
+            raise TypeError(
+                f"layer '{name}' is a {type(layer).__name__}, not a PCLayer; wrap it: "
+                f"pc.PCLayer({type(layer).__name__}(...))"
+            )
+        if not hasattr(layer, "activity"):
+            raise TypeError(
+                f"layer '{name}' ({type(layer).__name__}) has no activity; call "
+                f"super().__init__(energy=...) in its __init__"
+            )
+        if id(layer) in seen:
+            raise ValueError(
+                f"layer '{name}' is the same object as layer '{seen[id(layer)]}', but each layer "
+                f"holds an activity of its own; to share weights, wrap one module in two PCLayers"
+            )
+        for attribute in sorted(node_verbs() & vars(layer).keys()):
+            raise ValueError(
+                f"layer '{name}' ({type(layer).__name__}) has an attribute '{attribute}', which hides a "
+                f"method of pc.PCLayer; give it another name"
+            )
+        seen[id(layer)] = name
+    nodes = [node for name, layer in layers.items() for node in layer.each_node_name(name)]
+    for name in layers:
+        if nodes.count(name) > 1:
+            raise ValueError(f"layer '{name}' has the name of a stack's node; give it another name")
+
+
+def _tell_places(layers: Mapping[str, PCLayer], wiring: Wiring) -> None:
+    for name, (index, depth) in places(layers, wiring).items():
+        layers[name].set_place(index, depth)
+
+
+def _shape(size: Any) -> tuple[int, ...]:
+    return tuple(size) if isinstance(size, Sequence) else (int(size),)
+
+
+def _cycle_shapes(
+    layers: Mapping[str, PCLayer],
+    cyclic: tuple[str, ...],
+    told: Mapping[str, int | tuple[int, ...]],
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shape of one example's activity of each layer on a cycle, which starts from zeros."""
+    for name in told:
+        if name not in layers:
+            raise ValueError(f"no layer '{name}'; the layers are {', '.join(layers)}")
+    shapes = []
+    for name in cyclic:
+        layer = layers[name]
+        size = told.get(name, getattr(getattr(layer, "linear", None), "out_features", None))
+        if size is None:
+            raise ValueError(
+                f"layer '{name}' is on a cycle, so its activity needs a shape to start from; give "
+                f"shapes={{'{name}': shape of one example}}"
+            )
+        shapes.append((name, layer.shape_nodes(_shape(size))))
+    return tuple(shapes)
+
+
+def _check_shapes(network: PCGraph, external: Mapping[str, tuple[int, ...]]) -> None:
+    """See that shapes meet, by passing them through the network without computing anything."""
+    pure = split(network)
+
+    def pass_through(inputs):
+        start = pure.bind().feedforward(inputs, batch_size=2)
+        return start, pure.bind(start).predictions(inputs)
+
+    inputs = {
+        name: jax.ShapeDtypeStruct(
+            (2, *shape), jnp.int32 if network.is_of_integers(name) else jnp.float32
+        )
+        for name, shape in external.items()
+    }
+    start, predictions = jax.eval_shape(pass_through, inputs)
+    for name, activity in start.items():
+        if activity.shape != predictions[name].shape:
+            raise wrong_shape(name, predictions[name], activity)

@@ -1,0 +1,137 @@
+"""A network as one pure value, for compiled code.
+
+Users hold objects; compiled programs want trees of arrays. `split` takes a network apart once, and
+`SplitNetwork.bind` puts a copy together again **inside** the traced function, with the activities
+that it is given. Everything that a layer writes while it predicts (batch statistics, random counters)
+then happens to the copy and is dropped, so an energy is a pure function of the activities however
+often inference evaluates it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from pcflax.energies import total_energy
+from pcflax.typing import Activities, Energies, PyTree
+from pcflax.variables import Activity
+
+if TYPE_CHECKING:
+    from .base import AbstractPCNetwork
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["parameters", "activities", "other"],
+    meta_fields=["graphdef", "names"],
+)
+@dataclasses.dataclass(frozen=True)
+class SplitNetwork:
+    """A network without its activities: a pytree that passes through jit, grad and scan.
+
+    Attributes:
+        graphdef: the static structure.
+        parameters: the `nnx.Param` arrays, the leaves that learning changes, by layer name:
+            {"hidden_1": {"linear": {"kernel": ..., "bias": ...}}, ...}.
+        activities: empty arrays that keep the activities' places.
+        other: every other kind of state (batch statistics, random keys), by layer name.
+        names: the layers' names, in the network's order.
+    """
+
+    graphdef: nnx.GraphDef
+    parameters: PyTree
+    activities: PyTree
+    other: PyTree
+    names: tuple[str, ...]
+
+    def bind(self, activities: Activities | None = None) -> AbstractPCNetwork:
+        """Return a fresh copy of the network that holds `activities`; call it inside traced code."""
+        kinds = (self.parameters, self.activities, self.other)
+        states = [_placed(kind, self.names) for kind in kinds]
+        network = nnx.merge(self.graphdef, *states, copy=True)
+        if not self.other:
+            network.numerics = network.numerics._replace(stateful=False)
+        if activities is not None:
+            for name, value in activities.items():
+                network.layers[name].store_nodes(value)
+        return network
+
+    def energies(self, activities: Activities, inputs: Any) -> Energies:
+        """Return the energy of each example at each layer, at these activities."""
+        return self.bind(activities).energies(inputs)
+
+    def mean_gradients(
+        self,
+        activities: Activities,
+        inputs: Any,
+        weights: Mapping[str, float | Array] | None = None,
+    ) -> tuple[PyTree, Energies]:
+        """Return the gradient of mean_i F_i over the parameters, and the energies.
+
+        Args:
+            activities: held fixed.
+            inputs: what the layers without a node below predict from.
+            weights: factors of the layers' energies by name, 1 unless given; (batch,) for factors of
+                single examples.
+        """
+        factors = weights or {}
+
+        def mean_energy(parameters):
+            energies = self.replace(parameters=parameters).energies(activities, inputs)
+            weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
+            return jnp.mean(total_energy(weighed)), energies
+
+        return jax.grad(mean_energy, has_aux=True)(self.parameters)
+
+    def replace(self, **changes: PyTree) -> SplitNetwork:
+        """Return the same network with other parameters or other state."""
+        return dataclasses.replace(self, **changes)
+
+
+def write(network: AbstractPCNetwork, *kinds: PyTree) -> None:
+    """Write parameters, or other state, of a network taken apart into the network object."""
+    nnx.update(network, *(_placed(kind, network.names) for kind in kinds if kind))
+
+
+def split(network: AbstractPCNetwork) -> SplitNetwork:
+    """Take a network apart; its arrays are shared with the network, not copied.
+
+    >>> import pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.PCNetwork([pc.PCDense(3, 5, rngs=nnx.Rngs(0))])
+    >>> pure = pc.networks.split(network)
+    >>> pure.names, pure.parameters["layer_0"]["linear"]["kernel"].shape
+    (('layer_0',), (3, 5))
+    """
+    graphdef, parameters, activities, other = nnx.split(network, nnx.Param, Activity, ...)
+    empty = jax.tree.map(lambda leaf: np.zeros((0,), leaf.dtype), nnx.as_pure(activities))
+    names = network.names
+    kinds = (nnx.as_pure(parameters), empty, nnx.as_pure(other))
+    return SplitNetwork(graphdef, *(_named(kind, names) for kind in kinds), names)
+
+
+def _named(state: Any, names: tuple[str, ...]) -> PyTree:
+    """Lift a state's layers to the top: {"layers": {name: ...}} becomes {name: ...}."""
+    tree = nnx.to_pure_dict(state) if isinstance(state, nnx.State) else dict(state)
+    layers = tree.pop("layers", {})
+    for name in tree:
+        if name in names:
+            raise ValueError(
+                f"layer '{name}' has the name of an attribute of the network with arrays"
+            )
+    return {**layers, **tree}
+
+
+def _placed(tree: PyTree, names: tuple[str, ...]) -> dict:
+    """Undo `_named`."""
+    layers = {name: value for name, value in tree.items() if name in names}
+    rest = {name: value for name, value in tree.items() if name not in names}
+    return {**({"layers": layers} if layers else {}), **rest}

@@ -1,0 +1,115 @@
+"""The pass upward: every activity at its prediction, parents first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pcflax.layers import Clamp, PCLayer
+from pcflax.layers.clamps import held_at
+from pcflax.layers.evaluate import telling
+from pcflax.typing import Activities, PyTree
+
+if TYPE_CHECKING:
+    from .base import AbstractPCNetwork
+
+
+class Pass(NamedTuple):
+    """A pass upward: the activities, the predictions of top nodes, and what layers wrote, by layer."""
+
+    activities: Activities
+    predictions: dict[str, Array]
+    writes: dict[str, PyTree]
+
+
+def pass_upward(
+    network: AbstractPCNetwork,
+    inputs: Any,
+    batch_size: int | None,
+    clamps: Mapping[str, Clamp],
+    errors: Mapping[str, Array],
+) -> Pass:
+    """Pass over all layers, parents first; see `AbstractPCNetwork.feedforward`.
+
+    Layers on cycles start from zero and are passed over `wiring.sweeps` times.
+    """
+    wiring = network.wiring
+    seen, parents = wiring.external(inputs), dict(wiring.parents)
+    held = {**wiring.clamped_roots(inputs), **clamps}
+    for array in (*seen.values(), *(held[name].value for name in wiring.inputs if name in held)):
+        batch_size = array.shape[0]
+    activities: Activities = {}
+    predictions: dict[str, Array] = {}
+    writes: dict[str, PyTree] = {}
+
+    def over(group: Sequence[str], now: Activities) -> tuple[Activities, dict[str, Array]]:
+        """Pass over the group once; return its activities and predictions."""
+        now, predicted, known = dict(now), {}, dict(seen)
+        known |= {name: network.layer(name).top_node(now[name]) for name in now}
+        for name in group:
+            layer, belows = network.layer(name), wiring.below(name, parents[name], known)
+            with telling(name, layer, belows):
+                now[name], predicted[name], written = layer.advance_nodes(
+                    belows,
+                    network.numerics,
+                    batch_size=batch_size,
+                    clamp=held.get(name),
+                    error=errors.get(name),
+                )
+            check_rows(name, layer, predicted[name], belows)
+            if jax.tree.leaves(written):
+                writes[name] = written
+            known[name] = layer.top_node(now[name])
+        return now, predicted
+
+    def swept(group: Sequence[str]) -> Activities:
+        """Sweep over a cycle from zero, but for the last time."""
+        floats = [a.dtype for a in seen.values() if jnp.issubdtype(a.dtype, jnp.floating)]
+        dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
+        now = {}
+        for name in group:
+            zeros = jnp.zeros((batch_size, *dict(wiring.shapes)[name]), dtype)  # type: ignore
+            with telling(name, network.layer(name), ()):
+                now[name] = held_at(held[name], zeros) if name in held else zeros
+
+        def sweep(now, _):
+            after = over(group, now)[0]
+            for name in group:
+                if after[name].shape != now[name].shape:
+                    raise wrong_shape(name, after[name], now[name])
+            return {name: after[name].astype(now[name].dtype) for name in now}, None
+
+        now, _ = jax.lax.scan(sweep, now, None, length=wiring.sweeps - 1)
+        for name in group:
+            writes.pop(name, None)  # what is written before the last sweep is not kept
+        return now
+
+    for group in wiring.groups():
+        now, predicted = over(group, swept(group) if group[0] in wiring.cyclic else {})
+        activities |= now
+        predictions |= predicted
+        seen |= {name: network.layer(name).top_node(now[name]) for name in group}
+    return Pass({name: activities[name] for name in network.names}, predictions, writes)
+
+
+def wrong_shape(name: str, prediction: Any, activity: Any) -> ValueError:
+    """Return the error for a layer whose prediction does not have its activity's shape."""
+    shape = prediction.shape[1:]
+    return ValueError(
+        f"layer '{name}' predicts shape {shape} for one example but its activity has "
+        f"{activity.shape[1:]}; give shapes={{'{name}': {shape}}}"
+    )
+
+
+def check_rows(name: str, layer: PCLayer, prediction: Any, belows: tuple[Array, ...]) -> None:
+    """Refuse a prediction that has not one row for each example."""
+    if belows and (not hasattr(prediction, "shape") or prediction.shape[:1] != belows[0].shape[:1]):
+        got = getattr(prediction, "shape", type(prediction).__name__)
+        raise ValueError(
+            f"layer '{name}' ({type(layer).__name__}) predicted {got} from an activity of shape "
+            f"{belows[0].shape}; expected one row an example, ({belows[0].shape[0]}, ...)"
+        )

@@ -1,0 +1,157 @@
+"""Arrays by their path, the form in which a checkpoint stores them.
+
+A flat dictionary from "layers.0.linear.kernel" to an array makes the first difference between what is
+stored and what is expected easy to name, and any tool can read it. A layer that is stored by its place is
+found by its name again: `renamed`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pcflax.typing import PyTree
+from pcflax.variables import Activity
+
+from ..errors import CheckpointError
+
+FlatArrays = dict[str, Any]
+
+# "layers.3", or behind the path of an optimizer's state "0.mu.layers.3": a layer by its place.
+_PLACE = re.compile(r"(^|\.)layers\.(\d+)(?=\.)")
+
+
+def flatten(tree: PyTree) -> FlatArrays:
+    """Arrays by their path in a tree, "layers.0.linear.kernel"; random keys as their raw data.
+
+    >>> import numpy as np
+    >>> list(flatten({"layers": [{"kernel": np.zeros(2)}]}))
+    ['layers.0.kernel']
+    """
+    flat = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in flat:
+            raise ValueError(
+                f"two arrays have the path '{name}'; leave dots out of the names of attributes and keys"
+            )
+        flat[name] = leaf
+    return flat
+
+
+def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
+    """The tree again, with the arrays of `flat`; leaves it does not name keep their value."""
+
+    def pick(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name not in flat:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(flat[name], impl=jax.random.key_impl(leaf))
+        # A copy of our own: the caller may donate it, and keeps what was read.
+        return jnp.array(flat[name], copy=True)
+
+    return jax.tree_util.tree_map_with_path(pick, tree)
+
+
+def network_arrays(network: nnx.Module) -> tuple[FlatArrays, FlatArrays]:
+    """A network's parameters and its other state but for activities, by path."""
+    _, parameters, _, other = nnx.split(network, nnx.Param, Activity, ...)
+    return flatten(nnx.as_pure(parameters)), flatten(nnx.as_pure(other))
+
+
+def write_network_arrays(network: nnx.Module, flat: Mapping[str, Any]) -> None:
+    """Write arrays by path into a network's Variables."""
+    state = nnx.as_pure(nnx.state(network, nnx.Not(Activity)))
+    nnx.update(network, unflatten(state, flat))
+
+
+def by_place(paths: Iterable[str]) -> bool:
+    """Return whether paths name layers by their place, as all did in 0.1."""
+    paths = list(paths)
+    return bool(paths) and all(_PLACE.match(path) for path in paths)
+
+
+def renamed(
+    flat: Mapping[str, Any], then: Sequence[str], now: Sequence[str], *, places: bool
+) -> FlatArrays:
+    """Return stored arrays, whose paths name layers by place, under the paths of today's network.
+
+    Args:
+        flat: arrays by path, of a network or of an optimizer.
+        then: the layers' names when the arrays were stored, in the order of their places.
+        now: the layers' names today, in the order of their places.
+        places: whether today's paths name layers by place, too. A layer that is no more keeps its
+            old path, so that it can be named.
+
+    >>> renamed({"0.mu.layers.1.kernel": 7, "0.count": 3}, ["a", "b"], ["b", "a"], places=True)
+    {'0.mu.layers.0.kernel': 7, '0.count': 3}
+    >>> renamed({"layers.1.kernel": 7}, ["a", "b"], ["b", "a"], places=False)
+    {'b.kernel': 7}
+    """
+
+    def path_today(matched: re.Match) -> str:
+        dot, place = matched[1], int(matched[2])
+        name = then[place] if place < len(then) else None
+        if name not in now:
+            return matched[0]
+        return f"{dot}layers.{now.index(name)}" if places else f"{dot}{name}"
+
+    # the first alone: a layer may hold a list called `layers` of its own
+    return {_PLACE.sub(path_today, path, count=1): array for path, array in flat.items()}
+
+
+def check_arrays(
+    kind: str, stored: Mapping[str, Any], expected: Mapping[str, Any], *, owner: str = "network"
+) -> None:
+    """See that stored arrays fit the expected ones in path, shape and dtype.
+
+    Args:
+        kind: what an error calls one of the arrays.
+        stored: by path, from a checkpoint.
+        expected: by path, from the objects they are restored into.
+        owner: whose arrays they are, "network" or "optimizer".
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    remedy = f"build the {owner} as it was when saved"
+    expected = {name: array for name, array in expected.items() if np.size(array) > 0}
+    for name, array in expected.items():
+        if name not in stored:
+            raise CheckpointError(
+                f"the checkpoint has no {kind} '{name}', which the {owner} has with shape "
+                f"{tuple(array.shape)}; {remedy}"
+            )
+        for what in ("shape", "dtype"):
+            was, now = getattr(stored[name], what), getattr(array, what)
+            if was != now:
+                raise CheckpointError(
+                    f"{kind} '{name}' has {what} {was} in the checkpoint but {now} in the {owner}; "
+                    f"{remedy}"
+                )
+    for name in stored:
+        if name not in expected:
+            raise CheckpointError(
+                f"the checkpoint has {kind} '{name}' of shape {tuple(stored[name].shape)}, which the "
+                f"{owner} lacks; {remedy}"
+            )
+
+
+@jax.jit
+def copied(tree: PyTree) -> PyTree:
+    """A copy of every array, in one call."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def as_arrays(tree: PyTree) -> PyTree:
+    """The same tree with every leaf an array (some optax states hold Python numbers)."""
+    return jax.tree.map(jnp.asarray, tree)

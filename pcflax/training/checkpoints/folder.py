@@ -1,0 +1,148 @@
+"""The names in a folder of checkpoints: which are ours, and in what order.
+
+A user may keep other things there, with numbers for names too. Only what carries our seal, or the record
+that we write inside, is counted, moved or deleted.
+
+    <step>/ and <step>.sha256       a checkpoint and its seal
+    <step>.writing/                 one that is not sealed yet, or will never be
+    <step>.superseded/ and .sha256  one that a newer run of the same steps moved aside
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..plain_json import numbers
+from .seals import seal_of
+
+_STEP = re.compile(r"0|[1-9][0-9]*")
+_SUPERSEDED = re.compile(r"[0-9]+\.superseded(-[0-9]+)?")
+_UNFINISHED = re.compile(r"[0-9]+\.writing(\.orbax-checkpoint-tmp.*)?")
+_RECORD = "meta/metadata"  # Orbax's name for the JSON of ours
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder that may hold checkpoints, and may not exist."""
+
+    directory: Path
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.directory / str(step)
+
+    def writing(self, step: int) -> Path:
+        """Where the checkpoint of a step is before it is sealed."""
+        return self.directory / f"{step}.writing"
+
+    def all_steps(self) -> list[int]:
+        """Every step with a folder or a seal of ours, good or not, in order."""
+        names = {name.removesuffix(".sha256") for name in self._names()}
+        steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
+        return [
+            step
+            for step in steps
+            # sealed, and not yet in its place: its writing was interrupted, or goes on
+            if is_ours(self.path(step))
+            and (self.path(step).exists() or not self.writing(step).exists())
+        ]
+
+    def steps(self) -> list[int]:
+        """Every sealed step, in order; whether each is good is seen on restoring."""
+        return [
+            step
+            for step in self.all_steps()
+            if self.path(step).is_dir() and seal_of(self.path(step)).is_file()
+        ]
+
+    def superseded(self) -> list[Path]:
+        """What was moved aside, the newest move first."""
+        found = [
+            self.directory / name
+            for name in self._names()
+            if _SUPERSEDED.fullmatch(name) and is_ours(self.directory / name)
+        ]
+        # the seal is copied when its folder is moved
+        return sorted(found, key=lambda path: _time_of(seal_of(path)), reverse=True)
+
+    def unfinished(self) -> list[Path]:
+        """What a save that was killed left behind."""
+        return [
+            self.directory / name
+            for name in self._names()
+            if (matched := _UNFINISHED.fullmatch(name))
+            and (matched[1] or is_ours(self.directory / name))
+        ]
+
+    def taken_steps(self) -> list[int]:
+        """Every number that is the name of something of the user's, or of its seal."""
+        names = {name.removesuffix(".sha256") for name in self._names()}
+        steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
+        return [step for step in steps if not is_ours(self.path(step))]
+
+    def best_step(self, steps: Iterable[int], metric: str, mode: str) -> int | None:
+        """The step with the best value of a metric, the later one where two are equal, or None."""
+        sign = 1.0 if mode == "max" else -1.0
+        scored = []
+        for step in steps:
+            try:
+                value = read_meta(self.path(step))["evaluated"].get(metric)
+            except (OSError, ValueError, KeyError):  # damaged: told on restoring
+                continue
+            if value is not None and not math.isnan(value):
+                scored.append((sign * value, step))
+        return max(scored)[1] if scored else None
+
+    def _names(self) -> list[str]:
+        try:
+            return [entry.name for entry in self.directory.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a folder is a checkpoint that we wrote, by the seal beside it or the record inside."""
+    with contextlib.suppress(OSError):
+        if f"  {_RECORD}\n".encode() in seal_of(path).read_bytes():
+            return True
+    try:
+        meta = json.loads((path / _RECORD).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(meta, dict) and {"step", "arrays", "metrics"} <= meta.keys()
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a checkpoint tells about itself."""
+    text = (path / _RECORD).read_text()
+    meta = json.loads(text)
+    for section in ("history", "metrics", "evaluated", "pending"):
+        if section in meta:
+            meta[section] = numbers(meta[section])
+    return meta
+
+
+@contextlib.contextmanager
+def plain_name(directory: Path) -> Iterator[Path]:
+    """The folder by a path without *, ?, [ and backslash, in which Orbax sees a pattern."""
+    if not set(str(directory)) & set("*?[]\\"):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="pcflax-") as place:
+        link = Path(place, "checkpoints")
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
+def _time_of(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0

@@ -1,0 +1,72 @@
+"""One process writes to a folder of checkpoints at a time.
+
+The lock is the kernel's, so a process that is killed does not leave it behind, and on file systems that
+are shared it holds between machines. Where the system has no locks, two processes are not told apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# Folder: its lock, and how often this process entered it.
+_held: dict[Path, tuple[IO | None, int]] = {}
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a folder against other processes; within one process it may be held several times.
+
+    Raises:
+        FileExistsError: where another process holds it, naming that.
+    """
+    file, times = _held.get(directory) or (_locked_file(directory / ".lock"), 0)
+    _held[directory] = (file, times + 1)
+    try:
+        yield
+    finally:
+        file, times = _held.pop(directory)
+        if times > 1:
+            _held[directory] = (file, times - 1)
+        elif file is not None:
+            Path(file.name).unlink(missing_ok=True)  # while it is held: nobody loses a lock
+            file.close()
+
+
+def _locked_file(path: Path) -> IO | None:
+    if fcntl is None:
+        return None
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise FileExistsError(
+                f"{path.parent} is in use by another process ({holder}), which writes checkpoints "
+                f"there; wait for its end, or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            file.close()
+            path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()  # its holder has just deleted it: ours would keep nobody out
+    file.truncate(0)
+    with contextlib.suppress(OSError):  # a full disk
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    return file

@@ -1,0 +1,311 @@
+"""Checkpoints: written by Orbax, sealed by us, kept while they are needed.
+
+A checkpoint is a folder `<step>/` that Orbax writes, and a file `<step>.sha256` beside it with the SHA-256
+of each file inside, in the format of the sha256sum tool (`cd <step> && sha256sum -c ../<step>.sha256` checks
+it too). The seal is written first and the folder renamed to its place last, so at every instant either
+both are there or neither counts. Orbax alone restores an array with a flipped byte as if nothing had
+happened.
+
+Old checkpoints are deleted only after a newer one is sealed and on the disk, and the latest is never deleted
+for the best. Saving runs in the background; the arrays are copied before `save` returns. What else lies in
+the folder is not touched: `folder.py`. Reading is in `reading.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from pcflax.checks import expect_count, expect_local_path
+
+from ..plain_json import dumps
+from .arrays import FlatArrays
+from .folder import Folder, plain_name
+from .lock import locked
+from .reading import Checkpoint, read
+from .seals import damage, seal, seal_of, sync
+
+
+class Checkpoints:
+    """A folder of checkpoints, and which of them to keep.
+
+    Args:
+        directory: a folder on this machine, `~` expanded; made on the first save.
+        keep_latest: how many of the newest to keep, at least 1.
+        keep_best: (metric, "max" or "min"): also keep the one with the best value of that metric,
+            such as ("eval/accuracy", "max"). Only checkpoints of a step that was evaluated compete; a
+            NaN never wins.
+        every: save every so many steps; at each evaluation, or else each epoch, unless given. The
+            last step of a fit is always saved.
+        activities: whether a checkpoint also holds the last batch's inferred activities.
+
+    Raises:
+        TypeError: for a count that is no whole number.
+        ValueError: for a keep_latest or every below 1, another mode, or the address of a bucket.
+
+    >>> import pcflax as pc
+    >>> pc.Checkpoints("runs/mnist", keep_latest=3, keep_best=("eval/accuracy", "max")).keep_latest
+    3
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep_latest: int = 3,
+        keep_best: tuple[str, str] | None = None,
+        every: int | None = None,
+        activities: bool = False,
+    ):
+        self.directory = expect_local_path("Checkpoints", "directory", directory)
+        self.keep_latest = expect_count("Checkpoints", "keep_latest", keep_latest, least=1)
+        self.every = None if every is None else expect_count("Checkpoints", "every", every, least=1)
+        if keep_best is not None and not _is_metric_and_mode(keep_best):
+            raise ValueError(
+                f"expected keep_best as (metric, 'max' or 'min'), such as ('eval/accuracy', 'max'), "
+                f"got {keep_best!r}"
+            )
+        self.keep_best = keep_best
+        self.activities = activities
+        self._folder = Folder(self.directory)
+        self._opened: contextlib.ExitStack | None = None  # the lock, and what writing needs
+        self._checkpointer: ocp.AsyncCheckpointer | None = None
+        self._place = self.directory  # the folder by a name that Orbax takes
+        self._sealing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    # Writing.
+
+    def prepare(self) -> None:
+        """Make the folder, lock it and see that it can be written, before any work is done.
+
+        Raises:
+            FileExistsError: where another process writes there.
+            OSError: where the folder cannot be written, naming it.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                f"cannot write checkpoints to {self.directory}: {error.strerror}; choose another "
+                f"folder"
+            ) from error
+        if self._opened is None:
+            opened = contextlib.ExitStack()
+            opened.enter_context(locked(self.directory))
+            self._opened = opened
+
+    def save(self, step: int, sections: Mapping[str, FlatArrays], meta: dict[str, Any]) -> Path:
+        """Write a checkpoint in the background; returns the folder it will be in.
+
+        A checkpoint of the same step is replaced when the new one is complete. Later ones are of a
+        future that is not taken; they are then moved aside to `<step>.superseded`.
+
+        Args:
+            step: its name and place in time.
+            sections: arrays by section and path, from `flatten`.
+            meta: what json can hold.
+
+        Raises:
+            FileExistsError: where something else has the step's name, or another process writes.
+        """
+        stored = {
+            section: {name: array for name, array in flat.items() if np.size(array) > 0}
+            for section, flat in sections.items()
+        }
+        meta = {
+            # a copy: Orbax writes in the background, while the run's history grows
+            **json.loads(dumps(meta, spell=True)),
+            "step": step,
+            "keep_best": self.keep_best,
+            "arrays": {
+                section: {
+                    name: [list(array.shape), str(array.dtype)] for name, array in flat.items()
+                }
+                for section, flat in stored.items()
+            },
+        }
+        self.wait()
+        checkpointer = self._open()
+        self.refuse_taken(lambda taken: taken == step)
+        checkpointer.save(
+            self._place / self._folder.writing(step).name,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave({name: flat for name, flat in stored.items() if flat}),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+        self._sealing = threading.Thread(target=self._finish, args=(step,), daemon=False)
+        self._sealing.start()
+        return self.path(step)
+
+    def refuse_taken(self, is_due: Callable[[int], bool]) -> None:
+        """See that nothing of the user's has the name of a checkpoint that is due.
+
+        Raises:
+            FileExistsError: naming it.
+        """
+        for step in self._folder.taken_steps():
+            if is_due(step):
+                raise FileExistsError(
+                    f"{self.path(step)} or its .sha256 is no checkpoint of pcflax, and that of step "
+                    f"{step} needs the name; move it, or choose another folder for the checkpoints"
+                )
+
+    def wait(self) -> None:
+        """Return when the last save is complete and sealed.
+
+        Raises:
+            Exception: what went wrong while it was written.
+        """
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Wait, and let the folder and Orbax's threads go."""
+        try:
+            self.wait()
+        finally:
+            opened, self._opened, self._checkpointer = self._opened, None, None
+            if opened is not None:
+                opened.close()
+
+    def _open(self) -> ocp.AsyncCheckpointer:
+        if self._checkpointer is None:
+            self.prepare()
+            assert self._opened is not None
+            for leftover in self._folder.unfinished():  # of a save that was killed
+                self._remove(leftover)
+            self._place = self._opened.enter_context(plain_name(self.directory))
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+            self._opened.callback(self._checkpointer.close)
+        return self._checkpointer
+
+    def _finish(self, step: int) -> None:
+        """What follows when Orbax is done: seal the folder, put it in its place, delete the old."""
+        try:
+            self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
+            path, replaced = self.path(step), None
+            if path.exists():
+                replaced = self._move_aside(step)
+            writing = self._folder.writing(step)
+            seal(writing, path)
+            writing.rename(path)
+            sync(self.directory)
+            # Only now is anything older given up: a kill before this line loses nothing, since a
+            # checkpoint that was moved aside still counts where there is no other.
+            if replaced is not None:
+                self._remove(replaced)
+            for later in self.all_steps():
+                if later > step:
+                    self._move_aside(later)
+            self._prune()
+        except BaseException as error:  # raised again by wait() in the caller's thread
+            self._failure = _in_words(error, step, self.directory)
+            for leftover in self._folder.unfinished():  # a full disk needs the room
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _prune(self) -> None:
+        keep = set(self.steps()[-self.keep_latest :])
+        if (best := self.best_step()) is not None:
+            keep.add(best)
+        for step in self.all_steps():
+            if step not in keep:  # too old, or never sealed because its writing was interrupted
+                self._remove(self.path(step))
+        for old in self._folder.superseded()[self.keep_latest :]:
+            self._remove(old)
+
+    def _remove(self, path: Path) -> None:
+        # The folder first: a seal without its folder is told as damage, never restored.
+        shutil.rmtree(path, ignore_errors=True)
+        seal_of(path).unlink(missing_ok=True)
+
+    def _move_aside(self, step: int) -> Path:
+        """Rename a checkpoint with its seal, which stays valid; returns its new folder."""
+        path, number = self.path(step), 1
+        aside = path.with_name(f"{step}.superseded")
+        while aside.exists() or seal_of(aside).exists():
+            number += 1
+            aside = path.with_name(f"{step}.superseded-{number}")
+        # The seal is copied first, so that at every instant one of the two names is whole.
+        if seal_of(path).exists():
+            shutil.copyfile(seal_of(path), seal_of(aside))
+        if path.exists():
+            path.rename(aside)
+        seal_of(path).unlink(missing_ok=True)
+        return aside
+
+    # Reading.
+
+    def all_steps(self) -> list[int]:
+        """Every step with a folder or a seal of ours, good or not, in order."""
+        return self._folder.all_steps()
+
+    def steps(self) -> list[int]:
+        """Every sealed step, in order; whether each is good is seen on restoring."""
+        return self._folder.steps()
+
+    def best_step(self) -> int | None:
+        """The sealed step with the best value of `keep_best`'s metric, or None."""
+        if self.keep_best is None:
+            return None
+        return self._folder.best_step(self.steps(), *self.keep_best)
+
+    def path(self, step: int) -> Path:
+        """The folder of a step."""
+        return self._folder.path(step)
+
+    def latest_good(self) -> Path | None:
+        """The newest checkpoint that matches its seal, or None."""
+        self.wait()
+        paths = map(self.path, reversed(self.all_steps()))
+        return next((path for path in paths if damage(path) is None), None)
+
+    def read(self, step: int | None = None, *, best: bool = False) -> Checkpoint:
+        """The newest good checkpoint, or the best, or that of one step.
+
+        Args:
+            step: read this one and no other.
+            best: read the best by `keep_best`; a damaged one is named in a warning and does not compete.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            CheckpointError: where all are damaged, or the one asked for is.
+            ValueError: for both step and best, or best without `keep_best`.
+        """
+        self.wait()
+        return read(self._folder, step=step, best=best, keep_best=self.keep_best)
+
+
+def _is_metric_and_mode(value: Any) -> bool:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    return isinstance(value[0], str) and value[1] in ("max", "min")
+
+
+def _in_words(error: BaseException, step: int, directory: Path) -> BaseException:
+    """The error itself, or a sentence where the disk is full, which libraries tell in their own terms."""
+    if not any(words in str(error) for words in ("No space left", "quota exceeded")):
+        return error
+    told = OSError(
+        f"no space is left on the disk of {directory}, so the checkpoint of step {step} was not written; "
+        f"the older ones are whole; make room and restore"
+    )
+    told.__cause__ = error
+    return told

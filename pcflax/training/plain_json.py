@@ -1,0 +1,56 @@
+"""JSON that every reader takes: RFC 8259 knows neither NaN nor infinity, which Python writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+_WORDS = {"nan", "inf", "-inf"}  # as Python spells such numbers, and reads them again
+
+
+def dumps(value: Any, *, spell: bool = False) -> str:
+    """Return a value as JSON in one line.
+
+    Args:
+        value: dictionaries, lists, strings, numbers, booleans and None.
+        spell: whether a number that is not finite becomes a word, which `numbers` reads; else null.
+
+    Raises:
+        TypeError: for what JSON cannot hold.
+
+    >>> dumps({"step": 3, "loss": float("nan")})
+    '{"step": 3, "loss": null}'
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:  # there is such a number somewhere
+        finite = _mapped(
+            value,
+            lambda leaf: (
+                (repr(float(leaf)) if spell else None)
+                if isinstance(leaf, float) and not math.isfinite(leaf)
+                else leaf
+            ),
+        )
+        return json.dumps(finite, allow_nan=False)
+
+
+def numbers(value: Any) -> Any:
+    """Return the value with the numbers that `dumps(spell=True)` spelled.
+
+    >>> numbers({"step": 3, "loss": "-inf"})
+    {'step': 3, 'loss': -inf}
+    """
+    return _mapped(
+        value, lambda leaf: float(leaf) if isinstance(leaf, str) and leaf in _WORDS else leaf
+    )
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return change(value)

@@ -1,0 +1,108 @@
+"""The record of a run: all that its arrays do not tell, as a checkpoint stores it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .checkpoints.reading import versions, warn_of_changes
+from .history import History
+from .metrics import MetricFunctions, of_means
+
+
+@dataclasses.dataclass
+class Record:
+    """Where a run began, on what, and what it has measured.
+
+    Attributes:
+        seed: every random choice is folded from (seed, step).
+        history: the rows so far.
+        pending: {name: one value a step} since the last training row.
+        data: description of the data set that is trained on; None before the first.
+        data_start: the step before that data set's first batch.
+        began: the step at which the newest fit began; a fit that goes on with a restored one keeps its.
+        restored: what the checkpoint says of itself, until the next fit, which is such a one, begins.
+    """
+
+    seed: int
+    history: History = dataclasses.field(default_factory=History)
+    pending: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] | None = None
+    data_start: int = 0
+    began: int = 0
+    restored: Mapping[str, Any] | None = None
+
+    def add(self, values: Mapping[str, np.ndarray], count: int) -> None:
+        """Add what the first `count` steps of a call measured."""
+        for name, column in values.items():
+            self.pending.setdefault(f"train/{name}", []).extend(column[:count].tolist())
+
+    def take_row(self, metrics: MetricFunctions) -> dict[str, float]:
+        """Return the means over the steps since the last row, and begin a new one."""
+        means = {
+            name: math.fsum(column) / len(column) for name, column in self.pending.items() if column
+        }
+        self.pending = {}
+        return of_means(means, metrics, "train/")
+
+    def copy_pending(self) -> dict[str, list[float]]:
+        """Return a copy that later steps do not change."""
+        return {name: list(column) for name, column in self.pending.items()}
+
+    def go_back(self, step: int, pending: dict[str, list[float]]) -> None:
+        """Forget what was measured after a step, when these values were pending."""
+        self.history.rows = [row for row in self.history.rows if row["step"] <= step]
+        at_step = {name for row in self.history.rows if row["step"] == step for name in row}
+        logged = any(name.startswith("train/") for name in at_step)
+        self.pending = {} if logged else pending
+
+    def begin(self, step: int, data: dict[str, Any]) -> None:
+        """Begin a fit on this data set: another one begins with its first epoch.
+
+        Warns:
+            CheckpointWarning: where the fit goes on with a restored one, otherwise than that would have.
+        """
+        if any(data.get(name) != value for name, value in (self.data or {}).items()):
+            self.data_start = step
+        self.data = data
+        if self.restored is None:
+            self.began = step
+        else:
+            warn_of_changes(self.restored, data, stacklevel=4)
+        self.restored = None
+
+    def to_meta(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint of this step stores beside its arrays."""
+        evaluated: dict[str, float] = {}
+        for row in reversed(self.history.rows):
+            if row["step"] != step:
+                break
+            evaluated |= {name: value for name, value in row.items() if name.startswith("eval/")}
+        return {
+            "seed": self.seed,
+            "data": self.data,
+            "data_start": self.data_start,
+            "began": self.began,
+            "metrics": self.history.last(),
+            "evaluated": evaluated,
+            "history": self.history.rows,
+            "pending": self.pending,
+            "versions": versions(),
+        }
+
+    @classmethod
+    def of_meta(cls, meta: Mapping[str, Any]) -> Record:
+        """Return the record that a checkpoint stored."""
+        return cls(
+            seed=meta["seed"],
+            history=History(meta["history"]),
+            pending={name: list(column) for name, column in meta["pending"].items()},
+            data=meta["data"],
+            data_start=meta.get("data_start", 0),
+            began=meta.get("began", 0),
+            restored=meta,
+        )

@@ -1,0 +1,168 @@
+"""A run: its newest state, the objects that show it, and its record.
+
+The truth is one `TrainState`. The network object and the optimizer state that users see are views of it: the
+state is written into them when they are read, and read from them again before the next compiled call, since
+the reader may have changed them. Next file to read: `fitting.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pcflax.networks import AbstractPCNetwork
+from pcflax.typing import Activities, PyTree
+
+from .checkpoints import Checkpoint
+from .checkpoints.arrays import (
+    FlatArrays,
+    as_arrays,
+    copied,
+    flatten,
+    network_arrays,
+    unflatten,
+    write_network_arrays,
+)
+from .record import Record
+from .step import TrainState, in_training
+
+
+class Run:
+    """What `fit` goes on with, a checkpoint stores, and `trainer.network` shows.
+
+    Args:
+        network: the object that shows the parameters; it is trained in place.
+        optimizer: begins the optimizer's state.
+        seed: every random choice is folded from (seed, step).
+
+    Attributes:
+        step: batches learned from so far.
+        record: what was measured, on which data, from which seed.
+        key: the seed's.
+        stop_asked: whether somebody asked the running fit to end.
+    """
+
+    def __init__(
+        self, network: AbstractPCNetwork, optimizer: optax.GradientTransformation, seed: int
+    ):
+        self.step, self.record, self.stop_asked = 0, Record(seed), False
+        self.key = jax.random.key(seed)
+        self._network = network
+        self._optimizer_state = as_arrays(optimizer.init(in_training(network).parameters))
+        self._activities: Activities = {}
+        self._state: TrainState | None = None
+        # Whether somebody has the objects who may change them: then they are the truth.
+        self._shown = True
+        # The step at which the objects were written last, and the values pending then.
+        self._written: tuple[int, dict[str, list[float]]] = (0, {})
+
+    @property
+    def network(self) -> AbstractPCNetwork:
+        """The network as of `step`; what the reader changes in it is trained on from here."""
+        self.show()
+        return self._network
+
+    @property
+    def optimizer_state(self) -> PyTree:
+        """Optax's state as of `step`, likewise."""
+        self.show()
+        return self._optimizer_state
+
+    @optimizer_state.setter
+    def optimizer_state(self, value: PyTree) -> None:
+        self.show()
+        self._optimizer_state = value
+
+    def state(self) -> TrainState:
+        """Return the newest state; where the objects are shown, theirs, whose arrays it shares."""
+        if self._shown or self._state is None:
+            self._state = TrainState(
+                in_training(self._network),
+                as_arrays(self._optimizer_state),
+                jnp.int32(self.step),
+                self._activities,
+            )
+        return self._state
+
+    def take(self) -> TrainState:
+        """Return the newest state for a call to consume, which `put` follows."""
+        state = copied(self.state()) if self._shown else self.state()
+        self._shown = False
+        return state
+
+    def put(self, state: TrainState) -> None:
+        """Hold the state that a call returned; `learned` says how far it is."""
+        self._state = state
+
+    def learned(self, values: dict[str, np.ndarray], count: int) -> None:
+        """Count the steps of a call and record what they measured."""
+        self.record.add(values, count)
+        self.step += count
+
+    def write(self) -> None:
+        """Write the state into the objects, unless they hold it."""
+        if self._written[0] == self.step:
+            return
+        state = self.state()
+        state.write_to(self._network)
+        kept = copied((state.optimizer_state, state.activities))
+        self._optimizer_state, self._activities = kept
+        self._written = (self.step, self.record.copy_pending())
+
+    def show(self) -> None:
+        """Write the objects for somebody who may change them."""
+        self.write()
+        self._shown = True
+
+    def carry_activities(self, shapes: Activities) -> None:
+        """Let the state carry activities of these shapes from batch to batch."""
+        self.show()
+        self._activities = {k: jnp.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
+
+    def settle(self) -> None:
+        """Show the newest state there is, after a fit or an error within it."""
+        if not self._shown:
+            try:
+                self.step = int(self.state().step)
+            except RuntimeError:
+                # Lost within a call that had consumed it: back to what was written last.
+                self.step, pending = self._written
+                self.record.go_back(self.step, pending)
+        self.show()
+        self._state = None  # the objects hold it
+        self.record.restored = None
+
+    def sections(self) -> dict[str, FlatArrays]:
+        """Return the arrays of a checkpoint, by section and path."""
+        self.write()
+        parameters, other = network_arrays(self._network)
+        return {
+            "parameters": parameters,
+            "optimizer": flatten(as_arrays(self._optimizer_state)),
+            "other": other,
+            "activities": dict(self._activities),
+        }
+
+    def meta(self) -> dict[str, Any]:
+        """Return what a checkpoint stores beside its arrays."""
+        return {**self.record.to_meta(self.step), "layers": list(self._network.names)}
+
+    def restore(self, stored: Checkpoint) -> None:
+        """Go to a checkpoint, or change nothing.
+
+        Raises:
+            CheckpointError: where its arrays are of other shapes than network and optimizer.
+        """
+        optimizer_state = as_arrays(self._optimizer_state)
+        arrays, optimizer_arrays = stored.arrays_for(self._network, optimizer_state)
+        write_network_arrays(self._network, arrays)
+        self._optimizer_state = unflatten(optimizer_state, optimizer_arrays)
+        self._activities = copied(dict(stored.activities))
+        self._network.set_activities(self._activities)
+        self.step, self.record = stored.step, Record.of_meta(stored.meta)
+        self.key = jax.random.key(self.record.seed)
+        self._written, self._shown = (self.step, self.record.copy_pending()), True

@@ -1,0 +1,90 @@
+"""What a Trainer does with its checkpoints, where it has any."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from .calendar import Calendar
+from .checkpoints import Checkpoints
+from .errors import NonFiniteEnergyError
+from .run import Run
+
+
+class Saving:
+    """Saves a run into a folder of checkpoints that is its own.
+
+    Args:
+        checkpoints: the folder; None refuses to save or restore.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None):
+        self.checkpoints = checkpoints
+        self._knows_folder = False  # whether the checkpoints there are ours: restored or written
+
+    def needed(self) -> Checkpoints:
+        """Return the checkpoints.
+
+        Raises:
+            ValueError: where there are none.
+        """
+        if self.checkpoints is None:
+            raise ValueError(
+                "this Trainer has no checkpoints; make it with checkpoints=pc.Checkpoints('runs/...')"
+            )
+        return self.checkpoints
+
+    def check_folder(self, run: Run) -> None:
+        """Refuse to train over another run's checkpoints."""
+        checkpoints = self.needed()
+        later = [step for step in checkpoints.steps() if step > run.step]
+        if later and not self._knows_folder:
+            raise FileExistsError(
+                f"{checkpoints.directory} holds checkpoints up to step {later[-1]}, but this Trainer is "
+                f"at step {run.step} and has restored none; call trainer.restore() to go on with that "
+                f"run, or choose another folder"
+            )
+
+    def save(self, run: Run) -> Path:
+        """Save the run as it is, in the background; return the folder.
+
+        Raises:
+            NonFiniteEnergyError: where a parameter is NaN or infinite; nothing is written.
+        """
+        sections = run.sections()
+        for name, array in sections["parameters"].items():
+            if not bool(jnp.isfinite(array).all()):
+                raise NonFiniteEnergyError(
+                    f"parameter '{name}' is not finite after step {run.step}, so nothing was saved; "
+                    f"{self.last_good()}"
+                )
+        path = self.needed().save(run.step, sections, run.meta())
+        self._knows_folder = True
+        return path
+
+    def restore(self, run: Run, step: int | None, *, best: bool) -> None:
+        """Take the run back to a checkpoint."""
+        run.restore(self.needed().read(step, best=best))
+        self._knows_folder = True
+
+    def last_good(self) -> str:
+        """Return where the last good checkpoint is, in words."""
+        path = self.checkpoints.latest_good() if self.checkpoints is not None else None
+        return f"the last good checkpoint is {path}" if path else "there is no checkpoint"
+
+    @contextlib.contextmanager
+    def opened(self, run: Run, calendar: Calendar) -> Iterator[None]:
+        """Hold the folder while a fit trains; on leaving, what is being written is complete."""
+        if self.checkpoints is None:
+            yield
+            return
+        start = run.step
+        self.checkpoints.refuse_taken(lambda step: step > start and calendar.is_due("save", step))
+        try:
+            self.checkpoints.prepare()
+            yield
+        finally:
+            self.checkpoints.close()

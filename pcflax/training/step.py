@@ -1,0 +1,231 @@
+"""The step of learning: a state and a batch in, a new state out; pure.
+
+    state, info = step(state, batch, key)
+
+`TrainState` is all that a step changes, one pytree. The Trainer's compiled loop takes this very step, and
+a loop of one's own takes it under `jax.jit`, `jax.vmap` and `jax.lax.scan`. What layers write in a batch is
+part of the state: each step draws its own dropout mask, and running statistics follow the batches. Next
+file to read: `loop.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from pcflax.layers import Evidence
+from pcflax.learning import AbstractLearning
+from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks.statistics import after_batch
+from pcflax.typing import Activities, Energies, PRNGKey, PyTree
+
+from .checkpoints.arrays import as_arrays, copied
+from .checks import as_optimizer, check_rule
+from .measure import at_least_32_bits, output_energy
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["network", "optimizer_state", "step", "activities"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a step of learning changes, as one pytree.
+
+    Attributes:
+        network: parameters and other state, in training mode.
+        optimizer_state: optax's.
+        step: batches learned from so far, int32.
+        activities: the last batch's inferred activities by layer name; a state that begins with none
+            keeps none.
+    """
+
+    network: SplitNetwork
+    optimizer_state: PyTree
+    step: Int[Array, ""]
+    activities: Activities
+
+    @classmethod
+    def of(cls, network: AbstractPCNetwork, optimizer: optax.GradientTransformation) -> TrainState:
+        """Return the state before the first step; its arrays are copies of the network's.
+
+        Args:
+            network: the network to train, in whatever mode; the state is in training mode.
+            optimizer: the optax transformation that the step is made with.
+        """
+        taken = in_training(network)
+        optimizer = as_optimizer("TrainState", optimizer, taken.parameters)
+        optimizer_state = as_arrays(optimizer.init(taken.parameters))
+        return copied(cls(taken, optimizer_state, jnp.int32(0), {}))
+
+    def write_to(self, network: AbstractPCNetwork) -> None:
+        """Write copies of parameters, other state and activities into a network object of this kind."""
+        kept = copied((self.network.parameters, self.network.other, self.activities))
+        nnx.update(network, *kept[:2])
+        network.set_activities(kept[2])
+
+
+class TrainInfo(NamedTuple):
+    """What a step saw, before its update; what nobody looks at is not computed in compiled code.
+
+    Attributes:
+        energy: the batch mean of F where inference ended.
+        loss: the batch mean of the outputs' energy of the targets under the feedforward prediction;
+            None without targets.
+        energies: {layer name: (batch,)}, of which `energy` is the mean of the sum.
+        activities: where inference ended, by layer name.
+        prediction: the feedforward prediction, (batch, *out).
+        finite: whether energy and update were finite; otherwise the step was not applied, and the
+            state is as before.
+    """
+
+    energy: Float[Array, ""]
+    loss: Float[Array, ""] | None
+    energies: Energies
+    activities: Activities
+    prediction: PyTree
+    finite: Bool[Array, ""]
+
+
+Step = Callable[[TrainState, Evidence, PRNGKey], tuple[TrainState, TrainInfo]]
+
+
+def make_step(
+    network: AbstractPCNetwork, optimizer: optax.GradientTransformation, rule: AbstractLearning
+) -> Step:
+    """Return the pure function `state, info = step(state, batch, key)` of one step of learning.
+
+    Dropout masks and other draws are folded from `key` and the state's step number, so that one key
+    serves a whole run. The network object is only looked at: begin with `TrainState.of(network,
+    optimizer)`, and end with `state.write_to(network)`.
+
+    Args:
+        network: what is trained; the rule may refuse it.
+        optimizer: an optax transformation of the parameters' gradients. One that wants the `value` gets
+            the batch-mean energy.
+        rule: the learning rule, such as `pc.learning.PredictiveCoding(...)`.
+
+    Raises:
+        TypeError: for an argument of the wrong kind, or an optimizer that wants more than gradients,
+            parameters and value.
+        ValueError: for a network that the rule cannot train.
+
+    >>> import jax, jax.numpy as jnp, optax, pcflax as pc
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> network = pc.PCNetwork([pc.PCDense(64, 32, activation=jnp.tanh, dropout=0.1, rngs=rngs),
+    ...                         pc.PCDense(32, 10, rngs=rngs)])
+    >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)))
+    >>> optimizer = optax.adam(1e-2)
+    >>> step = pc.training.make_step(network, optimizer, rule)
+    >>> state, key = pc.training.TrainState.of(network, optimizer), jax.random.key(0)
+    >>> for batch in pc.data.load("digits"):
+    ...     state, info = step(state, batch, key)
+    >>> int(state.step), bool(info.finite)
+    (22, True)
+    >>> state.write_to(network)
+
+    It is a function like any other: several steps in one program, and several seeds at once.
+
+    >>> batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pc.data.load("digits"))
+    >>> state, info = jax.lax.scan(lambda state, batch: step(state, batch, key), state, batches)
+    >>> info.energy.shape
+    (22,)
+    >>> many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    >>> many, info = jax.vmap(step, (0, None, 0))(many, batch, jax.random.split(key, 2))
+    >>> info.energy.shape
+    (2,)
+    """
+    optimizer = as_optimizer("make_step", optimizer, split(network).parameters)
+    rule = check_rule("make_step", rule, network)
+
+    def step(state: TrainState, batch: Evidence, key: PRNGKey) -> tuple[TrainState, TrainInfo]:
+        return take_step(state, batch, key, rule=rule, optimizer=optimizer)
+
+    return step
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "optimizer"), inline=True)  # one trace for all
+def take_step(
+    state: TrainState,
+    batch: Evidence,
+    key: PRNGKey,
+    *,
+    rule: AbstractLearning,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, TrainInfo]:
+    """Take one step of learning on one batch."""
+    step_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
+    before = draw_streams(state.network, noise_key)
+    network, optimizer_state, seen = rule.update(
+        before,
+        optimizer,
+        state.optimizer_state,
+        batch.inputs,
+        batch.targets,
+        key=step_key,
+        step=state.step,
+    )
+    batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
+    network = network.replace(other=after_batch(before, batch.inputs, batch_size=batch_size).other)
+    means = [mean.reshape(-1) for mean in layer_means(seen.energies).values()]
+    energy = jnp.concatenate(means).sum()
+    loss = None
+    if batch.targets is not None:
+        scores = output_energy(state.network.bind(), seen.prediction, batch.targets)
+        loss = jnp.mean(at_least_32_bits(scores))
+    # Parameters may turn NaN while the energy they come from is finite (the slope of a square root).
+    finite = functools.reduce(
+        jnp.logical_and,
+        [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(network.parameters)],
+        jnp.isfinite(energy),
+    )
+    activities = seen.activities if state.activities else {}
+    new = TrainState(network, optimizer_state, state.step + 1, activities)
+    # A select, not a branch: it melts into the optimizer's own elementwise loops.
+    kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    return kept, TrainInfo(energy, loss, seen.energies, seen.activities, seen.prediction, finite)
+
+
+def layer_means(energies: Energies) -> dict[str, Array]:
+    """Return the batch mean of each layer's energy; of a stack (depth,)."""
+    return {name: jnp.mean(at_least_32_bits(energy), axis=0) for name, energy in energies.items()}
+
+
+def in_training(network: AbstractPCNetwork) -> SplitNetwork:
+    """Take a network apart in training mode, whatever `network.eval()` said; the object keeps its mode."""
+    taken = split(network)
+    if not any(
+        getattr(module, "deterministic", False) is True
+        or getattr(module, "use_running_average", False) is True
+        for _, module in nnx.iter_modules(network)
+    ):
+        return taken
+    bound = taken.bind()
+    bound.train()
+    return split(bound)
+
+
+def draw_streams(network: SplitNetwork, key: PRNGKey) -> SplitNetwork:
+    """Begin the network's random streams (of dropout, say) anew from this key.
+
+    Inference evaluates the energy many times on copies of the network, so all evaluations of one step
+    see one mask, and every step sees another: a function of (seed, step), like all other randomness.
+    """
+    leaves, structure = jax.tree.flatten(network.other)
+    streams = [
+        jax.random.split(jax.random.fold_in(key, number), leaf.shape)
+        if leaf.dtype == key.dtype
+        else leaf
+        for number, leaf in enumerate(leaves)
+    ]
+    return network.replace(other=jax.tree.unflatten(structure, streams))

@@ -1,0 +1,84 @@
+"""Signals: those that are ours save and stop, the others stay as they were.
+
+Oracle: what the system says of the handlers, and the shell's exit codes.
+"""
+
+import os
+import signal
+
+import pytest
+
+import pcflax as pc
+from pcflax.training.signals import SignalCatcher
+from tests.training.test_loggers import fit
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has other signals")
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_stop_is_noted_and_ends_with_the_shells_code(number, code):
+    before = signal.getsignal(number)
+    with SignalCatcher() as signals:
+        os.kill(os.getpid(), number)
+        assert signals.caught == number
+    assert signal.getsignal(number) == before
+    with pytest.raises(pc.training.Terminated) as stopped:
+        signals.raise_caught()
+    assert stopped.value.code == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_an_ignored_signal_stays_ignored(number):
+    """As under nohup, or in a shell's background jobs."""
+    signal.signal(number, signal.SIG_IGN)
+    with SignalCatcher() as signals:
+        assert signal.getsignal(number) == signal.SIG_IGN
+        os.kill(os.getpid(), number)
+        assert signals.caught is None
+        assert not signals.save_asked()
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_a_handler_that_is_not_pythons_is_left_alone(monkeypatch):
+    """It could not be put back: Python knows it as None."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    taken = []
+    monkeypatch.setattr(signal, "signal", lambda *arguments: taken.append(arguments))
+    with SignalCatcher():
+        pass
+    assert taken == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_that_the_program_has_a_use_for_is_left_to_it(number):
+    seen = []
+    signal.signal(number, lambda *arguments: seen.append(arguments[0]))
+    with SignalCatcher() as signals:
+        os.kill(os.getpid(), number)
+        assert signals.caught is None
+    assert seen == [number]
+
+
+def test_sigusr1_saves_and_training_goes_on(tmp_path):
+    """Batch systems send it some time before they kill."""
+
+    class Ask:
+        def on_evaluate(self, trainer, step, metrics):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    checkpoints = pc.Checkpoints(tmp_path, every=100, keep_latest=9)
+    trainer = fit(8, [Ask()], checkpoints=checkpoints)
+    assert trainer.step == 8
+    assert checkpoints.steps() == [4, 8]
+    straight = fit(8, [])
+    assert trainer.history.rows == straight.history.rows

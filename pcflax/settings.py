@@ -61,6 +61,8 @@ class Argument:
 
 def _flatten(settings: Settings) -> tuple[list, Any]:
     leaves: list = []
+    if not dataclasses.is_dataclass(settings):  # a plain class is compared as it compares itself
+        return leaves, _Static(settings)
     return leaves, _Object(*_fields(settings, leaves, floats=True))
 
 
@@ -174,11 +176,15 @@ def _take(value: Any, leaves: list, *, floats: bool) -> Any:
     if isinstance(value, Settings) or _is_foreign_dataclass(value):
         return _Object(*_fields(value, leaves, floats=floats))
     if isinstance(value, types.FunctionType) and _is_plain(value):
-        before = len(leaves)
-        cells = tuple(
-            _take(cell.cell_contents, leaves, floats=False) for cell in value.__closure__ or ()
-        )
-        return _Function(value, cells, len(leaves) > before)
+        found: list = []
+        try:
+            cells = tuple(
+                _take(cell.cell_contents, found, floats=False) for cell in value.__closure__ or ()
+            )
+        except (TypeError, RecursionError):  # it holds what cannot be compared, or itself
+            return _Static(value)
+        leaves += found
+        return _Function(value, cells, bool(found))
     if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         parts = tuple(_take(part, leaves, floats=floats) for part in value)
         return _Object(type(value), tuple(range(len(parts))), parts)

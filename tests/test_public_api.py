@@ -54,7 +54,8 @@ FOLDERS = {
     + ["unit_health"],
     "plotting": ["alignment_figure", "inference_figure", "training_figure", "trajectory_figure"],
     "metrics": ["OfMean", "accuracy", "cross_entropy", "default_metrics", "perplexity"]
-    + ["squared_error"],
+    + ["reads_mean", "squared_error"],
+    "training": ["RunningTrainer", "Terminated", "TrainInfo", "TrainState", "make_step"],
 }
 
 PUBLIC = {
@@ -80,6 +81,10 @@ WITHOUT_EXAMPLE = {
     "pc.JSONLinesLogger",
     "pc.TensorBoardLogger",
     "pc.load_checkpoint",
+    "pc.training.RunningTrainer",
+    "pc.training.Terminated",
+    "pc.training.TrainInfo",
+    "pc.training.TrainState",
     "pc.inference.AbstractInference",
     "pc.inference.AbstractIterativeInference",
     "pc.inference.InferenceProblem",

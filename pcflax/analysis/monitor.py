@@ -48,6 +48,11 @@ class HealthMonitor:
     """
 
     def __init__(self, inputs: Any, targets: Any):
+        if targets is None:
+            raise ValueError(
+                "HealthMonitor expected targets, since it compares the rule's gradients with those of "
+                "backpropagation, got None; give those of the batch"
+            )
         check_batch(inputs, targets, integers=True)  # a network that takes none will say so
         self.inputs, self.targets = inputs, targets
         self._warned = False

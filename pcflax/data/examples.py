@@ -218,7 +218,7 @@ def _floating(what: _What, array: np.ndarray, counts: Any = True) -> np.ndarray:
         first = int(np.argmin(finite))
         raise ValueError(
             f"{what} hold NaN or infinity in {int((~finite).sum())} of {len(array)} examples, first in "
-            f"example {first}; drop or mend them"
+            f"example {first}; drop or mend them, or give what is known by clamps={{name: (values, mask)}}"
         )
     return array
 

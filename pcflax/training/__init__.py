@@ -2,6 +2,7 @@
 
 from .callbacks import Callback as Callback
 from .callbacks import EarlyStopping as EarlyStopping
+from .callbacks import RunningTrainer as RunningTrainer
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import load_checkpoint as load_checkpoint

@@ -15,8 +15,8 @@ import optax
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind
 from pcflax.data import Dataset
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
-from pcflax.learning.base import prediction_of
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PyTree
 
@@ -69,11 +69,11 @@ def check_rule(owner: str, rule: Any, network: AbstractPCNetwork) -> AbstractLea
     """Return the rule; refuse what is none, one that cannot be hashed, and a network that it cannot train."""
     expect_kind(owner, "learning", rule, AbstractLearning, "pc.learning.PredictiveCoding(...)")
     try:
-        hash(rule)
-    except TypeError:
+        hash(jax.tree.structure(rule))
+    except TypeError as error:
         raise TypeError(
-            f"{type(rule).__name__} cannot be hashed, which finding its compiled program needs; "
-            f"make it (and what it holds) a @dataclasses.dataclass(frozen=True)"
+            f"{type(rule).__name__} cannot be hashed, which finding its compiled program needs "
+            f"({error}); make it (and what it holds) a @dataclasses.dataclass(frozen=True)"
         ) from None
     rule.check(network)
     return rule
@@ -129,23 +129,21 @@ def check_data(
     check_is_dataset(data, role)
     spec = data.spec()
     try:
-        _run_shapes.eval_shape(network, spec.inputs, spec.targets, metrics=metrics(data))
+        _run_shapes.eval_shape(network, spec, metrics=metrics(data))
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"the {role} '{data.name}' does not fit the network: {error}") from error
 
 
 @functools.partial(jax.jit, static_argnames="metrics")  # whose cache knows what was checked before
-def _run_shapes(
-    network: SplitNetwork, inputs: PyTree, targets: PyTree, *, metrics: MetricFunctions
-) -> None:
+def _run_shapes(network: SplitNetwork, evidence: Evidence, *, metrics: MetricFunctions) -> None:
     bound = network.bind()
-    bound.set_activities(bound.start(inputs, targets))
-    batch = next(iter(bound.energies(inputs).values())).shape[:1]
-    prediction = prediction_of(bound, inputs, batch[0])
-    if targets is None:
+    bound.set_activities(bound.start(evidence))
+    batch = next(iter(bound.energies(evidence.inputs).values())).shape[:1]
+    prediction = bound.predict(evidence.inputs, batch_size=batch[0])
+    if evidence.targets is None:
         return
-    for name, values in measure(bound, prediction, targets, metrics).items():
+    for name, values in measure(bound, prediction, evidence.targets, metrics).items():
         if jnp.shape(values) != batch:
             raise ValueError(
                 f"metric '{name}' returned shape {jnp.shape(values)}, expected one number an example, "

@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool
 from pcflax.checks import expect_count
 from pcflax.data import Dataset
 from pcflax.data.base import Reader
-from pcflax.learning.base import prediction_of
 from pcflax.networks import SplitNetwork
 from pcflax.typing import PyTree
 
@@ -87,8 +86,8 @@ def measure_batches(
         batch = reader(constants, item)
         bound = network.bind()
         bound.eval()  # dropout, say, is of training only
-        prediction = prediction_of(bound, batch.inputs, counts.shape[0])
-        bound.set_activities(bound.start(batch.inputs, batch.targets))
+        prediction = bound.predict(batch.inputs, batch_size=counts.shape[0])
+        bound.set_activities(bound.start(batch))
         values = {"energy": bound.energy(batch.inputs)}
         if batch.targets is not None:
             values |= measure(bound, prediction, batch.targets, metrics)
@@ -105,4 +104,4 @@ def predict_batch(network: SplitNetwork, inputs: PyTree, batch_size: int) -> PyT
     """Return the feedforward prediction of one batch; without inputs the prior's, for every example."""
     bound = network.bind()
     bound.eval()
-    return prediction_of(bound, inputs, batch_size)
+    return bound.predict(inputs, batch_size=batch_size)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
+from pcflax.settings import Argument
 
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
@@ -36,6 +37,7 @@ class Fit:
         data: what it trains on.
         recipe: what its compiled loop is made for, beside the rule.
         rule: the rule.
+        optimizer: optax's transformation of the rule's gradients.
         calendar: what happens when.
         evaluate: measures the evaluation set, where there is one.
         callbacks: who is told.
@@ -48,6 +50,7 @@ class Fit:
     data: Dataset
     recipe: Recipe
     rule: AbstractLearning
+    optimizer: Argument
     calendar: Calendar
     evaluate: Callable[[], dict[str, float]]
     callbacks: CallbackList
@@ -57,7 +60,8 @@ class Fit:
     def train(self, signals: SignalCatcher) -> None:
         """Train until the last step, a stop or an error; then the objects hold the newest state."""
         constants, capacity = self.data.constants(), call_capacity(self.data)
-        self.pace.begin((self.rule, self.recipe, self.data.spec()))
+        made_for = jax.tree.structure((self.rule, self.optimizer))
+        self.pace.begin((made_for, self.recipe, self.data.spec()))
         try:
             while self.run.step < self.calendar.total and not self.run.stop_asked:
                 # plan
@@ -81,7 +85,8 @@ class Fit:
             items,
             jnp.int32(count),
             self.run.key,
-            rule=self.rule,
+            self.rule,
+            self.optimizer,
             recipe=self.recipe,
         )
         self.run.put(state)

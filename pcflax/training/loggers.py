@@ -12,18 +12,15 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pcflax.checks import expect_local_path
 
-from .callbacks import Callback
+from .callbacks import Callback, RunningTrainer
 from .plain_json import dumps
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 
 class ConsoleLogger(Callback):
@@ -35,13 +32,11 @@ class ConsoleLogger(Callback):
         console: rich's console; `plain_console()` unless given.
     """
 
-    reads_network = False
-
     def __init__(self, console: Console | None = None):
         self.console = console or plain_console()
         self._progress: Progress | None = None
 
-    def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
+    def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Show the bar."""
         self._progress = Progress(
             BarColumn(bar_width=16),  # the whole line fits 80 columns
@@ -58,7 +53,7 @@ class ConsoleLogger(Callback):
         )
         self._progress.start()
 
-    def on_progress(self, trainer: Trainer, step: int) -> None:
+    def on_progress(self, trainer: RunningTrainer, step: int) -> None:
         """Move the bar."""
         if self._progress is not None:
             rate = trainer.steps_per_second
@@ -71,17 +66,17 @@ class ConsoleLogger(Callback):
             )
             self._progress.update(self._task, completed=step, rate=text)
 
-    def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Show the current metrics beside the bar."""
         if self._progress is not None:
             self._progress.update(self._task, metrics=_headline(metrics))
 
-    def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def on_evaluate(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Print one line."""
         line = f"step {step:>6}  {_short(metrics)}"
         self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: RunningTrainer) -> None:
         """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
@@ -99,13 +94,11 @@ class JSONLinesLogger(Callback):
         path: the file; it is made with its folder.
     """
 
-    reads_network = False
-
     def __init__(self, path: str | Path):
         self.path = expect_local_path("JSONLinesLogger", "path", path)
         self._file: Any = None
 
-    def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
+    def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Write the history so far, and open the file for more."""
         lines = [dumps(row) + "\n" for row in trainer.history.rows]
         with self._telling():
@@ -117,14 +110,14 @@ class JSONLinesLogger(Callback):
             os.replace(part, self.path)
             self._file = self.path.open("a", buffering=1)
 
-    def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Write a row of training metrics."""
         with self._telling():
             self._file.write(dumps({"step": step, **metrics}) + "\n")
 
     on_evaluate = on_log
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: RunningTrainer) -> None:
         """Close the file."""
         if self._file is not None:
             file, self._file = self._file, None
@@ -146,19 +139,17 @@ class TensorBoardLogger(Callback):
         directory: the folder that `tensorboard --logdir` is given.
     """
 
-    reads_network = False
-
     def __init__(self, directory: str | Path):
         self.directory = expect_local_path("TensorBoardLogger", "directory", directory)
         self._writer: Any = None
 
-    def on_fit_start(self, trainer: Trainer, num_steps: int) -> None:
+    def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Open a new event file; TensorBoard forgets what older ones hold after the current step."""
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(self.directory), purge_step=trainer.step + 1)
 
-    def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Write one scalar a metric."""
         from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
 
@@ -168,7 +159,7 @@ class TensorBoardLogger(Callback):
 
     on_evaluate = on_log
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: RunningTrainer) -> None:
         """Close the file."""
         if self._writer is not None:
             self._writer.close()

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Int
 
 from pcflax.data.base import Reader
 from pcflax.learning import AbstractLearning
+from pcflax.settings import Argument
 from pcflax.typing import PRNGKey, PyTree
 
 from .measure import at_least_32_bits, measure
@@ -25,15 +25,13 @@ from .step import TrainState, layer_means, take_step
 
 
 class Recipe(NamedTuple):
-    """What a compiled loop is made for, besides the rule; hashable, so that the loop is found again.
+    """What a compiled loop is made for, besides rule and optimizer; hashable, so that it is found again.
 
     Attributes:
-        optimizer: optax's transformation of the rule's gradients.
         metrics: (name, function) of prediction and targets.
         reader: makes a batch of constants and an item.
     """
 
-    optimizer: optax.GradientTransformation
     metrics: MetricFunctions
     reader: Reader
 
@@ -53,15 +51,16 @@ class Measured(NamedTuple):
     failed: Bool[Array, ""]
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "recipe"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
 def learn_batches(
     state: TrainState,
     constants: PyTree,
     items: PyTree,
     count: Int[Array, ""],
     key: PRNGKey,
-    *,
     rule: AbstractLearning,
+    optimizer: Argument,
+    *,
     recipe: Recipe,
 ) -> tuple[TrainState, Measured]:
     """Learn from the first `count` of `items`, whose leaves begin with the axis (capacity,)."""
@@ -69,12 +68,14 @@ def learn_batches(
 
     def learn(state, index):
         batch = recipe.reader(constants, jax.tree.map(lambda leaf: leaf[index], items))
-        new, info = take_step(state, batch, key, rule=rule, optimizer=recipe.optimizer)
+        new, info = take_step(state, batch, key, rule, optimizer)
         values = {"energy": info.energy}
         if batch.targets is not None:
             values["loss"] = info.loss
             measured = measure(state.network.bind(), info.prediction, batch.targets, recipe.metrics)
             values |= {name: jnp.mean(at_least_32_bits(m)) for name, m in measured.items()}
+        if info.converged is not None:
+            values["converged"] = info.converged
         values |= {f"energy/{name}": mean for name, mean in layer_means(info.energies).items()}
         return new, values, ~info.finite
 

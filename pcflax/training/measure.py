@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,19 +23,6 @@ def measure(
         name: metric(means if getattr(metric, "reads_mean", False) else prediction, targets)
         for name, metric in metrics
     }
-
-
-def output_energy(
-    network: AbstractPCNetwork, prediction: PyTree, targets: PyTree
-) -> Float[Array, " batch"]:
-    """Return the energy of these targets under this prediction, summed over the outputs that have any."""
-
-    def energy(layer, prediction, targets):
-        return layer.energy(targets.astype(prediction.dtype), prediction)
-
-    return sum(  # type: ignore[return-value]
-        jax.tree.leaves(_by_output(energy, network, *_paired(prediction, targets)))
-    )
 
 
 def at_least_32_bits(values: Array) -> Array:
@@ -60,7 +45,6 @@ def _by_output(function: Callable, network: AbstractPCNetwork, *trees: PyTree) -
         return function(network.output_layer, *trees)
     found = {}
     for name in trees[0]:
-        layer: Any = network.layer(name)
-        layer = layer.layer_at(-1) if hasattr(layer, "layer_at") else layer  # of a stack, the top
+        layer = network.layer(name).top_node_layer()
         found[name] = function(layer, *(tree[name] for tree in trees))
     return found

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoints.reading import versions, warn_of_changes
+from pcflax.data import Dataset
+
+from .checkpoints.reading import is_same_data, versions, warn_of_changes
 from .history import History
 from .metrics import MetricFunctions, of_means
 
@@ -60,19 +62,20 @@ class Record:
         logged = any(name.startswith("train/") for name in at_step)
         self.pending = {} if logged else pending
 
-    def begin(self, step: int, data: dict[str, Any]) -> None:
-        """Begin a fit on this data set: another one begins with its first epoch.
+    def begin(self, step: int, data: Dataset) -> None:
+        """Begin a fit on this data set: another one, by its description, begins with its first epoch.
 
         Warns:
             CheckpointWarning: where the fit goes on with a restored one, otherwise than that would have.
         """
-        if any(data.get(name) != value for name, value in (self.data or {}).items()):
+        now: dict[str, Any] = dict(data.description())
+        if not is_same_data(self.data or {}, now):
             self.data_start = step
-        self.data = data
+        self.data = now
         if self.restored is None:
             self.began = step
         else:
-            warn_of_changes(self.restored, data, stacklevel=4)
+            warn_of_changes(self.restored, now, stacklevel=4)
         self.restored = None
 
     def to_meta(self, step: int) -> dict[str, Any]:

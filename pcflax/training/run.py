@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from pcflax.networks import AbstractPCNetwork
-from pcflax.typing import Activities, PyTree
+from pcflax.typing import Activities, Batch, PyTree
 
 from .checkpoints import Checkpoint
 from .checkpoints.arrays import (
@@ -118,8 +118,13 @@ class Run:
         self.write()
         self._shown = True
 
-    def carry_activities(self, shapes: Activities) -> None:
-        """Let the state carry activities of these shapes from batch to batch."""
+    def carry_activities(self, spec: Batch | None) -> None:
+        """Let the state carry the activities of such batches from one to the next, or none."""
+        network, shapes = self.state().network, {}
+        if spec is not None:
+            shapes = jax.eval_shape(
+                lambda *batch: network.bind().start(*batch), spec.inputs, spec.targets
+            )
         self.show()
         self._activities = {k: jnp.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
 

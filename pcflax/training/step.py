@@ -21,15 +21,16 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from pcflax.inference import Status
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
-from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
-from pcflax.networks.statistics import after_batch
+from pcflax.networks import AbstractPCNetwork, SplitNetwork, after_batch, split, write
+from pcflax.settings import Argument
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 from .checkpoints.arrays import as_arrays, copied
 from .checks import as_optimizer, check_rule
-from .measure import at_least_32_bits, output_energy
+from .measure import at_least_32_bits
 
 
 @functools.partial(
@@ -70,7 +71,7 @@ class TrainState:
     def write_to(self, network: AbstractPCNetwork) -> None:
         """Write copies of parameters, other state and activities into a network object of this kind."""
         kept = copied((self.network.parameters, self.network.other, self.activities))
-        nnx.update(network, *kept[:2])
+        write(network, *kept[:2])
         network.set_activities(kept[2])
 
 
@@ -84,6 +85,7 @@ class TrainInfo(NamedTuple):
         energies: {layer name: (batch,)}, of which `energy` is the mean of the sum.
         activities: where inference ended, by layer name.
         prediction: the feedforward prediction, (batch, *out).
+        converged: the share of examples whose inference reached its tolerance; None without one.
         finite: whether energy and update were finite; otherwise the step was not applied, and the
             state is as before.
     """
@@ -93,6 +95,7 @@ class TrainInfo(NamedTuple):
     energies: Energies
     activities: Activities
     prediction: PyTree
+    converged: Float[Array, ""] | None
     finite: Bool[Array, ""]
 
 
@@ -145,33 +148,31 @@ def make_step(
     >>> info.energy.shape
     (2,)
     """
-    optimizer = as_optimizer("make_step", optimizer, split(network).parameters)
+    held = Argument(as_optimizer("make_step", optimizer, split(network).parameters))
     rule = check_rule("make_step", rule, network)
 
     def step(state: TrainState, batch: Evidence, key: PRNGKey) -> tuple[TrainState, TrainInfo]:
-        return take_step(state, batch, key, rule=rule, optimizer=optimizer)
+        return take_step(state, batch, key, rule, held)
 
     return step
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "optimizer"), inline=True)  # one trace for all
+@functools.partial(jax.jit, inline=True)  # one trace for all
 def take_step(
     state: TrainState,
     batch: Evidence,
     key: PRNGKey,
-    *,
     rule: AbstractLearning,
-    optimizer: optax.GradientTransformation,
+    optimizer: Argument,
 ) -> tuple[TrainState, TrainInfo]:
-    """Take one step of learning on one batch."""
+    """Take one step of learning on one batch, with an optax transformation."""
     step_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
     before = draw_streams(state.network, noise_key)
     network, optimizer_state, seen = rule.update(
         before,
-        optimizer,
+        optimizer.value,
         state.optimizer_state,
-        batch.inputs,
-        batch.targets,
+        batch,
         key=step_key,
         step=state.step,
     )
@@ -181,7 +182,7 @@ def take_step(
     energy = jnp.concatenate(means).sum()
     loss = None
     if batch.targets is not None:
-        scores = output_energy(state.network.bind(), seen.prediction, batch.targets)
+        scores = state.network.bind().output_energy(seen.prediction, batch.targets)
         loss = jnp.mean(at_least_32_bits(scores))
     # Parameters may turn NaN while the energy they come from is finite (the slope of a square root).
     finite = functools.reduce(
@@ -193,7 +194,10 @@ def take_step(
     new = TrainState(network, optimizer_state, state.step + 1, activities)
     # A select, not a branch: it melts into the optimizer's own elementwise loops.
     kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-    return kept, TrainInfo(energy, loss, seen.energies, seen.activities, seen.prediction, finite)
+    converged = None if seen.status is None else jnp.mean(seen.status == Status.CONVERGED)
+    return kept, TrainInfo(
+        energy, loss, seen.energies, seen.activities, seen.prediction, converged, finite
+    )
 
 
 def layer_means(energies: Energies) -> dict[str, Array]:

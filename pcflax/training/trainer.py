@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -19,6 +18,7 @@ from pcflax.checks import expect_count
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, split
+from pcflax.settings import Argument
 from pcflax.typing import MetricFunction, PyTree
 
 from .calendar import Calendar
@@ -192,7 +192,7 @@ class Trainer:
         if eval_every is None:
             eval_every = data.num_batches
         eval_every = expect_count("fit", "eval_every", eval_every, least=1)
-        recipe = Recipe(self.optimizer, self._metric_functions(data), data.reader)
+        recipe = Recipe(self._metric_functions(data), data.reader)
         measured = self._metric_functions(eval_data or data)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
         if self.checkpoints is not None:
@@ -209,7 +209,7 @@ class Trainer:
                 stacklevel=2,
             )
             return self.history
-        self._run.record.begin(self.step, data.description())
+        self._run.record.begin(self.step, data)
         calendar = Calendar(
             total=total,
             log=log_every,
@@ -224,6 +224,7 @@ class Trainer:
             data=data,
             recipe=recipe,
             rule=self.learning,
+            optimizer=Argument(self.optimizer),
             calendar=calendar,
             evaluate=lambda: self.evaluate(eval_data),  # type: ignore[arg-type]
             callbacks=self.callbacks,
@@ -231,7 +232,8 @@ class Trainer:
             pace=self._pace,
         )
         self._run.stop_asked = False
-        self._run.carry_activities(self._shapes_of_activities(data))
+        keeps = self.checkpoints is not None and self.checkpoints.activities
+        self._run.carry_activities(data.spec() if keeps else None)
         with (
             SignalCatcher() as signals,  # until the last save is sealed
             self._saving.opened(self._run, calendar),
@@ -293,15 +295,6 @@ class Trainer:
         if metrics is None:
             metrics = default_metrics(data.num_classes, sequences=data.has_sequences)
         return tuple(metrics.items())
-
-    def _shapes_of_activities(self, data: Dataset) -> dict:
-        """Return the shapes of the activities that checkpoints hold; nothing where they hold none."""
-        if self.checkpoints is None or not self.checkpoints.activities:
-            return {}
-        network, spec = self._run.state().network, data.spec()
-        return jax.eval_shape(
-            lambda *batch: network.bind().start(*batch), spec.inputs, spec.targets
-        )
 
     # Checkpoints.
 

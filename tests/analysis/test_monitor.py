@@ -262,6 +262,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("targets", "kind", "text"),
         [
+            (None, ValueError, "HealthMonitor expected targets.*got None; give those of the batch"),
             (np.arange(5), TypeError, "expected targets of a floating dtype, got int64; make them"),
             (np.ones((4, 2)), ValueError, "inputs have batch size 5 but targets 4"),
             (np.ones(5), ValueError, r"expected targets of shape \(batch, features\), got \(5,\)"),

@@ -521,6 +521,16 @@ class TestBadData:
         assert "(20, 12)" in told
         assert files_of(run) == before
 
+    def test_a_file_without_the_networks_last_classes_is_measured(self, run, tmp_path, capsys):
+        """As it is where the same file's training labels tell of them."""
+        measured = []
+        for name, highest in (("some.npz", 3), ("all.npz", 9)):
+            arrays = both_splits(inputs=NORMAL, labels=np.arange(20) % 4)
+            path = write_npz(tmp_path / name, **{**arrays, "y_train": np.full(20, highest)})
+            found = json.loads(output(capsys, "evaluate", run, "--data", path, "--json"))
+            measured.append((found["accuracy"], found["energy"]))
+        assert measured[0] == measured[1]
+
     @pytest.mark.parametrize("verb", ["train", "evaluate"])
     def test_an_unknown_name_is_told_with_the_nearest(self, run, tmp_path, capsys, verb):
         before = files_of(run)

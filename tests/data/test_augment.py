@@ -275,8 +275,8 @@ class TestTraining:
             progress=False,
         )
 
-    def data(self, augment=BOTH):
-        images = make_images() / 660
+    def data(self, augment=BOTH, images=None):
+        images = make_images() / 660 if images is None else images
         return pc.data.from_arrays(
             images, np.arange(11) % 4, batch_size=3, seed=5, augment=augment, flatten=True
         )
@@ -319,6 +319,14 @@ class TestTraining:
         resumed.restore()
         with pytest.warns(pc.CheckpointWarning, match=re.escape("'Flip(), Crop(padding=4")):
             resumed.fit(self.data(pc.data.Flip()), num_steps=6)
+
+    def test_a_resume_with_other_images_of_the_same_name_is_told(self, tmp_path):
+        """A file that was written anew since would else go unnoticed."""
+        self.make_trainer(tmp_path).fit(self.data(), num_steps=5)
+        resumed = self.make_trainer(tmp_path)
+        resumed.restore()
+        with pytest.warns(pc.CheckpointWarning, match="'checksum': "):
+            resumed.fit(self.data(images=make_images(seed=1) / 660), num_steps=6)
 
 
 class TestErrors:

@@ -776,6 +776,19 @@ def test_another_data_set_begins_with_its_first_epoch(tmp_path, steps):
     assert epochs[-1] == (steps + len(b), 0)
 
 
+def test_other_examples_of_the_same_description_are_another_data_set():
+    """Permuted tasks have equal sizes: the second would begin where the first one's epoch stood."""
+
+    def make(value):
+        inputs = np.full((8, 1), value)
+        return pc.data.from_arrays(inputs, inputs, batch_size=2)
+
+    trainer = small_trainer([pc.PCDense(1, 1, rngs=nnx.Rngs(0))], optimizer=STILL)
+    for data, steps, start in ((make(1.0), 3, 0), (make(1.0), 6, 0), (make(2.0), 9, 6)):
+        trainer.fit(data, num_steps=steps)
+        assert trainer._run.record.data_start == start
+
+
 def test_an_output_without_targets_stays_at_its_prediction_and_does_not_learn():
     """As in a loop by hand, where `infer` leaves it free; its loss and metrics are the other's alone."""
 

@@ -1,8 +1,8 @@
 """Arrays by their path, the form in which a checkpoint stores them.
 
-A flat dictionary from "layers.0.linear.kernel" to an array makes the first difference between what is
-stored and what is expected easy to name, and any tool can read it. A layer that is stored by its place is
-found by its name again: `renamed`.
+A flat dictionary from "hidden_1.linear.kernel" to an array makes the first difference between what is
+stored and what is expected easy to name, and any tool can read it. A checkpoint of 0.1 tells a layer by
+its place, "layers.0.linear.kernel", and is read by name: `renamed`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from pcflax.layers.stack import STACKED
+from pcflax.networks import AbstractPCNetwork, split, write
 from pcflax.typing import PyTree
-from pcflax.variables import Activity
 
 from ..errors import CheckpointError
 
@@ -28,11 +28,11 @@ _PLACE = re.compile(r"(^|\.)layers\.(\d+)(?=\.)")
 
 
 def flatten(tree: PyTree) -> FlatArrays:
-    """Arrays by their path in a tree, "layers.0.linear.kernel"; random keys as their raw data.
+    """Arrays by their path in a tree, "hidden_1.linear.kernel"; random keys as their raw data.
 
     >>> import numpy as np
-    >>> list(flatten({"layers": [{"kernel": np.zeros(2)}]}))
-    ['layers.0.kernel']
+    >>> list(flatten({"hidden_1": {"kernel": np.zeros(2)}}))
+    ['hidden_1.kernel']
     """
     flat = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -62,16 +62,16 @@ def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
     return jax.tree_util.tree_map_with_path(pick, tree)
 
 
-def network_arrays(network: nnx.Module) -> tuple[FlatArrays, FlatArrays]:
+def network_arrays(network: AbstractPCNetwork) -> tuple[FlatArrays, FlatArrays]:
     """A network's parameters and its other state but for activities, by path."""
-    _, parameters, _, other = nnx.split(network, nnx.Param, Activity, ...)
-    return flatten(nnx.as_pure(parameters)), flatten(nnx.as_pure(other))
+    pure = split(network)
+    return flatten(pure.parameters), flatten(pure.other)
 
 
-def write_network_arrays(network: nnx.Module, flat: Mapping[str, Any]) -> None:
+def write_network_arrays(network: AbstractPCNetwork, flat: Mapping[str, Any]) -> None:
     """Write arrays by path into a network's Variables."""
-    state = nnx.as_pure(nnx.state(network, nnx.Not(Activity)))
-    nnx.update(network, unflatten(state, flat))
+    pure = split(network)
+    write(network, unflatten(pure.parameters, flat), unflatten(pure.other, flat))
 
 
 def by_place(paths: Iterable[str]) -> bool:
@@ -80,33 +80,30 @@ def by_place(paths: Iterable[str]) -> bool:
     return bool(paths) and all(_PLACE.match(path) for path in paths)
 
 
-def renamed(
-    flat: Mapping[str, Any], then: Sequence[str], now: Sequence[str], *, places: bool
-) -> FlatArrays:
-    """Return stored arrays, whose paths name layers by place, under the paths of today's network.
+def renamed(flat: Mapping[str, Any], then: Sequence[str], stacks: Iterable[str] = ()) -> FlatArrays:
+    """Return arrays that were stored by their layers' places by their layers' names.
 
     Args:
         flat: arrays by path, of a network or of an optimizer.
         then: the layers' names when the arrays were stored, in the order of their places.
-        now: the layers' names today, in the order of their places.
-        places: whether today's paths name layers by place, too. A layer that is no more keeps its
-            old path, so that it can be named.
+        stacks: the names of those that are stacks.
 
-    >>> renamed({"0.mu.layers.1.kernel": 7, "0.count": 3}, ["a", "b"], ["b", "a"], places=True)
-    {'0.mu.layers.0.kernel': 7, '0.count': 3}
-    >>> renamed({"layers.1.kernel": 7}, ["a", "b"], ["b", "a"], places=False)
-    {'b.kernel': 7}
+    >>> renamed({"0.mu.layers.1.kernel": 7, "0.count": 3}, ["a", "b"])
+    {'0.mu.b.kernel': 7, '0.count': 3}
     """
 
     def path_today(matched: re.Match) -> str:
         dot, place = matched[1], int(matched[2])
-        name = then[place] if place < len(then) else None
-        if name not in now:
-            return matched[0]
-        return f"{dot}layers.{now.index(name)}" if places else f"{dot}{name}"
+        return f"{dot}{then[place]}" if place < len(then) else matched[0]
 
     # the first alone: a layer may hold a list called `layers` of its own
-    return {_PLACE.sub(path_today, path, count=1): array for path, array in flat.items()}
+    found = {_PLACE.sub(path_today, path, count=1): array for path, array in flat.items()}
+    for name in stacks:
+        old = re.compile(rf"(^|\.){re.escape(name)}\.stacked(?=\.)")
+        found = {
+            old.sub(rf"\1{name}.{STACKED}", path, count=1): array for path, array in found.items()
+        }
+    return found
 
 
 def check_arrays(

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
 
 from pcflax.checks import expect_count, expect_local_path
+from pcflax.networks import AbstractPCNetwork
 
 from ..errors import CheckpointError, CheckpointWarning
 from .arrays import (
@@ -70,7 +70,7 @@ class Checkpoint(NamedTuple):
         return total.hexdigest()
 
     def arrays_for(
-        self, network: nnx.Module, optimizer_state: Any = None
+        self, network: AbstractPCNetwork, optimizer_state: Any = None
     ) -> tuple[FlatArrays, FlatArrays]:
         """Return the arrays of a network, and of its optimizer's state, by their paths there.
 
@@ -85,14 +85,11 @@ class Checkpoint(NamedTuple):
             CheckpointError: naming the first array that does not fit.
         """
         parameters, other = network_arrays(network)
-        now = tuple(getattr(network, "names", ()))
-        then = tuple(self.meta.get("layers") or now)
+        then = tuple(self.meta.get("layers") or network.names)
         stored = {name: self.sections[name] for name in ("parameters", "other", "optimizer")}
         if by_place([*stored["parameters"], *stored["other"]]):
-            places = by_place([*parameters, *other])
-            stored = {
-                name: renamed(flat, then, now, places=places) for name, flat in stored.items()
-            }
+            stacks = [name for name in network.names if network.layer(name).num_nodes > 1]
+            stored = {name: renamed(flat, then, stacks) for name, flat in stored.items()}
         check_arrays("parameter", stored["parameters"], parameters)
         check_arrays("state", stored["other"], other)
         if optimizer_state is None:
@@ -104,7 +101,7 @@ class Checkpoint(NamedTuple):
 
 def load_checkpoint(
     path: str | Path,
-    network: nnx.Module | None = None,
+    network: AbstractPCNetwork | None = None,
     *,
     step: int | None = None,
     best: bool = False,
@@ -164,12 +161,9 @@ def warn_of_changes(meta: Mapping[str, Any], data: Mapping[str, Any], stacklevel
         stacklevel: as `warnings.warn` counts.
     """
     stored, given = dict(meta.get("data") or {}), dict(data)
-    if None in (sums := (stored.pop("checksum", None), given.pop("checksum", None))):
-        sums = (None, None)  # 0.1 kept none, and a streamed set has none
-    elif sums[0] == sums[1]:
-        given["name"] = stored["name"]  # the same examples in a file of another name
-    differs = any(given.get(key) != stored.get(key) for key in {*stored, "augment"})
-    if stored and (differs or sums[0] != sums[1]):
+    if not is_same_data(stored, given):
+        stored.pop("checksum", None)
+        given.pop("checksum", None)
         what = " of other examples" if stored == given else ""
         warnings.warn(
             f"the checkpoint was made on {stored}, and training goes on with {given}{what}: it will not "
@@ -190,6 +184,16 @@ def warn_of_changes(meta: Mapping[str, Any], data: Mapping[str, Any], stacklevel
             CheckpointWarning,
             stacklevel=stacklevel,
         )
+
+
+def is_same_data(stored: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Return whether two descriptions are of the same batches; of nothing, anything is."""
+    stored, data = dict(stored), dict(data)
+    if None in (sums := (stored.pop("checksum", None), data.pop("checksum", None))):
+        sums = (None, None)  # 0.1 kept none, and a streamed set has none
+    elif stored and sums[0] == sums[1]:
+        data["name"] = stored["name"]  # the same examples in a file of another name
+    return not stored or (stored, sums[0]) == (data, sums[1])
 
 
 def versions() -> dict[str, str]:

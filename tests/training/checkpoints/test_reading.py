@@ -9,7 +9,7 @@ import pcflax as pc
 from pcflax.training.checkpoints import reading
 from pcflax.training.checkpoints.reading import warn_of_changes
 
-DATA = {"name": "own/train", "num_examples": 9, "seed": 0, "contents": "crc32:00000001"}
+DATA = {"name": "own/train", "num_examples": 9, "seed": 0, "checksum": "crc32:00000001"}
 OLD = {"name": "own/train", "num_examples": 9, "seed": 0}  # as 0.1 described it
 
 
@@ -28,7 +28,7 @@ def told(stored, given, versions=None):
         (DATA, DATA),
         (DATA, {**DATA, "name": "moved/train"}),  # the file has another name now
         (OLD, DATA),
-        ({**DATA, "contents": None}, DATA),  # read from disk then, in memory now
+        ({**DATA, "checksum": None}, DATA),  # read from disk then, in memory now
         (None, DATA),
     ],
 )
@@ -39,7 +39,7 @@ def test_the_same_data_are_not_told(stored, given):
 @pytest.mark.parametrize(
     ("stored", "given", "words"),
     [
-        (DATA, {**DATA, "contents": "crc32:00000002"}, "of other examples: it will not end as"),
+        (DATA, {**DATA, "checksum": "crc32:00000002"}, "of other examples: it will not end as"),
         (DATA, {**DATA, "seed": 1}, "'seed': 1}: it will not end as"),
         (OLD, {**DATA, "name": "moved/train"}, "goes on with {'name': 'moved/train'"),
         ({**OLD, "augment": "Flip()"}, DATA, "was made on .*'augment'"),

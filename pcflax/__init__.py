@@ -17,8 +17,8 @@ _NAMES = {
     "energies": "Energy",
     "inference": "",
     "initializers": "",
-    "layers": "Clamp Evidence PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCLayer PCMLP PCResidual PCRoot "
-    "PCStack",
+    "layers": "Clamp Evidence PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCLayer PCMLP "
+    "PCResidual PCRoot PCStack",
     "learning": "",
     "models": "",
     "networks": "PCGraph PCNetwork",

@@ -15,7 +15,7 @@ import numpy as np
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind
 from pcflax.layers import Evidence
-from pcflax.networks import Clamp
+from pcflax.layers import Clamp
 from pcflax.typing import PyTree
 
 

@@ -18,10 +18,10 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
+from pcflax.typing import Energies
+
 Values: TypeAlias = Float[Array, " batch *features"]
 PerExample: TypeAlias = Float[Array, " batch"]
-
-from pcflax.typing import Energies
 
 
 class Energy(nnx.Module, abc.ABC):

@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 from pcflax.networks import AbstractPCNetwork
-from pcflax.typing import Activities, Batch, PyTree
+from pcflax.layers import Evidence
+from pcflax.typing import Activities, PyTree
 
 from .checkpoints import Checkpoint
 from .checkpoints.arrays import (
@@ -118,7 +119,7 @@ class Run:
         self.write()
         self._shown = True
 
-    def carry_activities(self, spec: Batch | None) -> None:
+    def carry_activities(self, spec: Evidence | None) -> None:
         """Let the state carry the activities of such batches from one to the next, or none."""
         network, shapes = self.state().network, {}
         if spec is not None:

@@ -21,7 +21,7 @@ from pcflax.cli.build import build_inference, build_learning, build_network
 from pcflax.cli.main import main
 from pcflax.cli.options import TrainOptions, read_config
 from pcflax.data.sources.digits import read_digits
-from pcflax.typing import Batch
+from pcflax.layers import Evidence
 from tests.cli.test_main import digest, error, files_of, last_eval, output, rows_of
 from tests.references import numpy_pc as reference
 
@@ -46,7 +46,7 @@ def train(run_dir, *options):
 def batches(in_features, out_features):
     """The shapes of a batch that a network is sized for."""
     shapes = (jax.ShapeDtypeStruct((2, n), jnp.float32) for n in (in_features, out_features))
-    return Batch(*shapes)
+    return Evidence(*shapes)
 
 
 def strictly(text):

@@ -14,7 +14,7 @@ import pcflax as pc
 from pcflax.cli.build import build_network, load_data
 from pcflax.cli.main import main
 from pcflax.cli.options import TrainOptions
-from pcflax.typing import Batch
+from pcflax.layers import Evidence
 from tests.cli.test_main import digest, error, files_of, last_eval, output, rows_of
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def test_images_keep_their_shape_for_a_convolutional_model(tmp_path, images, aug
 )
 def test_a_model_is_built_for_the_data(model, classes):
     """Sized by shapes alone, nothing computed but the initial weights."""
-    spec = Batch(
+    spec = Evidence(
         jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32),
         jax.ShapeDtypeStruct((2, 7), jnp.float32),
     )

@@ -119,7 +119,10 @@ def test_the_initializer_chooses_the_start():
         pc.inference.GradientDescent(optax.sgd(0.07), num_steps=1), pc.initializers.Zeros()
     )
     network = pc.networks.split(chain.network)
-    _, _, info = rule.update(network, optax.sgd(0.1), optax.sgd(0.1).init(network.parameters), pc.Evidence(chain.inputs, chain.targets), key=KEY)  # fmt: skip
+    optimizer, evidence = optax.sgd(0.1), pc.Evidence(chain.inputs, chain.targets)
+    _, _, info = rule.update(
+        network, optimizer, optimizer.init(network.parameters), evidence, key=KEY
+    )
     zeros = [np.zeros((7, 5)), np.zeros((7, 4)), chain.targets]
     expected, _ = reference.infer(
         chain.reference, chain.inputs, zeros, chain.free(), step_size=0.07, num_steps=1

@@ -221,7 +221,8 @@ def test_the_problem_that_algorithms_get_holds_the_clamps():
     chain = Chain()
     x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
     half = pc.Clamp(np.ones((7, 4), np.float32), np.array([True, False, False, True]))
-    problem = pc.inference.make_problem(pc.networks.split(chain.network), pc.Evidence(x, y, clamps={"layer_0": np.zeros((7, 5), np.float32), "layer_1": half}))  # fmt: skip
+    clamps = {"layer_0": np.zeros((7, 5), np.float32), "layer_1": half}
+    problem = pc.inference.make_problem(pc.networks.split(chain.network), pc.Evidence(x, y, clamps))
     assert list(problem.start) == ["layer_1"]
     assert set(problem.clamps) == {"layer_0", "layer_1", "layer_2"}
     gradient = jax.jit(problem.gradient)(problem.start)["layer_1"]

@@ -12,7 +12,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.training import TrainState, make_step
-from pcflax.typing import Batch
+from pcflax.layers import Evidence
 from tests.conftest import parameters_of
 
 RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2))
@@ -123,7 +123,7 @@ def test_states_and_objects_share_no_arrays():
 def test_a_step_that_is_not_finite_is_told_and_not_applied():
     network = make_network()
     step, state = make_step(network, OPTIMIZER, RULE), TrainState.of(network, OPTIMIZER)
-    batch = Batch(jnp.full((4, 3), jnp.nan), jnp.zeros((4, 2)))
+    batch = Evidence(jnp.full((4, 3), jnp.nan), jnp.zeros((4, 2)))
     new, info = step(state, batch, jax.random.key(0))
     assert not info.finite
     assert int(new.step) == 0

@@ -29,10 +29,10 @@ train: $(READY)
 	$(BIN)/pcflax train
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 $(TEST_OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TEST_OPTIONS)
 
 coverage: $(READY)
-	$(BIN)/python -m pytest -n 2 --cov=pcflax --cov-report=term-missing:skip-covered $(TEST_OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov=pcflax --cov-report=term-missing:skip-covered $(TEST_OPTIONS)
 
 mutation: $(READY)
 	$(BIN)/python scripts/mutation.py

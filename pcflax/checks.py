@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def expect_count(owner: object, name: str, value: Any, least: int = 0) -> int:
@@ -61,7 +62,7 @@ def expect_number(
     >>> expect_number("Gaussian", "precision", 2, above=0)
     2.0
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return value
     scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
     number = value.item() if scalar else value

@@ -134,7 +134,7 @@ class _Object:
 class _Function:
     """A function by its code and what it closes over; the arrays in it are leaves."""
 
-    function: types.FunctionType
+    function: Any
     cells: tuple
     has_leaves: bool
 
@@ -186,7 +186,7 @@ def _take(value: Any, leaves: list, *, floats: bool) -> Any:
         leaves += found
         return _Function(value, cells, bool(found))
     if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
-        parts = tuple(_take(part, leaves, floats=floats) for part in value)
+        parts = tuple(_take(part, leaves, floats=floats) for part in list(value))  # type: ignore
         return _Object(type(value), tuple(range(len(parts))), parts)
     if type(value) is dict:
         parts = tuple(_take(part, leaves, floats=floats) for part in value.values())

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind
-from pcflax.layers import Evidence
-from pcflax.layers import Clamp
+from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
 

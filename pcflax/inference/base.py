@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from flax.errors import TraceContextError
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from pcflax.checks import expect_count, expect_number
@@ -27,7 +28,7 @@ from pcflax.typing import Initializer, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField, make_problem
 from .result import InferenceResult, Seen
-from .solve import AbstractStop, FixedSteps, StepInfo, UntilTolerance, iterate
+from .solve import FixedSteps, StepInfo, UntilTolerance, iterate
 
 
 class AbstractInference(Settings, abc.ABC):
@@ -72,7 +73,7 @@ class AbstractInference(Settings, abc.ABC):
         start, keep = Argument(initializer), Argument(record)
         result = _run(split(network), known, self, start, key, keep, trace=trace)
         result = result.in_order(network.names)
-        if not isinstance(result.status, jax.core.Tracer):
+        if not isinstance(result.status, Tracer):
             result.raise_failures(throw=throw)
         # A function that is traced may not change a network from outside. Else the caller keeps the result
         # and the network its activities: two buffers, so that neither loses them to a donated call.
@@ -131,7 +132,7 @@ class AbstractIterativeInference(AbstractInference):
             object.__setattr__(self, field, value)
 
     @property
-    def stop(self) -> AbstractStop:
+    def stop(self) -> FixedSteps | UntilTolerance:
         """When inference ends: `FixedSteps` or `UntilTolerance`."""
         if self.tolerance is None:
             return FixedSteps() if self.num_steps is None else FixedSteps(self.num_steps)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.core import Tracer
 
 from pcflax.checks import did_you_mean, expect_number
 from pcflax.energies import total_energy
@@ -111,7 +112,7 @@ class GradientDescent(AbstractIterativeInference):
         object.__setattr__(self, "step_size", step_size)
         if self.momentum is not None:
             momentum = expect_number(self, "momentum", self.momentum, least=0)
-            if not isinstance(momentum, jax.core.Tracer) and momentum >= 1:
+            if not isinstance(momentum, Tracer) and momentum >= 1:
                 raise ValueError(f"GradientDescent expected a momentum below 1, got {momentum}")
             object.__setattr__(self, "momentum", momentum)
 
@@ -138,9 +139,11 @@ class GradientDescent(AbstractIterativeInference):
                     f"GradientDescent has a step size for '{pattern}', which fits none of the free "
                     f"layers {', '.join(by_name)}{did_you_mean(pattern, by_name)}"
                 )
-        scale = optax.stateless(
-            lambda updates, _: {name: -by_name[name] * update for name, update in updates.items()}
-        )
+
+        def scaled(updates: Any, _: Any) -> Any:
+            return {name: -by_name[name] * update for name, update in updates.items()}
+
+        scale = optax.stateless(scaled)
         if self.momentum is None:
             return optax.with_extra_args_support(scale)
         return optax.with_extra_args_support(

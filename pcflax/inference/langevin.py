@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from pcflax.checks import expect_count, expect_number
 from pcflax.typing import Activities, PRNGKey, PyTree
@@ -169,4 +170,4 @@ class Langevin(AbstractIterativeInference):
 
 
 def _is_zero(temperature: Any) -> bool:
-    return not isinstance(temperature, jax.core.Tracer) and temperature == 0
+    return not isinstance(temperature, Tracer) and temperature == 0

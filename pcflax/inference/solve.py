@@ -6,7 +6,6 @@ kept of the way. Next file to read: `gradient.py`.
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -42,12 +41,8 @@ class StepInfo(NamedTuple):
     residual: Float[Array, " batch"]
 
 
-class AbstractStop(Settings, abc.ABC):
-    """When inference ends."""
-
-
 @dataclasses.dataclass(frozen=True)
-class FixedSteps(AbstractStop):
+class FixedSteps(Settings):
     """Every example takes `num_steps` steps.
 
     >>> import pcflax as pc
@@ -63,7 +58,7 @@ class FixedSteps(AbstractStop):
 
 
 @dataclasses.dataclass(frozen=True)
-class UntilTolerance(AbstractStop):
+class UntilTolerance(Settings):
     """Each example stops where its residual is at most the tolerance, or after `max_steps`.
 
     The residual is the root mean square of the vector field dF/dz, not of z. An example that stopped

@@ -57,5 +57,5 @@ def decoder(
     """
     widths = widths or (64, 128, 128, 784)
     root = PCRoot(widths[0], energy=Gaussian(0.0) if prior is None else prior)
-    layers = dense_layers("decoder", widths, activation, energy, rngs=rngs)
+    layers = dense_layers("decoder", "the latent code", widths, activation, energy, rngs=rngs)
     return PCNetwork({"latent": root} | layers, **options)

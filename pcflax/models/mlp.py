@@ -50,13 +50,14 @@ def mlp(
     (('hidden_1', 'hidden_2', 'output'), (2, 10))
     """
     layers = dense_layers(
-        "mlp", widths, activation, energy, parameterization=parameterization, rngs=rngs
+        "mlp", "the input", widths, activation, energy, parameterization=parameterization, rngs=rngs
     )
     return PCNetwork(layers, **options)
 
 
 def dense_layers(
     model: str,
+    lowest: str,
     widths: tuple[int, ...],
     activation: Callable[[Array], Array] | None,
     energy: Energy | None,
@@ -65,7 +66,7 @@ def dense_layers(
     """Make hidden_1, hidden_2, ..., output; the output is linear and has the energy."""
     if len(widths) < 2:
         raise ValueError(
-            f"{model} expected at least two widths, from what is lowest to the output, got {widths}"
+            f"{model} expected a width of {lowest}, one of the output and any in between, got {widths}"
         )
     layers: dict[str, PCLayer] = {}
     for number, (below, above) in enumerate(itertools.pairwise(widths[:-1]), start=1):

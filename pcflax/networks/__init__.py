@@ -1,5 +1,7 @@
 """Networks: layers and their wiring."""
 
+from pcflax.layers import Clamp as Clamp
+
 from .base import AbstractPCNetwork as AbstractPCNetwork
 from .batch_state import after_batch as after_batch
 from .network import PCGraph as PCGraph

@@ -36,7 +36,9 @@ class Layers(nnx.Module):
         for name, layer in layers.items():
             setattr(self, name, layer)
 
-    def __getitem__(self, key: int | str) -> PCLayer:
+    def __getitem__(self, key: int | str | slice) -> Any:
+        if isinstance(key, slice):
+            return [getattr(self, name) for name in self._names[key]]
         return getattr(self, key if isinstance(key, str) else self._names[key])
 
     def __iter__(self) -> Iterator[PCLayer]:

@@ -114,8 +114,10 @@ def split(network: AbstractPCNetwork) -> SplitNetwork:
     graphdef, parameters, activities, other = nnx.split(network, nnx.Param, Activity, ...)
     empty = jax.tree.map(lambda leaf: np.zeros((0,), leaf.dtype), nnx.as_pure(activities))
     names = network.names
-    kinds = (nnx.as_pure(parameters), empty, nnx.as_pure(other))
-    return SplitNetwork(graphdef, *(_named(kind, names) for kind in kinds), names)
+    parameters, other = nnx.as_pure(parameters), nnx.as_pure(other)
+    return SplitNetwork(
+        graphdef, _named(parameters, names), _named(empty, names), _named(other, names), names
+    )
 
 
 def _named(state: Any, names: tuple[str, ...]) -> PyTree:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pcflax.networks import AbstractPCNetwork
 from pcflax.layers import Evidence
+from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import Activities, PyTree
 
 from .checkpoints import Checkpoint
@@ -123,9 +123,7 @@ class Run:
         """Let the state carry the activities of such batches from one to the next, or none."""
         network, shapes = self.state().network, {}
         if spec is not None:
-            shapes = jax.eval_shape(
-                lambda *batch: network.bind().start(*batch), spec.inputs, spec.targets
-            )
+            shapes = jax.eval_shape(lambda batch: network.bind().start(batch), spec)
         self.show()
         self._activities = {k: jnp.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
 

@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training import TrainState, make_step
 from pcflax.layers import Evidence
+from pcflax.training import TrainState, make_step
 from tests.conftest import parameters_of
 
 RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2))

@@ -4,11 +4,13 @@ One run of a user's own file serves all. Oracles: the same command under ordinar
 folder's files before and after.
 """
 
+import contextlib
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -121,6 +123,30 @@ class TestOutput:
         monkeypatch.setattr(sys, "stdout", Broken(BrokenPipeError(32, "Broken pipe")))
         main(["inspect", str(trained / "run"), *options])
         assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_modules_load_ends_the_process_with_a_sentence(monkeypatch, capsys):
+    """Raised within an import it was lost, and training went on, or came out as another error."""
+
+    def left(code):
+        raise SystemExit(code)
+
+    def loading(arguments):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(os, "_exit", left)
+    monkeypatch.setattr(main_module, "_run", loading)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main(["inspect"])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped; go on with --resume\n"
 
 
 class TestTwoAtOnce:

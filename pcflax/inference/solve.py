@@ -188,13 +188,27 @@ def at_equilibrium(
         tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(vector))
         return jax.scipy.sparse.linalg.cg(product, vector, tol=tolerance, maxiter=1000)[0]
 
-    return jax.lax.custom_root(
+    dtypes: list = []
+
+    def solve_in_floats(_, start):
+        # whole numbers have no derivative, for which custom_root has no word
+        ended, found = solve(start)
+        leaves, structure = jax.tree.flatten(found)
+        dtypes[:] = [leaf.dtype for leaf in leaves]
+        whole = [jnp.issubdtype(dtype, jnp.integer) for dtype in dtypes]
+        floats = [x.astype(jnp.float32) if w else x for x, w in zip(leaves, whole, strict=True)]
+        return ended, jax.tree.unflatten(structure, floats)
+
+    ended, found = jax.lax.custom_root(
         lambda coordinates: problem.field(coordinates)[1],
         problem.start,
-        lambda _, start: solve(start),
+        solve_in_floats,
         tangent_solve,
         has_aux=True,
     )
+    leaves, structure = jax.tree.flatten(found)
+    leaves = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    return ended, jax.tree.unflatten(structure, leaves)
 
 
 def _until_stopped(problem: VectorField, carry: _Carry, advance: Any, max_steps: int) -> _Carry:

@@ -23,7 +23,7 @@ from pcflax.variables import Activity
 
 from .clamps import Clamp, held_at
 from .closures import refuse_hidden_modules
-from .evaluate import Numerics, evaluate
+from .evaluate import Numerics, evaluate, evaluate_at_rest
 
 
 class PCLayer(nnx.Module):
@@ -194,7 +194,7 @@ class PCLayer(nnx.Module):
             The activity, the top node's prediction, and what the layer wrote.
         """
         del batch_size  # which a root needs
-        prediction, writes = evaluate(self, belows, numerics)
+        prediction, writes = evaluate_at_rest(self, belows, numerics)
         activity = self.energy.mean(prediction)
         if error is not None:
             activity = activity + error

@@ -91,6 +91,35 @@ def evaluate(layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics) -> t
     return prediction, writes
 
 
+def evaluate_at_rest(
+    layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics
+) -> tuple[Array, PyTree]:
+    """Compute a layer's prediction where its activity has no size yet, as in a pass upward.
+
+    A layer that reads its own activity reads zeros, of the one size that its prediction has, too.
+    """
+    try:
+        prediction, writes = evaluate(layer, belows, numerics)
+        if getattr(prediction, "size", 1) > 0 or layer.activity.size > 0:
+            return prediction, writes
+        raise ValueError("it predicts nothing")
+    except (TypeError, ValueError):
+        if layer.activity.size > 0:
+            raise
+        parameters = jax.tree.leaves(nnx.as_pure(nnx.state(layer, nnx.Param)))
+        graphdef, state = nnx.split(layer)
+        for size in sorted({parameter.shape[-1] for parameter in parameters if parameter.ndim}):
+            copy = nnx.merge(graphdef, state, copy=True)
+            copy.activity.set_value(jnp.zeros((belows[0].shape[0], size), belows[0].dtype))
+            try:
+                prediction, writes = evaluate(copy, belows, numerics)
+            except (TypeError, ValueError):
+                continue
+            if prediction.shape == copy.activity.shape:
+                return prediction, writes
+        raise
+
+
 def written(module: nnx.Module) -> PyTree:
     """Return the state that predicting may write and learning keeps: no weights, no random streams."""
     return nnx.state(module, _WRITTEN)

@@ -21,7 +21,7 @@ from pcflax.layers.clamps import Known, held_at
 from pcflax.layers.evaluate import as_numerics, telling
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
-from .batch_state import normalizing, with_batch_statistics
+from .batch_state import end_batch, normalizing, with_batch_statistics
 from .given import check_batch, parse
 from .pure import split
 from .upward import Pass, check_rows, pass_upward
@@ -419,6 +419,9 @@ class AbstractPCNetwork(nnx.Module):
     def parameter_gradients(self, inputs: Float[Array, " batch *in"] | None = None) -> nnx.State:
         """Return dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
 
+        It ends a batch, as learning does: running statistics follow it, and the next batch draws other
+        dropout masks. Where nothing is stored besides weights and activities, nothing changes.
+
         Returns:
             A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
             over the batch makes a learning rate mean the same at every batch size.
@@ -429,7 +432,9 @@ class AbstractPCNetwork(nnx.Module):
             network = nnx.merge(graphdef, parameters, rest, copy=True)
             return jnp.mean(network.energy(inputs))
 
-        return jax.grad(mean_energy)(parameters)
+        gradients = jax.grad(mean_energy)(parameters)
+        end_batch(self, inputs)
+        return gradients
 
     def _frozen(self, inputs: Any) -> AbstractPCNetwork:
         """The network with its normalizations frozen at this batch's statistics, if it has any."""

@@ -70,7 +70,7 @@ class UntilTolerance(Settings):
     UntilTolerance(tolerance=0.001, max_steps=1000)
     """
 
-    tolerance: float
+    tolerance: float | Array
     max_steps: int = MAX_STEPS
 
     def __post_init__(self):

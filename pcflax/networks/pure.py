@@ -98,7 +98,9 @@ class SplitNetwork:
 
 def write(network: AbstractPCNetwork, *kinds: PyTree) -> None:
     """Write parameters, or other state, of a network taken apart into the network object."""
-    nnx.update(network, *(_placed(kind, network.names) for kind in kinds if kind))
+    placed = [_placed(kind, network.names) for kind in kinds if kind]
+    if placed:  # a network of fixed functions has none
+        nnx.update(network, *placed)
 
 
 def split(network: AbstractPCNetwork) -> SplitNetwork:

@@ -272,6 +272,9 @@ class _StackedEnergy(Energy):
         pairs = depth_first(activity), depth_first(prediction)
         return jax.vmap(energy, out_axes=1)(state, *pairs)
 
+    def check_targets(self, targets):
+        self.one.check_targets(targets)
+
     def mean(self, prediction):
         graphdef, state = nnx.split(self.one)
 

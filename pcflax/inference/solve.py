@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.checks import expect_count, expect_number
@@ -69,7 +70,7 @@ class UntilTolerance(Settings):
     UntilTolerance(tolerance=0.001, max_steps=1000)
     """
 
-    tolerance: float
+    tolerance: float | Array
     max_steps: int = MAX_STEPS
 
     def __post_init__(self):
@@ -184,17 +185,42 @@ def at_equilibrium(
         return solve(problem.start)
 
     def tangent_solve(product, vector):
-        # H is one block for each example, and symmetric
-        tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(vector))
-        return jax.scipy.sparse.linalg.cg(product, vector, tol=tolerance, maxiter=1000)[0]
+        # H is one block for each example, and symmetric. One flat vector: jax transposes no solve of which
+        # some parts depend on what is differentiated and others do not.
+        flat, unravel = ravel_pytree(vector)
+        tolerance = 8 * float(jnp.finfo(flat.dtype).eps)
 
-    return jax.lax.custom_root(
+        def by_conjugate_gradients(matrix, vector):
+            return jax.scipy.sparse.linalg.cg(matrix, vector, tol=tolerance, maxiter=1000)[0]
+
+        def flat_product(v):
+            return ravel_pytree(product(unravel(v)))[0]
+
+        return unravel(
+            jax.lax.custom_linear_solve(flat_product, flat, by_conjugate_gradients, symmetric=True)
+        )
+
+    dtypes: list = []
+
+    def solve_in_floats(_, start):
+        # whole numbers have no derivative, for which custom_root has no word
+        ended, found = solve(start)
+        leaves, structure = jax.tree.flatten(found)
+        dtypes[:] = [leaf.dtype for leaf in leaves]
+        whole = [jnp.issubdtype(dtype, jnp.integer) for dtype in dtypes]
+        floats = [x.astype(jnp.float32) if w else x for x, w in zip(leaves, whole, strict=True)]
+        return ended, jax.tree.unflatten(structure, floats)
+
+    ended, found = jax.lax.custom_root(
         lambda coordinates: problem.field(coordinates)[1],
         problem.start,
-        lambda _, start: solve(start),
+        solve_in_floats,
         tangent_solve,
         has_aux=True,
     )
+    leaves, structure = jax.tree.flatten(found)
+    leaves = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    return ended, jax.tree.unflatten(structure, leaves)
 
 
 def _until_stopped(problem: VectorField, carry: _Carry, advance: Any, max_steps: int) -> _Carry:

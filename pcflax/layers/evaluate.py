@@ -7,8 +7,6 @@ who keep it once a batch (`pcflax/networks/batch_state.py`). Next file to read: 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -47,6 +45,10 @@ class Numerics(NamedTuple):
     compute_dtype: Any = None
     remat: bool = False
     stateful: bool = True
+
+
+# Nothing to cast, to compute again or to keep: the prediction is a call of `predict`.
+PLAIN = Numerics(stateful=False)
 
 
 def as_numerics(compute_dtype: Any, remat: Any) -> Numerics:
@@ -91,26 +93,51 @@ def evaluate(layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics) -> t
     return prediction, writes
 
 
+def evaluate_at_rest(
+    layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics
+) -> tuple[Array, PyTree]:
+    """Compute a layer's prediction where its activity has no size yet, as in a pass upward.
+
+    A layer that reads its own activity reads zeros, of the one size that its prediction has, too.
+    """
+    try:
+        prediction, writes = evaluate(layer, belows, numerics)
+        if getattr(prediction, "size", 1) > 0 or layer.activity.size > 0:
+            return prediction, writes
+        raise ValueError("it predicts nothing")
+    except (TypeError, ValueError):
+        if layer.activity.size > 0:
+            raise
+        parameters = jax.tree.leaves(nnx.as_pure(nnx.state(layer, nnx.Param)))
+        graphdef, state = nnx.split(layer)
+        for size in sorted({parameter.shape[-1] for parameter in parameters if parameter.ndim}):
+            copy = nnx.merge(graphdef, state, copy=True)
+            copy.activity.set_value(jnp.zeros((belows[0].shape[0], size), belows[0].dtype))
+            try:
+                prediction, writes = evaluate(copy, belows, numerics)
+            except (TypeError, ValueError):
+                continue
+            if prediction.shape == copy.activity.shape:
+                return prediction, writes
+        raise
+
+
 def written(module: nnx.Module) -> PyTree:
     """Return the state that predicting may write and learning keeps: no weights, no random streams."""
     return nnx.state(module, _WRITTEN)
 
 
-@contextlib.contextmanager
-def telling(name: str, layer: PCLayer, belows: tuple[Array, ...]) -> Iterator[None]:
-    """Raise what goes wrong in a layer's prediction with the layer's name and what it was given."""
-    try:
-        yield
-    except ClampShapeError as error:
-        raise ValueError(f"layer '{name}' {error}") from None
-    except (TypeError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        shapes = " and ".join(str(below.shape) for below in belows)
-        plural = "activities of shapes" if len(belows) > 1 else "an activity of shape"
-        raise ValueError(
-            f"layer '{name}' ({type(layer).__name__}) could not predict from {plural} {shapes}: "
-            f"{first_line}" + (_SEVERAL if len(belows) > 1 and isinstance(error, TypeError) else "")
-        ) from error
+def failed(name: str, layer: PCLayer, belows: tuple[Array, ...], error: Exception) -> ValueError:
+    """Return what went wrong in a layer's prediction, with the layer's name and what it was given."""
+    if isinstance(error, ClampShapeError):
+        return ValueError(f"layer '{name}' {error}")
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    shapes = " and ".join(str(below.shape) for below in belows)
+    plural = "activities of shapes" if len(belows) > 1 else "an activity of shape"
+    return ValueError(
+        f"layer '{name}' ({type(layer).__name__}) could not predict from {plural} {shapes}: "
+        f"{first_line}" + (_SEVERAL if len(belows) > 1 and isinstance(error, TypeError) else "")
+    )
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:

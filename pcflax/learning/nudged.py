@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
+from pcflax.checks import expect_number
 from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
@@ -65,13 +67,15 @@ class Nudged(AbstractGradientLearning):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
-        if not callable(self.beta) and not isinstance(self.beta, (int, float)):
-            raise TypeError(f"Nudged expected beta to be a number or a schedule, got {self.beta!r}")
-        if not callable(self.beta) and not 0 < abs(self.beta) < float("inf"):
+        if callable(self.beta):
+            return
+        beta = expect_number(self, "beta", self.beta)
+        if not isinstance(beta, Tracer) and beta == 0:
             raise ValueError(
-                f"Nudged expected a beta that is not 0 (above 0 towards the target, below 0 away from "
-                f"it), got {self.beta}"
+                "Nudged expected a beta that is not 0 (above 0 towards the target, below 0 away from "
+                "it), got 0"
             )
+        object.__setattr__(self, "beta", beta)
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse several outputs."""

@@ -19,7 +19,7 @@ from pcflax.energies import Energy
 from pcflax.layers.clamps import Known
 from pcflax.layers.evaluate import written
 
-from .pure import SplitNetwork, split
+from .pure import SplitNetwork, split, write
 
 if TYPE_CHECKING:
     from .base import AbstractPCNetwork
@@ -58,6 +58,17 @@ def after_batch(network: SplitNetwork, inputs: Any, *, batch_size: int) -> Split
         return network
     _write(bound, Known(inputs, {}), batch_size)
     return network.replace(other=split(bound).other)
+
+
+def end_batch(network: AbstractPCNetwork, inputs: Any) -> None:
+    """Write into a network object what its layers keep of a batch, and go on in its random streams."""
+    pure = split(network)
+    if not pure.other:
+        return
+    size = next(iter(network.activities().values())).shape[0]
+    write(network, after_batch(pure, inputs, batch_size=size).other)
+    for _, count in nnx.to_flat_state(nnx.state(network, nnx.RngCount)):
+        count.set_value(count[...] + 1)
 
 
 def keeps_batch_state(bound: AbstractPCNetwork) -> bool:

@@ -94,7 +94,8 @@ class Checkpoints:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / f".probe-{os.getpid()}"
+            # as long as the paths below a checkpoint, at which Orbax would wait for ever
+            probe = self.directory / f".probe-{os.getpid()}-".ljust(140, "x")
             probe.touch()
             probe.unlink()
         except OSError as error:

@@ -316,9 +316,7 @@ def test_with_zero_output_error_nothing_is_learned(name):
     evidence = pc.Evidence(inputs=chain.inputs, targets=chain.network.predict(chain.inputs))
     network = pc.networks.split(chain.network)
     update = jax.jit(
-        lambda network, state: RULES[name].update(
-            network, optimizer, state, evidence, key=KEY
-        )
+        lambda network, state: RULES[name].update(network, optimizer, state, evidence, key=KEY)
     )
     new, _, _ = update(network, optimizer.init(network.parameters))
     before, after = jax.tree.leaves(network.parameters), jax.tree.leaves(new.parameters)

@@ -93,7 +93,7 @@ def _run(arguments: list[str]) -> None:
     )
     options = tyro.cli(
         verbs,
-        args=arguments,
+        args=_spelt_out(arguments),
         prog="pcflax",
         description="Predictive coding networks on Flax NNX and JAX.",
     )
@@ -122,18 +122,34 @@ def _defaults(arguments: list[str]) -> TrainOptions:
     run_dir = _value_of("run-dir", arguments)
     if "--resume" in arguments and run_dir is not None:
         return read_config(Path(os.path.expanduser(run_dir)))
-    return preset(_value_of("preset", arguments) or "notebook")
+    return preset(
+        _value_of("preset", arguments) or "notebook", _value_of("model", arguments) or "mlp"
+    )
+
+
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """The same arguments, with the word that `--decay` and `--no-decay` stand for."""
+    found: list[str] = []
+    for position, argument in enumerate(arguments):
+        following = arguments[position + 1 : position + 2]
+        if argument == "--no-decay":
+            found += ["--decay", "constant"]
+        elif argument == "--decay" and (not following or following[0].startswith("-")):
+            found += [argument, "linear"]
+        else:
+            found.append(argument)
+    return found
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    """What the command line gives an option, before it is parsed."""
-    flags = (f"--{option}", f"--{option.replace('-', '_')}")
+    """What the command line gives an option at last, before it is parsed."""
+    flags, value = (f"--{option}", f"--{option.replace('-', '_')}"), None
     for position, argument in enumerate(arguments):
         if argument in flags and position + 1 < len(arguments):
-            return arguments[position + 1]
+            value = arguments[position + 1]
         if argument.startswith(tuple(f"{flag}=" for flag in flags)):
-            return argument.partition("=")[2]
-    return None
+            value = argument.partition("=")[2]
+    return value
 
 
 def _with_homes(options: Any) -> Any:

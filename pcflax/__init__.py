@@ -15,6 +15,7 @@ _NAMES = {
     "analysis": "",
     "data": "",
     "energies": "Energy",
+    "errors": "ConvergenceError NonFiniteEnergyError",
     "inference": "",
     "initializers": "",
     "layers": "Clamp Evidence PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCLayer PCMLP "
@@ -25,7 +26,7 @@ _NAMES = {
     "parameterizations": "",
     "plotting": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
-    "EarlyStopping History JSONLinesLogger NonFiniteEnergyError TensorBoardLogger Trainer "
+    "EarlyStopping History JSONLinesLogger TensorBoardLogger Trainer "
     "load_checkpoint metrics",
     "typing": "",
     "variables": "Activity",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from . import analysis as analysis
     from . import data as data
     from . import energies as energies
+    from . import errors as errors
     from . import inference as inference
     from . import initializers as initializers
     from . import layers as layers
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from . import typing as typing
     from . import variables as variables
     from .energies import Energy as Energy
+    from .errors import ConvergenceError as ConvergenceError
+    from .errors import NonFiniteEnergyError as NonFiniteEnergyError
     from .layers import PCMLP as PCMLP
     from .layers import Clamp as Clamp
     from .layers import Evidence as Evidence
@@ -88,7 +92,6 @@ if TYPE_CHECKING:
     from .training import EarlyStopping as EarlyStopping
     from .training import History as History
     from .training import JSONLinesLogger as JSONLinesLogger
-    from .training import NonFiniteEnergyError as NonFiniteEnergyError
     from .training import TensorBoardLogger as TensorBoardLogger
     from .training import Trainer as Trainer
     from .training import load_checkpoint as load_checkpoint

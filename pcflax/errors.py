@@ -1,11 +1,64 @@
-"""Errors that every part of the library may raise; those of training stand in `training/errors.py`."""
+"""Every error and warning that a caller may want to tell apart, and the sentence about a step that failed."""
 
 from __future__ import annotations
 
+import math
+import signal
+
+from pcflax.typing import Metrics
+
 
 class NonFiniteEnergyError(FloatingPointError):
-    """Inference or training met numbers that are NaN or infinite."""
+    """Inference or training met numbers that are NaN or infinite; a step that did was not applied."""
 
 
 class ConvergenceError(RuntimeError):
     """Inference ended before an example reached its tolerance."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint is damaged, or does not fit what it is restored into."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was skipped, or a resumed run is not the run that was saved."""
+
+
+class Terminated(SystemExit):
+    """A signal asked the run to end, and it was saved.
+
+    The exit code is the shell's: 128 and the signal's number, 143 for SIGTERM and 129 for SIGHUP.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(128 + number)
+
+
+_NAMED = 4  # layers in one sentence
+
+
+def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteEnergyError:
+    """Return the error of a step that was not applied.
+
+    Args:
+        step: its number, from 1.
+        measured: what it measured; "energy/<layer>" tells the layer.
+        last_good: where the last good checkpoint is, in words.
+    """
+    layers = [
+        f"layer '{name.removeprefix('energy/')}' has energy {value}"
+        for name, value in measured.items()
+        if name.startswith("energy/") and not math.isfinite(value)
+    ]
+    if len(layers) > _NAMED:
+        layers = [*layers[:_NAMED], f"and {len(layers) - _NAMED} more"]
+    what = f"the energy is not finite at step {step}: {', '.join(layers)}"
+    if not layers:
+        what = (
+            f"the update of step {step} is not finite, though the energy is: a gradient or the "
+            f"optimizer is"
+        )
+    return NonFiniteEnergyError(
+        f"{what}; the step was not applied; {last_good}; lower the step sizes of inference or learning, "
+        f"or look at the data"
+    )

@@ -27,6 +27,9 @@ Metrics: TypeAlias = Mapping[str, float]
 """Measured numbers by name, on the host."""
 
 
+Network: TypeAlias = Any
+"""A `PCNetwork` or `PCGraph`, where a file below them works with one."""
+
 Result = TypeVar("Result", covariant=True)
 
 

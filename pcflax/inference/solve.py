@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,6 @@ from pcflax.typing import Energies, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField
 from .result import InferenceResult, Seen, Status, Trace
-
-if TYPE_CHECKING:
-    from .base import AbstractIterativeInference
 
 # What an algorithm takes where it is told nothing.
 NUM_STEPS, MAX_STEPS = 20, 1000
@@ -79,6 +76,27 @@ class UntilTolerance(Settings):
         object.__setattr__(self, "max_steps", expect_count(self, "max_steps", self.max_steps))
 
 
+class Steps(Protocol):
+    """An algorithm made of equal steps; see `AbstractIterativeInference`."""
+
+    finds_equilibrium: bool
+
+    @property
+    def stop(self) -> FixedSteps | UntilTolerance:
+        """When it ends."""
+        ...
+
+    def init(self, problem: Any) -> PyTree:
+        """Return its state before the first step."""
+        ...
+
+    def step(
+        self, problem: Any, coordinates: PyTree, state: PyTree, *, step: Any, key: PRNGKey | None
+    ) -> tuple[PyTree, PyTree, StepInfo]:
+        """Make one step."""
+        ...
+
+
 class _Carry(NamedTuple):
     coordinates: PyTree
     state: PyTree
@@ -88,7 +106,7 @@ class _Carry(NamedTuple):
 
 def iterate(
     problem: VectorField,
-    algorithm: AbstractIterativeInference,
+    algorithm: Steps,
     *,
     key: PRNGKey | None = None,
     trace: bool = False,

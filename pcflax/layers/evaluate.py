@@ -7,7 +7,7 @@ who keep it once a batch (`pcflax/networks/batch_state.py`). Next file to read: 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,6 @@ from pcflax.typing import PyTree
 from pcflax.variables import Activity
 
 from .clamps import ClampShapeError
-
-if TYPE_CHECKING:
-    from .base import PCLayer
 
 _OTHER = nnx.Not(nnx.Any(nnx.Param, Activity))
 _WRITTEN = nnx.All(_OTHER, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
@@ -74,7 +71,7 @@ def as_numerics(compute_dtype: Any, remat: Any) -> Numerics:
     return Numerics(dtype.name, remat)
 
 
-def evaluate(layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics) -> tuple[Array, PyTree]:
+def evaluate(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> tuple[Array, PyTree]:
     """Compute a layer's prediction, and what it wrote meanwhile; the layer itself does not change."""
     plain = numerics.compute_dtype is None and not numerics.remat
     if plain and not (numerics.stateful and nnx.to_flat_state(nnx.state(layer, _OTHER))):
@@ -96,7 +93,7 @@ def evaluate(layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics) -> t
 
 
 def evaluate_at_rest(
-    layer: PCLayer, belows: tuple[Array, ...], numerics: Numerics
+    layer: Any, belows: tuple[Array, ...], numerics: Numerics
 ) -> tuple[Array, PyTree]:
     """Compute a layer's prediction where its activity has no size yet, as in a pass upward.
 
@@ -144,7 +141,7 @@ def written(module: nnx.Module) -> PyTree:
     return nnx.state(module, _WRITTEN)
 
 
-def failed(name: str, layer: PCLayer, belows: tuple[Array, ...], error: Exception) -> ValueError:
+def failed(name: str, layer: Any, belows: tuple[Array, ...], error: Exception) -> ValueError:
     """Return what went wrong in a layer's prediction, with the layer's name and what it was given."""
     if isinstance(error, ClampShapeError):
         return ValueError(f"layer '{name}' {error}")

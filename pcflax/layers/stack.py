@@ -8,13 +8,11 @@ the bottom up (the feedforward start, error coordinates) has an order; `jax.lax.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -26,9 +24,7 @@ from pcflax.variables import Activity
 from .base import PCLayer
 from .clamps import Clamp, check_clamp, clamp_of_stack
 from .evaluate import Numerics, evaluate
-
-# Parts of a stack on a CPU, and how many layers make one worth while.
-_MOST_PARTS, _LEAST_LAYERS = 8, 8
+from .kernels.parts import in_parts
 
 # Marks a stack's arrays in their path. No Python name has a hyphen, so no attribute of a layer's has it.
 STACKED = "stacked-layers"
@@ -185,7 +181,7 @@ class PCStack(PCLayer):
             # under vmap such keys draw otherwise than one by one, as a pass upward does
             predictions, writes = jax.lax.map(lambda own: one(*own), (state, lowers))
         else:
-            predictions, writes = _in_parts(jax.vmap(one), self.depth, state, lowers)
+            predictions, writes = in_parts(jax.vmap(one), self.depth, state, lowers)
         _check_shape(predictions[0], below)
         return batch_first(predictions), writes
 
@@ -305,32 +301,6 @@ def depth_first(value: Float[Array, " batch depth *features"]) -> Array:
 def batch_first(value: Float[Array, " depth batch *features"]) -> Array:
     """The same with the batch in front of the axis depth: (batch, depth, *features)."""
     return jnp.moveaxis(value, 0, 1)
-
-
-def _in_parts(function: Callable[..., Any], depth: int, *arguments: Any) -> Any:
-    """The function of arrays with a leading layer axis: one call, on CPUs one for each core.
-
-    XLA runs one batched product on one core, and products that do not depend on each other on several.
-    The barrier keeps it from cutting the weights apart again at every step of inference.
-    """
-    parts = 1
-    if jax.default_backend() == "cpu":
-        parts = max(1, min(os.cpu_count() or 1, _MOST_PARTS, depth // _LEAST_LAYERS))
-    if parts == 1:
-        return function(*arguments)
-    sizes = [depth // parts + (number < depth % parts) for number in range(parts)]
-
-    def split(leaf: Array) -> list[Array]:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return [
-                leaf[end - size : end] for end, size in zip(np.cumsum(sizes), sizes, strict=True)
-            ]
-        return list(jax.lax.optimization_barrier(jax.lax.split(leaf, sizes)))
-
-    leaves, structure = jax.tree.flatten(arguments)
-    shares = zip(*map(split, leaves), strict=True)
-    found = [function(*jax.tree.unflatten(structure, share)) for share in shares]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
 
 def _one(belows: tuple[Array, ...]) -> Array:

@@ -7,7 +7,7 @@ A network is layers and a wiring; it knows energies, starts and clamps, and impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,37 +18,17 @@ from jaxtyping import Array, Float
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence, PCLayer
 from pcflax.layers.clamps import Known, held_at
-from pcflax.layers.evaluate import as_numerics, failed, without_rounding
+from pcflax.layers.evaluate import failed, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, normalizing, with_batch_statistics
 from .given import check_batch, parse
 from .pure import split
 from .upward import Pass, no_rows, pass_upward
-from .wiring import Wiring, names_of
+from .wired import WiredLayers, no_activity
 
 
-class Layers(nnx.Module):
-    """A network's layers: by place, `layers[0]`, or by name, `layers["hidden"]`."""
-
-    def __init__(self, layers: Mapping[str, PCLayer]):
-        self._names = tuple(layers)
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def __getitem__(self, key: int | str | slice) -> Any:
-        if isinstance(key, slice):
-            return [getattr(self, name) for name in self._names[key]]
-        return getattr(self, key if isinstance(key, str) else self._names[key])
-
-    def __iter__(self) -> Iterator[PCLayer]:
-        return (getattr(self, name) for name in self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class AbstractPCNetwork(nnx.Module):
+class AbstractPCNetwork(WiredLayers):
     """Layers by name, with an activity each, and the energy of all of them together.
 
     `PCNetwork` wires a chain, `PCGraph` anything; the rest is the same.
@@ -72,121 +52,7 @@ class AbstractPCNetwork(nnx.Module):
         TypeError: for something that is not a `PCLayer`, or one that skipped `super().__init__`.
     """
 
-    def __init__(
-        self,
-        layers: Mapping[str, PCLayer],
-        wiring: Wiring,
-        *,
-        compute_dtype: Any = None,
-        remat: bool = False,
-    ):
-        self.names = wiring.names
-        self.wiring = wiring
-        self.layers = Layers({name: layers[name] for name in self.names})
-        self.numerics = as_numerics(compute_dtype, remat)
-
-    # The wiring.
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the layers that targets clamp and `predict` predicts."""
-        return self.wiring.outputs
-
-    @property
-    def output(self) -> str:
-        """The name of the output; the first where there are several."""
-        return self.wiring.outputs[0]
-
-    @property
-    def output_layer(self) -> PCLayer:
-        """The output layer (for a stack, its top layer)."""
-        return self.layer(self.output).top_node_layer()
-
-    @property
-    def one_output(self) -> bool:
-        """Whether targets and predictions are one array, not a dictionary of several."""
-        return self.wiring.one_output
-
-    @property
-    def cyclic(self) -> tuple[str, ...]:
-        """The names of the layers on cycles."""
-        return self.wiring.cyclic
-
-    @property
-    def takes_integers(self) -> bool:
-        """Whether a layer that sees an input predicts from integers (tokens)."""
-        return any(self.is_of_integers(name) for name in self.wiring.inputs)
-
-    def is_of_integers(self, name: str) -> bool:
-        """Whether a layer predicts from this input as from integers."""
-        return any(
-            self.layer(child).takes_integers and name in names_of(parents)
-            for child, parents in self.wiring.parents
-        )
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The names of all nodes, in order: a layer's own, and `name/0`, `name/1`, ... of a stack's."""
-        return tuple(
-            node for name, layer in self._named_layers() for node in layer.each_node_name(name)
-        )
-
-    def by_node(
-        self,
-        values: Mapping[str, Any] | Sequence[str],
-        pick: Callable[[Any, int], Any] | None = None,
-    ) -> dict[str, Any]:
-        """Split per-layer values into per-node values.
-
-        Args:
-            values: {layer name: value}; layers may be missing.
-            pick: (value of a stack, index) -> value of one of its layers; `value[..., index]` unless
-                given.
-        """
-        found = {}
-        for name, layer in self._named_layers():
-            if name in values:
-                value = values[name] if isinstance(values, Mapping) else None
-                found |= layer.split_nodes(name, value, pick)
-        return found
-
-    def layer(self, name: str) -> PCLayer:
-        """Return the layer of that name.
-
-        Raises:
-            ValueError: where there is none.
-        """
-        if name not in self.names:
-            raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.names)}")
-        return getattr(self.layers, name)
-
-    # Stored activities.
-
-    def activities(self) -> Activities:
-        """Return the stored activities by layer name, the batch first: of a stack, (batch, depth, *features).
-
-        Raises:
-            ValueError: where they have no size yet.
-        """
-        found = {}
-        for name, layer in self._named_layers():
-            activity = layer.activity[...]
-            if activity.ndim == 1 and activity.shape[0] == 0:
-                raise _no_activity(name)
-            found[name] = jnp.moveaxis(activity, 0, layer.node_axis)
-        return found
-
-    def set_activities(self, activities: Activities) -> None:
-        """Store activities by layer name; layers that are not named keep theirs.
-
-        Raises:
-            ValueError: for a name that the network does not have.
-        """
-        for name, value in activities.items():
-            # a copy of what is not jax's: its owner may change it
-            kept = value if isinstance(value, jax.Array) else jnp.array(value)
-            layer = self.layer(name)
-            layer.activity.set_value(jnp.moveaxis(kept, layer.node_axis, 0))
+    # Starts and passes upward.
 
     def init_activities(
         self,
@@ -234,8 +100,6 @@ class AbstractPCNetwork(nnx.Module):
         """
         return check_batch(inputs, targets, clamps, integers=self.takes_integers)
 
-    # Passes upward.
-
     def start(
         self,
         evidence: Evidence | Known,
@@ -253,7 +117,8 @@ class AbstractPCNetwork(nnx.Module):
         if initializer is None or isinstance(initializer, Mapping):
             start = self.feedforward(known.inputs, batch_size=size, clamps=known.clamps)
             for name, value in (initializer or {}).items():
-                if value.shape != start[self._checked(name)].shape:
+                self.layer(name)  # refuses
+                if value.shape != start[name].shape:
                     raise ValueError(
                         f"layer '{name}' has activities of shape {start[name].shape}, but inference was "
                         f"to start from {value.shape}; give that shape"
@@ -387,7 +252,7 @@ class AbstractPCNetwork(nnx.Module):
             layer = getattr(self.layers, name)
             activity = layer.activity[...]
             if activity.ndim == 1 and activity.shape[0] == 0:
-                raise _no_activity(name)
+                raise no_activity(name)
             activities[name] = jnp.moveaxis(activity, 0, layer.node_axis)
         tops = {n: a[getattr(self.layers, n).top_node] for n, a in activities.items()}
         for name, belows in self.wiring.belows(inputs, tops).items():
@@ -513,40 +378,3 @@ class AbstractPCNetwork(nnx.Module):
             record=record,
             throw=throw,
         )
-
-    # Refusals that several algorithms share.
-
-    def check_acyclic(self, reason: str) -> None:
-        """Refuse cycles, for the sake of what wants an order.
-
-        Raises:
-            ValueError: naming the layers on cycles.
-        """
-        if self.cyclic:
-            raise ValueError(
-                f"layer '{self.cyclic[0]}' is on a cycle ({', '.join(self.cyclic)}), but {reason}; take "
-                f"an algorithm on activities, such as pc.inference.GradientDescent"
-            )
-
-    def check_one_output(self, reason: str) -> None:
-        """Refuse several outputs.
-
-        Raises:
-            ValueError: naming who wants one.
-        """
-        if not self.one_output:
-            raise ValueError(f"the network has several outputs, but {reason}; give it one")
-
-    def _checked(self, name: str) -> str:
-        self.layer(name)  # refuses
-        return name
-
-    def _named_layers(self) -> list[tuple[str, PCLayer]]:
-        return [(name, getattr(self.layers, name)) for name in self.names]
-
-
-def _no_activity(name: str) -> ValueError:
-    return ValueError(
-        f"layer '{name}' has no activity yet; call network.init_activities(inputs) or "
-        f"network.infer(...) first"
-    )

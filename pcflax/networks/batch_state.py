@@ -11,18 +11,16 @@ What other layers write while they predict is kept the same way: once a batch, f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flax import nnx
 
 from pcflax.energies import Energy
 from pcflax.layers.clamps import Known
 from pcflax.layers.evaluate import written
+from pcflax.typing import Network
 
 from .pure import SplitNetwork, split, write
-
-if TYPE_CHECKING:
-    from .base import AbstractPCNetwork
 
 
 def with_batch_statistics(network: SplitNetwork, known: Known) -> SplitNetwork:
@@ -60,7 +58,7 @@ def after_batch(network: SplitNetwork, inputs: Any, *, batch_size: int) -> Split
     return network.replace(other=split(bound).other)
 
 
-def end_batch(network: AbstractPCNetwork, inputs: Any) -> None:
+def end_batch(network: Network, inputs: Any) -> None:
     """Write into a network object what its layers keep of a batch, and go on in its random streams."""
     pure = split(network)
     if not pure.other:
@@ -71,7 +69,7 @@ def end_batch(network: AbstractPCNetwork, inputs: Any) -> None:
         count.set_value(count[...] + 1)
 
 
-def keeps_batch_state(bound: AbstractPCNetwork) -> bool:
+def keeps_batch_state(bound: Network) -> bool:
     """Whether predictions depend on the batch, or draw at random.
 
     That is so of random streams, of statistics that are not frozen, and of what a layer of one's own
@@ -88,7 +86,7 @@ def keeps_batch_state(bound: AbstractPCNetwork) -> bool:
     return any(id(variable) not in frozen for _, variable in nnx.to_flat_state(varying))
 
 
-def normalizing(bound: AbstractPCNetwork) -> list[Any]:
+def normalizing(bound: Network) -> list[Any]:
     """Return the modules that normalise by the batch at hand."""
     return [
         module
@@ -97,7 +95,7 @@ def normalizing(bound: AbstractPCNetwork) -> list[Any]:
     ]
 
 
-def _check_below(bound: AbstractPCNetwork, known: Known) -> None:
+def _check_below(bound: Network, known: Known) -> None:
     """Refuse a batch that a feedforward pass knows nothing of."""
     for name in bound.names:
         if bound.layer(name).is_root_node and name not in known.clamps and known.inputs is None:
@@ -108,7 +106,7 @@ def _check_below(bound: AbstractPCNetwork, known: Known) -> None:
             )
 
 
-def _write(bound: AbstractPCNetwork, known: Known, batch_size: int | None = None) -> None:
+def _write(bound: Network, known: Known, batch_size: int | None = None) -> None:
     passed = bound.pass_upward(
         known.inputs, batch_size=batch_size or known.batch_size, clamps=known.clamps
     )

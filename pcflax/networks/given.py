@@ -6,21 +6,19 @@ What has passed here is handed on unchanged, and nobody looks at shapes, dtypes 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 
 from pcflax.checks import did_you_mean
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known, as_clamp
+from pcflax.typing import Network
 
 from .wiring import by_name
 
-if TYPE_CHECKING:
-    from .base import AbstractPCNetwork
 
-
-def parse(network: AbstractPCNetwork, evidence: Evidence) -> Known:
+def parse(network: Network, evidence: Evidence) -> Known:
     """Return the evidence with every clamp by layer, checked.
 
     Raises:
@@ -66,7 +64,7 @@ def parse(network: AbstractPCNetwork, evidence: Evidence) -> Known:
     return Known(evidence.inputs, held)
 
 
-def node_of(network: AbstractPCNetwork, name: str) -> tuple[str, int | None]:
+def node_of(network: Network, name: str) -> tuple[str, int | None]:
     """Return the layer of this name, or the layer and the place in it of a node's name.
 
     Raises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,21 @@ from flax import nnx
 from jaxtyping import Array
 
 from pcflax.energies import total_energy
-from pcflax.typing import Activities, Energies, PyTree
+from pcflax.typing import Activities, Energies, Network, PyTree
 from pcflax.variables import Activity
 
-if TYPE_CHECKING:
-    from .base import AbstractPCNetwork
+
+class Bound(Protocol):
+    """What a network that is put together again offers to the functions of this file."""
+
+    numerics: Any
+
+    def energies(self, inputs: Any = None) -> Energies:
+        """Return the energy of each example at each layer, at the stored activities."""
+        ...
+
+
+Net = TypeVar("Net", bound=Bound)
 
 
 @functools.partial(
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
     meta_fields=["graphdef", "names"],
 )
 @dataclasses.dataclass(frozen=True)
-class SplitNetwork:
+class SplitNetwork(Generic[Net]):
     """A network without its activities: a pytree that passes through jit, grad and scan.
 
     Attributes:
@@ -52,14 +62,14 @@ class SplitNetwork:
     other: PyTree
     names: tuple[str, ...]
 
-    def bind(self, activities: Activities | None = None) -> AbstractPCNetwork:
+    def bind(self, activities: Activities | None = None) -> Net:
         """Return a fresh copy of the network that holds `activities`; call it inside traced code."""
         states = []
         for tree in (self.parameters, self.activities, self.other):
             layers = {name: own for name, own in tree.items() if name in self.names}
             rest = {name: own for name, own in tree.items() if name not in self.names}
             states.append({**rest, **({"layers": layers} if layers else {})})
-        network = nnx.merge(self.graphdef, *states, copy=True)
+        network: Any = nnx.merge(self.graphdef, *states, copy=True)
         if not self.other:
             network.numerics = network.numerics._replace(stateful=False)
         if activities is not None:
@@ -99,19 +109,19 @@ class SplitNetwork:
 
         return jax.grad(mean_energy, has_aux=True)(self.parameters)
 
-    def replace(self, **changes: PyTree) -> SplitNetwork:
+    def replace(self, **changes: PyTree) -> SplitNetwork[Net]:
         """Return the same network with other parameters or other state."""
         return dataclasses.replace(self, **changes)
 
 
-def write(network: AbstractPCNetwork, *kinds: PyTree) -> None:
+def write(network: Network, *kinds: PyTree) -> None:
     """Write parameters, or other state, of a network taken apart into the network object."""
     placed = [_placed(kind, network.names) for kind in kinds if kind]
     if placed:  # a network of fixed functions has none
         nnx.update(network, *placed)
 
 
-def split(network: AbstractPCNetwork) -> SplitNetwork:
+def split(network: Net) -> SplitNetwork[Net]:
     """Take a network apart; its arrays are shared with the network, not copied.
 
     >>> import pcflax as pc
@@ -123,7 +133,7 @@ def split(network: AbstractPCNetwork) -> SplitNetwork:
     """
     graphdef, parameters, activities, other = nnx.split(network, nnx.Param, Activity, ...)
     empty = jax.tree.map(lambda leaf: np.zeros((0,), leaf.dtype), nnx.as_pure(activities))
-    names = network.names
+    names = network.names  # type: ignore[attr-defined]
     parameters, other = nnx.as_pure(parameters), nnx.as_pure(other)
     return SplitNetwork(
         graphdef, _named(parameters, names), _named(empty, names), _named(other, names), names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,7 @@ from jaxtyping import Array
 from pcflax.layers import Clamp, PCLayer
 from pcflax.layers.clamps import held_at
 from pcflax.layers.evaluate import failed
-from pcflax.typing import Activities, PyTree
-
-if TYPE_CHECKING:
-    from .base import AbstractPCNetwork
+from pcflax.typing import Activities, Network, PyTree
 
 
 class Pass(NamedTuple):
@@ -27,7 +24,7 @@ class Pass(NamedTuple):
 
 
 def pass_upward(
-    network: AbstractPCNetwork,
+    network: Network,
     inputs: Any,
     batch_size: int | None,
     clamps: Mapping[str, Clamp],

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from pcflax.data import Dataset
+from pcflax.errors import non_finite_error
 from pcflax.learning import AbstractLearning
 from pcflax.settings import Argument
 
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
-from .errors import non_finite_error
 from .loop import Recipe, learn_batches
 from .run import Run
 from .saving import Saving

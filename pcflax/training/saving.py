@@ -8,9 +8,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from pcflax.errors import NonFiniteEnergyError
+
 from .calendar import Calendar
 from .checkpoints import Checkpoints
-from .errors import NonFiniteEnergyError
 from .run import Run
 
 

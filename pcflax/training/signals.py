@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 
-from .errors import Terminated
+from pcflax.errors import Terminated
 
 _STOPS = ("SIGTERM", "SIGINT")
 # Taken only where nobody else does: their meaning is the program's.

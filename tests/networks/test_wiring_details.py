@@ -168,7 +168,7 @@ def test_a_stack_in_parts_is_the_chain_it_stands_for(inference, monkeypatch):
     from pcflax.layers import stack
 
     monkeypatch.setattr(stack, "_LEAST_LAYERS", 2)
-    monkeypatch.setattr(stack.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parts.os, "cpu_count", lambda: 2)
     linear = isinstance(inference, pc.inference.LinearSolve)
     options = {"skip": True, "activation": None if linear else jnp.tanh}
     layers = [dense(3, 3, seed, **options) for seed in range(5)]

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pcflax.errors import CheckpointError
 from pcflax.layers.stack import STACKED
 from pcflax.networks import AbstractPCNetwork, split, write
 from pcflax.typing import PyTree
-
-from ..errors import CheckpointError
 
 FlatArrays = dict[str, Any]
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pcflax.checks import expect_count, expect_local_path
+from pcflax.errors import CheckpointError, CheckpointWarning
 from pcflax.networks import AbstractPCNetwork
 
-from ..errors import CheckpointError, CheckpointWarning
 from .arrays import (
     FlatArrays,
     by_place,

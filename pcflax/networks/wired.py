@@ -1,0 +1,193 @@
+"""Layers under their wiring: names, places and stored activities of a network.
+
+Next file to read: `base.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pcflax.layers import PCLayer
+from pcflax.layers.evaluate import as_numerics
+from pcflax.typing import Activities
+
+from .wiring import Wiring, names_of
+
+
+class Layers(nnx.Module):
+    """A network's layers: by place, `layers[0]`, or by name, `layers["hidden"]`."""
+
+    def __init__(self, layers: Mapping[str, PCLayer]):
+        self._names = tuple(layers)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def __getitem__(self, key: int | str | slice) -> Any:
+        if isinstance(key, slice):
+            return [getattr(self, name) for name in self._names[key]]
+        return getattr(self, key if isinstance(key, str) else self._names[key])
+
+    def __iter__(self) -> Iterator[PCLayer]:
+        return (getattr(self, name) for name in self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class WiredLayers(nnx.Module):
+    """Layers by name, in the order of their wiring, with an activity each; see `AbstractPCNetwork`."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, PCLayer],
+        wiring: Wiring,
+        *,
+        compute_dtype: Any = None,
+        remat: bool = False,
+    ):
+        self.names = wiring.names
+        self.wiring = wiring
+        self.layers = Layers({name: layers[name] for name in self.names})
+        self.numerics = as_numerics(compute_dtype, remat)
+
+    # The wiring.
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the layers that targets clamp and `predict` predicts."""
+        return self.wiring.outputs
+
+    @property
+    def output(self) -> str:
+        """The name of the output; the first where there are several."""
+        return self.wiring.outputs[0]
+
+    @property
+    def output_layer(self) -> PCLayer:
+        """The output layer (for a stack, its top layer)."""
+        return self.layer(self.output).top_node_layer()
+
+    @property
+    def one_output(self) -> bool:
+        """Whether targets and predictions are one array, not a dictionary of several."""
+        return self.wiring.one_output
+
+    @property
+    def cyclic(self) -> tuple[str, ...]:
+        """The names of the layers on cycles."""
+        return self.wiring.cyclic
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether a layer that sees an input predicts from integers (tokens)."""
+        return any(self.is_of_integers(name) for name in self.wiring.inputs)
+
+    def is_of_integers(self, name: str) -> bool:
+        """Whether a layer predicts from this input as from integers."""
+        return any(
+            self.layer(child).takes_integers and name in names_of(parents)
+            for child, parents in self.wiring.parents
+        )
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of all nodes, in order: a layer's own, and `name/0`, `name/1`, ... of a stack's."""
+        return tuple(
+            node for name, layer in self._named_layers() for node in layer.each_node_name(name)
+        )
+
+    def by_node(
+        self,
+        values: Mapping[str, Any] | Sequence[str],
+        pick: Callable[[Any, int], Any] | None = None,
+    ) -> dict[str, Any]:
+        """Split per-layer values into per-node values.
+
+        Args:
+            values: {layer name: value}; layers may be missing.
+            pick: (value of a stack, index) -> value of one of its layers; `value[..., index]` unless
+                given.
+        """
+        found = {}
+        for name, layer in self._named_layers():
+            if name in values:
+                value = values[name] if isinstance(values, Mapping) else None
+                found |= layer.split_nodes(name, value, pick)
+        return found
+
+    def layer(self, name: str) -> PCLayer:
+        """Return the layer of that name.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        if name not in self.names:
+            raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.names)}")
+        return getattr(self.layers, name)
+
+    # Stored activities.
+
+    def activities(self) -> Activities:
+        """Return the stored activities by layer name, the batch first: of a stack, (batch, depth, *features).
+
+        Raises:
+            ValueError: where they have no size yet.
+        """
+        found = {}
+        for name, layer in self._named_layers():
+            activity = layer.activity[...]
+            if activity.ndim == 1 and activity.shape[0] == 0:
+                raise no_activity(name)
+            found[name] = jnp.moveaxis(activity, 0, layer.node_axis)
+        return found
+
+    def set_activities(self, activities: Activities) -> None:
+        """Store activities by layer name; layers that are not named keep theirs.
+
+        Raises:
+            ValueError: for a name that the network does not have.
+        """
+        for name, value in activities.items():
+            # a copy of what is not jax's: its owner may change it
+            kept = value if isinstance(value, jax.Array) else jnp.array(value)
+            layer = self.layer(name)
+            layer.activity.set_value(jnp.moveaxis(kept, layer.node_axis, 0))
+
+    # Refusals that several algorithms share.
+
+    def check_acyclic(self, reason: str) -> None:
+        """Refuse cycles, for the sake of what wants an order.
+
+        Raises:
+            ValueError: naming the layers on cycles.
+        """
+        if self.cyclic:
+            raise ValueError(
+                f"layer '{self.cyclic[0]}' is on a cycle ({', '.join(self.cyclic)}), but {reason}; take "
+                f"an algorithm on activities, such as pc.inference.GradientDescent"
+            )
+
+    def check_one_output(self, reason: str) -> None:
+        """Refuse several outputs.
+
+        Raises:
+            ValueError: naming who wants one.
+        """
+        if not self.one_output:
+            raise ValueError(f"the network has several outputs, but {reason}; give it one")
+
+    def _named_layers(self) -> list[tuple[str, PCLayer]]:
+        return [(name, getattr(self.layers, name)) for name in self.names]
+
+
+def no_activity(name: str) -> ValueError:
+    """Return the error for a layer whose activity has no size yet."""
+    return ValueError(
+        f"layer '{name}' has no activity yet; call network.init_activities(inputs) or "
+        f"network.infer(...) first"
+    )

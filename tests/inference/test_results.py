@@ -1,0 +1,214 @@
+"""What inference says of itself: its status, what it recorded, and its derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+from tests.conftest import Chain, infer_traced
+
+Status = pc.inference.Status
+STOPPING = pc.inference.GradientDescent(0.1, tolerance=1e-3, max_steps=150)
+
+
+def single(chain):
+    return chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
+
+
+class TestStatus:
+    def test_a_fixed_count_ran_its_steps(self):
+        chain = Chain()
+        result = chain.network.infer(*single(chain), inference=pc.inference.GradientDescent(0.1))
+        assert (result.status == Status.RAN).all()
+
+    def test_each_example_converged_or_was_stopped_by_max_steps(self):
+        """One of these examples is above its tolerance after 150 steps."""
+        chain = Chain()
+        result = chain.network.infer(*single(chain), inference=STOPPING)
+        done = np.asarray(result.residual) <= 1e-3
+        assert done.any()
+        assert not done.all()
+        np.testing.assert_array_equal(result.status == Status.CONVERGED, done)
+        np.testing.assert_array_equal(result.status == Status.MAX_STEPS, ~done)
+
+    def test_throw_raises_what_the_status_says(self):
+        chain = Chain()
+        with pytest.raises(pc.ConvergenceError, match=r"1 of 7 examples.*above its tolerance"):
+            chain.network.infer(*single(chain), inference=STOPPING, throw=True)
+        done = pc.inference.GradientDescent(0.1, tolerance=1.0)
+        chain.network.infer(*single(chain), inference=done, throw=True)
+
+    @pytest.mark.parametrize("inference", [STOPPING, pc.inference.GradientDescent(0.1)])
+    def test_numbers_that_are_not_finite_raise_and_leave_the_stored_activities(self, inference):
+        chain = Chain()
+        x, y = single(chain)
+        chain.network.infer(x, y, inference=inference)
+        before = chain.network.activities()
+        x[3] = np.nan
+        with pytest.raises(
+            pc.NonFiniteEnergyError, match=r"1 of 7 .*example 3: inference diverged"
+        ):
+            chain.network.infer(x, y, inference=inference)
+        for name, activity in chain.network.activities().items():
+            np.testing.assert_array_equal(activity, before[name])
+        chain.inputs[3] = np.nan
+        status = infer_traced(chain, inference).status
+        assert (np.flatnonzero(status == Status.NOT_FINITE) == [3]).all()
+
+    def test_a_step_size_that_is_too_large_is_told(self):
+        chain = Chain()
+        wild = pc.inference.GradientDescent(1e3, num_steps=60)
+        with pytest.raises(pc.NonFiniteEnergyError, match="lower the step size"):
+            chain.network.infer(*single(chain), inference=wild)
+
+    def test_every_status_has_a_sentence(self):
+        assert len({status.sentence for status in Status}) == len(Status) == 4
+
+    def test_the_trainer_logs_the_share_that_converged(self):
+        rngs = nnx.Rngs(0)
+        network = pc.PCNetwork([pc.PCDense(64, 16, rngs=rngs), pc.PCDense(16, 10, rngs=rngs)])
+        data = pc.data.load("digits", batch_size=64)
+
+        def logged(inference):
+            rule = pc.learning.PredictiveCoding(inference)
+            trainer = pc.Trainer(network, optax.sgd(0.0), learning=rule, progress=False)
+            return trainer.fit(data, num_steps=2, log_every=1)
+
+        loose = pc.inference.GradientDescent(0.2, tolerance=1.0, max_steps=5)
+        assert logged(loose)["train/converged"] == [1.0, 1.0]
+        strict = pc.inference.GradientDescent(0.2, tolerance=1e-7, max_steps=5)
+        assert logged(strict)["train/converged"] == [0.0, 0.0]
+        assert "train/converged" not in logged(pc.inference.GradientDescent(0.2)).names()
+
+
+class TestParts:
+    def test_what_is_recorded_goes_from_the_start_to_the_end(self):
+        chain = Chain()
+        x, y = single(chain)
+        descent = pc.inference.GradientDescent(0.1, num_steps=4)
+        result = chain.network.infer(
+            x, y, inference=descent, trace=True, record=lambda seen: seen.activities["layer_1"]
+        )
+        assert result.records.shape == (5, 7, 4)
+        start = chain.network.start(pc.Evidence(x, y))["layer_1"]
+        np.testing.assert_allclose(result.records[0], start, rtol=1e-6)
+        np.testing.assert_array_equal(result.records[-1], result.activities["layer_1"])
+        assert result.trace.residual.shape == (5, 7)
+        plain = chain.network.infer(x, y, inference=descent)
+        assert plain.records is None
+        np.testing.assert_allclose(plain.energy, result.energy, rtol=1e-6)
+
+    def test_error_coordinates_record_activities_too(self):
+        chain = Chain()
+        x, y = single(chain)
+        errors = pc.inference.ErrorCoordinates(pc.inference.GradientDescent(0.05, num_steps=3))
+        result = chain.network.infer(x, y, inference=errors, record=lambda seen: seen.activities)
+        np.testing.assert_array_equal(result.records["layer_0"][-1], result.activities["layer_0"])
+
+    def test_a_second_order_method_refuses_a_field_without_an_energy(self):
+        from pcflax.learning.fixed_prediction import fixed_prediction_problem
+
+        chain = Chain()
+        problem = fixed_prediction_problem(
+            pc.networks.split(chain.network), pc.Evidence(*single(chain))
+        )
+        for inference in (pc.inference.NewtonCG(), pc.inference.LinearSolve()):
+            with pytest.raises(TypeError, match="needs an energy, but FixedPredictionProblem is"):
+                inference.solve(problem)
+
+    def test_inference_goes_on_from_given_activities(self):
+        """Ten steps and ten more are twenty."""
+        chain = Chain()
+        x, y = single(chain)
+        ten, twenty = (pc.inference.GradientDescent(0.05, num_steps=n) for n in (10, 20))
+        first = chain.network.infer(x, y, inference=ten)
+        on = chain.network.infer(x, y, inference=ten, initializer=first.activities)
+        whole = chain.network.infer(x, y, inference=twenty)
+        np.testing.assert_allclose(on.activities["layer_0"], whole.activities["layer_0"], rtol=1e-6)
+        with pytest.raises(
+            ValueError, match=r"layer 'layer_0' has activities of shape \(7, 5\), but"
+        ):
+            chain.network.infer(x, y, inference=ten, initializer={"layer_0": jnp.zeros((7, 4))})
+
+    def test_an_amortised_start_is_read_at_each_call(self):
+        chain = Chain()
+        x, y = single(chain)
+
+        class Amortised(nnx.Module):
+            def __init__(self):
+                self.encoder = nnx.Linear(3, 5, rngs=nnx.Rngs(1))
+
+            def __call__(self, network, inputs, *, batch_size, clamps, key):
+                start = network.feedforward(inputs, batch_size=batch_size, clamps=clamps)
+                return {**start, "layer_0": self.encoder(inputs)}
+
+        start, none = Amortised(), pc.inference.GradientDescent(0.1, num_steps=0)
+        for _ in range(2):
+            got = chain.network.infer(x, y, inference=none, initializer=start)
+            np.testing.assert_allclose(got.activities["layer_0"], start.encoder(x), rtol=1e-6)
+            start.encoder.kernel[...] = 2 * start.encoder.kernel[...]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    "inference",
+    [
+        pc.inference.NewtonCG(num_steps=8),
+        pc.inference.GradientDescent(0.1, tolerance=1e-9, max_steps=3000),
+        pc.inference.CurvatureDescent(tolerance=1e-9, max_steps=3000),
+        pc.inference.GradientFlow(tolerance=1e-9, max_steps=2000),
+    ],
+    ids=["newton", "stop", "curvature", "flow"],
+)
+def test_derivatives_are_those_of_the_equilibrium(inference):
+    """Forward and reverse mode against central differences, where a loop has no fixed length."""
+    rngs = nnx.Rngs(0)
+    network = pc.PCNetwork(
+        [pc.PCDense(3, 4, activation=jnp.tanh, rngs=rngs), pc.PCDense(4, 2, rngs=rngs)]
+    )
+    pure = pc.networks.split(network)
+    pure = pure.replace(parameters=jax.tree.map(lambda leaf: leaf.astype(float), pure.parameters))
+    draw = np.random.RandomState(0)
+    evidence = pc.Evidence(jnp.asarray(draw.randn(2, 3)), jnp.asarray(draw.randn(2, 2)))
+
+    @jax.jit
+    def loss(shift):
+        parameters = jax.tree.map(lambda leaf: leaf, pure.parameters)
+        linear = parameters["layer_1"]["linear"]
+        linear["kernel"] = linear["kernel"].at[0, 0].add(shift)
+        problem = pc.inference.make_problem(pure.replace(parameters=parameters), evidence)
+        return jnp.mean(inference.solve(problem).activities["layer_0"] ** 2)
+
+    step = 1e-5
+    right = (loss(step) - loss(-step)) / (2 * step)
+    np.testing.assert_allclose(jax.jacrev(loss)(0.0), right, rtol=1e-4)
+    np.testing.assert_allclose(jax.jacfwd(loss)(0.0), right, rtol=1e-4)
+
+
+def test_infer_inside_of_transformations():
+    """A function of a user's own may call `network.infer`; it stores nothing in the network outside."""
+    chain = Chain()
+    x, y = single(chain)
+    network, descent = chain.network, pc.inference.GradientDescent(0.05, num_steps=5)
+    right = network.infer(x, y, inference=descent).energy
+    stored = network.activities()
+
+    def energy(x, y):
+        return network.infer(x, y, inference=descent).energy
+
+    found = {
+        "jit": jax.jit(energy)(x, y),
+        "vmap": jax.vmap(lambda x, y: energy(x[None], y[None])[0])(x, y),
+        "scan": jax.lax.scan(
+            lambda _, pair: (None, energy(pair[0][None], pair[1][None])[0]), None, (x, y)
+        )[1],
+    }
+    for name, energies in found.items():
+        np.testing.assert_allclose(energies, right, rtol=1e-5, err_msg=name)
+    slope = jax.grad(lambda x: energy(x, y).sum())(x)
+    assert slope.shape == x.shape
+    for name, activity in network.activities().items():
+        np.testing.assert_array_equal(activity, stored[name])

@@ -1,0 +1,223 @@
+"""Settings are values: their structure decides a compiled program, their numbers are its arguments."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+from pcflax.inference.base import _run
+from pcflax.settings import Argument, Settings
+from tests.conftest import Chain
+
+
+def structure(value):
+    return jax.tree.structure(value)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """A small network, and how many programs its questions have compiled."""
+    chain = Chain()
+
+    def ask(inference, **options):
+        before = _run._cache_size()
+        x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
+        result = chain.network.infer(x, y, inference=inference, **options)
+        return result, _run._cache_size() - before
+
+    return ask
+
+
+class TestPrograms:
+    def test_twenty_new_and_equal_algorithms_compile_once(self, asked):
+        made = [asked(pc.inference.GradientDescent(optax.sgd(0.03)))[1] for _ in range(20)]
+        assert made == [1] + 19 * [0]
+
+    def test_twenty_step_sizes_compile_once_and_each_counts(self, asked):
+        sizes = np.linspace(0.01, 0.1, 20)
+        results = [asked(pc.inference.GradientDescent(float(size), num_steps=7)) for size in sizes]
+        assert [made for _, made in results] == [1] + 19 * [0]
+        energies = [float(result.energy.sum()) for result, _ in results]
+        assert (np.diff(energies) < 0).all()  # a larger step gets further in seven
+
+    def test_another_count_is_another_program(self, asked):
+        assert asked(pc.inference.GradientDescent(0.02, num_steps=3))[1] == 1
+        assert asked(pc.inference.GradientDescent(0.02, num_steps=4))[1] == 1
+
+    def test_a_tolerance_is_a_number_too(self, asked):
+        first, _ = asked(pc.inference.GradientDescent(0.1, tolerance=1e-2))
+        second, made = asked(pc.inference.GradientDescent(0.1, tolerance=1e-3))
+        assert made == 0
+        assert (second.num_steps >= first.num_steps).all()
+        assert (second.residual <= 1e-3).all()
+
+    def test_a_recorded_function_made_anew_is_the_same(self, asked):
+        made = [
+            asked(pc.inference.GradientDescent(0.1), record=lambda seen: seen.residual.max())[1]
+            for _ in range(3)
+        ]
+        assert made == [1, 0, 0]
+
+    def test_two_trainers_with_equal_optimizers_share_a_program(self):
+        from pcflax.training.loop import learn_batches
+        from tests.conftest import digits_trainer
+
+        data = pc.data.load("digits", batch_size=32)
+        digits_trainer(optimizer=optax.adam(3e-3)).fit(data, num_steps=1)
+        before = learn_batches._cache_size()
+        digits_trainer(optimizer=optax.adam(3e-3)).fit(data, num_steps=1)
+        assert learn_batches._cache_size() == before
+        digits_trainer(optimizer=optax.adam(4e-3)).fit(data, num_steps=1)
+        assert learn_batches._cache_size() == before + 1
+
+
+class TestPytrees:
+    def test_step_sizes_map_over_one_axis(self):
+        chain = Chain()
+        problem = pc.inference.make_problem(
+            pc.networks.split(chain.network),
+            pc.Evidence(chain.inputs.astype(np.float32), chain.targets.astype(np.float32)),
+        )
+        sizes = jnp.array([0.02, 0.05, 0.08])
+        mapped = jax.vmap(
+            lambda s: pc.inference.GradientDescent(s, num_steps=5).solve(problem).energy
+        )
+        alone = [
+            pc.inference.GradientDescent(float(s), num_steps=5).solve(problem).energy for s in sizes
+        ]
+        np.testing.assert_allclose(mapped(sizes), jnp.stack(alone), rtol=1e-5)
+
+    def test_leaves_are_the_numbers_and_all_else_is_structure(self):
+        rule = pc.learning.Nudged(pc.inference.Langevin(0.1, num_samples=3), beta=0.5)
+        assert sorted(jax.tree.leaves(rule)) == [0.1, 0.5, 1.0]
+        doubled = jax.tree.map(lambda leaf: 2 * leaf, rule)
+        assert (doubled.beta, doubled.inference.step_size) == (1.0, 0.2)
+        assert doubled.inference.num_samples == 3
+
+    def test_optax_transformations_are_compared_by_what_they_close_over(self):
+        one, same, other = (Argument(optax.adam(rate)) for rate in (1e-3, 1e-3, 1e-2))
+        assert structure(one) == structure(same) != structure(other)
+
+    def test_functions_of_one_text_in_other_globals_are_not_the_same(self):
+        first, second = ({"scale": 1.0}, {"scale": 2.0})
+        for names in (first, second):
+            exec("def f(x):\n    return scale * x", names)
+        assert structure(Argument(first["f"])) != structure(Argument(second["f"]))
+
+    def test_whole_numbers_booleans_and_floats_are_told_apart(self):
+        kinds = [structure(Argument(value)) for value in (1, 1.0, True)]
+        assert len(set(kinds)) == 3
+
+    def test_arrays_and_modules_anywhere_are_leaves_at_their_present_value(self):
+        linear = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+
+        @dataclasses.dataclass(frozen=True)
+        class Start:
+            module: nnx.Module
+            shift: np.ndarray
+
+        start = Argument(Start(linear, np.ones(3)))
+        before = jax.tree.leaves(start)
+        linear.bias[...] = linear.bias[...] + 1
+        after, again = jax.tree.leaves(start), jax.tree.map(lambda leaf: leaf, start).value
+        assert len(before) == len(after) == 3
+        np.testing.assert_array_equal(again.module.bias[...], np.ones(3))
+        assert not np.array_equal(before[0], after[0]) or not np.array_equal(before[1], after[1])
+
+    def test_a_static_field_stays_part_of_the_structure(self):
+        @dataclasses.dataclass(frozen=True)
+        class Rule(Settings):
+            rate: float = dataclasses.field(default=0.5, metadata={"static": True})
+
+        assert jax.tree.leaves(Rule()) == []
+
+    def test_what_can_neither_be_compared_nor_traced_is_refused(self):
+        class Odd:
+            __hash__ = None
+
+        with pytest.raises(TypeError, match="neither be compared nor traced; make it a number"):
+            jax.tree.leaves(Argument(Odd()))
+
+
+class TestGradientDescent:
+    def test_all_ways_to_write_a_step_size_are_one_algorithm(self):
+        chain = Chain()
+        x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
+        ways = [
+            pc.inference.GradientDescent(0.05),
+            pc.inference.GradientDescent(np.float32(0.05)),
+            pc.inference.GradientDescent(step_size=0.05),
+            pc.inference.GradientDescent({"*": 0.05}),
+            pc.inference.GradientDescent(optax.sgd(0.05)),
+        ]
+        energies = [chain.network.infer(x, y, inference=way).energy for way in ways]
+        for energy in energies[1:]:
+            np.testing.assert_allclose(energy, energies[0], rtol=1e-6)
+
+    def test_momentum_is_that_of_optax(self):
+        chain = Chain()
+        x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
+        ours = pc.inference.GradientDescent(step_size=0.05, momentum=0.9, nesterov=True)
+        theirs = pc.inference.GradientDescent(optax.sgd(0.05, 0.9, nesterov=True))
+        np.testing.assert_allclose(
+            chain.network.infer(x, y, inference=ours).energy,
+            chain.network.infer(x, y, inference=theirs).energy,
+            rtol=1e-6,
+        )
+
+    @pytest.mark.usefixtures("double")
+    def test_rates_by_layer_move_each_layer_at_its_own(self):
+        """One step from a start of zeros: z_l - step_l dF/dz_l, in NumPy of the problem's gradient."""
+        chain = Chain()
+        rates = {"layer_0": 0.3, "layer_*": 0.1}
+        descent = pc.inference.GradientDescent(rates, num_steps=1)
+        start = pc.initializers.Zeros()
+        problem = pc.inference.make_problem(
+            pc.networks.split(chain.network),
+            pc.Evidence(chain.inputs, chain.targets),
+            initializer=start,
+        )
+        gradient = problem.gradient(problem.start)
+        got = chain.network.infer(
+            chain.inputs, chain.targets, inference=descent, initializer=start
+        ).activities
+        for name, rate in {"layer_0": 0.3, "layer_1": 0.1}.items():
+            np.testing.assert_allclose(got[name], -rate * np.asarray(gradient[name]), rtol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("rates", "words"),
+        [
+            ({"layer_0": 0.1}, "no step size for layer 'layer_1'; name it, or give one for '\\*'"),
+            (
+                {"layr_0": 0.1, "*": 0.1},
+                "for 'layr_0', which fits none of the free layers layer_0, layer_1; did you mean 'layer_0'",
+            ),
+        ],
+    )
+    def test_patterns_that_fit_nothing_and_layers_without_a_rate_are_refused(self, rates, words):
+        chain = Chain()
+        with pytest.raises(ValueError, match=words):
+            chain.network.infer(
+                chain.inputs, chain.targets, inference=pc.inference.GradientDescent(rates)
+            )
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"step_size": -0.1}, "a step_size above 0, got -0.1"),
+            ({"step_size": 0.1, "momentum": 1.0}, "a momentum below 1, got 1.0"),
+            (
+                {"optimizer": optax.sgd(0.1), "momentum": 0.9},
+                "got an optimizer and momentum; give one",
+            ),
+            ({"step_size": {"a": 0.0}}, "a step_size of 'a' above 0"),
+        ],
+    )
+    def test_refusals(self, options, words):
+        with pytest.raises(ValueError, match=words):
+            pc.inference.GradientDescent(**options)

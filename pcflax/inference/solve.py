@@ -186,7 +186,12 @@ def at_equilibrium(
     def tangent_solve(product, vector):
         # H is one block for each example, and symmetric
         tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(vector))
-        return jax.scipy.sparse.linalg.cg(product, vector, tol=tolerance, maxiter=1000)[0]
+
+        def solve_by_cg(product, vector):
+            return jax.scipy.sparse.linalg.cg(product, vector, tol=tolerance, maxiter=1000)[0]
+
+        # around it, since jax cannot transpose its own cg here: reverse mode
+        return jax.lax.custom_linear_solve(product, vector, solve_by_cg, symmetric=True)
 
     dtypes: list = []
 

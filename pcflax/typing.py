@@ -7,7 +7,7 @@ whose first axis counts the examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
@@ -30,6 +30,7 @@ Metrics: TypeAlias = Mapping[str, float]
 Result = TypeVar("Result", covariant=True)
 
 
+@runtime_checkable
 class Initializer(Protocol):
     """Chooses where inference starts; see `pcflax.initializers`."""
 
@@ -54,6 +55,7 @@ class Initializer(Protocol):
         ...
 
 
+@runtime_checkable
 class Inference(Protocol[Result]):
     """An algorithm that a network can be asked to infer by; see `pcflax.inference`."""
 
@@ -72,6 +74,7 @@ class Inference(Protocol[Result]):
         ...
 
 
+@runtime_checkable
 class MetricFunction(Protocol):
     """A measure of one example's prediction, such as `pc.metrics.accuracy`."""
 

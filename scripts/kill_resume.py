@@ -12,6 +12,8 @@ exit code is 1 where one did not.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import random
 import shutil
@@ -21,6 +23,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from pcflax.cli.main import main as main_of_pcflax
 
 
 def command(run_dir: Path, num_steps: int, *extra: str) -> list[str]:
@@ -40,13 +44,9 @@ def finish(run_dir: Path, num_steps: int, *extra: str) -> None:
 
 def outcome(run_dir: Path) -> tuple[int, str, bytes]:
     """Step, digest and metrics of a finished run."""
-    shown = subprocess.run(
-        [sys.executable, "-m", "pcflax", "inspect", str(run_dir), "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    record = json.loads(shown.stdout)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main_of_pcflax(["inspect", str(run_dir), "--json"])
+    record = json.loads(printed.getvalue())
     return record["step"], record["digest"], (run_dir / "metrics.jsonl").read_bytes()
 
 

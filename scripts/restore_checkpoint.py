@@ -46,7 +46,7 @@ def main() -> None:
     make_trainer(make_network(), folder).fit(train, num_steps=100, eval_data=test, eval_every=50)
 
     checkpoint = pc.load_checkpoint(folder)
-    kernel = checkpoint.parameters["layers"][0]["linear"]["kernel"]
+    kernel = checkpoint.parameters["layer_0"]["linear"]["kernel"]
     print(f"step {checkpoint.step}, first kernel {kernel.shape}, metrics {checkpoint.metrics}")
 
     network = make_network(seed=7)

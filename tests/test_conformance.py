@@ -313,12 +313,10 @@ def test_with_zero_output_error_nothing_is_learned(name):
     """Where the prediction is the target, every error is zero: at the equilibrium and before it."""
     chain, optimizer = Chain(), optax.sgd(1.0)
     chain.network.layers[1].energy = pc.energies.Gaussian()  # as ZIL wants it
-    targets = chain.network.predict(chain.inputs)
+    evidence = pc.Evidence(inputs=chain.inputs, targets=chain.network.predict(chain.inputs))
     network = pc.networks.split(chain.network)
     update = jax.jit(
-        lambda network, state: RULES[name].update(
-            network, optimizer, state, chain.inputs, targets, key=KEY
-        )
+        lambda network, state: RULES[name].update(network, optimizer, state, evidence, key=KEY)
     )
     new, _, _ = update(network, optimizer.init(network.parameters))
     before, after = jax.tree.leaves(network.parameters), jax.tree.leaves(new.parameters)

@@ -59,7 +59,7 @@ class Contender:
             learning=pc.learning.PredictiveCoding(self.inference),
             progress=False,
         )
-        self._data: tuple[np.ndarray, int, pc.data.Dataset] | None = None
+        self._data: tuple[np.ndarray, pc.data.Dataset] | None = None
 
     def run(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Train on, or infer, K batches in order."""
@@ -69,21 +69,11 @@ class Contender:
                 result = self.network.infer(batch, labels, inference=self.inference)
             jax.block_until_ready(result.energy)
             return
-        # The Trainer goes on in the data where its step count is: there the first batch must stand.
-        offset = self.trainer.step % len(inputs)
-        if self._data is None or self._data[0] is not inputs or self._data[1] != offset:
-            data = pc.data.from_arrays(
-                *(
-                    (np.roll(array, offset, axis=0) if offset else array).reshape(
-                        -1, *array.shape[2:]
-                    )
-                    for array in (inputs, targets)
-                ),
-                batch_size=self.job.batch_size,
-                shuffle=False,
-            )
-            self._data = (inputs, offset, data)
-        self.trainer.fit(self._data[2], num_steps=self.trainer.step + len(inputs))
+        if self._data is None or self._data[0] is not inputs:
+            flat = (array.reshape(-1, *array.shape[2:]) for array in (inputs, targets))
+            data = pc.data.from_arrays(*flat, batch_size=self.job.batch_size, shuffle=False)
+            self._data = (inputs, data)
+        self.trainer.fit(self._data[1], num_steps=self.trainer.step + len(inputs))
 
     def parameters(self) -> Parameters:
         """Return the parameters, copied, in the form in which they were given."""

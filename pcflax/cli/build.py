@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import pcflax as pc
+from pcflax import recipes
 from pcflax.layers import Evidence
 
+from .fields import settings
 from .options import CONVOLUTIONAL, TrainOptions
 
 _ACTIVATIONS = {
@@ -129,32 +130,9 @@ def _mlp(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNet
 
 def build_inference(options: TrainOptions) -> pc.inference.AbstractInference:
     """The algorithm that infers activities."""
-    count: dict[str, Any] = {"num_steps": options.inference_steps}
-    if options.tolerance is not None:
-        count = {"tolerance": options.tolerance, "max_steps": options.inference_steps}
-    descent = pc.inference.GradientDescent(
-        optax.sgd(options.step_size, momentum=options.momentum or None), **count
-    )
-    if options.inference == "gradient":
-        return descent
-    if options.inference == "auto":
-        return pc.inference.GradientDescent(step_size="auto", **count)
-    if options.inference == "error-coordinates":
-        return pc.inference.ErrorCoordinates(descent)
-    if options.inference == "newton":
-        return pc.inference.NewtonCG(**count)
-    if options.inference == "gauss-newton":
-        return pc.inference.GaussNewton(**count)
-    if options.inference == "flow":
-        steps = max(options.inference_steps, 1)
-        return pc.inference.GradientFlow(tolerance=options.tolerance or 1e-3, max_steps=steps)
-    if options.inference == "langevin":
-        return pc.inference.Langevin(
-            options.step_size,
-            temperature=options.temperature,
-            num_samples=max(options.inference_steps, 1),
-        )
-    return pc.inference.LinearSolve()
+    own = _own("inference", options)
+    own.pop("num_steps" if own.get("tolerance") and "max_steps" in own else "max_steps", None)
+    return recipes.inference(options.inference, **own)
 
 
 def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
@@ -163,25 +141,25 @@ def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
     Raises:
         ValueError: for an inference that the rule cannot take, naming both options.
     """
-    if options.learning == "backprop":
-        return pc.learning.Backprop()
-    if options.learning == "zil":
-        return pc.learning.ZIL()
-    inference = build_inference(options)
-    if options.learning == "nudged":
-        return pc.learning.Nudged(inference, beta=options.beta, centred=options.centred)
-    rules: dict[str, Any] = {
-        "pc": pc.learning.PredictiveCoding,
-        "ipc": pc.learning.IncrementalPC,
-        "fpa": pc.learning.FixedPrediction,
-    }
+    own = _own("learning", options)
+    infers = "inference" in settings("learning", options.learning)
+    inference = build_inference(options) if infers else None
     try:
-        return rules[options.learning](inference)
+        return recipes.learning(options.learning, inference, **own)
     except (TypeError, ValueError) as error:
+        if any(name in str(error) for name in own):
+            raise
         stop = "" if options.tolerance is None else f" --tolerance {options.tolerance}"
         raise ValueError(
             f"--learning {options.learning} cannot take --inference {options.inference}{stop}: {error}"
         ) from error
+
+
+def _own(option: str, options: TrainOptions) -> dict[str, Any]:
+    """What the options say of a rule's or an algorithm's settings."""
+    found = settings(option, getattr(options, option)).values()
+    values = {one.name: one.value(options) for one in found if one.kind is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_probabilities(data: pc.data.Dataset) -> None:
@@ -210,13 +188,14 @@ def build_trainer(
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
-    rate: Any = options.learning_rate
-    if options.decay:
-        rate = optax.linear_schedule(rate, 0.0, options.num_steps)
+    rule, updates = build_learning(options), options.num_steps
+    if isinstance(rule, pc.learning.IncrementalPC):  # an update at every step of inference
+        updates *= rule.inference.num_steps or 1
+    rate = recipes.schedule(options.decay, options.learning_rate, updates)
     return pc.Trainer(
         build_network(options, spec),
-        optax.adam(rate),
-        learning=build_learning(options),
+        recipes.optimizer(options.optimizer, rate),
+        learning=rule,
         checkpoints=pc.Checkpoints(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
         ),

@@ -12,9 +12,11 @@ import dataclasses
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments == ["--version"]:
             print(f"pcflax {__version__}")
             return
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _stopping_at_once():
             warnings.showwarning = _show_warning
             _run(arguments)
         print(end="", flush=True)  # what fails is told here
@@ -45,13 +47,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.suppress(AttributeError, OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # type: ignore
     except KeyboardInterrupt:
-        print("stopped; go on with --resume", file=sys.stderr)
+        print(_STOPPED, file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         if debug:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+_STOPPED = "stopped; go on with --resume"
+
+
+@contextlib.contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """End the process on Ctrl-C, but for while `fit` trains, which saves first.
+
+    What is raised while modules load may be lost there, or become another error.
+    """
+
+    def stop(number, frame):
+        print(_STOPPED, file=sys.stderr, flush=True)
+        os._exit(130)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    ours = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run(arguments: list[str]) -> None:
@@ -66,7 +93,7 @@ def _run(arguments: list[str]) -> None:
     )
     options = tyro.cli(
         verbs,
-        args=arguments,
+        args=_spelt_out(arguments),
         prog="pcflax",
         description="Predictive coding networks on Flax NNX and JAX.",
     )
@@ -95,18 +122,34 @@ def _defaults(arguments: list[str]) -> TrainOptions:
     run_dir = _value_of("run-dir", arguments)
     if "--resume" in arguments and run_dir is not None:
         return read_config(Path(os.path.expanduser(run_dir)))
-    return preset(_value_of("preset", arguments) or "notebook")
+    return preset(
+        _value_of("preset", arguments) or "notebook", _value_of("model", arguments) or "mlp"
+    )
+
+
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """The same arguments, with the word that `--decay` and `--no-decay` stand for."""
+    found: list[str] = []
+    for position, argument in enumerate(arguments):
+        following = arguments[position + 1 : position + 2]
+        if argument == "--no-decay":
+            found += ["--decay", "constant"]
+        elif argument == "--decay" and (not following or following[0].startswith("-")):
+            found += [argument, "linear"]
+        else:
+            found.append(argument)
+    return found
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    """What the command line gives an option, before it is parsed."""
-    flags = (f"--{option}", f"--{option.replace('-', '_')}")
+    """What the command line gives an option at last, before it is parsed."""
+    flags, value = (f"--{option}", f"--{option.replace('-', '_')}"), None
     for position, argument in enumerate(arguments):
         if argument in flags and position + 1 < len(arguments):
-            return arguments[position + 1]
+            value = arguments[position + 1]
         if argument.startswith(tuple(f"{flag}=" for flag in flags)):
-            return argument.partition("=")[2]
-    return None
+            value = argument.partition("=")[2]
+    return value
 
 
 def _with_homes(options: Any) -> Any:

@@ -6,23 +6,25 @@ import dataclasses
 import json
 import math
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from pcflax import recipes
+
+from .fields import counting, derived
+
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class RunOptions:
     """Train a network and keep the run in a folder.
 
     With no option: the network of the reference notebook, in-300-300-out with tanh, on the embedded
     8x8 digits, in well under a minute. `--data mnist` is the notebook's own job.
     """
 
-    preset: Literal["notebook", "fast"] = "notebook"
+    preset: Literal[tuple(recipes.PRESETS)] = "notebook"  # type: ignore[valid-type]
     """Defaults to start from, which other options go over: the notebook's, or a recipe that is soon
     done, fast: gelu and cross-entropy, 3 larger inference steps, batches of 128, 300 steps at a rate
     that falls to zero."""
@@ -42,10 +44,10 @@ class TrainOptions:
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
     with; only --num-steps, --data-dir and --debug may change."""
-    model: Literal["mlp", "residual-mlp", "vgg5", "vgg7", "resnet18", "transformer"] = "mlp"
+    model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
-    (residual-mlp, those of muPC); convolutions for images (cifar10); a
-    causal transformer of --depth blocks for text."""
+    (residual-mlp, those of muPC); convolutions for images (cifar10); a causal transformer of --depth
+    blocks for text. Each has defaults of its own, which --model NAME --help shows."""
     widths: tuple[int, ...] = (300, 300)
     """Widths of the hidden layers of an mlp."""
     depth: int = 4
@@ -68,41 +70,24 @@ class TrainOptions:
     parameterization: Literal["standard", "ntk", "mupc"] | None = None
     """Scale of the weights with width and depth: standard in an mlp, mupc in a residual-mlp, unless
     given."""
-    learning: Literal["pc", "ipc", "fpa", "zil", "nudged", "backprop"] = "pc"
+    learning: Literal[tuple(recipes.LEARNING)] = "pc"  # type: ignore[valid-type]
     """Rule of learning: predictive coding, incremental (a weight step at every inference step), fixed
     prediction, zero-divergence, nudged, or backpropagation through the same network."""
-    beta: float = 0.5
-    """How far nudged learning holds the output from its prediction to the target; below 0 away."""
-    centred: bool = False
-    """Average nudged learning over beta and -beta."""
-    inference: Literal[
-        "gradient",
-        "auto",
-        "error-coordinates",
-        "flow",
-        "gauss-newton",
-        "newton",
-        "langevin",
-        "linear",
-    ] = "gradient"
+    inference: Literal[tuple(recipes.INFERENCE)] = "gradient"  # type: ignore[valid-type]
     """How activities are inferred: gradient descent with --step-size or one chosen by curvature (auto),
     gradient descent on errors, a differential equation, second order, sampling, or exactly (linear
     networks)."""
     inference_steps: int = 20
-    """Steps of inference for each batch; the most that are taken where there is a --tolerance."""
-    step_size: float = 0.003125
-    """Size of those steps, on each example's own energy with the 1/2: the notebook's rate of 0.1 on the
-    mean over 64 examples without the 1/2 is 2 * 0.1 / 64."""
-    momentum: float = 0.0
-    """Momentum of gradient descent on activities or errors."""
-    tolerance: float | None = None
-    """Stop each example where the root mean square of its dF/dz is this small."""
-    temperature: float = 1.0
-    """Temperature of Langevin sampling."""
+    """Steps of inference for each batch; the most that are taken where there is a --tolerance; the
+    samples of langevin."""
+    optimizer: str = "adam"
+    """Optimizer of the weights: a name of optax that takes a learning rate, with other arguments of its
+    own if wanted: sgd, "adamw(weight_decay=0.01)"."""
     learning_rate: float = 1e-3
-    """Adam's rate for the weights."""
-    decay: bool = False
-    """Let that rate fall linearly to zero at --num-steps, which then cannot change when a run is resumed."""
+    """Its rate."""
+    decay: Literal[recipes.SCHEDULES] = "constant"  # type: ignore[valid-type]
+    """How that rate falls until --num-steps, which then cannot change when a run is resumed; --decay
+    alone is linear, to zero."""
     health: bool = False
     """Log, beside the training metrics, whether each layer learns: alignment with backpropagation,
     gradient norms, dead units, energy shares; and draw the alignment."""
@@ -112,6 +97,25 @@ class TrainOptions:
     """Newest checkpoints to keep; the one with the best test accuracy is kept besides."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+if TYPE_CHECKING:
+
+    class TrainOptions(RunOptions):
+        """`RunOptions`, and every setting of an algorithm or a rule."""
+
+        def __init__(self, **options: Any): ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    TrainOptions = dataclasses.make_dataclass(
+        "TrainOptions",
+        derived(),
+        bases=(RunOptions,),
+        namespace={"__doc__": RunOptions.__doc__, "__module__": __name__},
+        frozen=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,34 +163,21 @@ class InspectOptions:
     """Show the traceback of an error."""
 
 
-# What a preset changes of the defaults; `fast` is measured by benchmarks/time_to_accuracy.py.
-PRESETS: dict[str, dict[str, Any]] = {
-    "notebook": {},
-    "fast": {
-        "num_steps": 300,
-        "batch_size": 128,
-        "activation": "gelu",
-        "output": "categorical",
-        "inference_steps": 3,
-        "step_size": 0.1,
-        "learning_rate": 3e-3,
-        "decay": True,
-    },
-}
-
 # A resumed run may be told these anew; everything else is as it was.
 MAY_CHANGE = ("num_steps", "data_dir", "run_dir", "resume", "debug")
 
 
-def preset(name: str) -> TrainOptions:
-    """The options that a preset stands for.
+def preset(name: str, model: str = "mlp") -> TrainOptions:
+    """The defaults of a preset and a model.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown preset.
     """
-    if name not in PRESETS:
-        raise ValueError(f"expected --preset {' or '.join(PRESETS)}, got {name}")
-    return TrainOptions(preset=name, **PRESETS[name])  # type: ignore[arg-type]
+    if name not in recipes.PRESETS:
+        raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
+    model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
+    chosen = recipes.MODELS[model] | recipes.PRESETS[name]
+    return TrainOptions(preset=name, model=model, **chosen)
 
 
 def config_path(run_dir: Path) -> Path:
@@ -206,10 +197,7 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
             for name, value in dataclasses.asdict(absolute_data(options)).items()
             if name not in ("run_dir", "resume", "debug")
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("pcflax", "jax", "flax", "optax")},
-        },
+        "versions": recipes.versions(),
     }
     path = config_path(run_dir)
     try:
@@ -249,6 +237,8 @@ def read_config(run_dir: Path) -> TrainOptions:
         stored: dict[str, Any] = json.loads(path.read_text())["options"]
         stored["widths"] = tuple(stored["widths"])
         stored["data_dir"] = None if stored["data_dir"] is None else Path(stored["data_dir"])
+        if isinstance(decay := stored.get("decay", False), bool):  # of 0.1
+            stored["decay"] = "linear" if decay else "constant"
         return TrainOptions(**stored, run_dir=run_dir)
     except (ValueError, KeyError, TypeError) as error:
         reason = {
@@ -258,32 +248,35 @@ def read_config(run_dir: Path) -> TrainOptions:
         raise ValueError(f"{path} cannot be read as a run's options: {reason}") from error
 
 
-_INFERRING = ("pc", "ipc", "fpa", "nudged")
-_DESCENDING = ("gradient", "error-coordinates")
-_STOPPING = (*_DESCENDING, "auto", "flow", "gauss-newton", "newton")
-
 # Models of images, (height, width, channels), instead of flat features.
 CONVOLUTIONAL = ("vgg5", "vgg7", "resnet18")
 
-# Options that count only where another has one of these values.
-_COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "beta": ("learning", ("nudged",)),
-    "centred": ("learning", ("nudged",)),
-    "inference": ("learning", _INFERRING),
-    "momentum": ("inference", _DESCENDING),
-    "step_size": ("inference", (*_DESCENDING, "langevin")),
-    "tolerance": ("inference", _STOPPING),
-    "temperature": ("inference", ("langevin",)),
-    "widths": ("model", ("mlp",)),
-    "skip": ("model", ("mlp",)),
-    "activation_first": ("model", ("mlp",)),
-    "parameterization": ("model", ("mlp", "residual-mlp")),
-    "depth": ("model", ("residual-mlp", "transformer")),
-    "width": ("model", ("residual-mlp", "transformer")),
-    "output": ("model", ("mlp", "residual-mlp", "vgg5", "vgg7", "resnet18")),
-    "sequence_length": ("model", ("transformer",)),
-    "augment": ("model", CONVOLUTIONAL),
+# Options that only some models have.
+_MODELS: dict[str, tuple[str, ...]] = {
+    "widths": ("mlp",),
+    "skip": ("mlp",),
+    "activation_first": ("mlp",),
+    "parameterization": ("mlp", "residual-mlp"),
+    "depth": ("residual-mlp", "transformer"),
+    "width": ("residual-mlp", "transformer"),
+    "output": ("mlp", "residual-mlp", *CONVOLUTIONAL),
+    "sequence_length": ("transformer",),
+    "augment": CONVOLUTIONAL,
 }
+
+_RANGES = (
+    ("num_steps batch_size eval_every", lambda value: value >= 1, "of at least 1"),
+    ("inference_steps", lambda value: value >= 0, "of at least 0"),
+    ("step_size learning_rate", lambda value: 0 < value < math.inf, "above 0"),
+    ("temperature", lambda value: 0 <= value < math.inf, "from 0"),
+    ("momentum", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
+)
+
+
+def flag(name: str) -> str:
+    """The option as it is typed."""
+    return "--" + name.replace("_", "-")
 
 
 def check_options(options: TrainOptions) -> None:
@@ -292,40 +285,21 @@ def check_options(options: TrainOptions) -> None:
     Raises:
         ValueError: naming the option.
     """
-    for name in ("num_steps", "batch_size", "eval_every"):
-        if getattr(options, name) < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"expected {flag} of at least 1, got {getattr(options, name)}")
-    if options.inference_steps < 0:
-        raise ValueError(f"expected --inference-steps of at least 0, got {options.inference_steps}")
-    for name, least in (("step_size", None), ("learning_rate", None), ("temperature", 0.0)):
-        value = getattr(options, name)
-        if not (value > 0 if least is None else value >= least) or not math.isfinite(value):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(
-                f"expected {flag} {'above' if least is None else 'from'} 0, got {value}"
-            )
-    if not 0 <= options.momentum < 1:
-        raise ValueError(f"expected --momentum from 0 to below 1, got {options.momentum}")
-    for name, (option, values) in _COUNTS.items():
-        flag, needed = "--" + name.replace("_", "-"), "--" + option.replace("_", "-")
-        default = getattr(preset(options.preset), name)
-        if getattr(options, name) != default and getattr(options, option) not in values:
-            raise ValueError(
-                f"{flag} does nothing with {needed} {getattr(options, option)}; leave it out, or take "
-                f"{needed} {' or '.join(values)}"
-            )
+    for names, fits, words in _RANGES:
+        for name in names.split():
+            value = getattr(options, name)
+            if isinstance(value, int | float) and not fits(value):
+                raise ValueError(f"expected {flag(name)} {words}, got {value}")
+    _check_counting(options)
     if options.data.startswith("text:") != (options.model == "transformer"):
         raise ValueError(
             f"--model {options.model} does not fit --data {options.data}; text wants --model transformer, "
             f"and a transformer --data text:PATH"
         )
-    for name in ("depth", "width", "sequence_length"):
-        if getattr(options, name) < (
-            2 if name == "depth" and options.model != "transformer" else 1
-        ):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"expected a larger {flag}, got {getattr(options, name)}")
+    layers = 1 if options.model == "transformer" else 2  # first and last
+    for name, least in (("depth", layers), ("width", 1), ("sequence_length", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"expected a larger {flag(name)}, got {getattr(options, name)}")
     linear = options.activation == "identity" and options.output == "gaussian"
     if options.inference == "linear" and not linear:
         raise ValueError(
@@ -334,8 +308,27 @@ def check_options(options: TrainOptions) -> None:
         )
     if any(width < 1 for width in options.widths):
         raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"expected a seed from 0 to 2**32 - 1, got {options.seed}")
+
+
+def _check_counting(options: TrainOptions) -> None:
+    """Refuse an option that the chosen model, rule or algorithm does not have."""
+    defaults = preset(options.preset, options.model)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value == getattr(defaults, field.name):
+            continue
+        if field.name in _MODELS:
+            owners = [("model", _MODELS[field.name])]
+        else:
+            owners = [(kind, counting(kind, field.name)) for kind in ("learning", "inference")]
+            if owners[1][1]:  # an algorithm's option wants a rule that infers
+                owners[0] = ("learning", counting("learning", "inference"))
+        for kind, words in owners:
+            if words and (word := getattr(options, kind)) not in words:
+                raise ValueError(
+                    f"{flag(field.name)} does nothing with {flag(kind)} {word}; leave it out, or take "
+                    f"{flag(kind)} {' or '.join(words)}"
+                )
 
 
 def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
@@ -345,22 +338,22 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
         ValueError: naming the first option that differs.
     """
     given = absolute_data(given)
-    if stored.decay and given.num_steps != stored.num_steps:
+    if stored.decay != "constant" and given.num_steps != stored.num_steps:
+        lowest = "to zero " if stored.decay in ("linear", "cosine") else ""
         raise ValueError(
-            f"the run in {given.run_dir} lets its rate fall to zero at step {stored.num_steps} (--decay), "
+            f"the run in {given.run_dir} lets its rate fall {lowest}at step {stored.num_steps} (--decay), "
             f"got --num-steps {given.num_steps}; leave it out to resume, or start a new run"
         )
-    moved = Path(
-        given.data.removeprefix("text:")
-    ).is_file()  # other examples are told by the Trainer
+    # other examples are told by the Trainer
+    moved = Path(given.data.removeprefix("text:")).is_file()
     for field in dataclasses.fields(TrainOptions):
         if field.name == "data" and moved:
             continue
         old, new = getattr(stored, field.name), getattr(given, field.name)
-        if field.name not in MAY_CHANGE and old != new:
-            flag = "--" + field.name.replace("_", "-")
+        if field.name not in MAY_CHANGE and (old or new) and old != new:
+            own = flag(field.name)
             raise ValueError(
-                f"the run in {given.run_dir} was started with {flag} {_words(old)}, got {flag} "
+                f"the run in {given.run_dir} was started with {own} {_words(old)}, got {own} "
                 f"{_words(new)}; leave the option out to resume, or start a new run in another "
                 f"--run-dir"
             )

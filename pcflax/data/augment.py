@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from pcflax.typing import PRNGKey, PyTree
 _STREAM = 2**32 - 1
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """A random change of a batch of images; any such function will do, where it can be hashed.
 

@@ -154,7 +154,7 @@ class InferenceProblem(VectorField):
 
     def energies(self, coordinates: PyTree) -> Energies:
         """Return the energy of each example at each layer."""
-        energies = self.network.energies(self.decode(coordinates), self.inputs)
+        energies = self.network.bind(self.decode(coordinates)).energies(self.inputs)
         if not self.weights:
             return energies
         return {name: self.weights.get(name, 1) * energy for name, energy in energies.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.checks import expect_count, expect_number
@@ -69,7 +70,7 @@ class UntilTolerance(Settings):
     UntilTolerance(tolerance=0.001, max_steps=1000)
     """
 
-    tolerance: float
+    tolerance: float | Array
     max_steps: int = MAX_STEPS
 
     def __post_init__(self):
@@ -184,14 +185,20 @@ def at_equilibrium(
         return solve(problem.start)
 
     def tangent_solve(product, vector):
-        # H is one block for each example, and symmetric
-        tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(vector))
+        # H is one block for each example, and symmetric. One flat vector: jax transposes no solve of which
+        # some parts depend on what is differentiated and others do not.
+        flat, unravel = ravel_pytree(vector)
+        tolerance = 8 * float(jnp.finfo(flat.dtype).eps)
 
-        def solve_by_cg(product, vector):
-            return jax.scipy.sparse.linalg.cg(product, vector, tol=tolerance, maxiter=1000)[0]
+        def by_conjugate_gradients(matrix, vector):
+            return jax.scipy.sparse.linalg.cg(matrix, vector, tol=tolerance, maxiter=1000)[0]
 
-        # around it, since jax cannot transpose its own cg here: reverse mode
-        return jax.lax.custom_linear_solve(product, vector, solve_by_cg, symmetric=True)
+        def flat_product(v):
+            return ravel_pytree(product(unravel(v)))[0]
+
+        return unravel(
+            jax.lax.custom_linear_solve(flat_product, flat, by_conjugate_gradients, symmetric=True)
+        )
 
     dtypes: list = []
 

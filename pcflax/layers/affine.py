@@ -103,17 +103,12 @@ class PCAffine(PCLayer):
         self.dropout = make_dropout(self, dropout, rngs)
         self.skip = skip
 
-    def check_below(self, below: Float[Array, " batch *below"]) -> None:
-        """Refuse an activity below that does not fit; a wrapped module does that itself."""
-        del below
-
     def affine(self, features: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
         """Compute the affine map alone, without norm, activation, dropout, pool and skip."""
         return self.module(features)
 
     def predict(self, below: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
         """Predict this layer's activity from the one below."""
-        self.check_below(below)
         activation, features = self.activation, below
         if activation is not None and self.activation_first:
             features = activation(features)

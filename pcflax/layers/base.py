@@ -21,9 +21,9 @@ from pcflax.energies import Energy, Gaussian
 from pcflax.typing import PyTree
 from pcflax.variables import Activity
 
-from .clamps import Clamp, held_at
+from .clamps import Clamp
 from .closures import refuse_hidden_modules
-from .evaluate import Numerics, evaluate, evaluate_at_rest
+from .evaluate import PLAIN, Numerics, evaluate, evaluate_at_rest
 
 
 class PCLayer(nnx.Module):
@@ -114,7 +114,11 @@ class PCLayer(nnx.Module):
 
     is_root_node: bool = False  # whether the layer predicts from nothing: a prior
 
-    node_axes: int = 1  # how many axes of an activity count examples and nodes
+    # Of an activity with the batch first: how many axes count examples and nodes; which axis stands first
+    # where the layer stores it; and the part of it that the layers above see.
+    node_axes: int = 1
+    node_axis: int = 0
+    top_node: Any = slice(None)
 
     @property
     def num_nodes(self) -> int:
@@ -147,10 +151,6 @@ class PCLayer(nnx.Module):
         del name, nodes  # there are none
         return whole
 
-    def top_node(self, activity: Float[Array, " batch *features"]) -> Array:
-        """Return the part of the layer's activity that the layers above see."""
-        return activity
-
     def top_node_layer(self) -> PCLayer:
         """Return a layer that predicts the top node alone."""
         return self
@@ -158,15 +158,6 @@ class PCLayer(nnx.Module):
     def weigh_top_node(self, weight: Any) -> Any:
         """Return the factors of the layer's energies that weigh the top node alone."""
         return weight
-
-    @property
-    def node_activities(self) -> Float[Array, " batch *features"]:
-        """The stored activity, the batch first."""
-        return self.activity[...]
-
-    def store_nodes(self, activity: Float[Array, " batch *features"]) -> None:
-        """Store an activity, given with the batch first."""
-        self.activity.set_value(activity)
 
     def predict_nodes(
         self, belows: tuple[Array, ...], activity: Array, numerics: Numerics
@@ -177,6 +168,8 @@ class PCLayer(nnx.Module):
             The predictions, shaped as `activity`, and what the layer wrote.
         """
         del activity  # between the nodes of a stack
+        if numerics == PLAIN:
+            return self.predict(*belows), {}
         return evaluate(self, belows, numerics)
 
     def advance_nodes(
@@ -198,7 +191,7 @@ class PCLayer(nnx.Module):
         activity = self.energy.mean(prediction)
         if error is not None:
             activity = activity + error
-        return activity if clamp is None else held_at(clamp, activity), prediction, writes
+        return activity if clamp is None else clamp.placed(activity), prediction, writes
 
     def update_nodes(self, writes: PyTree) -> None:
         """Keep what the layer wrote on a copy of itself."""

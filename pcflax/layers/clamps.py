@@ -44,6 +44,17 @@ class Clamp(NamedTuple):
         mask = True if self.mask is None else self.mask
         return jnp.broadcast_to(jnp.asarray(mask), self.value.shape)
 
+    def placed(
+        self, activity: Float[Array, " batch *features"]
+    ) -> Float[Array, " batch *features"]:
+        """Return the activity under the clamp.
+
+        Raises:
+            ClampShapeError: where the shapes differ.
+        """
+        check_clamp(self, activity.shape)
+        return self.apply(activity)
+
     def apply(self, activity: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:
         """Return the activity with its held elements at their values."""
         value = self.value.astype(activity.dtype)
@@ -105,14 +116,16 @@ class ClampShapeError(ValueError):
     """A clamp has another shape than its layer predicts; told with the layer's name."""
 
 
-def held_at(clamp: Clamp, activity: Array) -> Array:
-    """Return the activity under its clamp.
+def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
+    """Return the activity of the layer of that name under its clamp.
 
     Raises:
-        ClampShapeError: where the shapes differ.
+        ValueError: where the shapes differ.
     """
-    check_clamp(clamp, activity.shape)
-    return clamp.apply(activity)
+    try:
+        return clamp.placed(activity)
+    except ClampShapeError as error:
+        raise ValueError(f"layer '{name}' {error}") from None
 
 
 def check_clamp(clamp: Clamp, shape: tuple[int, ...]) -> None:

@@ -102,7 +102,7 @@ class _Convolution(PCAffine):
             **options,
         )
 
-    def check_below(self, below: Float[Array, " batch *space in"]) -> None:
+    def _check(self, below: Float[Array, " batch *space in"]) -> None:
         """Refuse an activity below of another number of axes or channels."""
         dimensions, channels = len(self.conv.kernel_size), self.conv.in_features
         names = ("length", "height, width", "depth, height, width")[min(dimensions, 3) - 1]
@@ -121,6 +121,7 @@ class _Convolution(PCAffine):
 
     def affine(self, features: Float[Array, " batch *space in"]) -> Float[Array, " batch *new out"]:
         """Compute the convolution and its bias: the layer without norm, activation, pool and skip."""
+        self._check(features)
         found = self.conv(features)
         if 0 in found.shape[1:-1]:
             raise ValueError(

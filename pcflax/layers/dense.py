@@ -108,16 +108,17 @@ class PCDense(PCAffine):
             index=index, depth=depth, in_features=self.linear.in_features, skip=self.skip
         )
 
-    def check_below(self, below: Float[Array, " batch in"]) -> None:
-        """Refuse an activity below of another width than in_features."""
-        if below.shape[-1] != self.linear.in_features:
-            raise ValueError(
-                f"expected an input of shape (batch, {self.linear.in_features}), got {below.shape}; "
-                f"set in_features={below.shape[-1]} or change what is below"
-            )
-
     def affine(self, features: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
-        """Compute a * (features @ W) + b: the layer without its activation and its skip."""
+        """Compute a * (features @ W) + b: the layer without its activation and its skip.
+
+        Raises:
+            ValueError: for features of another width than in_features.
+        """
+        if features.shape[-1] != self.linear.in_features:
+            raise ValueError(
+                f"expected an input of shape (batch, {self.linear.in_features}), got {features.shape}; "
+                f"set in_features={features.shape[-1]} or change what is below"
+            )
         if self.multiplier != 1.0:
             # on this side of the product: it leaves the bias alone, and N(0, 1) weights sum to O(1)
             features = self.multiplier * features

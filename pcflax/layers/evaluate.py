@@ -7,8 +7,6 @@ who keep it once a batch (`pcflax/networks/batch_state.py`). Next file to read: 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -47,6 +45,10 @@ class Numerics(NamedTuple):
     compute_dtype: Any = None
     remat: bool = False
     stateful: bool = True
+
+
+# Nothing to cast, to compute again or to keep: the prediction is a call of `predict`.
+PLAIN = Numerics(stateful=False)
 
 
 def as_numerics(compute_dtype: Any, remat: Any) -> Numerics:
@@ -125,21 +127,17 @@ def written(module: nnx.Module) -> PyTree:
     return nnx.state(module, _WRITTEN)
 
 
-@contextlib.contextmanager
-def telling(name: str, layer: PCLayer, belows: tuple[Array, ...]) -> Iterator[None]:
-    """Raise what goes wrong in a layer's prediction with the layer's name and what it was given."""
-    try:
-        yield
-    except ClampShapeError as error:
-        raise ValueError(f"layer '{name}' {error}") from None
-    except (TypeError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        shapes = " and ".join(str(below.shape) for below in belows)
-        plural = "activities of shapes" if len(belows) > 1 else "an activity of shape"
-        raise ValueError(
-            f"layer '{name}' ({type(layer).__name__}) could not predict from {plural} {shapes}: "
-            f"{first_line}" + (_SEVERAL if len(belows) > 1 and isinstance(error, TypeError) else "")
-        ) from error
+def failed(name: str, layer: PCLayer, belows: tuple[Array, ...], error: Exception) -> ValueError:
+    """Return what went wrong in a layer's prediction, with the layer's name and what it was given."""
+    if isinstance(error, ClampShapeError):
+        return ValueError(f"layer '{name}' {error}")
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    shapes = " and ".join(str(below.shape) for below in belows)
+    plural = "activities of shapes" if len(belows) > 1 else "an activity of shape"
+    return ValueError(
+        f"layer '{name}' ({type(layer).__name__}) could not predict from {plural} {shapes}: "
+        f"{first_line}" + (_SEVERAL if len(belows) > 1 and isinstance(error, TypeError) else "")
+    )
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:

@@ -9,7 +9,7 @@ from pcflax.energies import Energy
 from pcflax.typing import PyTree
 
 from .base import PCLayer
-from .clamps import Clamp, ClampShapeError, held_at
+from .clamps import Clamp, ClampShapeError
 from .evaluate import Numerics
 
 
@@ -72,7 +72,7 @@ class PCRoot(PCLayer):
                     f"it PCRoot{clamp.value.shape[1:]}"
                 )
             return clamp.value, prediction, {}  # in its own dtype, which the layers above follow
-        return activity if clamp is None else held_at(clamp, activity), prediction, {}
+        return activity if clamp is None else clamp.placed(activity), prediction, {}
 
     def _mean(self, batch_size: int) -> Array:
         mean = self.predict()

@@ -123,6 +123,8 @@ class PCStack(PCLayer):
     # The verbs of a run of nodes.
 
     node_axes = 2
+    node_axis = 1
+    top_node = (slice(None), -1)
 
     @property
     def num_nodes(self) -> int:
@@ -157,10 +159,6 @@ class PCStack(PCLayer):
         """Merge the stack's own clamp with those of its layers."""
         return clamp_of_stack(name, self.depth, whole, nodes) if nodes else whole
 
-    def top_node(self, activity: Float[Array, " batch depth *features"]) -> Array:
-        """Return the activity of the layer on top."""
-        return activity[:, -1]
-
     def top_node_layer(self) -> PCLayer:
         """Return a copy of the layer on top."""
         return self.layer_at(-1)
@@ -168,16 +166,6 @@ class PCStack(PCLayer):
     def weigh_top_node(self, weight: Any) -> Any:
         """Return the factor for the layer on top, and 1 for the others."""
         return jnp.where(jnp.arange(self.depth) == self.depth - 1, weight, 1)
-
-    @property
-    def node_activities(self) -> Float[Array, " batch depth *features"]:
-        """The stored activities, the batch first."""
-        activity = self.activity[...]
-        return batch_first(activity) if activity.ndim > 1 else activity
-
-    def store_nodes(self, activity: Float[Array, " batch depth *features"]) -> None:
-        """Store the activities of all layers, given with the batch first."""
-        self.activity.set_value(depth_first(activity))
 
     def predict_nodes(
         self,
@@ -283,6 +271,9 @@ class _StackedEnergy(Energy):
         # depth first, as predictions are computed: what XLA makes of it transposes nothing in between
         pairs = depth_first(activity), depth_first(prediction)
         return jax.vmap(energy, out_axes=1)(state, *pairs)
+
+    def check_targets(self, targets):
+        self.one.check_targets(targets)
 
     def mean(self, prediction):
         graphdef, state = nnx.split(self.one)

@@ -18,13 +18,13 @@ from jaxtyping import Array, Float
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence, PCLayer
 from pcflax.layers.clamps import Known, held_at
-from pcflax.layers.evaluate import as_numerics, telling
+from pcflax.layers.evaluate import as_numerics, failed
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, normalizing, with_batch_statistics
 from .given import check_batch, parse
 from .pure import split
-from .upward import Pass, check_rows, pass_upward
+from .upward import Pass, no_rows, pass_upward
 from .wiring import Wiring, names_of
 
 
@@ -168,13 +168,12 @@ class AbstractPCNetwork(nnx.Module):
         Raises:
             ValueError: where they have no size yet.
         """
-        found = {name: layer.node_activities for name, layer in self._named_layers()}
-        for name, activity in found.items():
+        found = {}
+        for name, layer in self._named_layers():
+            activity = layer.activity[...]
             if activity.ndim == 1 and activity.shape[0] == 0:
-                raise ValueError(
-                    f"layer '{name}' has no activity yet; call network.init_activities(inputs) or "
-                    f"network.infer(...) first"
-                )
+                raise _no_activity(name)
+            found[name] = jnp.moveaxis(activity, 0, layer.node_axis)
         return found
 
     def set_activities(self, activities: Activities) -> None:
@@ -186,7 +185,8 @@ class AbstractPCNetwork(nnx.Module):
         for name, value in activities.items():
             # a copy of what is not jax's: its owner may change it
             kept = value if isinstance(value, jax.Array) else jnp.array(value)
-            self.layer(name).store_nodes(kept)
+            layer = self.layer(name)
+            layer.activity.set_value(jnp.moveaxis(kept, layer.node_axis, 0))
 
     def init_activities(
         self,
@@ -262,8 +262,7 @@ class AbstractPCNetwork(nnx.Module):
         else:
             start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
         for name, clamp in known.clamps.items():
-            with telling(name, self.layer(name), ()):
-                start[name] = held_at(clamp, start[name])
+            start[name] = held_at(name, clamp, start[name])
         return {name: start[name] for name in self.names}
 
     def feedforward(
@@ -337,20 +336,12 @@ class AbstractPCNetwork(nnx.Module):
     ) -> dict[str, tuple[Array, ...]]:
         """Return what each layer predicts from, at the stored activities; nothing below a root."""
         activities = self.activities()
-        tops = {name: layer.top_node(activities[name]) for name, layer in self._named_layers()}
+        tops = {name: activities[name][layer.top_node] for name, layer in self._named_layers()}
         return self.wiring.belows(inputs, tops)
 
     def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
         """Return mu_l = f_l(what is below) of every layer, at the stored activities, by layer name."""
-        predictions = {}
-        for name, belows in self.belows(inputs).items():
-            layer = getattr(self.layers, name)
-            with telling(name, layer, belows):
-                predictions[name] = layer.predict_nodes(
-                    belows, layer.node_activities, self.numerics
-                )[0]
-            check_rows(name, layer, predictions[name], belows)
-        return predictions
+        return {name: prediction for name, _, _, prediction in self._predicted(inputs)}
 
     def energies(self, inputs: Float[Array, " batch *in"] | None = None) -> Energies:
         """Return the energy of each example at each layer, at the stored activities.
@@ -368,9 +359,7 @@ class AbstractPCNetwork(nnx.Module):
         """
         network = self._frozen(inputs) if self.numerics.stateful else self
         energies: Energies = {}
-        for name, prediction in network.predictions(inputs).items():
-            layer = getattr(self.layers, name)
-            activity = layer.node_activities
+        for name, layer, activity, prediction in network._predicted(inputs):
             if activity.shape != prediction.shape:
                 raise ValueError(
                     f"layer '{name}' predicts shape {prediction.shape} but its activity is "
@@ -390,6 +379,27 @@ class AbstractPCNetwork(nnx.Module):
                     f"sum over features and do not average over the batch"
                 )
         return energies
+
+    def _predicted(self, inputs: Any) -> list[tuple[str, PCLayer, Array, Array]]:
+        """(name, layer, activity, prediction) of every layer, at the stored activities."""
+        found, activities = [], {}
+        for name in self.names:
+            layer = getattr(self.layers, name)
+            activity = layer.activity[...]
+            if activity.ndim == 1 and activity.shape[0] == 0:
+                raise _no_activity(name)
+            activities[name] = jnp.moveaxis(activity, 0, layer.node_axis)
+        tops = {n: a[getattr(self.layers, n).top_node] for n, a in activities.items()}
+        for name, belows in self.wiring.belows(inputs, tops).items():
+            layer = getattr(self.layers, name)
+            try:
+                prediction = layer.predict_nodes(belows, activities[name], self.numerics)[0]
+            except (TypeError, ValueError) as error:
+                raise failed(name, layer, belows, error) from error
+            if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
+                raise no_rows(name, layer, prediction, belows)
+            found.append((name, layer, activities[name], prediction))
+        return found
 
     def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:
         """Return F of each example: the sum of all layers' energies at the stored activities."""
@@ -530,3 +540,10 @@ class AbstractPCNetwork(nnx.Module):
 
     def _named_layers(self) -> list[tuple[str, PCLayer]]:
         return [(name, getattr(self.layers, name)) for name in self.names]
+
+
+def _no_activity(name: str) -> ValueError:
+    return ValueError(
+        f"layer '{name}' has no activity yet; call network.init_activities(inputs) or "
+        f"network.infer(...) first"
+    )

@@ -41,6 +41,7 @@ def parse(network: AbstractPCNetwork, evidence: Evidence) -> Known:
     if evidence.targets is not None:
         for name, array in by_name(evidence.targets, network.outputs).items():
             if array is not None:
+                network.layer(name).energy.check_targets(array)
                 top = list(network.layer(name).each_node_name(name))[-1]
                 ends[top] = as_clamp(top, array)
     found: dict[str, dict[int | None, Clamp]] = {}

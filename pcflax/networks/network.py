@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from pcflax.checks import expect_count
 from pcflax.layers import PCLayer
 from pcflax.layers.base import node_verbs
+from pcflax.layers.closures import refuse_hidden_modules
 
 from .base import AbstractPCNetwork
 from .pure import split
@@ -208,6 +209,7 @@ def check_layers(owner: str, layers: Mapping[str, Any]) -> None:
                 f"layer '{name}' ({type(layer).__name__}) has an attribute '{attribute}', which hides a "
                 f"method of pc.PCLayer; give it another name"
             )
+        refuse_hidden_modules(layer, attributes=layer)
         seen[id(layer)] = name
     nodes = [node for name, layer in layers.items() for node in layer.each_node_name(name)]
     for name in layers:

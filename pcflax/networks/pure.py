@@ -54,14 +54,18 @@ class SplitNetwork:
 
     def bind(self, activities: Activities | None = None) -> AbstractPCNetwork:
         """Return a fresh copy of the network that holds `activities`; call it inside traced code."""
-        kinds = (self.parameters, self.activities, self.other)
-        states = [_placed(kind, self.names) for kind in kinds]
+        states = []
+        for tree in (self.parameters, self.activities, self.other):
+            layers = {name: own for name, own in tree.items() if name in self.names}
+            rest = {name: own for name, own in tree.items() if name not in self.names}
+            states.append({**rest, **({"layers": layers} if layers else {})})
         network = nnx.merge(self.graphdef, *states, copy=True)
         if not self.other:
             network.numerics = network.numerics._replace(stateful=False)
         if activities is not None:
             for name, value in activities.items():
-                network.layers[name].store_nodes(value)
+                layer = getattr(network.layers, name)
+                layer.activity.set_value(jnp.moveaxis(value, layer.node_axis, 0))
         return network
 
     def energies(self, activities: Activities, inputs: Any) -> Energies:
@@ -98,7 +102,9 @@ class SplitNetwork:
 
 def write(network: AbstractPCNetwork, *kinds: PyTree) -> None:
     """Write parameters, or other state, of a network taken apart into the network object."""
-    nnx.update(network, *(_placed(kind, network.names) for kind in kinds if kind))
+    placed = [_placed(kind, network.names) for kind in kinds if kind]
+    if placed:  # a network of fixed functions has none
+        nnx.update(network, *placed)
 
 
 def split(network: AbstractPCNetwork) -> SplitNetwork:

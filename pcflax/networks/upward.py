@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from pcflax.layers import Clamp, PCLayer
 from pcflax.layers.clamps import held_at
-from pcflax.layers.evaluate import telling
+from pcflax.layers.evaluate import failed
 from pcflax.typing import Activities, PyTree
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def pass_upward(
     def over(group: Sequence[str], now: Activities) -> tuple[Activities, dict[str, Array]]:
         """Pass over the group once; return its activities and predictions."""
         now, predicted, known = dict(now), {}, dict(seen)
-        known |= {name: network.layer(name).top_node(now[name]) for name in now}
+        known |= {name: now[name][network.layer(name).top_node] for name in now}
         for name in group:
             layer, belows = network.layer(name), wiring.below(name, parents[name], known)
-            with telling(name, layer, belows):
+            try:
                 now[name], predicted[name], written = layer.advance_nodes(
                     belows,
                     network.numerics,
@@ -60,10 +60,13 @@ def pass_upward(
                     clamp=held.get(name),
                     error=errors.get(name),
                 )
-            check_rows(name, layer, predicted[name], belows)
+            except (TypeError, ValueError) as error:
+                raise failed(name, layer, belows, error) from error
+            if belows and jnp.shape(predicted[name])[:1] != belows[0].shape[:1]:
+                raise no_rows(name, layer, predicted[name], belows)
             if jax.tree.leaves(written):
                 writes[name] = written
-            known[name] = layer.top_node(now[name])
+            known[name] = now[name][layer.top_node]
         return now, predicted
 
     def swept(group: Sequence[str]) -> Activities:
@@ -73,8 +76,7 @@ def pass_upward(
         now = {}
         for name in group:
             zeros = jnp.zeros((batch_size, *dict(wiring.shapes)[name]), dtype)  # type: ignore
-            with telling(name, network.layer(name), ()):
-                now[name] = held_at(held[name], zeros) if name in held else zeros
+            now[name] = held_at(name, held[name], zeros) if name in held else zeros
 
         def sweep(now, _):
             after = over(group, now)[0]
@@ -92,7 +94,7 @@ def pass_upward(
         now, predicted = over(group, swept(group) if group[0] in wiring.cyclic else {})
         activities |= now
         predictions |= predicted
-        seen |= {name: network.layer(name).top_node(now[name]) for name in group}
+        seen |= {name: now[name][network.layer(name).top_node] for name in group}
     return Pass({name: activities[name] for name in network.names}, predictions, writes)
 
 
@@ -105,11 +107,10 @@ def wrong_shape(name: str, prediction: Any, activity: Any) -> ValueError:
     )
 
 
-def check_rows(name: str, layer: PCLayer, prediction: Any, belows: tuple[Array, ...]) -> None:
-    """Refuse a prediction that has not one row for each example."""
-    if belows and (not hasattr(prediction, "shape") or prediction.shape[:1] != belows[0].shape[:1]):
-        got = getattr(prediction, "shape", type(prediction).__name__)
-        raise ValueError(
-            f"layer '{name}' ({type(layer).__name__}) predicted {got} from an activity of shape "
-            f"{belows[0].shape}; expected one row an example, ({belows[0].shape[0]}, ...)"
-        )
+def no_rows(name: str, layer: PCLayer, prediction: Any, belows: tuple[Array, ...]) -> ValueError:
+    """Return the error for a prediction that has not one row for each example."""
+    got = getattr(prediction, "shape", type(prediction).__name__)
+    return ValueError(
+        f"layer '{name}' ({type(layer).__name__}) predicted {got} from an activity of shape "
+        f"{belows[0].shape}; expected one row an example, ({belows[0].shape[0]}, ...)"
+    )

@@ -110,6 +110,8 @@ class Wiring:
         sweeps: how often a pass upward goes over them.
         one_output: whether targets and predictions are one array, not a dictionary of several.
         is_chain: whether every layer's parent is the one before it.
+        names: the layers' names, parents before children where there is no cycle.
+        outside: the inputs that are no roots.
     """
 
     parents: tuple[tuple[str, Any], ...]
@@ -120,11 +122,14 @@ class Wiring:
     sweeps: int = 10
     one_output: bool = True
     is_chain: bool = False
+    names: tuple[str, ...] = dataclasses.field(init=False)
+    outside: tuple[str, ...] = dataclasses.field(init=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The layers' names, parents before children where there is no cycle."""
-        return tuple(name for name, _ in self.parents)
+    def __post_init__(self):
+        names = tuple(name for name, _ in self.parents)
+        object.__setattr__(self, "names", names)
+        outside = tuple(name for name in self.inputs if name not in names)
+        object.__setattr__(self, "outside", outside)
 
     def belows(self, inputs: Any, tops: Mapping[str, Array]) -> dict[str, tuple[Array, ...]]:
         """Return what each layer predicts from.
@@ -133,8 +138,18 @@ class Wiring:
             inputs: as the user gave them.
             tops: what layers show to those above them.
         """
-        seen = {**self.external(inputs), **tops}
-        return {name: self.below(name, parents, seen) for name, parents in self.parents}
+        seen = dict(tops)
+        if self.inputs == self.outside[:1] and hasattr(inputs, "shape"):
+            seen[self.outside[0]] = inputs
+        elif self.outside:
+            seen |= self.external(inputs)
+        belows = {}
+        for name, parents in self.parents:
+            if isinstance(parents, Combine):
+                belows[name] = self.below(name, parents, seen)
+            else:
+                belows[name] = tuple(seen[parent] for parent in parents)
+        return belows
 
     def below(self, name: str, parents: Any, seen: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return what one layer predicts from."""
@@ -154,8 +169,7 @@ class Wiring:
             ValueError: for one that is missing or unknown.
         """
         given = {} if inputs is None else by_name(inputs, self.inputs)
-        layers = self.names
-        found = {name: given.get(name) for name in self.inputs if name not in layers}
+        found = {name: given.get(name) for name in self.outside}
         for name, array in found.items():
             if array is None:
                 if self.is_chain:

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pcflax.checks import did_you_mean, expect_count
 from pcflax.networks import AbstractPCNetwork
@@ -22,6 +22,7 @@ from .checks import check_measured
 from .history import History
 
 
+@runtime_checkable
 class RunningTrainer(Protocol):
     """What callbacks may use of the `Trainer`, which has more."""
 

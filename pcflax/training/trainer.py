@@ -101,11 +101,8 @@ class Trainer:
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
         self.measures: tuple[str, ...] = ()
         seed = expect_count("Trainer", "seed", seed, least=-(2**63))
-        self._run, self._saving, self._pace = (
-            Run(network, self.optimizer, seed),
-            Saving(checkpoints),
-            Pace(),
-        )
+        self._run = Run(network, self.optimizer, seed)
+        self._saving, self._pace = Saving(checkpoints), Pace()
 
     @property
     def network(self) -> AbstractPCNetwork:

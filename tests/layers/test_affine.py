@@ -30,7 +30,9 @@ class TestAnyModule:
         rngs = nnx.Rngs(0)
         conv, norm = nnx.Conv(2, 3, (3,), rngs=rngs), nnx.LayerNorm(3, rngs=rngs)
         x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 2)), jnp.float32)
-        layer = PCAffine(conv, norm=norm, activation=jnp.square, pool="average", pool_size=4)
+        layer = PCAffine(
+            conv, norm=norm, activation=jnp.square, pool="average", pool_size=np.int64(4)
+        )
         expected = nnx.avg_pool(jnp.square(norm(conv(x))), (4,), strides=(4,))
         np.testing.assert_allclose(layer.predict(x), expected, rtol=1e-6)
 

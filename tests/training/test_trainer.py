@@ -337,7 +337,7 @@ class TestFailure:
         trainer = digits_trainer(tmp_path)
         trainer.fit(digits(), num_steps=2)
         trainer.network.layers[0].linear.bias[...] = jnp.full(20, jnp.nan)
-        with pytest.raises(pc.NonFiniteEnergyError, match=r"layers.0.linear.bias' is not finite"):
+        with pytest.raises(pc.NonFiniteEnergyError, match=r"layer_0.linear.bias' is not finite"):
             trainer.save()
         assert trainer.checkpoints.steps() == [2]
 
@@ -429,17 +429,17 @@ ARRAYS = np.ones((20, 64), np.float32)
         (
             lambda t: t.fit(digits(), num_steps=-3),
             ValueError,
-            "fit expected num_steps >= 0, got -3",
+            "fit expected num_steps of at least 0, got -3",
         ),
         (
             lambda t: t.fit(digits(), num_steps=3, log_every=0),
             ValueError,
-            "fit expected log_every >= 1, got 0",
+            "fit expected log_every of at least 1, got 0",
         ),
         (
             lambda t: t.fit(digits(), num_steps=3, eval_every=0),
             ValueError,
-            "fit expected eval_every >= 1, got 0",
+            "fit expected eval_every of at least 1, got 0",
         ),
         (
             lambda t: t.fit(pc.data.from_arrays(ARRAYS[:, :60], ARRAYS, batch_size=5), num_steps=1),
@@ -451,8 +451,16 @@ ARRAYS = np.ones((20, 64), np.float32)
             ValueError,
             r"layer 'layer_1' predicts shape \(5, 10\) but is clamped to \(5, 20\)",
         ),
-        (lambda t: t.predict(ARRAYS, batch_size=0), ValueError, "predict expected batch_size >= 1"),
-        (lambda t: digits_trainer(seed=1.5), TypeError, "Trainer expected an int seed, got 1.5"),
+        (
+            lambda t: t.predict(ARRAYS, batch_size=0),
+            ValueError,
+            "predict expected batch_size of at least 1",
+        ),
+        (
+            lambda t: pc.Trainer(t.network, t.optimizer, learning=t.learning, seed=1.5),
+            TypeError,
+            "Trainer expected an int seed, got 1.5",
+        ),
         (lambda t: t.save(), ValueError, "this Trainer has no checkpoints"),
         (lambda t: t.restore(), ValueError, "this Trainer has no checkpoints"),
         (lambda t: t.predict(np.ones((2, 64), int)), TypeError, "expected inputs of a floating"),
@@ -624,13 +632,15 @@ def test_metrics_that_would_measure_wrong_are_refused(call, error, message):
 
 
 def test_a_rule_that_cannot_be_hashed_is_refused():
-    @dataclasses.dataclass
+    @dataclasses.dataclass(frozen=True)
     class Mine(pc.learning.AbstractGradientLearning):
-        def gradients(self, network, inputs, targets, *, key):
+        names: set
+
+        def gradients(self, network, evidence, *, key):
             raise NotImplementedError
 
     with pytest.raises(TypeError, match=r"Mine cannot be hashed.*dataclass\(frozen=True\)"):
-        digits_trainer(learning=Mine())
+        digits_trainer(learning=Mine({"hidden"}))
 
 
 def test_an_energy_that_branches_on_values_is_told_as_a_misfit():

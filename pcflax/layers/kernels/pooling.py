@@ -58,7 +58,7 @@ def pool_by(
         ValueError: where a window does not fit once.
     """
     space = features.shape[1:-1]
-    window = (window,) * len(space) if isinstance(window, int) else window
+    window = window if isinstance(window, tuple) else (int(window),) * len(space)
     if any(size < one for size, one in zip(space, window, strict=True)):
         raise ValueError(
             f"the pool of windows {window} expected at least as many places, got {space} from an input "

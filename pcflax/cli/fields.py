@@ -1,0 +1,135 @@
+"""Options from the dataclasses: what algorithms and rules document as their arguments.
+
+The source is read, not run, so that `pcflax train --help` answers without loading jax. A field with a line
+under `Args:` whose type has a form on the command line is an option, with its default and that line.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from pcflax import recipes
+
+# Numbers of steps have one option; an optax transformation has no form on the command line.
+_STEPS = ("num_steps", "max_steps", "num_samples")
+_HIDDEN = ("optimizer",)
+_WORDS = {"learning": recipes.LEARNING, "inference": recipes.INFERENCE}
+_KINDS: tuple[tuple[str, Any], ...] = (
+    ("bool", bool),
+    ("float", float),
+    ("int", int),
+    ("Any", float | dict[str, float]),
+    (r"\w+Inference|GradientDescent", None),  # is chosen by --inference
+    ("lineax", "lineax"),
+    ("diffrax", "diffrax"),
+    ("Initializer", "pcflax.initializers"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A documented field of an algorithm or a rule.
+
+    Attributes:
+        name: of the field.
+        kind: its type on the command line, or the module whose names it takes; None for an algorithm.
+        default: of the class, None where there is none.
+        text: what the class says of it.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
+
+    @property
+    def option(self) -> str:
+        """The name of the option."""
+        return "inference_steps" if self.name in _STEPS else self.name
+
+    def value(self, options: Any) -> Any:
+        """The value for the class; None where it has its own."""
+        given = getattr(options, self.option)
+        if isinstance(self.kind, str) and given is not None:
+            return recipes.call(given, self.kind)
+        return given
+
+
+@functools.cache
+def _classes(folder: str) -> dict[str, ast.ClassDef]:
+    """Every class that a folder of the package defines."""
+    files = sorted((Path(__file__).parent.parent / folder).glob("*.py"))
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    return {
+        node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)
+    }
+
+
+def _fields(folder: str, name: str) -> dict[str, tuple[str, Any]]:
+    """{field: (annotation, default)}, those of the classes above it first."""
+    node, found = _classes(folder).get(name), {}
+    for base in node.bases if node else ():
+        found |= _fields(folder, ast.unparse(base))
+    for one in node.body if node else ():
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+            default: Any = one.value
+            if isinstance(default, ast.Call):  # dataclasses.field
+                given = {keyword.arg: keyword.value for keyword in default.keywords}
+                default = given.get("default")
+            plain = isinstance(default, ast.Constant)
+            found[one.target.id] = (ast.unparse(one.annotation), default.value if plain else None)
+    return found
+
+
+@functools.cache
+def settings(option: str, word: str) -> dict[str, Setting]:
+    """{option: setting} of what a word of --learning or --inference stands for."""
+    name, found = _WORDS[option][word][-1], {}
+    documented = ast.get_docstring(_classes(option)[name]) or ""
+    documented = documented.partition("Args:\n")[2].partition("\n\n")[0]
+    fields = _fields(option, name)
+    for field, text in re.findall(r"^    (\w+): (.+(?:\n     .+)*)", documented, re.MULTILINE):
+        annotation, default = fields.get(field, ("", None))
+        kinds = [kind for part, kind in _KINDS if re.search(rf"\b{part}\b", annotation)]
+        if kinds and field not in _HIDDEN:
+            sentence = re.sub(r"[.;:]( .*)?$|, and$", "", " ".join(text.split()))
+            found[field] = Setting(field, kinds[0], default, sentence)
+    return found
+
+
+@functools.cache
+def counting(option: str, name: str) -> list[str]:
+    """The words of --learning or --inference that an option counts with."""
+    return [
+        word
+        for word in _WORDS[option]
+        if any(setting.option == name for setting in settings(option, word).values())
+    ]
+
+
+def derived() -> list[tuple[str, Any, Any]]:
+    """(name, type, default) of every option that algorithms and rules give the command."""
+    found = []
+    for option, words in _WORDS.items():
+        everything = [one for word in words for one in settings(option, word).values()]
+        for name in dict.fromkeys(one.option for one in everything if one.kind is not None):
+            if name != "inference_steps":
+                found.append(_option(option, name, [x for x in everything if x.option == name]))
+    return found
+
+
+def _option(option: str, name: str, found: list[Setting]) -> tuple[str, Any, Any]:
+    agree = len({setting.default for setting in found}) == 1
+    default = recipes.DEFAULTS.get(name, found[0].default if agree else None)
+    kind = str if isinstance(found[0].kind, str) else found[0].kind
+    text = " or ".join({setting.kind: setting.text for setting in reversed(found)}.values())
+    told = tyro.conf.arg(help=f"Of --{option} {', '.join(counting(option, name))}: {text}.")
+    kind = Annotated[kind if default is not None else kind | None, told]
+    return name, kind, dataclasses.field(default=default)

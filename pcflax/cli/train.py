@@ -197,14 +197,10 @@ def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
             accuracy=curves("eval/accuracy", "train/accuracy"),
             energy=curves("eval/energy", "train/loss", "train/energy"),
             inference=network.by_node(
-<<<<<<< HEAD
-                {name: np.asarray(energy).mean(axis=1) for name, energy in trace.energies.items()}
-=======
                 {
                     name: energy.mean(axis=1)
                     for name, energy in jax.device_get(trace.energies).items()
                 }
->>>>>>> cli
             ),
             weights=None if kernel is None or kernel.ndim != 2 else np.asarray(kernel[...]),
             title=f"{data.name}, step {trainer.step}",

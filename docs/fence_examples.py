@@ -1,4 +1,4 @@
-"""An extension of griffe for `mkdocs build`: examples of docstrings are code, where Markdown sees quotations."""
+"""An extension of griffe: examples in docstrings become code, where Markdown sees quotations."""
 
 import re
 

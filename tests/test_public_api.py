@@ -206,12 +206,16 @@ def test_every_public_name_is_on_a_page_of_the_documentation():
     for page in (ROOT / "docs/api").glob("*.md"):
         for path in re.findall(r"^::: (\S+)$", page.read_text(), flags=re.MULTILINE):
             value = pkgutil.resolve_name(path)
-            shown |= {id(part) for part in vars(value).values()} if inspect.ismodule(value) else set()
+            shown |= (
+                {id(part) for part in vars(value).values()} if inspect.ismodule(value) else set()
+            )
             shown.add(id(value))
     public = {f"pc.{name}": getattr(pc, name) for name in TOP}
     public = {name: value for name, value in public.items() if not inspect.ismodule(value)}
     for folder in FOLDERS:
-        public |= {f"pc.{folder}.{name}": getattr(getattr(pc, folder), name) for name in offered(folder)}
+        public |= {
+            f"pc.{folder}.{name}": getattr(getattr(pc, folder), name) for name in offered(folder)
+        }
     assert len(public) > 150
     assert [name for name, value in public.items() if id(value) not in shown] == []
 

@@ -41,7 +41,7 @@ def gradient_alignment(
     learning: AbstractLearning,
     key: PRNGKey | None = None,
 ) -> Credit:
-    """The cosine between a rule's weight gradient and backpropagation's, for each layer and in total.
+    """Return the cosine of a rule's weight gradient with backpropagation's, for each layer and in total.
 
     Both gradients are of batch means, at the network's present weights. Of a rule that moves the weights
     during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, with the weights

@@ -58,7 +58,7 @@ class HealthMonitor:
         self._warned = False
 
     def on_measure(self, trainer: Any, step: int) -> dict[str, float]:
-        """The numbers of this step."""
+        """Return the numbers of this step."""
         del step  # the parameters are all that counts
         network, learning = trainer.network, trainer.learning
         credit = gradient_alignment(network, self.inputs, self.targets, learning=learning)

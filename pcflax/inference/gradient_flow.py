@@ -122,7 +122,7 @@ class GradientFlow(AbstractInference):
         return finished(problem, coordinates, num_steps, trace=recorded, tolerance=self.tolerance)
 
     def _integrate(self, problem: VectorField, trace: bool) -> tuple[Any, Any, Any]:
-        """One example: where it ended, in how many steps, and what was seen at each."""
+        """Return where one example ended, in how many steps, and what was seen at each."""
         import diffrax
 
         def field(time, coordinates, args):

@@ -80,7 +80,7 @@ class InferenceResult(NamedTuple):
 
     Attributes:
         activities: every layer's activity by name, clamped ones included.
-        energies: {layer name: (batch,)} at those activities; of a stack, (batch, depth).
+        energies: {layer name: (batch,)} at those activities; (batch, depth) for a stack.
         residual: (batch,), root mean square over the free elements of dF_i/dz_i at those activities;
             zero at an equilibrium.
         num_steps: (batch,), how many steps each example took.

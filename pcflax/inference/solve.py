@@ -227,7 +227,7 @@ def _until_stopped(problem: VectorField, carry: _Carry, advance: Any, max_steps:
     """Step until every example has stopped; once few are left, only those are computed."""
 
     def loop(problem, carry, step, left):
-        """Steps until at most `left` examples go on."""
+        """Step until at most `left` examples go on."""
         return jax.lax.while_loop(
             lambda now: (now[1] < max_steps) & (jnp.sum(now[0].active) > left),
             lambda now: (advance(problem, *now)[0], now[1] + 1),
@@ -253,7 +253,7 @@ def observe(problem: VectorField, coordinates: PyTree) -> tuple[StepInfo, PyTree
 
 
 def _kept(problem, coordinates, info: StepInfo, trace, record) -> tuple[Any, Any]:
-    """What a trace and a record keep of one step."""
+    """Return what a trace and a record keep of one step."""
     if record is None:
         return info, None
     seen = Seen(problem.decode(coordinates), info.energies, info.residual)

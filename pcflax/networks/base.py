@@ -118,7 +118,7 @@ class AbstractPCNetwork(nnx.Module):
         return any(self.is_of_integers(name) for name in self.wiring.inputs)
 
     def is_of_integers(self, name: str) -> bool:
-        """Whether a layer predicts from this input as from integers."""
+        """Return whether a layer predicts from this input as from integers."""
         return any(
             self.layer(child).takes_integers and name in names_of(parents)
             for child, parents in self.wiring.parents
@@ -163,7 +163,7 @@ class AbstractPCNetwork(nnx.Module):
     # Stored activities.
 
     def activities(self) -> Activities:
-        """Return the stored activities by layer name, the batch first: of a stack, (batch, depth, *features).
+        """Return the stored activities by layer name: (batch, *features), of a stack (batch, depth, *features).
 
         Raises:
             ValueError: where they have no size yet.
@@ -447,7 +447,7 @@ class AbstractPCNetwork(nnx.Module):
         return gradients
 
     def _frozen(self, inputs: Any) -> AbstractPCNetwork:
-        """The network with its normalizations frozen at this batch's statistics, if it has any."""
+        """Return the network with its normalizations frozen at this batch's statistics, if it has any."""
         if not normalizing(self):
             return self
         activities = self.activities()

@@ -44,8 +44,8 @@ def gradient_alignment(
     """Return the cosine of a rule's weight gradient with backpropagation's, for each layer and in total.
 
     Both gradients are of batch means, at the network's present weights. Of a rule that moves the weights
-    during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, with the weights
-    held. Layers without parameters are left out.
+    during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, at fixed weights.
+    Layers without parameters are left out.
 
     Args:
         network: not changed.

@@ -40,7 +40,7 @@ _DEAD, _SATURATED = 1e-5, 0.1
 
 
 class InferenceHealth(NamedTuple):
-    """How far a rule's inference went, as means over the batch.
+    """The reach of a rule's inference, as means over the batch.
 
     Attributes:
         energy: F where it ended.
@@ -65,7 +65,7 @@ class InferenceHealth(NamedTuple):
 
 
 class Health(NamedTuple):
-    """What `health` measures.
+    """The measures of `health`.
 
     Attributes:
         credit: the rule's weight gradients beside backpropagation's, by layer and in total.

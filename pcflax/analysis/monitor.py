@@ -14,7 +14,7 @@ from .health import inference_health, unit_health, unreached, unreached_words
 
 
 class HealthMonitor:
-    """Logs, beside the training metrics, how the network does on one fixed batch.
+    """A callback that logs, beside the training metrics, how the network does on one fixed batch.
 
     In each training row of the history, of metrics.jsonl and of TensorBoard: `health/alignment` and
     `health/alignment/<layer>`, the cosine of the rule's weight gradient with backpropagation's;

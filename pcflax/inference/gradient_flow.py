@@ -29,7 +29,7 @@ class GradientFlow(AbstractInference):
     Fixed point: dF_i/dz_i = 0.
 
     Rate: exponential in time, exp(-lambda_min t); an adaptive controller grows its steps to the limit
-    of stability, as `step_size="auto"` does.
+    of stability, as `CurvatureDescent` does.
 
     Cost a step: as many gradients as the solver has stages, and one for the stop.
 

@@ -1,4 +1,4 @@
-"""What an inference algorithm is given: a vector field over free coordinates, and a start.
+"""The problem of an inference algorithm: a vector field over free coordinates, and a start.
 
 Usually the field is the gradient of an energy, each example's own: `InferenceProblem`. The free
 coordinates are the activities that nothing clamps. Another choice of coordinates is a subclass with its

@@ -31,7 +31,7 @@ NUM_STEPS, MAX_STEPS = 20, 1000
 
 
 class StepInfo(NamedTuple):
-    """What one step saw before it moved; costs nothing where nobody looks at it.
+    """The view of one step before it moves; costs nothing where nobody looks at it.
 
     Attributes:
         energies: {layer name: (batch,)} at the coordinates the step started from.
@@ -44,7 +44,7 @@ class StepInfo(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FixedSteps(Settings):
-    """Every example takes `num_steps` steps.
+    """A stop after `num_steps` steps, the same for every example.
 
     >>> import pcflax as pc
     >>> pc.inference.GradientDescent(0.1, num_steps=5).stop
@@ -60,7 +60,7 @@ class FixedSteps(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class UntilTolerance(Settings):
-    """Each example stops where its residual is at most the tolerance, or after `max_steps`.
+    """A stop for each example where its residual is at most the tolerance, or after `max_steps`.
 
     The residual is the root mean square of the vector field dF/dz, not of z. An example that stopped
     moves no more and reports its own number of steps.

@@ -22,7 +22,7 @@ from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 
 class LearningInfo(NamedTuple):
-    """What a rule saw on one batch; what nobody looks at is not computed.
+    """The view of a rule on one batch; what nobody looks at is not computed.
 
     Attributes:
         activities: where inference ended, by layer name.

@@ -1,4 +1,4 @@
-"""Nudged predictive coding: the output is held a little way from its prediction to the target."""
+"""Nudged predictive coding: the output is clamped a little way from its prediction to the target."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class AbstractPCNetwork(nnx.Module):
     # Stored activities.
 
     def activities(self) -> Activities:
-        """Return the stored activities by layer name: (batch, *features), of a stack (batch, depth, *features).
+        """Return the stored activities by layer name: (batch, *features), for a stack (batch, depth, ...).
 
         Raises:
             ValueError: where they have no size yet.

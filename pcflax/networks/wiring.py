@@ -98,7 +98,7 @@ Parents: TypeAlias = str | Sequence[str] | Combine
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
-    """Who predicts whom; hashable.
+    """Names, and who predicts whom; hashable.
 
     Attributes:
         parents: ((name, parents), ...) of every layer, parents before children where cycles let; parents

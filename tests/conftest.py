@@ -59,6 +59,15 @@ def quick_compiling():
     """Does nothing: every test compiles quickly now. Goes when no test asks for it."""
 
 
+@pytest.fixture(scope="module")
+def explicit_ranks():
+    """No array is broadcast to another's rank, which can hide a missing axis of the batch."""
+    before = jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    yield
+    jax.config.update("jax_numpy_rank_promotion", before)
+
+
 @pytest.fixture
 def optimized():
     """Fully optimised programs, where a test computes for longer than it compiles."""

@@ -89,7 +89,7 @@ INITIALIZERS = {
 }
 KEY = jax.random.key(0)
 
-pytestmark = pytest.mark.usefixtures("quick_compiling")
+pytestmark = pytest.mark.usefixtures("explicit_ranks")
 
 
 @functools.partial(jax.jit, static_argnames="inference")

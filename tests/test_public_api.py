@@ -155,7 +155,7 @@ HEAVY = "diffrax equinox grain lineax matplotlib orbax scipy tensorboardX tensor
         ),
         (
             "import pcflax as pc; pc.Trainer, pc.Checkpoints, pc.EarlyStopping, pc.metrics.accuracy",
-            "diffrax equinox grain lineax matplotlib scipy tensorboardX tensorflow_datasets tyro",
+            "diffrax equinox grain lineax matplotlib orbax scipy tensorboardX tensorflow_datasets tyro",
         ),
         ("from pcflax.cli.options import TrainOptions", "jax flax optax matplotlib"),
     ],

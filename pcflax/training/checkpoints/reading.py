@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from pcflax.checks import expect_count, expect_local_path
 from pcflax.networks import AbstractPCNetwork
@@ -273,6 +272,8 @@ def _read_one(path: Path) -> Checkpoint:
             if flat
         }
         # As NumPy: on its way over the device a float64 would be rounded where 64-bit mode is off.
+        import orbax.checkpoint as ocp
+
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
         with (
             plain_name(path.parent) as place,

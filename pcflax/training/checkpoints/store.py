@@ -20,10 +20,9 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 
 from pcflax.checks import expect_count, expect_local_path
 
@@ -33,6 +32,9 @@ from .folder import Folder, plain_name
 from .lock import locked
 from .reading import Checkpoint, read
 from .seals import damage, seal, seal_of, sync
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 
 class Checkpoints:
@@ -94,7 +96,8 @@ class Checkpoints:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / f".probe-{os.getpid()}"
+            # as long as the paths below a checkpoint, at which Orbax would wait for ever
+            probe = self.directory / f".probe-{os.getpid()}-".ljust(140, "x")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -137,6 +140,8 @@ class Checkpoints:
                 for section, flat in stored.items()
             },
         }
+        import orbax.checkpoint as ocp
+
         self.wait()
         checkpointer = self._open()
         self.refuse_taken(lambda taken: taken == step)
@@ -188,6 +193,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.AsyncCheckpointer:
         if self._checkpointer is None:
+            import orbax.checkpoint as ocp  # a fifth of a second, which only saving needs
+
             self.prepare()
             assert self._opened is not None
             for leftover in self._folder.unfinished():  # of a save that was killed

@@ -201,6 +201,14 @@ class TestSettings:
         with pytest.raises(ValueError, match=f"on a local disk, got the address '{address}'"):
             make(address)
 
+    def test_a_path_that_leaves_no_room_for_names_is_told(self, tmp_path):
+        """Orbax waited for ever."""
+        folder = tmp_path
+        while len(str(folder)) < 4000:
+            folder = folder / ("x" * min(200, 4000 - len(str(folder))))
+        with pytest.raises(OSError, match="cannot write checkpoints to .*: File name too long"):
+            pc.Checkpoints(folder).prepare()
+
     def test_what_is_no_path_is_refused(self):
         with pytest.raises(TypeError, match="expected directory such as 'runs/mnist', got None"):
             pc.Checkpoints(None)

@@ -31,7 +31,10 @@ pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 ROW = re.compile(r"add to\s+`([A-Z_]+)`[^`]*```text\n(.*?)```", flags=re.DOTALL)
-PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text()
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+}
 WITH_CODE = [name for name, text in PAGES.items() if BLOCK.search(text)]
 SKELETONS = {
     " ".join(re.findall(r"^class (\w+)", block[1], flags=re.MULTILINE)): block

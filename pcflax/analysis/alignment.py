@@ -61,7 +61,8 @@ def gradient_alignment(
     Source: the measure is common; Rosenbaum (2022), PLOS ONE 17(3), uses it for predictive coding.
 
     >>> import jax.numpy as jnp, pcflax as pc
-    >>>     >>> rngs = nnx.Rngs(0)
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
     >>> network = pc.PCNetwork([pc.PCDense(3, 4, rngs=rngs), pc.PCDense(4, 2, rngs=rngs)])
     >>> x, y = jnp.ones((1, 3)), jnp.ones((1, 2))
     >>> credit = pc.analysis.gradient_alignment(network, x, y, learning=pc.learning.ZIL())

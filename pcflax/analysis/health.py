@@ -114,7 +114,8 @@ def health(
         ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
 
     >>> import jax.numpy as jnp, optax, pcflax as pc
-    >>>     >>> rngs = nnx.Rngs(0)
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
     >>> network = pc.PCNetwork([pc.PCDense(3, 4, activation=jnp.tanh, rngs=rngs),
     ...                         pc.PCDense(4, 2, rngs=rngs)])
     >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.2), num_steps=200))

@@ -59,6 +59,11 @@ class Energy(nnx.Module, abc.ABC):
         """
         return prediction
 
+    @property
+    def predicts_activity(self) -> bool:
+        """Whether a prediction is the activity that it stands for, and not logits of it, say."""
+        return type(self).mean is Energy.mean
+
     def check_targets(self, targets: ArrayLike) -> None:
         """Refuse targets that the energy has no meaning for; any number will do by default.
 

@@ -168,7 +168,7 @@ class PCLayer(nnx.Module):
             The predictions, shaped as `activity`, and what the layer wrote.
         """
         del activity  # between the nodes of a stack
-        if numerics == PLAIN:
+        if numerics[:3] == PLAIN[:3]:
             return self.predict(*belows), {}
         return evaluate(self, belows, numerics)
 

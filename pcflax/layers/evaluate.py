@@ -40,11 +40,13 @@ class Numerics(NamedTuple):
             of stored.
         stateful: whether a layer may hold state besides weights and activity; False where it is known
             that none does.
+        rounds: whether an error that is rounding alone counts as 0, as it does for learning.
     """
 
     compute_dtype: Any = None
     remat: bool = False
     stateful: bool = True
+    rounds: bool = False
 
 
 # Nothing to cast, to compute again or to keep: the prediction is a call of `predict`.
@@ -120,6 +122,21 @@ def evaluate_at_rest(
             if prediction.shape == copy.activity.shape:
                 return prediction, writes
         raise
+
+
+def without_rounding(activity: Array, prediction: Array) -> Array:
+    """Return the prediction, and the activity itself where the two differ by rounding alone.
+
+    One number that two parts of a program compute may be rounded twice: of gelu and silu the error of a
+    feedforward start is then 1e-8 where it is 0, and Adam makes a whole step of it. An error below four
+    units of rounding of the example's largest activity is no error, so no weight learns from it.
+    """
+    if activity.shape != prediction.shape or activity.ndim < 2 or prediction.dtype.itemsize < 4:
+        return prediction
+    scale = jnp.max(jnp.abs(activity), axis=range(1, activity.ndim), keepdims=True)
+    rounding = 4 * jnp.finfo(prediction.dtype).eps * scale
+    same = jnp.abs(activity - prediction) <= rounding
+    return jnp.where(same, activity.astype(prediction.dtype), prediction)
 
 
 def written(module: nnx.Module) -> PyTree:

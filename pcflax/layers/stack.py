@@ -272,6 +272,10 @@ class _StackedEnergy(Energy):
         pairs = depth_first(activity), depth_first(prediction)
         return jax.vmap(energy, out_axes=1)(state, *pairs)
 
+    @property
+    def predicts_activity(self):
+        return self.one.predicts_activity
+
     def check_targets(self, targets):
         self.one.check_targets(targets)
 

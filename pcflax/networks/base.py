@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence, PCLayer
 from pcflax.layers.clamps import Known, held_at
-from pcflax.layers.evaluate import as_numerics, failed
+from pcflax.layers.evaluate import as_numerics, failed, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, normalizing, with_batch_statistics
@@ -398,6 +398,8 @@ class AbstractPCNetwork(nnx.Module):
                 raise failed(name, layer, belows, error) from error
             if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
+            if self.numerics.rounds and layer.energy.predicts_activity:
+                prediction = without_rounding(activities[name], prediction)
             found.append((name, layer, activities[name], prediction))
         return found
 
@@ -440,6 +442,7 @@ class AbstractPCNetwork(nnx.Module):
 
         def mean_energy(parameters):
             network = nnx.merge(graphdef, parameters, rest, copy=True)
+            network.numerics = network.numerics._replace(rounds=True)
             return jnp.mean(network.energy(inputs))
 
         gradients = jax.grad(mean_energy)(parameters)

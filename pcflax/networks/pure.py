@@ -80,6 +80,8 @@ class SplitNetwork:
     ) -> tuple[PyTree, Energies]:
         """Return the gradient of mean_i F_i over the parameters, and the energies.
 
+        An error that is rounding alone counts as 0: no weight learns from it.
+
         Args:
             activities: held fixed.
             inputs: what the layers without a node below predict from.
@@ -89,7 +91,9 @@ class SplitNetwork:
         factors = weights or {}
 
         def mean_energy(parameters):
-            energies = self.replace(parameters=parameters).energies(activities, inputs)
+            bound = self.replace(parameters=parameters).bind(activities)
+            bound.numerics = bound.numerics._replace(rounds=True)
+            energies = bound.energies(inputs)
             weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
             return jnp.mean(total_energy(weighed)), energies
 

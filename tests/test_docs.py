@@ -31,7 +31,10 @@ pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 ROW = re.compile(r"add to\s+`([A-Z_]+)`[^`]*```text\n(.*?)```", flags=re.DOTALL)
-PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text()
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+}
 WITH_CODE = [name for name, text in PAGES.items() if BLOCK.search(text)]
 SKELETONS = {
     " ".join(re.findall(r"^class (\w+)", block[1], flags=re.MULTILINE)): block
@@ -349,3 +352,47 @@ def test_the_examples_refuse_what_they_cannot_do(page):
         page.Selective(conformance.FEW).gradients(
             pc.networks.split(network), pc.Evidence(x), key=KEY
         )
+
+
+# The page of recipes.
+
+
+@pytest.fixture
+def howto():
+    return run("howto.md")[0]
+
+
+def test_the_frozen_layer_stands_still_and_the_others_move(howto):
+    np.testing.assert_array_equal(howto.before, howto.after)
+    start = pc.networks.split(howto.make(0)).parameters
+    moved = pc.networks.split(howto.trainer.network).parameters
+    for name in ("second", "output"):
+        assert (start[name]["linear"]["kernel"] != moved[name]["linear"]["kernel"]).any()
+
+
+def test_going_on_takes_the_steps_that_one_run_of_both_takes(howto):
+    both = pc.inference.GradientDescent(0.1, num_steps=40)
+    network = howto.network
+    rest = network.infer(howto.x, howto.y, inference=howto.descent)
+    rest = network.infer(
+        howto.x, howto.y, inference=howto.descent, initializer=rest.activities
+    ).energy
+    expected = network.infer(howto.x, howto.y, inference=both).energy
+    np.testing.assert_allclose(rest, expected, rtol=1e-5)
+
+
+def test_the_gradient_of_the_least_energy_is_that_at_fixed_activities(howto):
+    """The envelope theorem: at the equilibrium dF/dz = 0, so that the way z moves does not count."""
+    network = howto.pure.bind()
+    settled = network.infer(howto.x, howto.y, inference=howto.settle).activities
+    expected, _ = howto.pure.mean_gradients(settled, howto.x)
+    for got, one in zip(
+        jax.tree.leaves(howto.by_parameter), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(got, one, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loops_of_one_s_own_learn(howto):
+    assert howto.info.energy[-1] < 0.5 * howto.info.energy[0]
+    assert howto.infos.energy.shape == (3, 22)
+    assert len({float(energy) for energy in howto.infos.energy[:, -1]}) == 3

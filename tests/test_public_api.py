@@ -3,12 +3,15 @@
 import ast
 import inspect
 import pathlib
+import pkgutil
+import re
 import subprocess
 import sys
 
 import pytest
 
 import pcflax as pc
+from tests.conftest import ROOT
 
 TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints Clamp
 ConsoleLogger EarlyStopping Energy Evidence History JSONLinesLogger NonFiniteEnergyError PCAttention PCConv
@@ -182,6 +185,39 @@ def test_every_public_name_is_documented(name):
         for method, function in vars(value).items():
             if not method.startswith("_") and inspect.isfunction(function):
                 assert inspect.getdoc(getattr(value, method)), f"{name}.{method} has no docstring"
+
+
+def offered(folder):
+    """What a folder's `__init__.py` imports under its own name; of a single file, the names above."""
+    source = pathlib.Path(getattr(pc, folder).__file__)
+    names = {
+        alias.asname
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.ImportFrom) and source.name == "__init__.py"
+        for alias in node.names
+        if alias.asname
+    }
+    return names or set(FOLDERS[folder])
+
+
+def test_every_public_name_is_on_a_page_of_the_documentation():
+    """And every name on a page exists; a page that shows a module shows all of it."""
+    shown = set()
+    for page in (ROOT / "docs/api").glob("*.md"):
+        for path in re.findall(r"^::: (\S+)$", page.read_text(), flags=re.MULTILINE):
+            value = pkgutil.resolve_name(path)
+            shown |= (
+                {id(part) for part in vars(value).values()} if inspect.ismodule(value) else set()
+            )
+            shown.add(id(value))
+    public = {f"pc.{name}": getattr(pc, name) for name in TOP}
+    public = {name: value for name, value in public.items() if not inspect.ismodule(value)}
+    for folder in FOLDERS:
+        public |= {
+            f"pc.{folder}.{name}": getattr(getattr(pc, folder), name) for name in offered(folder)
+        }
+    assert len(public) > 150
+    assert [name for name, value in public.items() if id(value) not in shown] == []
 
 
 def test_the_package_says_that_it_is_typed():

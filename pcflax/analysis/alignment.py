@@ -41,11 +41,11 @@ def gradient_alignment(
     learning: AbstractLearning,
     key: PRNGKey | None = None,
 ) -> Credit:
-    """The cosine between a rule's weight gradient and backpropagation's, for each layer and in total.
+    """Return the cosine of a rule's weight gradient with backpropagation's, for each layer and in total.
 
     Both gradients are of batch means, at the network's present weights. Of a rule that moves the weights
-    during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, with the weights
-    held. Layers without parameters are left out.
+    during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, at fixed weights.
+    Layers without parameters are left out.
 
     Args:
         network: not changed.
@@ -61,7 +61,8 @@ def gradient_alignment(
     Source: the measure is common; Rosenbaum (2022), PLOS ONE 17(3), uses it for predictive coding.
 
     >>> import jax.numpy as jnp, pcflax as pc
-    >>>     >>> rngs = nnx.Rngs(0)
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
     >>> network = pc.PCNetwork([pc.PCDense(3, 4, rngs=rngs), pc.PCDense(4, 2, rngs=rngs)])
     >>> x, y = jnp.ones((1, 3)), jnp.ones((1, 2))
     >>> credit = pc.analysis.gradient_alignment(network, x, y, learning=pc.learning.ZIL())

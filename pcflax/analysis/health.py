@@ -40,7 +40,7 @@ _DEAD, _SATURATED = 1e-5, 0.1
 
 
 class InferenceHealth(NamedTuple):
-    """How far a rule's inference went, as means over the batch.
+    """The reach of a rule's inference, as means over the batch.
 
     Attributes:
         energy: F where it ended.
@@ -65,7 +65,7 @@ class InferenceHealth(NamedTuple):
 
 
 class Health(NamedTuple):
-    """What `health` measures.
+    """The measures of `health`.
 
     Attributes:
         credit: the rule's weight gradients beside backpropagation's, by layer and in total.
@@ -114,7 +114,8 @@ def health(
         ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
 
     >>> import jax.numpy as jnp, optax, pcflax as pc
-    >>>     >>> rngs = nnx.Rngs(0)
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
     >>> network = pc.PCNetwork([pc.PCDense(3, 4, activation=jnp.tanh, rngs=rngs),
     ...                         pc.PCDense(4, 2, rngs=rngs)])
     >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.2), num_steps=200))
@@ -154,7 +155,7 @@ def inference_health(
     key: PRNGKey | None = None,
     reference: AbstractInference | None = None,
 ) -> InferenceHealth | None:
-    """How far the inference of a rule goes on one batch; None where it has none on the energy.
+    """Measure how far the inference of a rule goes on one batch; None where it has none on the energy.
 
     Without a `reference`, which costs as much as it takes to an equilibrium, no gap is measured.
     """
@@ -184,7 +185,7 @@ def inference_health(
 def unit_health(
     network: AbstractPCNetwork, inputs: Float[Array, " batch *in"] | None
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The fractions of dead and of saturated units of each layer, at the feedforward activities.
+    """Return the fractions of dead and of saturated units of each layer, at the feedforward activities.
 
     Dead: the activity varies over the batch by less than 1e-5 of the layer's root mean square.
     Saturated: the slope of the activation, averaged over the batch, is below a tenth of its steepest;
@@ -257,7 +258,7 @@ def _unit_health(network: SplitNetwork, inputs) -> tuple[dict, dict]:
 def _units(
     layer: PCLayer, activity: Array, below: Array | None, batch_size: int
 ) -> tuple[Array, Array | None]:
-    """The fractions of dead and of saturated units of one layer."""
+    """Return the fractions of dead and of saturated units of one layer."""
     size = jnp.sqrt(jnp.mean(activity**2))
     constant = (jnp.std(activity, axis=0) <= _DEAD * size) & (batch_size > 1)
     # what stands at the input is data
@@ -287,7 +288,7 @@ def _layer_sentence(
     saturated: float | None,
     inference: InferenceHealth | None,
 ) -> str:
-    """What is most wrong with a layer and what to try."""
+    """Say what is most wrong with a layer and what to try."""
     norms = {key: norm for key, norm in credit.norm.items() if key != "total"}
     norm, largest = norms.get(name), max(norms.values(), default=0.0)
     cosine = credit.cosine.get(name, float("nan"))
@@ -325,7 +326,7 @@ def _layer_sentence(
 
 
 def step_limit(inference: InferenceHealth | None, learning: AbstractLearning) -> float | None:
-    """The step size below which the rule's inference is stable; None where it takes no such step."""
+    """Return the step size below which the rule's inference is stable; None where it takes no such step."""
     algorithm = getattr(learning, "inference", None)
     if isinstance(algorithm, ErrorCoordinates):
         algorithm = algorithm.inference
@@ -337,7 +338,7 @@ def step_limit(inference: InferenceHealth | None, learning: AbstractLearning) ->
 
 
 def unreached(credit: Credit) -> list[str]:
-    """The layers that hardly learn while others do: the error does not reach them.
+    """Return the layers that hardly learn while others do: the error does not reach them.
 
     Each layer's gradient norm is taken relative to backpropagation's; those are named whose part is
     below a thousandth of the largest layer's.
@@ -352,7 +353,7 @@ def unreached(credit: Credit) -> list[str]:
 
 
 def unreached_words(names: list[str], credit: Credit) -> str:
-    """That the last layers alone learn, and of how many."""
+    """Describe which layers get no gradient."""
     named = ", ".join(f"'{name}'" for name in names[:3]) + (", ..." if len(names) > 3 else "")
     return (
         f"only some layers learn, the gradient hardly reaches {named} ({len(names)} of "
@@ -361,7 +362,7 @@ def unreached_words(names: list[str], credit: Credit) -> str:
 
 
 def _summary(inference: InferenceHealth | None, credit: Credit, learning: AbstractLearning) -> str:
-    """Whether this is predictive coding, in a sentence or two."""
+    """Say in a sentence or two whether this is predictive coding."""
     total = credit.cosine["total"]
     cosine = f"its weight gradient has cosine {total:.3f} with backpropagation's"
     unlearning = unreached(credit)

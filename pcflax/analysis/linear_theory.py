@@ -80,7 +80,7 @@ class DeepLinear:
 
     @classmethod
     def from_network(cls, network: PCNetwork) -> DeepLinear:
-        """The closed form of a chain of linear `PCDense` layers, at its present weights.
+        """Return the closed form of a chain of linear `PCDense` layers, at its present weights.
 
         Multipliers, skips, biases and precisions are the layers' own. A root, an activation, another
         energy than `Gaussian` with one float above 0, and layers whose map is not known are refused.
@@ -106,13 +106,13 @@ class DeepLinear:
         return cls(matrices, biases, precisions)
 
     def prediction(self, inputs: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
-        """The feedforward prediction of the output: A_L(... A_1 x + b_1 ...) + b_L."""
+        """Return the feedforward prediction of the output: A_L(... A_1 x + b_1 ...) + b_L."""
         return self._forward(inputs, [0.0] * len(self.matrices))[-1]
 
     def energy(
         self, inputs: Float[Array, " batch in"], targets: Float[Array, " batch out"]
     ) -> Float[Array, " batch"]:
-        """The least energy over the hidden activities, F*_i = 1/2 r_i^T S^-1 r_i, of each example.
+        """Return the least energy over the hidden activities, F*_i = 1/2 r_i^T S^-1 r_i, of each example.
 
         Never a mean over the batch. S does not depend on the example: it rescales the squared error of
         the prediction, the loss of backpropagation, which is F* where S = I.
@@ -123,7 +123,7 @@ class DeepLinear:
     def activities(
         self, inputs: Float[Array, " batch in"], targets: Float[Array, " batch out"]
     ) -> list[Float[Array, " batch features"]]:
-        """The hidden activities z*_1..z*_{L-1} at the least energy, the solution of H z = b.
+        """Return the hidden activities z*_1..z*_{L-1} at the least energy, the solution of H z = b.
 
         The errors there are e_l = P_l^T S^-1 r / p_l, and z*_l = A_l z*_{l-1} + b_l + e_l in order, so
         that nothing larger than S, (out, out), is solved.
@@ -136,7 +136,7 @@ class DeepLinear:
         return self._forward(inputs, errors)[:-1]
 
     def hessian(self) -> Float[Array, " n n"]:
-        """The Hessian of F with respect to one example's hidden activities; n is their total width.
+        """Return the Hessian of F in one example's hidden activities; n is their total width.
 
         Block tridiagonal, the same for every example and at every activity:
         H_ll = p_l I + p_{l+1} A_{l+1}^T A_{l+1} and H_{l,l+1} = -p_{l+1} A_{l+1}^T = H_{l+1,l}^T. A_1
@@ -158,7 +158,7 @@ class DeepLinear:
         return jnp.concatenate(rows) if rows else jnp.zeros((0, 0), dtype)
 
     def condition_number(self) -> Float[Array, ""]:
-        """The largest over the smallest eigenvalue of `hessian()`, a number of at least 1.
+        """Return the largest over the smallest eigenvalue of `hessian()`, a number of at least 1.
 
         Gradient descent on the activities is stable under a step size of 2/lambda_max, and at the best
         one needs steps in proportion to this number for each digit. Costs O(n^3) and memory for n^2.
@@ -174,7 +174,7 @@ class DeepLinear:
         return eigenvalues[-1] / eigenvalues[0]
 
     def _paths(self) -> list[Array]:
-        """P_l = A_L ... A_{l+1} for l = 1..L, each (out, width of layer l)."""
+        """Return P_l = A_L ... A_{l+1} for l = 1..L, each (out, width of layer l)."""
         matrix = self.matrices[-1]
         paths = [jnp.eye(len(matrix), dtype=matrix.dtype)]
         for matrix in self.matrices[:0:-1]:
@@ -182,7 +182,7 @@ class DeepLinear:
         return paths
 
     def _residuals(self, inputs: Array, targets: Array) -> tuple[Array, Array]:
-        """The residual r of each example and S^-1 r, both (batch, out)."""
+        """Return the residual r of each example and S^-1 r, both (batch, out)."""
         prediction = self.prediction(inputs)
         if targets.shape != prediction.shape:
             raise ValueError(f"expected targets of shape {prediction.shape}, got {targets.shape}")
@@ -194,7 +194,7 @@ class DeepLinear:
         return residual, cho_solve(cho_factor(covariance), residual.T).T
 
     def _forward(self, inputs: Array, errors: list) -> list[Array]:
-        """z_l = A_l z_{l-1} + b_l + e_l for every l."""
+        """Return z_l = A_l z_{l-1} + b_l + e_l for every l."""
         width = self.matrices[0].shape[1]
         if inputs.ndim != 2 or inputs.shape[1] != width:
             raise ValueError(f"expected inputs of shape (batch, {width}), got {inputs.shape}")
@@ -206,7 +206,7 @@ class DeepLinear:
 
 
 def _affine_map(name: str, layer: PCLayer) -> tuple[Array, Array, float]:
-    """A_l, b_l and p_l of a layer; a refusal where the closed form does not hold for it."""
+    """Return A_l, b_l and p_l of a layer; refuse one that the closed form does not hold for."""
     refusal = f"layer '{name}' has no closed form: "
     kind, energy = type(layer), layer.energy
     if not isinstance(layer, PCDense) or kind.predict is not PCDense.predict:

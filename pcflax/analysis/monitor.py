@@ -14,7 +14,7 @@ from .health import inference_health, unit_health, unreached, unreached_words
 
 
 class HealthMonitor:
-    """Logs, beside the training metrics, how the network does on one fixed batch.
+    """A callback that logs, beside the training metrics, how the network does on one fixed batch.
 
     In each training row of the history, of metrics.jsonl and of TensorBoard: `health/alignment` and
     `health/alignment/<layer>`, the cosine of the rule's weight gradient with backpropagation's;
@@ -58,7 +58,7 @@ class HealthMonitor:
         self._warned = False
 
     def on_measure(self, trainer: Any, step: int) -> dict[str, float]:
-        """The numbers of this step."""
+        """Return the numbers of this step."""
         del step  # the parameters are all that counts
         network, learning = trainer.network, trainer.learning
         credit = gradient_alignment(network, self.inputs, self.targets, learning=learning)

@@ -26,7 +26,7 @@ _DENSE = 64
 
 
 class Spectrum(NamedTuple):
-    """The ends of each example's spectrum.
+    """The smallest and the largest eigenvalue of each example's Hessian.
 
     Attributes:
         smallest: (batch,), the smallest eigenvalue; negative where F is not convex there.
@@ -38,7 +38,7 @@ class Spectrum(NamedTuple):
 
     @property
     def condition_number(self) -> Float[np.ndarray, " batch"]:
-        """largest/smallest."""
+        """The largest eigenvalue over the smallest."""
         return self.largest / self.smallest
 
 
@@ -51,7 +51,7 @@ def activity_spectrum(
     stored: bool = False,
     tolerance: float = 1e-3,
 ) -> Spectrum:
-    """The smallest and the largest eigenvalue of d2F_i/dz_i2, for each example, by Lanczos iteration.
+    """Return the smallest and the largest eigenvalue of each example's d2F_i/dz_i2, by Lanczos iteration.
 
     Matrix-free: Hessian-vector products under SciPy's implicitly restarted Lanczos (ARPACK). One example
     after the other on the host, so give a few. Elements that a mask holds are left out.
@@ -89,7 +89,7 @@ def activity_spectrum(
 
 
 def _ends(problem: InferenceProblem, example: int, tolerance: float):
-    """The two ends of one example's spectrum."""
+    """Return the smallest and the largest eigenvalue of one example."""
     rows = slice(example, example + 1)
     clamps = {
         name: Clamp(clamp.value[rows], None if clamp.mask is None else clamp.held()[rows])

@@ -21,7 +21,7 @@ def trajectories(
     initializer: Initializer | None = None,
     key: PRNGKey | None = None,
 ) -> Activities:
-    """Every activity at every step of an iterative algorithm, start and end included.
+    """Return every activity at every step of an iterative algorithm, start and end included.
 
     Args:
         network: not changed.

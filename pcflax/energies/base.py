@@ -3,7 +3,7 @@
 An energy is the negative log-likelihood of an activity z under its prediction mu, up to a constant.
 It is summed over features and **never averaged over the batch**: inference descends each example's
 own energy, so a step size means the same at every batch size. To add one, subclass `Energy` and
-write `__call__`; nothing else has to know about it. `bernoulli.py` is the shortest example.
+write `__call__`; nothing else has to know about it. `huber.py` is the shortest example.
 """
 
 from __future__ import annotations

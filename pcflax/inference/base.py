@@ -133,7 +133,7 @@ class AbstractIterativeInference(AbstractInference):
 
     @property
     def stop(self) -> FixedSteps | UntilTolerance:
-        """When inference ends: `FixedSteps` or `UntilTolerance`."""
+        """Say when inference ends: a `FixedSteps` or an `UntilTolerance`."""
         if self.tolerance is None:
             return FixedSteps() if self.num_steps is None else FixedSteps(self.num_steps)
         if self.max_steps is None:

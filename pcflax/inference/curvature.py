@@ -35,12 +35,12 @@ class Direction(NamedTuple):
 
 
 def hessian_vector(problem: InferenceProblem, coordinates: PyTree, vector: PyTree) -> PyTree:
-    """H_i v_i of each example."""
+    """Return H_i v_i of each example."""
     return jax.jvp(problem.gradient, (coordinates,), (vector,))[1]
 
 
 def random_direction(problem: InferenceProblem) -> Direction:
-    """A direction that no eigenvector is likely to be orthogonal to; the same for every example."""
+    """Return a pseudo-random direction, the same for every example, with a part along each eigenvector."""
     leaves, structure = jax.tree.flatten(problem.start)
     keys = jax.random.split(jax.random.key(0), len(leaves))
     vector = [
@@ -54,7 +54,7 @@ def random_direction(problem: InferenceProblem) -> Direction:
 def power_iteration(
     problem: InferenceProblem, coordinates: PyTree, direction: Direction
 ) -> tuple[Direction, Energies, PyTree]:
-    """The step v <- H v / |H v| of each example; also the energies and the gradient, which come with it."""
+    """Return v <- H v / |H v| of each example, and the energies and the gradient, which come with it."""
 
     def gradient(coordinates):
         energies, gradient = problem.energy_and_gradient(coordinates)
@@ -78,7 +78,7 @@ def power_iteration(
 def largest_eigenvalue(
     problem: InferenceProblem, coordinates: PyTree, direction: Direction, num_iterations: int
 ) -> Direction:
-    """`num_iterations` power iterations from this direction, at fixed coordinates."""
+    """Make `num_iterations` power iterations from this direction, at fixed coordinates."""
     return jax.lax.fori_loop(
         0,
         num_iterations,
@@ -102,7 +102,7 @@ def check_solver(owner: object, solver: object, example: str) -> None:
 def solve_symmetric(
     product: Callable[[PyTree], PyTree], vector: PyTree, solver: lineax.AbstractLinearSolver
 ) -> tuple[PyTree, Int[Array, ""]]:
-    """X with C x = vector, for one example, and the iterations taken.
+    """Solve C x = vector for one example; return x and the iterations taken.
 
     Vector and matrix are scaled to largest elements of about 1, so that a solver's `atol` is relative to
     them: from a feedforward start most elements are exactly zero, and no `rtol` of zero is ever reached.
@@ -140,7 +140,7 @@ def solve_symmetric(
 
 
 def conjugate_gradients(like: PyTree, tolerance: float, iterations: int) -> lineax.CG:
-    """Conjugate gradients to this tolerance, or to what products in floats of this width allow."""
+    """Return a solver by conjugate gradients, to this tolerance or what floats of this width allow."""
     import lineax
 
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(like))
@@ -149,7 +149,7 @@ def conjugate_gradients(like: PyTree, tolerance: float, iterations: int) -> line
 
 
 def _largest(tree: PyTree) -> Array:
-    """The largest magnitude of any element; 1 where all are 0."""
+    """Return the largest magnitude of any element; 1 where all are 0."""
     size = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
     return jnp.where(size > 0, size, 1.0).astype(size.dtype)
 

@@ -23,13 +23,13 @@ class ErrorProblem(InferenceProblem):
     """The same energy over the errors e_l of the free layers: z_l = mu_l(z_{l-1}) + e_l, in order."""
 
     def decode(self, coordinates: PyTree) -> Activities:
-        """All activities, from the bottom up; a clamped layer stands at its clamp."""
+        """Return all activities, from the bottom up; a clamped layer stands at its clamp."""
         return self.network.bind().feedforward(
             self.inputs, batch_size=self.batch_size, clamps=self.clamps, errors=coordinates
         )
 
     def encode(self, activities: Activities) -> PyTree:
-        """e_l = z_l - mu_l(z_{l-1}) of the free layers."""
+        """Return e_l = z_l - mu_l(z_{l-1}) of the free layers."""
         bound = self.network.bind(activities)
         predictions = bound.predictions(self.inputs)
         return {
@@ -39,7 +39,7 @@ class ErrorProblem(InferenceProblem):
 
 
 def error_problem(problem: InferenceProblem) -> ErrorProblem:
-    """The same problem over errors, begun at the same activities."""
+    """Return the same problem over errors, begun at the same activities."""
     fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
     errors = ErrorProblem(**fields)
     return dataclasses.replace(errors, start=errors.encode(problem.decode(problem.start)))

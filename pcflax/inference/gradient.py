@@ -39,8 +39,8 @@ class GradientDescent(AbstractIterativeInference):
     Source: Rao & Ballard (1999); Whittington & Bogacz (2017).
 
     **Step sizes are per example.** The energy is not averaged over the batch, so a step size means
-    the same at every batch size. A rate r that descends the batch mean (as in JPC and the notebook of
-    reference) is r/batch_size here; the notebook also leaves out the 1/2 of the energy, so its 0.1 at
+    the same at every batch size. A rate r that descends the batch mean (as in JPC and the reference
+    notebook) is r/batch_size here; the notebook also leaves out the 1/2 of the energy, so its 0.1 at
     batch 64 is 2 * 0.1 / 64 = 0.003125 here.
 
     Args:

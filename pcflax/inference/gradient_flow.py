@@ -29,7 +29,7 @@ class GradientFlow(AbstractInference):
     Fixed point: dF_i/dz_i = 0.
 
     Rate: exponential in time, exp(-lambda_min t); an adaptive controller grows its steps to the limit
-    of stability, as `step_size="auto"` does.
+    of stability, as `CurvatureDescent` does.
 
     Cost a step: as many gradients as the solver has stages, and one for the stop.
 
@@ -122,7 +122,7 @@ class GradientFlow(AbstractInference):
         return finished(problem, coordinates, num_steps, trace=recorded, tolerance=self.tolerance)
 
     def _integrate(self, problem: VectorField, trace: bool) -> tuple[Any, Any, Any]:
-        """One example: where it ended, in how many steps, and what was seen at each."""
+        """Return where one example ended, in how many steps, and what was seen at each."""
         import diffrax
 
         def field(time, coordinates, args):

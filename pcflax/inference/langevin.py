@@ -26,11 +26,16 @@ class Langevin(AbstractIterativeInference):
     Samples: exp(-F_i(z)/temperature), at temperature 1 the posterior over the free activities; the
     discretisation biases it by an amount of the order of step_size. (On a Gaussian with precision p
     the variance is 1/(p (1 - step_size p / 2)), to which tests hold it.)
+
     Fixed point: none; at temperature 0 it is gradient descent, step for step.
+
     Rate: mixes in about 1/(step_size * lambda_min) steps; stable for step_size < 2/lambda_max.
+
     Cost a step: one gradient and one normal number for each free element.
+
     Fails: by bias where the step is large, by slow mixing where it is small or the Hessian is
     ill-conditioned.
+
     Source: Oliviers, Bogacz & Meulemans (2024), PLoS Computational Biology.
 
     Example i draws from a key of its own, so that no example's samples depend on the others.
@@ -91,14 +96,14 @@ class Langevin(AbstractIterativeInference):
         super().__post_init__()
 
     def init(self, problem: VectorField) -> PyTree:
-        """No state of its own."""
+        """Return no state: samplers keep none."""
         del problem
         return ()
 
     def step(
         self, problem: VectorField, coordinates, state, *, step, key: PRNGKey | None
     ) -> tuple[PyTree, PyTree, StepInfo]:
-        """One step down the gradient, and one of noise."""
+        """Step down the gradient, and add noise."""
         del step  # the key is the step's own
         info, gradient = observe(problem, coordinates)
         moved = jax.tree.map(lambda z, g: z - self.step_size * g, coordinates, gradient)

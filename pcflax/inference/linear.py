@@ -78,7 +78,7 @@ class LinearSolve(AbstractInference):
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
     ) -> InferenceResult:
-        """One linear solve for each example; the trace has its start and its end."""
+        """Solve one linear system for each example; the trace has its start and its end."""
         del key  # deterministic
         expect_energy(self, problem)
         if not problem.start:
@@ -116,7 +116,7 @@ class LinearSolve(AbstractInference):
 
 
 def refuse_nonlinear(problem: InferenceProblem) -> None:
-    """See, by tracing alone, that the energy's gradient is affine in the free coordinates.
+    """Refuse an energy whose gradient is not affine in the free coordinates, by tracing alone.
 
     An affine function is one that jax can transpose, constants aside.
 
@@ -144,7 +144,7 @@ def refuse_nonlinear(problem: InferenceProblem) -> None:
 
 
 def _reason(function: Callable[[PyTree], PyTree], at: PyTree) -> str | None:
-    """Why jax cannot transpose the function; None where it can."""
+    """Return why jax cannot transpose the function; None where it can."""
     structure = jax.eval_shape(lambda: at)
     try:
         out = jax.eval_shape(function, structure)

@@ -58,7 +58,7 @@ class AbstractNewton(AbstractIterativeInference):
     def curvature(
         self, problem: InferenceProblem, coordinates: PyTree
     ) -> Callable[[PyTree], PyTree]:
-        """The product v -> C v at these coordinates."""
+        """Return the product v -> C v at these coordinates."""
 
     def init(self, problem: InferenceProblem) -> NewtonState:
         """Return a small damping for each example."""
@@ -75,7 +75,7 @@ class AbstractNewton(AbstractIterativeInference):
         step,
         key: PRNGKey | None,
     ) -> tuple[PyTree, NewtonState, StepInfo]:
-        """One damped step of each example, taken where its energy does not rise."""
+        """Make one damped step of each example, where its energy does not rise."""
         del step, key  # alike at every step; deterministic
         info, gradient = observe(problem, coordinates)
         if not coordinates:
@@ -144,7 +144,7 @@ class NewtonCG(AbstractNewton):
     """
 
     def curvature(self, problem: InferenceProblem, coordinates) -> Callable[[PyTree], PyTree]:
-        """The product with d2F/dz2."""
+        """Return the product with d2F/dz2."""
         return lambda vector: hessian_vector(problem, coordinates, vector)
 
 
@@ -182,7 +182,7 @@ class GaussNewton(AbstractNewton):
     """
 
     def curvature(self, problem: InferenceProblem, coordinates) -> Callable[[PyTree], PyTree]:
-        """The product with J^T (d2E/d(z, mu)2) J."""
+        """Return the product with J^T (d2E/d(z, mu)2) J."""
         pairs, pushed = jax.linearize(problem.activities_and_predictions, coordinates)
         pulled = jax.linear_transpose(pushed, coordinates)
         outer = jax.grad(lambda pairs: jnp.sum(total_energy(problem.energies_of_pairs(pairs))))

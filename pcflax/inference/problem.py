@@ -1,4 +1,4 @@
-"""What an inference algorithm is given: a vector field over free coordinates, and a start.
+"""The problem of an inference algorithm: a vector field over free coordinates, and a start.
 
 Usually the field is the gradient of an energy, each example's own: `InferenceProblem`. The free
 coordinates are the activities that nothing clamps. Another choice of coordinates is a subclass with its
@@ -36,7 +36,7 @@ class VectorField(abc.ABC):
         inputs: what layers without a node below predict from, or None.
         clamps: what is held fixed, by layer name.
         start: where the free coordinates begin; every leaf has the batch as its first axis. A layer
-            that is clamped in part keeps coordinates for all its elements: those that are held do
+            that is clamped in part keeps coordinates for all its elements: those that are clamped do
             not count and have a field of zero.
     """
 
@@ -50,7 +50,7 @@ class VectorField(abc.ABC):
         """Return the energies by layer, which are looked at, and the field, which is followed."""
 
     def decode(self, coordinates: PyTree) -> Activities:
-        """All activities, clamped ones included, that these coordinates stand for."""
+        """Return all activities, clamped ones included, that these coordinates stand for."""
         activities = dict(coordinates)
         for name, clamp in self.clamps.items():
             activities[name] = (
@@ -59,11 +59,11 @@ class VectorField(abc.ABC):
         return activities
 
     def encode(self, activities: Activities) -> PyTree:
-        """The coordinates that stand for these activities: what `decode` undoes."""
+        """Return the coordinates that stand for these activities: what `decode` undoes."""
         return {name: activities[name] for name in self.start}
 
     def residual(self, gradient: PyTree) -> Float[Array, " batch"]:
-        """Root mean square over the free elements of dF_i/dz_i; 0 where none is free."""
+        """Return the root mean square of dF_i/dz_i over the free elements; 0 where none is free."""
         squares = [jnp.sum(g * g, axis=range(1, g.ndim)) for g in jax.tree.leaves(gradient)]
         if not squares:
             return jnp.zeros((self.batch_size,))
@@ -83,7 +83,7 @@ class VectorField(abc.ABC):
         return jax.tree.leaves((self.start, self.inputs, dict(self.clamps)))[0].shape[0]
 
     def restarted(self, activities: Activities) -> Self:
-        """The same problem, begun at these activities."""
+        """Return the same problem, begun at these activities."""
         return dataclasses.replace(self, start=self.encode(activities))
 
     @property
@@ -91,18 +91,18 @@ class VectorField(abc.ABC):
         """Whether part of the batch may be solved apart from the rest.
 
         Not where a layer draws at random (dropout: another mask), or keeps state of the batch that is
-        not known to be held, as that of normalizations is.
+        not known to be frozen, as that of normalizations is.
         """
         return not keeps_batch_state(self.network.bind())
 
     def take(self, examples: Int[Array, " some"]) -> Self:
-        """The problem of some of the examples, by their places in the batch."""
+        """Return the problem of some of the examples, by their places in the batch."""
         data = (self.inputs, self._whole_clamps(), self.start)
         inputs, clamps, start = jax.tree.map(lambda leaf: leaf[examples], data)
         return dataclasses.replace(self, inputs=inputs, clamps=clamps, start=start)
 
     def for_each_example(self, solve: Callable[..., Result], *data: PyTree) -> Result:
-        """`solve(problem, *data)` of each example alone, a batch of one, with the results stacked.
+        """Return `solve(problem, *data)` of each example alone, a batch of one, with the results stacked.
 
         For algorithms that choose their own steps: no example then depends on another. `data` are
         more arrays with the batch as first axis.
@@ -125,7 +125,7 @@ class VectorField(abc.ABC):
         return jax.vmap(alone)(((self.inputs, self._whole_clamps(), self.start), data))
 
     def held(self) -> PyTree:
-        """Shaped as the coordinates: True for elements that a mask holds."""
+        """Return Booleans shaped as the coordinates: True for elements that a mask clamps."""
         partial = self.partial
         return {
             name: partial[name].held() if name in partial else jnp.zeros(leaf.shape, jnp.bool_)
@@ -133,7 +133,7 @@ class VectorField(abc.ABC):
         }
 
     def _whole_clamps(self) -> dict[str, Clamp]:
-        """The clamps, each mask at its value's shape."""
+        """Return the clamps, each mask at its value's shape."""
         masked = {name: Clamp(clamp.value, clamp.held()) for name, clamp in self.partial.items()}
         return {**self.clamps, **masked}
 
@@ -186,12 +186,12 @@ class InferenceProblem(VectorField):
         return self.energy_and_gradient(coordinates)
 
     def activities_and_predictions(self, coordinates: PyTree) -> tuple[Activities, Activities]:
-        """Every layer's z and mu at these coordinates: what the energies are functions of."""
+        """Return every layer's z and mu at these coordinates: what the energies are functions of."""
         activities = self.decode(coordinates)
         return activities, self.network.bind(activities).predictions(self.inputs)
 
     def energies_of_pairs(self, pairs: tuple[Activities, Activities]) -> Energies:
-        """The energy of each example at each layer, as a function of activities and predictions."""
+        """Return the energy of each example at each layer, as a function of activities and predictions."""
         activities, predictions = pairs
         bound = self.network.bind()
         return {

@@ -1,4 +1,4 @@
-"""What inference returns: where it ended, how good that is, and how it got there."""
+"""The result of inference: where it ended, how good that is, and how it got there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcflax.typing import Activities, Energies, PyTree
 
 
 class Status(enum.IntEnum):
-    """How inference ended for an example.
+    """The way in which inference ended for one example.
 
     >>> Status(2).sentence
     'inference was still above its tolerance after max_steps; give more, or a larger step size'
@@ -42,7 +42,7 @@ _SENTENCES = {
 
 
 class Seen(NamedTuple):
-    """What a `record` function is shown at each step, before the step is made.
+    """One step as a `record` function sees it, before the step is made.
 
     Attributes:
         activities: every layer's activity by name, clamped ones included.
@@ -80,7 +80,7 @@ class InferenceResult(NamedTuple):
 
     Attributes:
         activities: every layer's activity by name, clamped ones included.
-        energies: {layer name: (batch,)} at those activities; of a stack, (batch, depth).
+        energies: {layer name: (batch,)} at those activities; (batch, depth) for a stack.
         residual: (batch,), root mean square over the free elements of dF_i/dz_i at those activities;
             zero at an equilibrium.
         num_steps: (batch,), how many steps each example took.

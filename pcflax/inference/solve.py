@@ -28,7 +28,7 @@ NUM_STEPS, MAX_STEPS = 20, 1000
 
 
 class StepInfo(NamedTuple):
-    """What one step saw before it moved; costs nothing where nobody looks at it.
+    """The view of one step before it moves; costs nothing where nobody looks at it.
 
     Attributes:
         energies: {layer name: (batch,)} at the coordinates the step started from.
@@ -41,7 +41,7 @@ class StepInfo(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FixedSteps(Settings):
-    """Every example takes `num_steps` steps.
+    """A stop after `num_steps` steps, the same for every example.
 
     >>> import pcflax as pc
     >>> pc.inference.GradientDescent(0.1, num_steps=5).stop
@@ -57,7 +57,7 @@ class FixedSteps(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class UntilTolerance(Settings):
-    """Each example stops where its residual is at most the tolerance, or after `max_steps`.
+    """A stop for each example where its residual is at most the tolerance, or after `max_steps`.
 
     The residual is the root mean square of the vector field dF/dz, not of z. An example that stopped
     moves no more and reports its own number of steps.
@@ -245,7 +245,7 @@ def _until_stopped(problem: VectorField, carry: _Carry, advance: Any, max_steps:
     """Step until every example has stopped; once few are left, only those are computed."""
 
     def loop(problem, carry, step, left):
-        """Steps until at most `left` examples go on."""
+        """Step until at most `left` examples go on."""
         return jax.lax.while_loop(
             lambda now: (now[1] < max_steps) & (jnp.sum(now[0].active) > left),
             lambda now: (advance(problem, *now)[0], now[1] + 1),
@@ -271,7 +271,7 @@ def observe(problem: VectorField, coordinates: PyTree) -> tuple[StepInfo, PyTree
 
 
 def _kept(problem, coordinates, info: StepInfo, trace, record) -> tuple[Any, Any]:
-    """What a trace and a record keep of one step."""
+    """Return what a trace and a record keep of one step."""
     if record is None:
         return info, None
     seen = Seen(problem.decode(coordinates), info.energies, info.residual)

@@ -36,6 +36,6 @@ class Feedforward(Settings):
         clamps: Mapping[str, Clamp],
         key: PRNGKey | None,
     ) -> Activities:
-        """The start of every activity by layer name."""
+        """Return the start of every activity by layer name."""
         del key  # deterministic
         return network.feedforward(inputs, batch_size=batch_size, clamps=clamps)

@@ -37,7 +37,7 @@ class Zeros(Settings):
         clamps: Mapping[str, Clamp],
         key: PRNGKey | None,
     ) -> Activities:
-        """The start of every activity by layer name."""
+        """Return the start of every activity by layer name."""
         del clamps, key  # put on top of the zeros; deterministic
         shapes = _shapes(network, inputs, batch_size)
         return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in shapes.items()}
@@ -73,7 +73,7 @@ class Normal(Settings):
         clamps: Mapping[str, Clamp],
         key: PRNGKey | None,
     ) -> Activities:
-        """The start of every activity by layer name."""
+        """Return the start of every activity by layer name."""
         del clamps  # put on top of the noise
         if key is None:
             raise ValueError("the Normal initializer needs a key: pass key=jax.random.key(0)")
@@ -86,7 +86,7 @@ class Normal(Settings):
 
 
 def _shapes(network: AbstractPCNetwork, inputs, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shape of every activity, without computing any."""
+    """Return the shape of every activity, without computing any."""
 
     def forward(inputs):
         return nnx.clone(network).feedforward(inputs, batch_size=batch_size)

@@ -37,7 +37,7 @@ class Backprop(AbstractGradientLearning):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
-        """The gradient of the batch-mean output energy, by reverse-mode differentiation."""
+        """Return the gradient of the batch-mean output energy, by reverse-mode differentiation."""
         del key, step  # deterministic; alike at every step
         inputs, targets = evidence.inputs, evidence.targets
         if targets is None:

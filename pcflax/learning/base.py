@@ -22,7 +22,7 @@ from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 
 class LearningInfo(NamedTuple):
-    """What a rule saw on one batch; what nobody looks at is not computed.
+    """The view of a rule on one batch; what nobody looks at is not computed.
 
     Attributes:
         activities: where inference ended, by layer name.
@@ -64,7 +64,7 @@ class AbstractLearning(Settings, abc.ABC):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
-        """One step of learning on one batch; pure, called inside jit.
+        """Make one step of learning on one batch; pure, called inside jit.
 
         Args:
             network: the network before the step.
@@ -88,7 +88,7 @@ class AbstractGradientLearning(AbstractLearning):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
-        """The gradient of the batch-mean energy, shaped as `network.parameters`, and what was seen."""
+        """Return the gradient of the batch-mean energy, shaped as `network.parameters`, and what was seen."""
 
     def update(
         self, network, optimizer, optimizer_state, evidence, *, key, step=0

@@ -38,7 +38,7 @@ class FixedPredictionProblem(VectorField):
 
     @property
     def separable(self) -> bool:
-        """No: `pull` is the whole batch's."""
+        """Always False: `pull` is the whole batch's."""
         return False
 
     def field(self, coordinates: PyTree) -> tuple[Energies, PyTree]:
@@ -51,7 +51,7 @@ class FixedPredictionProblem(VectorField):
         return energies, field
 
     def slopes(self, coordinates: PyTree) -> tuple[Energies, Activities, Activities]:
-        """Energies by layer, dE/dz and dE/dmu, each layer on its own."""
+        """Return energies by layer, dE/dz and dE/dmu, each layer on its own."""
 
         def summed(pairs):
             energies = self._energies(*pairs)
@@ -62,7 +62,7 @@ class FixedPredictionProblem(VectorField):
         return energies, *slopes
 
     def parameter_gradients(self, coordinates: PyTree) -> PyTree:
-        """dE_l/dmu_l at these activities, pulled through mu^_l to its parameters; a batch mean."""
+        """Pull dE_l/dmu_l at these activities through mu^_l to its parameters; return the batch mean."""
         activities = self.decode(coordinates)
         _, _, on_predictions = self.slopes(coordinates)
 
@@ -132,7 +132,7 @@ class FixedPrediction(AbstractGradientLearning):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
-        """The gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
+        """Return the gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
         del step  # alike at every step
         self.check(network.bind())
         problem = fixed_prediction_problem(network, evidence)
@@ -145,7 +145,7 @@ class FixedPrediction(AbstractGradientLearning):
 
 
 def fixed_prediction_problem(network: SplitNetwork, evidence: Evidence) -> FixedPredictionProblem:
-    """The problem of `make_problem`, with predictions and slopes of the feedforward pass."""
+    """Return the problem of `make_problem`, with predictions and slopes of the feedforward pass."""
     problem = make_problem(network, evidence)
     network, inputs = problem.network, problem.inputs
     feedforward = network.bind().feedforward(inputs, batch_size=problem.batch_size)

@@ -66,7 +66,7 @@ class IncrementalPC(AbstractLearning):
     def problem(
         self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
-        """What is inferred, at the weights before the first step."""
+        """Return what is inferred, at the weights before the first step."""
         return make_problem(network, evidence, initializer=self.initializer, key=key)
 
     def update(
@@ -79,7 +79,7 @@ class IncrementalPC(AbstractLearning):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
-        """`num_steps` steps of activities and weights; energies are those before the last of them."""
+        """Make `num_steps` steps of activities and weights; energies are those before the last of them."""
         del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
         problem = self.problem(network, evidence, key=start_key)

@@ -1,4 +1,4 @@
-"""Nudged predictive coding: the output is held a little way from its prediction to the target."""
+"""Nudged predictive coding: the output is clamped a little way from its prediction to the target."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Nudged(AbstractGradientLearning):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
-        """The gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
+        """Return the gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
         if evidence.targets is None:
             raise ValueError("Nudged needs targets: the output is nudged towards them")
         self.check(network.bind())
@@ -116,7 +116,7 @@ class Nudged(AbstractGradientLearning):
     def problem(
         self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
-        """What is inferred, at the beta of the first batch."""
+        """Return what is inferred, at the beta of the first batch."""
         prediction = network.bind().predict(evidence.inputs, batch_size=evidence.targets.shape[0])
         return self._problem(network, evidence, prediction, self._beta(0), key)
 

@@ -49,7 +49,7 @@ class PredictiveCoding(AbstractGradientLearning):
     def problem(
         self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
-        """What is inferred: the free activities from this rule's start."""
+        """Return what is inferred: the free activities from this rule's start."""
         return make_problem(network, evidence, initializer=self.initializer, key=key)
 
     def gradients(
@@ -60,7 +60,7 @@ class PredictiveCoding(AbstractGradientLearning):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
-        """The gradient of the batch-mean energy at the inferred activities."""
+        """Return the gradient of the batch-mean energy at the inferred activities."""
         del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
         problem = self.problem(network, evidence, key=start_key)

@@ -113,7 +113,7 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
 
 
 def penalty_gradient(weight: Float[Array, " *leading last"]) -> Float[Array, " *leading last"]:
-    """2 (W W^T W - W), the gradient of ||I - W^T W||_F^2 / 2 with W of shape (leading, last).
+    """Return 2 (W W^T W - W), the gradient of ||I - W^T W||_F^2 / 2 with W of shape (leading, last).
 
     Raises:
         ValueError: for an array with fewer than two axes.
@@ -147,7 +147,7 @@ def check_rate(name: str, rate: float) -> None:
 
 
 def _weights(parameters: PyTree) -> PyTree:
-    """True for what has two axes or more in its layer and does not belong to a layer's energy."""
+    """Return True for what has two axes or more in its layer and does not belong to a layer's energy."""
 
     def is_weight(path, parameter):
         axes = jnp.ndim(parameter) - _in_stack(path)  # a stack's arrays begin with the axis depth
@@ -157,12 +157,12 @@ def _weights(parameters: PyTree) -> PyTree:
 
 
 def _in_stack(path: Any) -> bool:
-    """Whether a parameter is one of a `PCStack`, with a leading axis of layers."""
+    """Return whether a parameter is one of a `PCStack`, with a leading axis of layers."""
     return STACKED in [_name(key) for key in path]
 
 
 def _in_layer(path: Any) -> list[str]:
-    """The path within a layer: behind its name, and a stack's mark."""
+    """Return the path within a layer, without its name and a stack's mark."""
     names = [_name(key) for key in path if _name(key) != STACKED]
     return names[2:] if names[0] == "layers" else names[1:]  # of an nnx.State, or of a SplitNetwork
 
@@ -174,7 +174,7 @@ def _name(key: Any) -> str:
 def _on_weights(
     name: str, transformation: optax.GradientTransformation, mask: Mask | None
 ) -> optax.GradientTransformation:
-    """The transformation where the mask is True; refuses to be initialised where it never is."""
+    """Return the transformation where the mask is True; it refuses to be initialised where it never is."""
     mask = _weights if mask is None else mask
     masked = optax.masked(transformation, mask)
 

@@ -55,7 +55,7 @@ class ZIL(AbstractGradientLearning):
         key: PRNGKey,
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
-        """Each layer's gradient of the batch-mean energy, taken at its own inference step."""
+        """Return each layer's gradient of the batch-mean energy, taken at its own inference step."""
         del key, step  # deterministic; alike at every step
         if evidence.targets is None:
             raise ValueError("ZIL needs targets: the output's error is all that it sends down")

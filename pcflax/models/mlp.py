@@ -39,7 +39,7 @@ def mlp(
     Raises:
         ValueError: for less than two widths.
 
-    Source: 784-300-300-10 with tanh is the network of the notebook of reference. 784-128-128-128-10 is
+    Source: 784-300-300-10 with tanh is the network of the reference notebook. 784-128-128-128-10 is
     that of Pinchetti et al. (2024), arXiv 2407.01163, which reaches 98.45 % on MNIST there by incremental
     predictive coding (8 steps, leaky relu, 25 epochs).
 

@@ -70,7 +70,7 @@ def end_batch(network: Network, inputs: Any) -> None:
 
 
 def keeps_batch_state(bound: Network) -> bool:
-    """Whether predictions depend on the batch, or draw at random.
+    """Return whether predictions depend on the batch, or draw at random.
 
     That is so of random streams, of statistics that are not frozen, and of what a layer of one's own
     writes. A constant, such as a connectivity mask, does not.

@@ -249,7 +249,7 @@ def _cycle_shapes(
 
 
 def _check_shapes(network: PCGraph, external: Mapping[str, tuple[int, ...]]) -> None:
-    """See that shapes meet, by passing them through the network without computing anything."""
+    """Refuse shapes that do not meet, by passing them through the network without computing anything."""
     pure = split(network)
 
     def pass_through(inputs):

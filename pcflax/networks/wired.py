@@ -88,7 +88,7 @@ class WiredLayers(nnx.Module):
         return any(self.is_of_integers(name) for name in self.wiring.inputs)
 
     def is_of_integers(self, name: str) -> bool:
-        """Whether a layer predicts from this input as from integers."""
+        """Return whether a layer predicts from this input as from integers."""
         return any(
             self.layer(child).takes_integers and name in names_of(parents)
             for child, parents in self.wiring.parents
@@ -133,7 +133,7 @@ class WiredLayers(nnx.Module):
     # Stored activities.
 
     def activities(self) -> Activities:
-        """Return the stored activities by layer name, the batch first: of a stack, (batch, depth, *features).
+        """Return the stored activities by layer name: (batch, *features), for a stack (batch, depth, ...).
 
         Raises:
             ValueError: where they have no size yet.

@@ -86,7 +86,7 @@ class Concatenate(Combine):
     """
 
     def __call__(self, *activities: Array) -> Array:
-        """Join."""
+        """Join along the last axis."""
         if len({activity.shape[:-1] for activity in activities}) > 1:
             raise ValueError("joins its parents along the last axis, but the others differ")
         return jnp.concatenate(activities, axis=-1)
@@ -98,7 +98,7 @@ Parents: TypeAlias = str | Sequence[str] | Combine
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
-    """Who predicts whom; hashable.
+    """Names, and who predicts whom; hashable.
 
     Attributes:
         parents: ((name, parents), ...) of every layer, parents before children where cycles let; parents

@@ -18,7 +18,7 @@ from .training import Curve
 
 
 def alignment_figure(alignment: Mapping[str, Curve], *, title: str = "") -> Figure:
-    """The cosine of each layer's weight gradient with backpropagation's, by training step.
+    """Draw the cosine of each layer's weight gradient with backpropagation's, by training step.
 
     One line a layer; the curve named 'total' (the gradients of all layers as one vector) is black and
     dashed. From two layers on, a heat map of layers by measurements stands beside the lines, the layer

@@ -22,7 +22,7 @@ _MOST_PANELS, _MOST_COLUMNS = 6, 3
 def inference_figure(
     *, energies: Mapping[str, np.ndarray], residual: np.ndarray, title: str = ""
 ) -> Figure:
-    """Two panels by inference step: the energy of each layer, and the residual.
+    """Draw two panels by inference step: the energy of each layer, and the residual.
 
     The scales are logarithmic unless a value is negative or all are zero; a zero, as every hidden
     energy is at a feedforward start, leaves a gap in its line, and what lies more than twelve decades
@@ -82,7 +82,7 @@ def inference_figure(
 def trajectory_figure(
     trajectories: Mapping[str, np.ndarray], *, units: int = 20, title: str = ""
 ) -> Figure:
-    """A panel a layer: the activity of each unit by inference step, for one example.
+    """Draw a panel for each layer: the activity of each unit by inference step, for one example.
 
     Up to six layers are shown, the first, the last and evenly between, and of each layer up to `units`
     units, chosen in the same way. Colours follow the order of the activities at the start, from dark
@@ -152,7 +152,7 @@ def _inference_steps(axis: Axes, last: int) -> None:
 def _by_step(
     what: str, values: np.ndarray, *, ndim: int, like: np.ndarray | None = None
 ) -> np.ndarray:
-    """The values as floats, (num_steps + 1,) or (num_steps + 1, features), as many as `like` has."""
+    """Return the values as floats, (num_steps + 1,) or (num_steps + 1, features), as many as `like` has."""
     values = np.asarray(values, dtype=float)
     if values.ndim != ndim or values.size == 0:
         expected, remedy = {

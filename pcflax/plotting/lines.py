@@ -80,7 +80,7 @@ def _depth_bar(axis: Axes, names: list[str], colors: ListedColormap) -> None:
 
 
 def depth_colors(count: int) -> ListedColormap:
-    """A colour for each of `count` layers, from dark violet at the input to light green.
+    """Return a colour for each of `count` layers, from dark violet at the input to light green.
 
     >>> depth_colors(3).N
     3
@@ -136,7 +136,7 @@ def step_axis(axis: Axes, first: int, last: int) -> None:
 
 
 def text_width(texts: Iterable[str]) -> float:
-    """About how many inches the longest of these texts takes, so that a figure can make room for it.
+    """Estimate how many inches the longest of these texts takes, so that a figure can make room for it.
 
     >>> text_width(["hidden", "output_layer"])
     0.84
@@ -146,7 +146,7 @@ def text_width(texts: Iterable[str]) -> float:
 
 
 def marker(num_points: int) -> str:
-    """The marker of a line of that many points: a dot where they are few.
+    """Return the marker of a line of that many points: a dot where they are few.
 
     >>> marker(2), marker(100)
     ('.', '')
@@ -155,7 +155,7 @@ def marker(num_points: int) -> str:
 
 
 def evenly(count: int, at_most: int) -> np.ndarray:
-    """At most `at_most` of the indices 0 .. count - 1, first and last and evenly between.
+    """Return at most `at_most` of the indices 0 .. count - 1, first and last and evenly between.
 
     >>> evenly(3, 6).tolist(), evenly(40, 6).tolist()
     ([0, 1, 2], [0, 8, 16, 23, 31, 39])

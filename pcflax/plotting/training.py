@@ -22,7 +22,7 @@ def training_figure(
     weights: np.ndarray | None,
     title: str = "",
 ) -> Figure:
-    """Four panels: accuracy and energy by iteration, energy by inference step, first-layer weights.
+    """Draw accuracy and energy by iteration, energy by inference step, and first-layer weights.
 
     Args:
         accuracy: {label: (steps, values)}, values from 0 to 1.
@@ -94,7 +94,7 @@ def _weights(axis, weights: np.ndarray | None) -> None:
 
 
 def as_images(kernel: np.ndarray) -> np.ndarray | None:
-    """A kernel (in, out) as images (out, side, side, channels); None where `in` is no square.
+    """Return a kernel (in, out) as images (out, side, side, channels); None where `in` is no square.
 
     >>> import numpy as np
     >>> as_images(np.zeros((64, 5))).shape, as_images(np.zeros((3072, 5))).shape

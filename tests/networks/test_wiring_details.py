@@ -165,7 +165,7 @@ class TestStacks:
 )
 def test_a_stack_in_parts_is_the_chain_it_stands_for(inference, monkeypatch):
     """On a CPU a deep stack is computed in parts; here five layers in two, of unequal sizes."""
-    from pcflax.layers import stack
+    from pcflax.layers.kernels import parts
 
     monkeypatch.setattr(stack, "_LEAST_LAYERS", 2)
     monkeypatch.setattr(parts.os, "cpu_count", lambda: 2)

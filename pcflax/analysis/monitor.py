@@ -10,7 +10,8 @@ import numpy as np
 from pcflax.networks.given import check_batch
 
 from .alignment import gradient_alignment
-from .health import inference_health, unit_health, unreached, unreached_words
+from .diagnosis import unreached, unreached_words
+from .health import inference_health, unit_health
 
 
 class HealthMonitor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
@@ -130,10 +131,15 @@ def without_rounding(activity: Array, prediction: Array) -> Array:
     """
     if activity.shape != prediction.shape or activity.ndim < 2 or prediction.dtype.itemsize < 4:
         return prediction
-    scale = jnp.max(jnp.abs(activity), axis=range(1, activity.ndim), keepdims=True)
-    rounding = 4 * jnp.finfo(prediction.dtype).eps * scale
-    same = jnp.abs(activity - prediction) <= rounding
-    return jnp.where(same, activity.astype(prediction.dtype), prediction)
+    # in lax, since each function of jnp is a program of its own to trace
+    activity = activity.astype(prediction.dtype)
+    start = np.zeros((), prediction.dtype)
+    scale = jax.lax.reduce(jax.lax.abs(activity), start, jax.lax.max, range(1, activity.ndim))
+    rounding = jax.lax.broadcast_in_dim(
+        scale * np.asarray(4 * jnp.finfo(prediction.dtype).eps, scale.dtype), activity.shape, (0,)
+    )
+    same = jax.lax.le(jax.lax.abs(jax.lax.sub(activity, prediction)), rounding)
+    return jax.lax.select(same, activity, prediction)
 
 
 def written(module: nnx.Module) -> PyTree:

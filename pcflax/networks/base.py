@@ -247,14 +247,16 @@ class AbstractPCNetwork(WiredLayers):
 
     def _predicted(self, inputs: Any) -> list[tuple[str, PCLayer, Array, Array]]:
         """(name, layer, activity, prediction) of every layer, at the stored activities."""
-        found, activities = [], {}
+        found, activities, tops = [], {}, {}
         for name in self.names:
             layer = getattr(self.layers, name)
             activity = layer.activity[...]
             if activity.ndim == 1 and activity.shape[0] == 0:
                 raise no_activity(name)
-            activities[name] = jnp.moveaxis(activity, 0, layer.node_axis)
-        tops = {n: a[getattr(self.layers, n).top_node] for n, a in activities.items()}
+            if layer.node_axis:
+                activity = jnp.moveaxis(activity, 0, layer.node_axis)
+            activities[name] = activity
+            tops[name] = activity[layer.top_node] if layer.node_axis else activity
         for name, belows in self.wiring.belows(inputs, tops).items():
             layer = getattr(self.layers, name)
             try:

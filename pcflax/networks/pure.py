@@ -75,7 +75,9 @@ class SplitNetwork(Generic[Net]):
         if activities is not None:
             for name, value in activities.items():
                 layer = getattr(network.layers, name)
-                layer.activity.set_value(jnp.moveaxis(value, layer.node_axis, 0))
+                layer.activity.set_value(
+                    jnp.moveaxis(value, layer.node_axis, 0) if layer.node_axis else value
+                )
         return network
 
     def energies(self, activities: Activities, inputs: Any) -> Energies:

@@ -145,16 +145,18 @@ def call(text: str, module: str, **given: Any) -> Any:
         raise ValueError(f"expected a name of {module}, got '{name}'{guess or f'; see {module}'}")
     try:
         tree = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
-        assert isinstance(tree, ast.Call)
-        values = [ast.literal_eval(one) for one in tree.args]
-        options = {str(one.arg): ast.literal_eval(one.value) for one in tree.keywords}
-        return getattr(found, public[key])(*values, **given, **options)
-    except (SyntaxError, AssertionError, ValueError, TypeError) as error:
-        reason = str(error).replace("<lambda>()", name).splitlines()[0]
-        raise ValueError(
-            f"'{text}' cannot be made by {module}.{public[key]}: {reason}; write it as "
-            f"{name}(argument=number, ...)"
-        ) from error
+        values = [ast.literal_eval(one) for one in tree.args]  # type: ignore[attr-defined]
+        options = {one.arg: ast.literal_eval(one.value) for one in tree.keywords}  # type: ignore[attr-defined]
+    except (SyntaxError, ValueError, AttributeError):
+        reason = "its arguments are not plain numbers, words in quotes or tuples"
+    else:
+        try:
+            return getattr(found, public[key])(*values, **given, **options)
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+    raise ValueError(
+        f"'{text}' cannot be made by {module}.{public[key]}: {reason}; write it as {name}(argument=number)"
+    )
 
 
 def optimizer(text: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:

@@ -115,7 +115,7 @@ class TestBuilt:
         ("word", "kind"),
         [
             ("gradient", pc.inference.GradientDescent),
-            ("auto", pc.inference.GradientDescent),
+            ("auto", pc.inference.CurvatureDescent),
             ("error-coordinates", pc.inference.ErrorCoordinates),
             ("flow", pc.inference.GradientFlow),
             ("gauss-newton", pc.inference.GaussNewton),
@@ -130,8 +130,6 @@ class TestBuilt:
         if word == "error-coordinates":
             assert type(inference.inference) is pc.inference.GradientDescent
             inference = inference.inference
-        if word == "auto":
-            assert inference.step_size == "auto"
         if hasattr(inference, "num_steps"):
             assert inference.num_steps == 7
         if word == "flow":
@@ -152,10 +150,12 @@ class TestBuilt:
     def test_step_size_and_momentum_are_gradient_descents(self):
         """Two steps on a constant slope of 1 move by s and by s + m s."""
         inference = build_inference(TrainOptions(step_size=0.25, momentum=0.5))
-        state, moved = inference.optimizer.init(jnp.zeros(1)), []
+        optimizer = inference.transformation(["hidden"])
+        slope = {"hidden": jnp.ones(1)}
+        state, moved = optimizer.init(slope), []
         for _ in range(2):
-            update, state = inference.optimizer.update(jnp.ones(1), state)
-            moved.append(float(update[0]))
+            update, state = optimizer.update(slope, state)
+            moved.append(float(update["hidden"][0]))
         assert moved == [-0.25, -0.375]
 
 
@@ -227,8 +227,8 @@ class TestRefusals:
             ),
             (
                 "--learning fpa --inference auto",
-                "--learning fpa cannot take --inference auto: FixedPrediction expected an optax "
-                'transformation, got step_size="auto"',
+                "--learning fpa cannot take --inference auto: FixedPrediction follows a vector field that "
+                "is the gradient of no energy, so it expected pc.inference.GradientDescent, got Curv",
             ),
             (
                 "--inference linear",
@@ -298,9 +298,9 @@ def forward(run_dir, skips):
     """
     images, labels = read_digits("test")
     activity = (images.reshape(360, 64) / 16 - 0.3054) / 0.3759
-    layers = pc.load_checkpoint(run_dir).parameters
+    layers = list(pc.load_checkpoint(run_dir).parameters.values())
     for index in range(len(layers)):
-        linear, last = layers[f"layer_{index}"]["linear"], index == len(layers) - 1
+        linear, last = layers[index]["linear"], index == len(layers) - 1
         kernel = linear["kernel"].astype(np.float64)
         below, depth = len(kernel), len(layers) if skips[index] else 1
         factor = 1 / below if last else (below * depth) ** -0.5
@@ -444,8 +444,8 @@ def numpy_health(run_dir, step):
     layers = [
         reference.ReferenceLayer(linear["kernel"], linear["bias"], activation=activation)
         for linear, activation in (
-            (stored["layer_0"]["linear"], "tanh"),
-            (stored["layer_1"]["linear"], "identity"),
+            (stored["hidden_1"]["linear"], "tanh"),
+            (stored["output"]["linear"], "identity"),
         )
     ]
     batch = next(iter(pc.data.load("digits", batch_size=64, seed=0)))

@@ -202,9 +202,9 @@ def forward(run_dir):
     """NumPy's predictions of a run's network for the test digits, and their labels."""
     images, labels = read_digits("test")
     activity = (images.reshape(360, 64) / 16 - 0.3054) / 0.3759
-    layers = pc.load_checkpoint(run_dir).parameters
+    layers = list(pc.load_checkpoint(run_dir).parameters.values())
     for index in range(len(layers)):
-        linear = layers[f"layer_{index}"]["linear"]
+        linear = layers[index]["linear"]
         activity = activity @ linear["kernel"].astype(np.float64) + linear["bias"]
         if index < len(layers) - 1:
             activity = np.tanh(activity)

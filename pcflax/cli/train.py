@@ -172,6 +172,7 @@ def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
         key=jax.random.key(options.seed),
         trace=True,
     ).trace
+    assert trace is not None  # it was asked for
     kernel = getattr(getattr(network.layers[0], "linear", None), "kernel", None)
 
     def curves(*names: str) -> dict:

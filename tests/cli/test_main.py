@@ -358,7 +358,7 @@ class TestInspect:
         assert record["step"] == 20
         shapes = sorted(map(tuple, record["parameters"].values()))
         assert shapes == [(10,), (16,), (16, 10), (64, 16)]
-        assert record["parameters"]["layers.0.linear.kernel"] == [64, 16]
+        assert record["parameters"]["hidden_1.linear.kernel"] == [64, 16]
         assert re.fullmatch("[0-9a-f]{64}", record["digest"])
         assert record["digest"] == digest(base_run)
         expected = {f"eval/{name}": value for name, value in last_eval(base_run).items()}
@@ -585,7 +585,7 @@ class TestBadData:
     @pytest.mark.parametrize("batch_size", [0, -3])
     def test_an_evaluation_batch_of_nothing(self, base_run, capsys, batch_size):
         told = error(capsys, "evaluate", base_run, "--batch-size", batch_size)
-        assert f"expected batch_size >= 1, got {batch_size}" in told
+        assert f"expected batch_size of at least 1, got {batch_size}" in told
 
 
 class TestBadRuns:

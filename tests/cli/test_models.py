@@ -71,7 +71,7 @@ def test_a_residual_mlp_is_a_stack_whose_layers_are_told_one_by_one(tmp_path, ca
     assert list(found["sentences"]) == names
     assert (run_dir / "training.png").stat().st_size > 10_000
     shapes = json.loads(output(capsys, "inspect", str(run_dir), "--json"))["parameters"]
-    assert shapes["layers.1.stacked.linear.kernel"] == [3, 8, 8]
+    assert shapes["hidden.stacked-layers.linear.kernel"] == [3, 8, 8]
 
 
 def test_a_resumed_stack_ends_as_the_run_never_interrupted(tmp_path):

@@ -49,7 +49,7 @@ SCHEDULES = ("constant", "linear", "cosine", "warmup-cosine", "exponential")
 # A rate of 0.1 on the mean over 64 examples, without the 1/2 of the energy, is this on each one's own.
 DEFAULTS: dict[str, Any] = {"step_size": 2 * 0.1 / 64}
 # What a model changes of the command's defaults, which are those of the reference notebook's mlp.
-# Chosen on 200 digits (of twice the size for images), or a twentieth of a text, left out of the training split.
+# Chosen on digits (enlarged for images), or a part of a text, that were left out of the training split.
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {},
     "residual-mlp": {"step_size": 0.1, "learning_rate": 0.1},

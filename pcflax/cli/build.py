@@ -157,9 +157,13 @@ def build_trainer(
     rule, updates = build_learning(options), options.num_steps
     if isinstance(rule, pc.learning.IncrementalPC):  # an update at every step of inference
         updates *= rule.inference.num_steps or 1
+    network = build_network(options, spec)
+    if isinstance(options.step_size, dict) and hasattr(rule, "inference"):
+        descent = getattr(rule.inference, "inference", rule.inference)
+        descent.transformation(network.names[:-1])  # refuses a pattern that fits no layer
     rate = recipes.schedule(options.decay, options.learning_rate, updates)
     return pc.Trainer(
-        build_network(options, spec),
+        network,
         recipes.optimizer(options.optimizer, rate),
         learning=rule,
         checkpoints=pc.Checkpoints(

@@ -246,6 +246,9 @@ class TestRefusals:
             ("--step-size 0", "expected --step-size above 0, got 0.0"),
             ("--learning-rate -1", "expected --learning-rate above 0, got -1.0"),
             ("--momentum 1", "expected --momentum from 0 to below 1, got 1.0"),
+            ("--step-size hidden* 0.1 foo* 0.2", "has a step size for 'foo*', which fits none"),
+            ("--optimizer adm", "expected a name of optax, got 'adm'; did you mean 'adam'?"),
+            ("--initializer zero", "got 'zero'; did you mean 'zeros'?"),
         ],
     )
     def test_what_cannot_go_together_is_told(self, tmp_path, capsys, options, text):
@@ -263,6 +266,10 @@ class TestRefusals:
             ("--learning zil --centred", "--centred does nothing with --learning zil"),
             ("--learning zil --inference newton", "--inference does nothing with --learning zil"),
             ("--temperature 0.5", "--temperature does nothing with --inference gradient"),
+            (
+                "--learning zil --burn-in 3",
+                "--burn-in does nothing with --learning zil; leave it out",
+            ),
             ("--inference auto --step-size 0.1", "--step-size does nothing with --inference auto"),
             (
                 "--inference newton --momentum 0.5",

@@ -72,14 +72,14 @@ MUTANTS = [
     # scales
     Mutant(
         "mupc, depth forgotten",
-        "parameterizations/mupc.py",
-        "width * depth)",
-        "width)",
+        "parameterizations.py",
+        "in_features * depth if skip",
+        "in_features if skip",
         "parameterizations/test_parameterizations.py",
     ),
     Mutant(
         "mupc, output of a hidden layer's size",
-        "parameterizations/mupc.py",
+        "parameterizations.py",
         "return 1 / in_features",
         "return in_features**-0.5",
         "parameterizations/test_parameterizations.py",
@@ -87,9 +87,9 @@ MUTANTS = [
     # inference
     Mutant(
         "auto step, uphill",
-        "inference/gradient.py",
-        "z - (g / _over",
-        "z + (g / _over",
+        "inference/curvature_descent.py",
+        "z - (g / over",
+        "z + (g / over",
         "inference/test_auto_step_size.py",
     ),
     Mutant(
@@ -105,7 +105,7 @@ MUTANTS = [
     # learning
     Mutant(
         "learning, sum for mean over the batch",
-        "learning/base.py",
+        "networks/pure.py",
         "jnp.mean(total_energy(weighed))",
         "jnp.sum(total_energy(weighed))",
         "learning/test_rules.py",
@@ -141,7 +141,7 @@ MUTANTS = [
     # checkpoints
     Mutant(
         "seals, damage not seen",
-        "training/seals.py",
+        "training/checkpoints/seals.py",
         "if found and seal_file.read_bytes() == _seal_text(found).encode():",
         "if found:",
         "training/test_checkpoints.py",

@@ -59,7 +59,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "transformer": {
         "inference": "error-coordinates",  # in activities, no credit reaches the first of 4 blocks
         "inference_steps": 8,
-        "step_size": 3e-4,
+        "step_size": 1e-4,
         "learning_rate": 3e-3,
     },
 }

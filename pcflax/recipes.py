@@ -5,7 +5,6 @@ name, and the versions that a result is kept with. Nothing heavy loads before a 
 
 >>> from pcflax import recipes
 >>> recipes.learning("nudged", recipes.inference("gradient", step_size=0.1, num_steps=5), beta=0.3)
-... # doctest: +ELLIPSIS
 Nudged(inference=GradientDescent(num_steps=5, ...), beta=0.3, ...)
 """
 

@@ -154,7 +154,8 @@ def build_trainer(
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
-    rule, updates = build_learning(options), options.num_steps
+    rule: Any = build_learning(options)
+    updates = options.num_steps
     if isinstance(rule, pc.learning.IncrementalPC):  # an update at every step of inference
         updates *= rule.inference.num_steps or 1
     network = build_network(options, spec)

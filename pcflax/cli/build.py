@@ -160,7 +160,7 @@ def build_trainer(
         updates *= rule.inference.num_steps or 1
     network = build_network(options, spec)
     if isinstance(options.step_size, dict) and hasattr(rule, "inference"):
-        descent = getattr(rule.inference, "inference", rule.inference)
+        descent: Any = getattr(rule.inference, "inference", rule.inference)
         descent.transformation(network.names[:-1])  # refuses a pattern that fits no layer
     rate = recipes.schedule(options.decay, options.learning_rate, updates)
     return pc.Trainer(

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from flax import nnx
 from rich.console import Console
 
 import pcflax as pc
+from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.records import results_path, write_results
@@ -125,7 +125,7 @@ def main() -> None:
         result = {
             "device": device,
             "cores": os.cpu_count(),
-            "versions": {"python": platform.python_version(), "jax": jax.__version__},
+            "versions": recipes.versions(),
             "cases": cases,
         }
         path = results_path("adaptive_stop", device)

@@ -22,7 +22,6 @@ import argparse
 import functools
 import itertools
 import os
-import platform
 import statistics
 import sys
 import time
@@ -38,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pcflax as pc
+from pcflax import recipes
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import ErrorCoordinates, error_problem
 
@@ -259,7 +259,7 @@ def write(records: list[dict], folder: Path) -> Path:
     result = {
         "device": device,
         "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+        "versions": recipes.versions(),
         "width": WIDTH,
         "batch": BATCH,
         "gap": GAP,

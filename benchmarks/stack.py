@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pcflax as pc
+from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.records import results_path, write_results
@@ -240,7 +240,7 @@ def main() -> None:
     result = {
         "device": device,
         "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+        "versions": recipes.versions(),
         "width": options.width,
         "batch": BATCH,
         "steps": STEPS,

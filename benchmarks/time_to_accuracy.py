@@ -35,7 +35,7 @@ from flax import nnx
 from rich.console import Console
 
 import pcflax as pc
-from pcflax.cli.options import PRESETS
+from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders.notebook_equinox import Contender as NotebookLoop
@@ -73,41 +73,40 @@ class Setting:
         return ", ".join(parts)
 
 
-def descent(num_steps: int, step_size: float) -> pc.inference.AbstractInference:
-    """Gradient descent on the activities."""
-    return pc.inference.GradientDescent(optax.sgd(step_size), num_steps=num_steps)
+def by(rule: str, inference: str = "gradient", **settings: Any) -> Callable:
+    """Return the function from a number of steps and their size to a rule."""
+
+    def make(num_steps: int, step_size: float) -> pc.learning.AbstractLearning:
+        if not num_steps:
+            return recipes.learning(rule)
+        algorithm = recipes.inference(inference, num_steps=num_steps, step_size=step_size)
+        return recipes.learning(rule, algorithm, **settings)
+
+    return make
 
 
 RULES: dict[str, Setting] = {
-    "backpropagation": Setting(lambda *_: pc.learning.Backprop()),
-    "predictive coding": Setting(lambda *a: pc.learning.PredictiveCoding(descent(*a)), 20, 0.05),
-    "predictive coding, few steps": Setting(
-        lambda *a: pc.learning.PredictiveCoding(descent(*a)), 3, 0.1
-    ),
-    "error coordinates": Setting(
-        lambda *a: pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(descent(*a))), 5, 0.01
-    ),
-    "incremental": Setting(
-        lambda *a: pc.learning.IncrementalPC(descent(*a)), 3, 0.1, learning_rate=3e-4
-    ),
-    "fixed prediction": Setting(lambda *a: pc.learning.FixedPrediction(descent(*a)), 3, 1.0),
-    "zero divergence": Setting(lambda *_: pc.learning.ZIL()),
-    "centred nudging": Setting(
-        lambda *a: pc.learning.Nudged(descent(*a), beta=0.5, centred=True), 5, 0.1
-    ),
+    "backpropagation": Setting(by("backprop")),
+    "predictive coding": Setting(by("pc"), 20, 0.05),
+    "predictive coding, few steps": Setting(by("pc"), 3, 0.1),
+    "error coordinates": Setting(by("pc", "error-coordinates"), 5, 0.01),
+    "incremental": Setting(by("ipc"), 3, 0.1, learning_rate=3e-4),
+    "fixed prediction": Setting(by("fpa"), 3, 1.0),
+    "zero divergence": Setting(by("zil")),
+    "centred nudging": Setting(by("nudged", beta=0.5, centred=True), 5, 0.1),
 }
 RATES = {"learning_rate": (1.0, 3.0), "step_size": (1.0, 3.0)}  # times those above
-FAST = PRESETS["fast"]
+FAST = recipes.PRESETS["fast"]
 FIXED: dict[str, Setting] = {
     "the notebook's rates": Setting(
-        lambda *a: pc.learning.PredictiveCoding(descent(*a)),
+        by("pc"),
         20,
-        0.003125,
+        recipes.DEFAULTS["step_size"],
         activation=jnp.tanh,
         output=pc.energies.Gaussian,
     ),
     "--preset fast": Setting(
-        lambda *a: pc.learning.PredictiveCoding(descent(*a)),
+        by("pc"),
         FAST["inference_steps"],
         FAST["step_size"],
         FAST["learning_rate"],
@@ -149,7 +148,7 @@ def train(
     data = data(setting.batch_size, seed)
     rate: Any = setting.learning_rate
     if setting.decay_steps:
-        rate = optax.linear_schedule(rate, 0.0, setting.decay_steps)
+        rate = recipes.schedule("linear", rate, setting.decay_steps)
         most = min(most, setting.decay_steps)
     optimizer, rule = optax.adam(rate), setting.rule(setting.num_steps, setting.step_size)
     first = []

@@ -16,11 +16,9 @@ benchmarks/results/mlp_table-mnist-cpu.json.
 
 import argparse
 import pathlib
-import platform
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -29,6 +27,7 @@ import optax
 from flax import nnx
 
 import pcflax as pc
+from pcflax import recipes
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.records import write_results
@@ -57,13 +56,13 @@ SETTINGS = {
     "pn": Setting("nudged", 5, "gelu", 2.99e-4, 1.4e-4, 0.058, 0.70, beta=0.55, target=98.36),
     "nn": Setting("nudged", 4, "gelu", 2.69e-4, 4.6e-3, 0.0686, 0.5, beta=-0.2, target=98.26),
     "cn": Setting("centred", 7, "gelu", 2.85e-4, 2.2e-4, 0.0352, 0.9, beta=0.55, target=98.23),
-    "ipc": Setting("incremental", 8, "leaky", 2.53e-4, 3.3e-2, 0.85, 0.35, target=98.45),
+    "ipc": Setting("ipc", 8, "leaky", 2.53e-4, 3.3e-2, 0.85, 0.35, target=98.45),
     "bp-ce": Setting(
         "backprop", 0, "hardtanh", 2.81e-4, 1.5e-3, output="categorical", target=98.07
     ),
     "bp-se": Setting("backprop", 0, "gelu", 2.75e-4, 5.1e-3, target=98.29),
     # not in the paper's table; both are backpropagation by local rules, at its settings
-    "fpa": Setting("fixed", 3, "gelu", 2.75e-4, 5.1e-3, 1.0, target=98.29),
+    "fpa": Setting("fpa", 3, "gelu", 2.75e-4, 5.1e-3, 1.0, target=98.29),
     "zil": Setting("zil", 0, "gelu", 2.75e-4, 5.1e-3, target=98.29),
 }
 ACTIVATIONS = {
@@ -76,19 +75,13 @@ BETA_GROWTH = 0.02  # an epoch, of a negative beta's size
 
 def build_rule(setting: Setting, batches: int) -> pc.learning.AbstractLearning:
     """The rule of a setting; `batches` is an epoch's."""
-    if setting.rule == "backprop":
-        return pc.learning.Backprop()
-    if setting.rule == "zil":
-        return pc.learning.ZIL()
+    if not setting.num_steps:
+        return recipes.learning(setting.rule)
     inference = pc.inference.GradientDescent(
         optax.sgd(setting.step_size, momentum=setting.momentum), num_steps=setting.num_steps
     )
-    if setting.rule == "pc":
-        return pc.learning.PredictiveCoding(inference)
-    if setting.rule == "fixed":
-        return pc.learning.FixedPrediction(inference)
-    if setting.rule == "incremental":
-        return pc.learning.IncrementalPC(inference)
+    if setting.rule not in ("nudged", "centred"):
+        return recipes.learning(setting.rule, inference)
     beta = setting.beta
     if beta < 0:
 
@@ -127,18 +120,8 @@ def run(setting: Setting, seed: int, epochs: int, width: int, data: dict) -> dic
     """Train once; accuracies in % by epoch, and the two that are reported."""
     begin = time.perf_counter()
     train = data["train"](seed)
-    updates = (
-        epochs
-        * train.num_batches
-        * max(setting.num_steps if setting.rule == "incremental" else 1, 1)
-    )
-    schedule = optax.warmup_cosine_decay_schedule(
-        setting.learning_rate,
-        1.1 * setting.learning_rate,
-        max(updates // 10, 1),
-        max(updates, 2),
-        0.1 * setting.learning_rate,
-    )
+    updates = epochs * train.num_batches * max(setting.num_steps if setting.rule == "ipc" else 1, 1)
+    schedule = recipes.schedule("warmup-cosine", setting.learning_rate, updates)
     curve = TestCurve(data["test"])
     network = build_network(setting, train.spec().inputs.shape[1], width, seed)
     trainer = pc.Trainer(
@@ -217,8 +200,7 @@ def main() -> None:
         "epochs": epochs,
         "width": width,
         "device": jax.devices()[0].device_kind,
-        "versions": {name: version(name) for name in ("pcflax", "jax", "flax", "optax")}
-        | {"python": platform.python_version()},
+        "versions": recipes.versions(),
         "rules": {},
     }
     print(f"{'rule':6} {'target':>7} {'last epoch':>16} {'by validation':>16}  (mean, min-max, %)")

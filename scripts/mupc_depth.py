@@ -19,10 +19,8 @@ start and at the end of training. Accuracy is of the last iterate on all test im
 import argparse
 import itertools
 import pathlib
-import platform
 import sys
 import time
-from importlib.metadata import version
 
 import jax
 import numpy as np
@@ -32,6 +30,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import pcflax as pc
+from pcflax import recipes
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.records import results_path, write_results
@@ -172,10 +171,7 @@ def main() -> None:
     device = jax.devices()[0].device_kind
     result = {
         "device": device,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "flax", "optax")},
-        },
+        "versions": recipes.versions(),
         "width": options.width,
         "seed": options.seed,
         "published": thirty,

@@ -27,11 +27,9 @@ import argparse
 import functools
 import os
 import pathlib
-import platform
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +40,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import pcflax as pc
+from pcflax import recipes
 from pcflax.plotting.lines import draw_layers
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -284,8 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
         "batch_size": options.batch_size,
         "seed": options.seed,
         "device": jax.devices()[0].device_kind,
-        "versions": {name: version(name) for name in ("pcflax", "jax", "flax", "optax")}
-        | {"python": platform.python_version()},
+        "versions": recipes.versions(),
         "references": {
             "unigram": unigram_perplexity(*tokens, num_tokens),
             "bigram": bigram_perplexity(*tokens, num_tokens),

@@ -29,11 +29,9 @@ nothing about a GPU; by its operations T=7 costs about 6 times backpropagation.
 import argparse
 import math
 import pathlib
-import platform
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -43,6 +41,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 import pcflax as pc
+from pcflax import recipes
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.records import write_results
@@ -83,10 +82,7 @@ def build_rule(setting: Setting) -> pc.learning.AbstractLearning:
 
 def build_optimizer(setting: Setting, updates: int) -> optax.GradientTransformation:
     """AdamW from the rate to 1.1 times it in a tenth of the updates, then down a cosine to a tenth."""
-    rate = setting.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(
-        rate, 1.1 * rate, max(updates // 10, 1), max(updates, 2), 0.1 * rate
-    )
+    schedule = recipes.schedule("warmup-cosine", setting.learning_rate, updates)
     return optax.adamw(schedule, weight_decay=setting.weight_decay)
 
 
@@ -301,8 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
         "measured_on": "validation" if options.validation else "test",
         "test_images": options.test_images,
         "device": jax.devices()[0].device_kind,
-        "versions": {name: version(name) for name in ("pcflax", "jax", "flax", "optax")}
-        | {"python": platform.python_version()},
+        "versions": recipes.versions(),
         "timing": timing,
         "rules": {},
     }

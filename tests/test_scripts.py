@@ -115,7 +115,7 @@ class TestMLPTable:
             "Trainer",
             lambda *a, **o: trainers.append(trainer(*a, **o)) or trainers[0],
         )
-        setting = mlp_table.Setting("incremental", 8, "gelu", 0.01, 0.1, 0.1, 0.35)
+        setting = mlp_table.Setting("ipc", 8, "gelu", 0.01, 0.1, 0.1, 0.35)
 
         def dataset(count, **options):
             random = np.random.default_rng(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,74 +63,41 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
     assert spec.inputs is not None  # `load` gives both
     assert spec.targets is not None
     shape, out_features = spec.inputs.shape[1:], spec.targets.shape[-1]
-    rngs = nnx.Rngs(options.seed)
-    chosen: dict[str, Any] = {}
+    own: dict[str, Any] = {"rngs": nnx.Rngs(options.seed)}
     if options.activation is not None:
-        chosen["activation"] = _ACTIVATIONS[options.activation] or _identity
-    if options.model == "mlp":
-        return _mlp(options, math.prod(shape), out_features)
+        none = None if options.model == "mlp" else _identity
+        own["activation"] = _ACTIVATIONS[options.activation] or none
+    if options.parameterization is not None:
+        own["parameterization"] = _PARAMETERIZATIONS[options.parameterization]()
     if options.model == "transformer":
         return pc.models.transformer(
-            out_features,
-            shape[0],
-            options.width,
-            num_blocks=options.depth,
-            rngs=rngs,
-            **chosen,
+            out_features, shape[0], options.width, num_blocks=options.depth, **own
         )
-    energy = _OUTPUTS[options.output]()
+    own["energy"] = _OUTPUTS[options.output]()
+    if options.model == "mlp":
+        own |= {"activation_first": options.activation_first, "skip": options.skip}
+        return pc.models.mlp(math.prod(shape), *options.widths, out_features, **own)
     if options.model == "residual-mlp":
-        return pc.models.residual_mlp(
-            math.prod(shape),
-            options.width,
-            out_features,
-            depth=options.depth,
-            parameterization=_PARAMETERIZATIONS[options.parameterization or "mupc"](),
-            energy=energy,
-            rngs=rngs,
-            **chosen,
-        )
+        sizes = (math.prod(shape), options.width, out_features)
+        return pc.models.residual_mlp(*sizes, depth=options.depth, **own)
     if len(shape) != 3:
         raise ValueError(
             f"--model {options.model} wants images of shape (height, width, channels), got examples of "
             f"shape {shape}; take --data cifar10, or --model mlp"
         )
     make: Any = getattr(pc.models, options.model)
-    return make(shape, out_features, energy=energy, rngs=rngs, **chosen)
+    return make(shape, out_features, **own)
 
 
 def _identity(features: jax.Array) -> jax.Array:
     return features
 
 
-def _mlp(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNetwork:
-    """in-widths-out, with an activation between all layers."""
-    activation = _ACTIVATIONS[options.activation or "tanh"]
-    sizes = (in_features, *options.widths, out_features)
-    names = [f"hidden_{number}" for number in range(1, len(sizes) - 1)] + ["output"]
-    own = {
-        "activation_first": options.activation_first,
-        "parameterization": _PARAMETERIZATIONS[options.parameterization or "standard"](),
-        "rngs": nnx.Rngs(options.seed),
-    }
-    layers: dict[str, pc.PCLayer] = {}
-    for number, (below, above) in enumerate(itertools.pairwise(sizes)):
-        first, last = number == 0, number == len(sizes) - 2
-        layers[names[number]] = pc.PCDense(
-            below,
-            above,
-            activation=None if (first if options.activation_first else last) else activation,
-            skip=options.skip and below == above and not (first or last),
-            energy=_OUTPUTS[options.output]() if last else None,
-            **own,
-        )
-    return pc.PCNetwork(layers)
-
-
 def build_inference(options: TrainOptions) -> pc.inference.AbstractInference:
     """The algorithm that infers activities."""
     own = _own("inference", options)
-    own.pop("num_steps" if own.get("tolerance") and "max_steps" in own else "max_steps", None)
+    if "max_steps" in own and "num_steps" in own:  # --inference-steps stands for both
+        own.pop("num_steps" if "tolerance" in own else "max_steps")
     return recipes.inference(options.inference, **own)
 
 
@@ -188,12 +154,17 @@ def build_trainer(
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
-    rule, updates = build_learning(options), options.num_steps
+    rule: Any = build_learning(options)
+    updates = options.num_steps
     if isinstance(rule, pc.learning.IncrementalPC):  # an update at every step of inference
         updates *= rule.inference.num_steps or 1
+    network = build_network(options, spec)
+    if isinstance(options.step_size, dict) and hasattr(rule, "inference"):
+        descent: Any = getattr(rule.inference, "inference", rule.inference)
+        descent.transformation(network.names[:-1])  # refuses a pattern that fits no layer
     rate = recipes.schedule(options.decay, options.learning_rate, updates)
     return pc.Trainer(
-        build_network(options, spec),
+        network,
         recipes.optimizer(options.optimizer, rate),
         learning=rule,
         checkpoints=pc.Checkpoints(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from rich.table import Table
-
-from pcflax.training.loggers import plain_console
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
 from .options import EvaluateOptions, read_config
+from .tables import show_table
 
 
 def evaluate(options: EvaluateOptions) -> None:
@@ -43,11 +41,5 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.json:
         print(dumps({"step": step, "data": data.name, **measured}))
         return
-    table = Table(
-        title=f"{options.run} at step {step} on {data.name} ({data.num_examples:,} examples)"
-    )
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in measured.items():
-        table.add_row(name, f"{value:.4f}")
-    plain_console().print(table)
+    title = f"{options.run} at step {step} on {data.name} ({data.num_examples:,} examples)"
+    show_table(title, ("metric ", "value"), ((n, f"{v:.4f}") for n, v in measured.items()))

@@ -79,12 +79,11 @@ def _fields(folder: str, name: str) -> dict[str, tuple[str, Any]]:
         found |= _fields(folder, ast.unparse(base))
     for one in node.body if node else ():
         if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-            default: Any = one.value
-            if isinstance(default, ast.Call):  # dataclasses.field
-                given = {keyword.arg: keyword.value for keyword in default.keywords}
-                default = given.get("default")
-            plain = isinstance(default, ast.Constant)
-            found[one.target.id] = (ast.unparse(one.annotation), default.value if plain else None)
+            given: Any = one.value
+            if isinstance(given, ast.Call):  # dataclasses.field
+                given = {each.arg: each.value for each in given.keywords}.get("default")
+            default = None if given is None else ast.literal_eval(given)
+            found[one.target.id] = (ast.unparse(one.annotation), default)
     return found
 
 

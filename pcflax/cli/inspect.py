@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 import pcflax as pc
 from pcflax.training.loggers import plain_console
@@ -14,6 +13,7 @@ from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
 from .options import InspectOptions, read_config
+from .tables import show_table
 
 
 def inspect(options: InspectOptions) -> None:
@@ -34,21 +34,17 @@ def inspect(options: InspectOptions) -> None:
         }
         print(dumps(record))
         return
+    show_table(
+        f"parameters at step {stored.step}",
+        ("path ", "shape", "dtype", "mean", "std"),
+        (
+            (name, str(x.shape), str(x.dtype), f"{x.mean():.4g}", f"{x.std():.4g}")
+            for name, x in parameters.items()
+        ),
+    )
+    metrics = ((name, f"{value:.4g}") for name, value in stored.metrics.items())
+    show_table("metrics", ("name ", "value"), metrics)
     console = plain_console()
-    table = Table(title=f"parameters at step {stored.step}")
-    for column in ("path", "shape", "dtype", "mean", "std"):
-        table.add_column(column, justify="left" if column == "path" else "right")
-    for name, array in parameters.items():
-        table.add_row(
-            name, str(array.shape), str(array.dtype), f"{array.mean():.4g}", f"{array.std():.4g}"
-        )
-    console.print(table)
-    table = Table(title="metrics")
-    table.add_column("name")
-    table.add_column("value", justify="right")
-    for name, value in stored.metrics.items():
-        table.add_row(name, f"{value:.4g}")
-    console.print(table)
     count = sum(int(np.size(array)) for array in parameters.values())
     console.print(f"{count:,} parameters")
     console.print(f"digest      {stored.digest()}", soft_wrap=True)
@@ -75,23 +71,23 @@ def show_health(options: InspectOptions) -> None:
     if options.json:
         print(dumps({"step": step, **_plain(found)}))
         return
-    columns = ["layer", "alignment", "gradient", "energy", "dead", "saturated", ""]
-    table = Table(title=f"health at step {step}, on {data.batch_size} training examples")
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("layer", "") else "right")
+    rows = []
     for name in network.nodes:
         share = None if inference is None else inference.energy_share[name]
-        table.add_row(
-            name,
-            _cell(found.credit.cosine.get(name), ".3f"),
-            _cell(found.credit.norm.get(name), ".2e"),
-            _cell(share, ".1%"),
-            _cell(found.dead[name], ".0%"),
-            _cell(found.saturated.get(name), ".0%"),
-            found.sentences[name],
+        numbers = (
+            (found.credit.cosine.get(name), ".3f"),
+            (found.credit.norm.get(name), ".2e"),
+            (share, ".1%"),
+            (found.dead[name], ".0%"),
+            (found.saturated.get(name), ".0%"),
         )
+        rows.append((name, *(_cell(*number) for number in numbers), found.sentences[name]))
+    show_table(
+        f"health at step {step}, on {data.batch_size} training examples",
+        ("layer ", "alignment", "gradient", "energy", "dead", "saturated", " "),
+        rows,
+    )
     console = plain_console()
-    console.print(table)
     console.print(
         "alignment: cosine of the weight gradient with backpropagation's; gradient: its norm; energy: "
         "share of the energy where inference ended",

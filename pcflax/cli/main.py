@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib
 import logging
 import os
 import signal
@@ -98,19 +99,8 @@ def _run(arguments: list[str]) -> None:
         description="Predictive coding networks on Flax NNX and JAX.",
     )
     # A verb is imported when it is used, with the plotting and the loggers it needs.
-    match _with_homes(options):
-        case TrainOptions() as verb:
-            from .train import train
-
-            train(verb)
-        case EvaluateOptions() as verb:
-            from .evaluate import evaluate
-
-            evaluate(verb)
-        case InspectOptions() as verb:
-            from .inspect import inspect
-
-            inspect(verb)
+    verb = type(options).__name__.removesuffix("Options").lower()
+    getattr(importlib.import_module(f".{verb}", __package__), verb)(_with_homes(options))
 
 
 def _defaults(arguments: list[str]) -> TrainOptions:

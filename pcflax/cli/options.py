@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from pcflax import recipes
+from pcflax.recipes import INFERENCE, LEARNING, MODELS, PRESETS, SCHEDULES, versions
 
 from .fields import counting, derived
 
@@ -24,7 +24,7 @@ class RunOptions:
     8x8 digits, in well under a minute. `--data mnist` is the notebook's own job.
     """
 
-    preset: Literal[tuple(recipes.PRESETS)] = "notebook"  # type: ignore[valid-type]
+    preset: Literal[tuple(PRESETS)] = "notebook"  # type: ignore[valid-type]
     """Defaults to start from, which other options go over: the notebook's, or a recipe that is soon
     done, fast: gelu and cross-entropy, 3 larger inference steps, batches of 128, 300 steps at a rate
     that falls to zero."""
@@ -44,7 +44,7 @@ class RunOptions:
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
     with; only --num-steps, --data-dir and --debug may change."""
-    model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
+    model: Literal[tuple(MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); a causal transformer of --depth
     blocks for text. Each has defaults of its own, which --model NAME --help shows."""
@@ -70,10 +70,10 @@ class RunOptions:
     parameterization: Literal["standard", "ntk", "mupc"] | None = None
     """Scale of the weights with width and depth: standard in an mlp, mupc in a residual-mlp, unless
     given."""
-    learning: Literal[tuple(recipes.LEARNING)] = "pc"  # type: ignore[valid-type]
+    learning: Literal[tuple(LEARNING)] = "pc"  # type: ignore[valid-type]
     """Rule of learning: predictive coding, incremental (a weight step at every inference step), fixed
     prediction, zero-divergence, nudged, or backpropagation through the same network."""
-    inference: Literal[tuple(recipes.INFERENCE)] = "gradient"  # type: ignore[valid-type]
+    inference: Literal[tuple(INFERENCE)] = "gradient"  # type: ignore[valid-type]
     """How activities are inferred: gradient descent with --step-size or one chosen by curvature (auto),
     gradient descent on errors, a differential equation, second order, sampling, or exactly (linear
     networks)."""
@@ -85,7 +85,7 @@ class RunOptions:
     own if wanted: sgd, "adamw(weight_decay=0.01)"."""
     learning_rate: float = 1e-3
     """Its rate."""
-    decay: Literal[recipes.SCHEDULES] = "constant"  # type: ignore[valid-type]
+    decay: Literal[SCHEDULES] = "constant"  # type: ignore[valid-type]
     """How that rate falls until --num-steps, which then cannot change when a run is resumed; --decay
     alone is linear, to zero."""
     health: bool = False
@@ -119,23 +119,15 @@ else:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
-    """Measure a trained run on a data set."""
-
+class _ReadOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
-    data: str | None = None
-    """Another data set than the run's own."""
+    step: int | None = None
+    """This checkpoint instead of the newest good one."""
+    best: bool = False
+    """The checkpoint with the best test accuracy."""
     data_dir: Path | None = None
     """Folder of prepared TFDS sets; the run's own unless given."""
-    split: Literal["train", "test"] = "test"
-    """Which part of the data."""
-    batch_size: int = 500
-    """Examples in one compiled step; the result does not depend on it."""
-    step: int | None = None
-    """Measure this checkpoint instead of the newest good one."""
-    best: bool = False
-    """Measure the checkpoint with the best test accuracy."""
     json: bool = False
     """Print one JSON object."""
     debug: bool = False
@@ -143,24 +135,24 @@ class EvaluateOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectOptions:
+class EvaluateOptions(_ReadOptions):
+    """Measure a trained run on a data set."""
+
+    data: str | None = None
+    """Another data set than the run's own."""
+    split: Literal["train", "test"] = "test"
+    """Which part of the data."""
+    batch_size: int = 500
+    """Examples in one compiled step; the result does not depend on it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions(_ReadOptions):
     """Show what a run holds: step, metrics, shapes, and a digest that tells two runs equal."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
-    step: int | None = None
-    """Look at this checkpoint instead of the newest good one."""
-    best: bool = False
-    """Look at the checkpoint with the best test accuracy."""
     health: bool = False
     """Examine the network on a batch of its training data: does inference reach its equilibrium, do the
     early layers learn; a sentence for each layer."""
-    data_dir: Path | None = None
-    """Folder of prepared TFDS sets, for --health; the run's own unless given."""
-    json: bool = False
-    """Print one JSON object."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
 
 # A resumed run may be told these anew; everything else is as it was.
@@ -173,10 +165,10 @@ def preset(name: str, model: str = "mlp") -> TrainOptions:
     Raises:
         ValueError: for an unknown preset.
     """
-    if name not in recipes.PRESETS:
-        raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
-    model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
-    chosen = recipes.MODELS[model] | recipes.PRESETS[name]
+    if name not in PRESETS:
+        raise ValueError(f"expected --preset {' or '.join(PRESETS)}, got {name}")
+    model = model if model in MODELS else "mlp"  # tyro refuses it
+    chosen = MODELS[model] | PRESETS[name]
     return TrainOptions(preset=name, model=model, **chosen)
 
 
@@ -197,7 +189,7 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
             for name, value in dataclasses.asdict(absolute_data(options)).items()
             if name not in ("run_dir", "resume", "debug")
         },
-        "versions": recipes.versions(),
+        "versions": versions(),
     }
     path = config_path(run_dir)
     try:
@@ -290,7 +282,8 @@ def check_options(options: TrainOptions) -> None:
             value = getattr(options, name)
             if isinstance(value, int | float) and not fits(value):
                 raise ValueError(f"expected {flag(name)} {words}, got {value}")
-    _check_counting(options)
+    if not options.resume:  # else it was seen to when the run began
+        _check_counting(options)
     if options.data.startswith("text:") != (options.model == "transformer"):
         raise ValueError(
             f"--model {options.model} does not fit --data {options.data}; text wants --model transformer, "
@@ -314,8 +307,7 @@ def _check_counting(options: TrainOptions) -> None:
     """Refuse an option that the chosen model, rule or algorithm does not have."""
     defaults = preset(options.preset, options.model)
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value == getattr(defaults, field.name):
+        if getattr(options, field.name) == getattr(defaults, field.name):
             continue
         if field.name in _MODELS:
             owners = [("model", _MODELS[field.name])]

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 import pcflax as pc
@@ -26,6 +25,7 @@ from .options import (
     read_config,
     write_config,
 )
+from .tables import show_table
 
 
 def train(options: TrainOptions) -> None:
@@ -62,13 +62,14 @@ def train(options: TrainOptions) -> None:
         console.print(f"nothing to do: all {options.num_steps} steps are done")
     figure_path = run_dir / "training.png"
     _figure(trainer, options, data).savefig(figure_path, dpi=110)
-    console.print(_table(trainer))
+    _show_evaluations(trainer.history)
     checkpoint = trainer.checkpoints.latest_good()  # type: ignore[union-attr]
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
     console.print(f"figure      {figure_path}", soft_wrap=True)
-    if any(name.startswith(_ALIGNMENT) for name in trainer.history.names()):
+    if alignment := _curves(trainer.history, "health/alignment"):
         health_path = run_dir / "alignment.png"
-        _alignment_figure(trainer).savefig(health_path, dpi=110)
+        title = f"{trainer.step} steps"
+        alignment_figure(alignment, title=title).savefig(health_path, dpi=110)
         console.print(f"alignment   {health_path}", soft_wrap=True)
 
 
@@ -115,21 +116,13 @@ def _claim(trainer: pc.Trainer, run_dir: Path, options: TrainOptions) -> None:
         raise
 
 
-_ALIGNMENT = "health/alignment"
-
-
-def _alignment_figure(trainer: pc.Trainer):
-    """How each layer's gradient stands to backpropagation's, over training."""
-    history = trainer.history
-    curves = {
-        name.removeprefix(_ALIGNMENT).removeprefix("/") or "total": (
-            history.steps(name),
-            history[name],
-        )
+def _curves(history: pc.History, prefix: str) -> dict[str, tuple[list[int], list[float]]]:
+    """{what follows the prefix: (steps, values)}; "total" is the one that is only the prefix."""
+    return {
+        name.removeprefix(prefix).removeprefix("/") or "total": (history.steps(name), history[name])
         for name in history.names()
-        if name.startswith(_ALIGNMENT)
+        if name.startswith(prefix)
     }
-    return alignment_figure(curves, title=f"{trainer.step} steps")
 
 
 def _new_run_dir(options: TrainOptions) -> Path:
@@ -154,23 +147,19 @@ def _restore(trainer: pc.Trainer, console: Console) -> None:
     console.print(f"restored step {step}")
 
 
-def _table(trainer: pc.Trainer) -> Table:
+def _show_evaluations(history: pc.History) -> None:
     """A row an evaluation."""
-    history = trainer.history
     names = [name for name in history.names() if name.startswith("eval/")]
-    training = [name for name in ("train/accuracy", "train/energy") if name in history.names()]
-    table = Table(title="accuracy and energy by step; eval is the test split")
-    for column in ("step", *names, *training):
-        table.add_column(column, justify="right")
+    names += [name for name in ("train/accuracy", "train/energy") if name in history.names()]
     latest: dict[str, float] = {}
+    rows = []
     for row in history.rows:
-        latest.update(row)
-        if any(name in row for name in names):
-            cells = [
-                f"{latest[name]:.4f}" if name in latest else "" for name in (*names, *training)
-            ]
-            table.add_row(str(row["step"]), *cells)
-    return table
+        latest |= row
+        if any(name.startswith("eval/") for name in row):
+            cells = [f"{latest[name]:.4f}" if name in latest else "" for name in names]
+            rows.append((str(row["step"]), *cells))
+    title = "accuracy and energy by step; eval is the test split"
+    show_table(title, ("step", *names), rows)
 
 
 def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
@@ -187,9 +176,8 @@ def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
     kernel = getattr(getattr(network.layers[0], "linear", None), "kernel", None)
 
     def curves(*names: str) -> dict:
-        return {
-            name: (history.steps(name), history[name]) for name in names if name in history.names()
-        }
+        measured = _curves(history, "")
+        return {name: measured[name] for name in names if name in measured}
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib builds its font cache on the first run

@@ -19,6 +19,8 @@ from pcflax.parameterizations import AbstractParameterization
 def mlp(
     *widths: int,
     activation: Callable[[Array], Array] | None = jnp.tanh,
+    activation_first: bool = False,
+    skip: bool = False,
     parameterization: AbstractParameterization | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
@@ -31,6 +33,8 @@ def mlp(
     Args:
         *widths: of the input, of each hidden layer and of the output.
         activation: of the hidden layers; None for a linear network.
+        activation_first: whether it stands before the weights of all layers but the first instead.
+        skip: whether layers between equal widths, ends excepted, add what is below them.
         parameterization: of all layers; `Standard()` unless given.
         energy: of the output; `Gaussian()` unless given.
         rngs: source of the initial weights.
@@ -50,7 +54,15 @@ def mlp(
     (('hidden_1', 'hidden_2', 'output'), (2, 10))
     """
     layers = dense_layers(
-        "mlp", "the input", widths, activation, energy, parameterization=parameterization, rngs=rngs
+        "mlp",
+        "the input",
+        widths,
+        activation,
+        energy,
+        activation_first=activation_first,
+        skip=skip,
+        parameterization=parameterization,
+        rngs=rngs,
     )
     return PCNetwork(layers, **options)
 
@@ -61,14 +73,27 @@ def dense_layers(
     widths: tuple[int, ...],
     activation: Callable[[Array], Array] | None,
     energy: Energy | None,
+    *,
+    activation_first: bool = False,
+    skip: bool = False,
     **options: Any,
 ) -> dict[str, PCLayer]:
-    """Make hidden_1, hidden_2, ..., output; the output is linear and has the energy."""
+    """Make hidden_1, hidden_2, ..., output, which has the energy."""
     if len(widths) < 2:
         raise ValueError(
             f"{model} expected a width of {lowest}, one of the output and any in between, got {widths}"
         )
     layers: dict[str, PCLayer] = {}
-    for number, (below, above) in enumerate(itertools.pairwise(widths[:-1]), start=1):
-        layers[f"hidden_{number}"] = PCDense(below, above, activation=activation, **options)
-    return layers | {"output": PCDense(*widths[-2:], energy=energy, **options)}
+    for number, (below, above) in enumerate(itertools.pairwise(widths), start=1):
+        first, last = number == 1, number == len(widths) - 1
+        linear = first if activation_first else last
+        layers["output" if last else f"hidden_{number}"] = PCDense(
+            below,
+            above,
+            activation=None if linear else activation,
+            activation_first=activation_first,
+            skip=skip and below == above and not (first or last),
+            energy=energy if last else None,
+            **options,
+        )
+    return layers

@@ -115,7 +115,7 @@ class TestBuilt:
         ("word", "kind"),
         [
             ("gradient", pc.inference.GradientDescent),
-            ("auto", pc.inference.GradientDescent),
+            ("auto", pc.inference.CurvatureDescent),
             ("error-coordinates", pc.inference.ErrorCoordinates),
             ("flow", pc.inference.GradientFlow),
             ("gauss-newton", pc.inference.GaussNewton),
@@ -130,8 +130,6 @@ class TestBuilt:
         if word == "error-coordinates":
             assert type(inference.inference) is pc.inference.GradientDescent
             inference = inference.inference
-        if word == "auto":
-            assert inference.step_size == "auto"
         if hasattr(inference, "num_steps"):
             assert inference.num_steps == 7
         if word == "flow":
@@ -152,10 +150,12 @@ class TestBuilt:
     def test_step_size_and_momentum_are_gradient_descents(self):
         """Two steps on a constant slope of 1 move by s and by s + m s."""
         inference = build_inference(TrainOptions(step_size=0.25, momentum=0.5))
-        state, moved = inference.optimizer.init(jnp.zeros(1)), []
+        optimizer = inference.transformation(["hidden"])
+        slope = {"hidden": jnp.ones(1)}
+        state, moved = optimizer.init(slope), []
         for _ in range(2):
-            update, state = inference.optimizer.update(jnp.ones(1), state)
-            moved.append(float(update[0]))
+            update, state = optimizer.update(slope, state)
+            moved.append(float(update["hidden"][0]))
         assert moved == [-0.25, -0.375]
 
 
@@ -227,8 +227,8 @@ class TestRefusals:
             ),
             (
                 "--learning fpa --inference auto",
-                "--learning fpa cannot take --inference auto: FixedPrediction expected an optax "
-                'transformation, got step_size="auto"',
+                "--learning fpa cannot take --inference auto: FixedPrediction follows a vector field that "
+                "is the gradient of no energy, so it expected pc.inference.GradientDescent, got Curv",
             ),
             (
                 "--inference linear",
@@ -246,6 +246,9 @@ class TestRefusals:
             ("--step-size 0", "expected --step-size above 0, got 0.0"),
             ("--learning-rate -1", "expected --learning-rate above 0, got -1.0"),
             ("--momentum 1", "expected --momentum from 0 to below 1, got 1.0"),
+            ("--step-size hidden* 0.1 foo* 0.2", "has a step size for 'foo*', which fits none"),
+            ("--optimizer adm", "expected a name of optax, got 'adm'; did you mean 'adam'?"),
+            ("--initializer zero", "got 'zero'; did you mean 'zeros'?"),
         ],
     )
     def test_what_cannot_go_together_is_told(self, tmp_path, capsys, options, text):
@@ -263,6 +266,10 @@ class TestRefusals:
             ("--learning zil --centred", "--centred does nothing with --learning zil"),
             ("--learning zil --inference newton", "--inference does nothing with --learning zil"),
             ("--temperature 0.5", "--temperature does nothing with --inference gradient"),
+            (
+                "--learning zil --burn-in 3",
+                "--burn-in does nothing with --learning zil; leave it out",
+            ),
             ("--inference auto --step-size 0.1", "--step-size does nothing with --inference auto"),
             (
                 "--inference newton --momentum 0.5",
@@ -298,9 +305,9 @@ def forward(run_dir, skips):
     """
     images, labels = read_digits("test")
     activity = (images.reshape(360, 64) / 16 - 0.3054) / 0.3759
-    layers = pc.load_checkpoint(run_dir).parameters
+    layers = list(pc.load_checkpoint(run_dir).parameters.values())
     for index in range(len(layers)):
-        linear, last = layers[f"layer_{index}"]["linear"], index == len(layers) - 1
+        linear, last = layers[index]["linear"], index == len(layers) - 1
         kernel = linear["kernel"].astype(np.float64)
         below, depth = len(kernel), len(layers) if skips[index] else 1
         factor = 1 / below if last else (below * depth) ** -0.5
@@ -444,8 +451,8 @@ def numpy_health(run_dir, step):
     layers = [
         reference.ReferenceLayer(linear["kernel"], linear["bias"], activation=activation)
         for linear, activation in (
-            (stored["layer_0"]["linear"], "tanh"),
-            (stored["layer_1"]["linear"], "identity"),
+            (stored["hidden_1"]["linear"], "tanh"),
+            (stored["output"]["linear"], "identity"),
         )
     ]
     batch = next(iter(pc.data.load("digits", batch_size=64, seed=0)))

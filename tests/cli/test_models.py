@@ -71,7 +71,16 @@ def test_a_residual_mlp_is_a_stack_whose_layers_are_told_one_by_one(tmp_path, ca
     assert list(found["sentences"]) == names
     assert (run_dir / "training.png").stat().st_size > 10_000
     shapes = json.loads(output(capsys, "inspect", str(run_dir), "--json"))["parameters"]
-    assert shapes["layers.1.stacked.linear.kernel"] == [3, 8, 8]
+    assert shapes["hidden.stacked-layers.linear.kernel"] == [3, 8, 8]
+
+
+@pytest.mark.usefixtures("optimized")
+def test_a_residual_mlp_learns_by_its_defaults(tmp_path):
+    """At the rates of an mlp it is at 88 % after 500 steps, here above 95 % after 150."""
+    run_dir = tmp_path / "run"
+    options = ["--model", "residual-mlp", "--num-steps", "150", "--eval-every", "150"]
+    main(["train", "--run-dir", str(run_dir), *options])
+    assert last_eval(run_dir)["accuracy"] > 0.95
 
 
 def test_a_resumed_stack_ends_as_the_run_never_interrupted(tmp_path):

@@ -122,7 +122,7 @@ class _Object:
             return dict(zip(self.names, values, strict=True))
         if issubclass(self.kind, list | tuple) and not hasattr(self.kind, "_fields"):
             return self.kind(values)
-        if issubclass(self.kind, tuple):
+        if issubclass(self.kind, tuple) or self.kind is types.MethodType:
             return self.kind(*values)
         made = object.__new__(self.kind)  # past __init__, which would check what is traced
         for name, value in zip(self.names, values, strict=True):
@@ -130,35 +130,50 @@ class _Object:
         return made
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class _Function:
-    """A function by its code and what it closes over; the arrays in it are leaves."""
+    """A function by its code and what it reads: cells, defaults and global names; arrays are leaves."""
 
-    function: Any
-    cells: tuple
-    has_leaves: bool
+    code: types.CodeType
+    module: int
+    parts: _Object
+    function: _Identity
 
     def build(self, leaves):
-        values = [part.build(leaves) for part in self.cells]
-        if not self.has_leaves:
-            return self.function
-        old = self.function
-        closure = tuple(types.CellType(value) for value in values)
-        return types.FunctionType(
-            old.__code__, old.__globals__, old.__name__, old.__defaults__, closure
+        read: Any = self.parts.build(leaves)
+        old = self.function.value
+        if not _has_leaves(self.parts):
+            return old
+        made = types.FunctionType(
+            old.__code__,
+            {**old.__globals__, **read["globals"]},
+            old.__name__,
+            read["defaults"],
+            tuple(types.CellType(value) for value in read["cells"]),
         )
+        made.__kwdefaults__ = read["keywords"] or None
+        return made
 
-    def _key(self):
-        own = self.function  # the same code means something else among other globals
-        return own.__code__, id(own.__globals__), self.cells, own.__defaults__
+
+@dataclasses.dataclass(frozen=True)
+class _Identity:
+    """What is carried along and not compared."""
+
+    value: Any
 
     def __eq__(self, other):
-        if type(other) is not _Function:
-            return False
-        return self.function is other.function or self._key() == other._key()
+        return type(other) is _Identity
 
     def __hash__(self):
-        return hash((self.function.__code__, self.cells))
+        return 0
+
+
+def _has_leaves(part: Any) -> bool:
+    if isinstance(part, _Object):
+        return any(map(_has_leaves, part.parts))
+    if isinstance(part, _Function):
+        return _has_leaves(part.parts)
+    return isinstance(part, _Leaf) or (isinstance(part, _Subtree) and part.count > 0)
 
 
 def _take(value: Any, leaves: list, *, floats: bool) -> Any:
@@ -175,16 +190,14 @@ def _take(value: Any, leaves: list, *, floats: bool) -> Any:
         return _Subtree(_merge, len(flat), (graphdef, structure))
     if isinstance(value, Settings) or _is_foreign_dataclass(value):
         return _Object(*_fields(value, leaves, floats=floats))
-    if isinstance(value, types.FunctionType) and _is_plain(value):
-        found: list = []
-        try:
-            cells = tuple(
-                _take(cell.cell_contents, found, floats=False) for cell in value.__closure__ or ()
-            )
-        except (TypeError, RecursionError):  # it holds what cannot be compared, or itself
-            return _Static(value)
-        leaves += found
-        return _Function(value, cells, bool(found))
+    if isinstance(value, types.MethodType):
+        parts = (
+            _take(value.__func__, leaves, floats=False),
+            _take(value.__self__, leaves, floats=False),
+        )
+        return _Object(types.MethodType, ("func", "self"), parts)
+    if isinstance(value, types.FunctionType):
+        return _take_function(value, leaves)
     if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         parts = tuple(_take(part, leaves, floats=floats) for part in list(value))  # type: ignore
         return _Object(type(value), tuple(range(len(parts))), parts)
@@ -211,13 +224,14 @@ def _other(value: Any, leaves: list) -> Any:
 
 
 def _fields(value: Any, leaves: list, *, floats: bool) -> tuple[type, tuple, tuple]:
-    """The class of a dataclass, its fields' names, and their structures."""
-    names, parts = [], []
-    for field in dataclasses.fields(value):
-        names.append(field.name)
-        own = getattr(value, field.name)
-        fixed = field.metadata.get("static", False)
-        parts.append(_Static(own) if fixed else _take(own, leaves, floats=floats))
+    """The class of a dataclass, its attributes' names, and their structures."""
+    fixed = {f.name for f in dataclasses.fields(value) if f.metadata.get("static", False)}
+    names = [f.name for f in dataclasses.fields(value)]
+    names += [name for name in getattr(value, "__dict__", {}) if name not in names]
+    parts = []
+    for name in names:
+        own = getattr(value, name)
+        parts.append(_Static(own) if name in fixed else _take(own, leaves, floats=floats))
     return type(value), tuple(names), tuple(parts)
 
 
@@ -232,10 +246,31 @@ def _is_foreign_dataclass(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not known
 
 
-def _is_plain(function: types.FunctionType) -> bool:
-    """Whether all that a function closes over is there to be read."""
+# Their functions read no global name that changes.
+_LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax", "pcflax", "lineax", "diffrax", "equinox")
+
+
+def _take_function(function: types.FunctionType, leaves: list) -> Any:
+    """The structure of a function; one around what cannot be compared, or itself, is compared as it is."""
+    names: list[str] = []
+    if str(function.__module__).split(".")[0] not in _LIBRARIES:
+        names = [name for name in _names_of(function.__code__) if name in function.__globals__]
+    found: list = []
     try:
-        [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:  # a cell that is not filled yet
-        return False
-    return not function.__kwdefaults__
+        read = {
+            "cells": tuple(cell.cell_contents for cell in function.__closure__ or ()),
+            "defaults": function.__defaults__,
+            "keywords": dict(function.__kwdefaults__ or {}),
+            "globals": {name: function.__globals__[name] for name in names},
+        }
+        parts = _take(read, found, floats=False)
+    except (TypeError, ValueError, RecursionError):
+        return _Static(function)
+    leaves += found
+    return _Function(function.__code__, id(function.__globals__), parts, _Identity(function))
+
+
+def _names_of(code: types.CodeType) -> list[str]:
+    """The global names that a function, and those within it, may read."""
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return [*code.co_names, *(name for one in inner for name in _names_of(one))]

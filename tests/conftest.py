@@ -55,11 +55,6 @@ def double():
 
 
 @pytest.fixture(scope="module")
-def quick_compiling():
-    """Does nothing: every test compiles quickly now. Goes when no test asks for it."""
-
-
-@pytest.fixture(scope="module")
 def explicit_ranks():
     """No array is broadcast to another's rank, which can hide a missing axis of the batch."""
     before = jax.config.jax_numpy_rank_promotion

@@ -27,7 +27,7 @@ from pcflax.energies import total_energy
 from tests import test_conformance as conformance
 from tests.conftest import ROOT, Chain, digits_trainer
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 ROW = re.compile(r"add to\s+`([A-Z_]+)`[^`]*```text\n(.*?)```", flags=re.DOTALL)

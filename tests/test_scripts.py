@@ -99,9 +99,7 @@ class TestMLPTable:
         activations = [layer.activation for layer in network.layers]
         assert activations == [mlp_table.ACTIVATIONS[setting.activation]] * 3 + [None]
 
-    def test_the_rate_of_incremental_pc_is_counted_in_weight_steps(
-        self, monkeypatch, quick_compiling
-    ):
+    def test_the_rate_of_incremental_pc_is_counted_in_weight_steps(self, monkeypatch):
         """Counted in batches, iPC with its 8 weight steps a batch would end after 1/8 of the run."""
         schedules, trainers = [], []
         adamw, trainer = optax.adamw, pc.Trainer
@@ -293,7 +291,7 @@ class TestTransformerText:
 
 
 @pytest.fixture(scope="module")
-def records(quick_compiling):
+def records():
     """What the benchmark of inference measures at depth 4, by algorithm."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "MOST_STEPS", 1000)  # at depth 4 none takes a hundred

@@ -195,7 +195,7 @@ class TestGradientDescent:
             ({"layer_0": 0.1}, "no step size for layer 'layer_1'; name it, or give one for '\\*'"),
             (
                 {"layr_0": 0.1, "*": 0.1},
-                "for 'layr_0', which fits none of the free layers layer_0, layer_1; did you mean 'layer_0'",
+                "for 'layr_0', which fits none of the layers layer_0, .*; did you mean 'layer_0'",
             ),
         ],
     )

@@ -12,6 +12,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 
 import jax
@@ -44,6 +45,14 @@ class AbstractInference(Settings, abc.ABC):
         if inner is not None:
             inner.check(network)
 
+    @property
+    def stops_at_tolerance(self) -> bool:
+        """Whether an example ends where it converged."""
+        inner = [getattr(self, "inference", None), *getattr(self, "algorithms", ())]
+        return getattr(self, "tolerance", None) is not None or any(
+            one.stops_at_tolerance for one in inner if one is not None
+        )
+
     @abc.abstractmethod
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
@@ -68,6 +77,8 @@ class AbstractInference(Settings, abc.ABC):
 
         This is what `network.infer(..., inference=self)` calls.
         """
+        if record is not None and "record" not in inspect.signature(self.solve).parameters:
+            raise TypeError(f"{type(self).__name__} keeps no record of its way; leave record out")
         self.check(network)
         known = network.known(evidence)
         start, keep = Argument(initializer), Argument(record)

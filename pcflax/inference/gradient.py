@@ -125,19 +125,21 @@ class GradientDescent(AbstractIterativeInference):
                 f'optax.sgd(0.1), or step_size="auto", got {step_size!r}'
             ) from None
 
-    def transformation(self, names: Any) -> optax.GradientTransformationExtraArgs:
-        """Return the optax transformation of coordinates with these names."""
+    def transformation(
+        self, coordinates: Any, names: tuple[str, ...]
+    ) -> optax.GradientTransformationExtraArgs:
+        """Return the optax transformation of these coordinates, in a network of layers of these names."""
         if self.optimizer is not None:
             return optax.with_extra_args_support(self.optimizer)
         rates = self.step_size
         if not isinstance(rates, Mapping):
             return optax.sgd(rates, self.momentum, self.nesterov)
-        by_name = {name: self._rate(name, rates) for name in names}
+        by_name = {name: self._rate(name, rates) for name in coordinates}
         for pattern in rates:
-            if not fnmatch.filter(by_name, pattern) and pattern != "*":
+            if not fnmatch.filter(names, pattern):
                 raise ValueError(
-                    f"GradientDescent has a step size for '{pattern}', which fits none of the free "
-                    f"layers {', '.join(by_name)}{did_you_mean(pattern, by_name)}"
+                    f"GradientDescent has a step size for '{pattern}', which fits none of the layers "
+                    f"{', '.join(names)}{did_you_mean(pattern, names)}"
                 )
 
         def scaled(updates: Any, _: Any) -> Any:
@@ -162,7 +164,9 @@ class GradientDescent(AbstractIterativeInference):
         """Return one optimizer state for each example."""
         if not problem.start:
             return ()
-        return jax.vmap(self.transformation(problem.start).init)(problem.start)
+        return jax.vmap(self.transformation(problem.start, problem.network.names).init)(
+            problem.start
+        )
 
     def step(
         self, problem: VectorField, coordinates, state, *, step, key: PRNGKey | None
@@ -172,7 +176,7 @@ class GradientDescent(AbstractIterativeInference):
         info, field = observe(problem, coordinates)
         if not coordinates:
             return coordinates, state, info
-        update = self.transformation(coordinates).update
+        update = self.transformation(coordinates, problem.network.names).update
 
         def move(field, state, coordinates, energy):  # of one example
             updates, state = update(field, state, coordinates, value=energy)

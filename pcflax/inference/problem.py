@@ -72,6 +72,10 @@ class VectorField(abc.ABC):
             count = jnp.maximum(count - self._held_counts(), 1)
         return jnp.sqrt(sum(squares) / count)
 
+    def predicted(self, network: SplitNetwork) -> Any:
+        """Return a network's feedforward prediction of these examples, from all that is known but targets."""
+        return network.bind().predict(self.inputs, batch_size=self.batch_size, clamps=self.clamps)
+
     @property
     def partial(self) -> dict[str, Clamp]:
         """The clamps of layers of which some elements are free."""

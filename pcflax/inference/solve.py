@@ -157,33 +157,27 @@ def iterate(
         return jax.lax.scan(body, carry, jnp.arange(length))
 
     steps = stop.num_steps if isinstance(stop, FixedSteps) else stop.max_steps
-    kept = None
-    if looks:
-        carry, kept = scan(begin(problem.start), steps)
-    elif isinstance(stop, UntilTolerance) or algorithm.finds_equilibrium:
 
-        def solve(start: PyTree) -> tuple[PyTree, Array]:
-            if isinstance(stop, FixedSteps):
-                ended = scan(begin(start), steps)[0]
-            else:
-                ended = _until_stopped(problem, begin(start), advance, steps)
-            return ended.coordinates, ended.taken
+    def solve(start: PyTree) -> tuple[PyTree, Any]:
+        if isinstance(stop, UntilTolerance) and not looks:
+            ended, kept = _until_stopped(problem, begin(start), advance, steps), None
+        else:
+            ended, kept = scan(begin(start), steps)
+        return ended.coordinates, (ended.taken, kept)
 
-        coordinates, taken = at_equilibrium(problem, solve)
-        carry = _Carry(coordinates, None, None, taken)
+    if isinstance(stop, UntilTolerance) or algorithm.finds_equilibrium:
+        coordinates, (taken, kept) = at_equilibrium(problem, solve)
     else:
-        carry = scan(begin(problem.start), steps)[0]
-    last = observe(problem, carry.coordinates)[0]
+        coordinates, (taken, kept) = solve(problem.start)
+    last = observe(problem, coordinates)[0]
     traced, records = None, None
     if kept is not None:
-        end = _kept(problem, carry.coordinates, last, trace, record)
+        end = _kept(problem, coordinates, last, trace, record)
         whole = jax.tree.map(lambda steps, end: jnp.append(steps, end[None], 0), kept, end)
         info, records = whole
         traced = Trace(info.energies, info.residual) if trace else None
     tolerance = stop.tolerance if isinstance(stop, UntilTolerance) else None
-    return finished(
-        problem, carry.coordinates, carry.taken, last, traced, records, tolerance=tolerance
-    )
+    return finished(problem, coordinates, taken, last, traced, records, tolerance=tolerance)
 
 
 def at_equilibrium(
@@ -208,14 +202,17 @@ def at_equilibrium(
         flat, unravel = ravel_pytree(vector)
         tolerance = 8 * float(jnp.finfo(flat.dtype).eps)
 
-        def by_conjugate_gradients(matrix, vector):
-            return jax.scipy.sparse.linalg.cg(matrix, vector, tol=tolerance, maxiter=1000)[0]
+        symmetric = isinstance(problem, InferenceProblem)  # the derivative of a gradient is
+        method = jax.scipy.sparse.linalg.cg if symmetric else jax.scipy.sparse.linalg.bicgstab
+
+        def iterate(matrix, vector):
+            return method(matrix, vector, tol=tolerance, maxiter=1000)[0]
 
         def flat_product(v):
             return ravel_pytree(product(unravel(v)))[0]
 
         return unravel(
-            jax.lax.custom_linear_solve(flat_product, flat, by_conjugate_gradients, symmetric=True)
+            jax.lax.custom_linear_solve(flat_product, flat, iterate, iterate, symmetric=symmetric)
         )
 
     dtypes: list = []
@@ -225,7 +222,7 @@ def at_equilibrium(
         ended, found = solve(start)
         leaves, structure = jax.tree.flatten(found)
         dtypes[:] = [leaf.dtype for leaf in leaves]
-        whole = [jnp.issubdtype(dtype, jnp.integer) for dtype in dtypes]
+        whole = [not jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
         floats = [x.astype(jnp.float32) if w else x for x, w in zip(leaves, whole, strict=True)]
         return ended, jax.tree.unflatten(structure, floats)
 

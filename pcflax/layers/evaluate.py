@@ -38,13 +38,14 @@ class Numerics(NamedTuple):
             of stored.
         stateful: whether a layer may hold state besides weights and activity; False where it is known
             that none does.
-        rounds: whether an error that is rounding alone counts as 0, as it does for learning.
+        rounds: the layers whose errors count as 0 where they are rounding alone: the free ones, while
+            weights learn.
     """
 
     compute_dtype: Any = None
     remat: bool = False
     stateful: bool = True
-    rounds: bool = False
+    rounds: tuple[str, ...] = ()
 
 
 # Nothing to cast, to compute again or to keep: the prediction is a call of `predict`.
@@ -122,21 +123,30 @@ def evaluate_at_rest(
         raise
 
 
-def without_rounding(activity: Array, prediction: Array) -> Array:
+def without_rounding(activity: Array, prediction: Array, node_axes: int) -> Array:
     """Return the prediction, and the activity itself where the two differ by rounding alone.
 
     One number that two parts of a program compute may be rounded twice: of gelu and silu the error of a
     feedforward start is then 1e-8 where it is 0, and Adam makes a whole step of it. An error below four
-    units of rounding of the example's largest activity is no error, so no weight learns from it.
+    units of rounding of the node's largest activity is no error, so no weight learns from it. That holds
+    for free activities alone: the error of a clamped one is given.
     """
-    if activity.shape != prediction.shape or activity.ndim < 2 or prediction.dtype.itemsize < 4:
+    if (
+        activity.shape != prediction.shape
+        or activity.ndim <= node_axes
+        or prediction.dtype.itemsize < 4
+    ):
         return prediction
     # in lax, since each function of jnp is a program of its own to trace
     activity = activity.astype(prediction.dtype)
     start = np.zeros((), prediction.dtype)
-    scale = jax.lax.reduce(jax.lax.abs(activity), start, jax.lax.max, range(1, activity.ndim))
+    scale = jax.lax.reduce(
+        jax.lax.abs(activity), start, jax.lax.max, range(node_axes, activity.ndim)
+    )
     rounding = jax.lax.broadcast_in_dim(
-        scale * np.asarray(4 * jnp.finfo(prediction.dtype).eps, scale.dtype), activity.shape, (0,)
+        scale * np.asarray(4 * jnp.finfo(prediction.dtype).eps, scale.dtype),
+        activity.shape,
+        range(node_axes),
     )
     same = jax.lax.le(jax.lax.abs(jax.lax.sub(activity, prediction)), rounding)
     return jax.lax.select(same, activity, prediction)

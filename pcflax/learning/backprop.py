@@ -42,12 +42,13 @@ class Backprop(AbstractGradientLearning):
         inputs, targets = evidence.inputs, evidence.targets
         if targets is None:
             raise ValueError("Backprop needs targets: the output's energy is all that it descends")
+        known = network.bind().known(evidence)
 
         def mean_output_energy(parameters):
             bound = network.replace(parameters=parameters).bind()
-            prediction = bound.predict(inputs, batch_size=jax.tree.leaves(targets)[0].shape[0])
+            prediction = bound.predict(inputs, batch_size=known.batch_size, clamps=known.clamps)
             return jnp.mean(bound.output_energy(prediction, targets)), prediction
 
         gradients, prediction = jax.grad(mean_output_energy, has_aux=True)(network.parameters)
-        activities = network.bind().start(evidence)
+        activities = network.bind().start(known)
         return gradients, LearningInfo(activities, network.energies(activities, inputs), prediction)

@@ -138,9 +138,12 @@ class FixedPrediction(AbstractGradientLearning):
         problem = fixed_prediction_problem(network, evidence)
         result = self.inference.solve(problem, key=key)
         coordinates = problem.encode(result.activities)
-        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
+        prediction = problem.predicted(network)
         return problem.parameter_gradients(coordinates), LearningInfo(
-            result.activities, result.energies, prediction
+            result.activities,
+            result.energies,
+            prediction,
+            result.status if self.inference.stops_at_tolerance else None,
         )
 
 
@@ -148,7 +151,9 @@ def fixed_prediction_problem(network: SplitNetwork, evidence: Evidence) -> Fixed
     """Return the problem of `make_problem`, with predictions and slopes of the feedforward pass."""
     problem = make_problem(network, evidence)
     network, inputs = problem.network, problem.inputs
-    feedforward = network.bind().feedforward(inputs, batch_size=problem.batch_size)
+    bound = network.bind()
+    known = {name: c for name, c in problem.clamps.items() if name not in bound.outputs}
+    feedforward = bound.feedforward(inputs, batch_size=problem.batch_size, clamps=known)
 
     def predictions(free):
         return network.bind({**feedforward, **free}).predictions(inputs)

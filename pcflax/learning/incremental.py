@@ -83,13 +83,15 @@ class IncrementalPC(AbstractLearning):
         del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
         problem = self.problem(network, evidence, key=start_key)
-        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
+        prediction = problem.predicted(network)
 
         def both(carry, number):
             coordinates, state, parameters, optimizer_state = carry
             now = problem.network.replace(parameters=parameters)
             current = dataclasses.replace(problem, network=now)
-            gradients, energies = now.mean_gradients(current.decode(coordinates), problem.inputs)
+            gradients, energies = now.mean_gradients(
+                current.decode(coordinates), problem.inputs, clamps=problem.clamps
+            )
             coordinates, state, _ = self.inference.step(
                 current,
                 coordinates,

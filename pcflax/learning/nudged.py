@@ -95,17 +95,18 @@ class Nudged(AbstractGradientLearning):
             raise ValueError("Nudged needs targets: the output is nudged towards them")
         self.check(network.bind())
         beta = self._beta(step)
-        prediction = network.bind().predict(evidence.inputs, batch_size=evidence.targets.shape[0])
+        prediction = _predicted(network, evidence)
 
         def nudged(beta) -> tuple[PyTree, LearningInfo]:
             start_key, solve_key = jax.random.split(key)
             problem = self._problem(network, evidence, prediction, beta, start_key)
-            activities = self.inference.solve(problem, key=solve_key).activities
+            result = self.inference.solve(problem, key=solve_key)
             gradients, energies = problem.network.mean_gradients(
-                activities, problem.inputs, problem.weights
+                result.activities, problem.inputs, problem.weights, clamps=problem.clamps
             )
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
-            return gradients, LearningInfo(activities, energies, prediction)
+            status = result.status if self.inference.stops_at_tolerance else None
+            return gradients, LearningInfo(result.activities, energies, prediction, status)
 
         gradients, info = nudged(beta)
         if self.centred:
@@ -117,7 +118,7 @@ class Nudged(AbstractGradientLearning):
         self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
         """Return what is inferred, at the beta of the first batch."""
-        prediction = network.bind().predict(evidence.inputs, batch_size=evidence.targets.shape[0])
+        prediction = _predicted(network, evidence)
         return self._problem(network, evidence, prediction, self._beta(0), key)
 
     def _beta(self, step):
@@ -135,3 +136,10 @@ class Nudged(AbstractGradientLearning):
             return problem
         weight = bound.layer(bound.output).weigh_top_node(beta)
         return dataclasses.replace(problem, weights={bound.output: weight})
+
+
+def _predicted(network: SplitNetwork, evidence: Evidence) -> Array:
+    """The output's feedforward prediction, from all that is known but targets."""
+    bound = network.bind()
+    known = bound.known(evidence)
+    return bound.predict(evidence.inputs, batch_size=known.batch_size, clamps=known.clamps)

@@ -66,10 +66,12 @@ class PredictiveCoding(AbstractGradientLearning):
         problem = self.problem(network, evidence, key=start_key)
         result = self.inference.solve(problem, key=solve_key)
         frozen = problem.network  # at the batch's statistics, where layers keep any
-        gradients, energies = frozen.mean_gradients(result.activities, problem.inputs)
+        gradients, energies = frozen.mean_gradients(
+            result.activities, problem.inputs, clamps=problem.clamps
+        )
         if result.samples is not None:
             at_samples = jax.vmap(lambda one: frozen.mean_gradients(one, problem.inputs)[0])
             gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
-        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
-        status = None if getattr(self.inference, "tolerance", None) is None else result.status
+        prediction = problem.predicted(network)
+        status = result.status if self.inference.stops_at_tolerance else None
         return gradients, LearningInfo(result.activities, energies, prediction, status)

@@ -62,6 +62,12 @@ class ZIL(AbstractGradientLearning):
         bound = network.bind()
         self.check(bound)
         nodes = len(bound.nodes)
+        if evidence.clamps:
+            name = next(iter(evidence.clamps))
+            raise ValueError(
+                f"ZIL is timed for errors that come from the output alone, but '{name}' is clamped, too; "
+                f"take PredictiveCoding instead"
+            )
         problem = make_problem(network, evidence)
         network = problem.network
         for name in problem.start:
@@ -95,5 +101,5 @@ class ZIL(AbstractGradientLearning):
         (coordinates, _, gradients), _ = jax.lax.scan(learn_one, carry, jnp.arange(nodes))
         activities = problem.decode(coordinates)
         energies = network.energies(activities, problem.inputs)
-        prediction = network.bind().predict(problem.inputs, batch_size=problem.batch_size)
+        prediction = problem.predicted(network)
         return gradients, LearningInfo(activities, energies, prediction)

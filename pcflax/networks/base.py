@@ -118,6 +118,7 @@ class AbstractPCNetwork(WiredLayers):
             start = self.feedforward(known.inputs, batch_size=size, clamps=known.clamps)
             for name, value in (initializer or {}).items():
                 self.layer(name)  # refuses
+                value = jnp.asarray(value)
                 if value.shape != start[name].shape:
                     raise ValueError(
                         f"layer '{name}' has activities of shape {start[name].shape}, but inference was "
@@ -162,20 +163,26 @@ class AbstractPCNetwork(WiredLayers):
         ).activities
 
     def predict(
-        self, inputs: Float[Array, " batch *in"] | None = None, *, batch_size: int = 1
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        *,
+        batch_size: int = 1,
+        clamps: Mapping[str, Clamp] | None = None,
     ) -> Any:
         """Return the output's prediction after a feedforward pass; store no activity.
 
         On a chain with a free output this is already the minimum of the energy; on a network with
         cycles it is where the sweeps arrive, not the equilibrium. For an energy that works on logits
         (Categorical, Bernoulli) these are the logits. Without inputs, a network with a root predicts
-        from its prior, for `batch_size` examples. Several outputs come as a dictionary by name.
+        from its prior, for `batch_size` examples. `clamps` of layers below an output are passed through.
+        Several outputs come as a dictionary by name.
 
         Raises:
             ValueError, TypeError: for inputs of a wrong shape or dtype.
         """
         batch_size = batch_size if inputs is None else self.check_batch(inputs, None)
-        predictions = self.pass_upward(inputs, batch_size=batch_size).predictions
+        known = {k: v for k, v in (clamps or {}).items() if k not in self.outputs}
+        predictions = self.pass_upward(inputs, batch_size=batch_size, clamps=known).predictions
         if self.one_output:
             return predictions[self.output]
         return {name: predictions[name] for name in self.outputs}
@@ -265,8 +272,8 @@ class AbstractPCNetwork(WiredLayers):
                 raise failed(name, layer, belows, error) from error
             if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
-            if self.numerics.rounds and layer.energy.predicts_activity:
-                prediction = without_rounding(activities[name], prediction)
+            if name in self.numerics.rounds and layer.energy.predicts_activity:
+                prediction = without_rounding(activities[name], prediction, layer.node_axes)
             found.append((name, layer, activities[name], prediction))
         return found
 
@@ -309,7 +316,6 @@ class AbstractPCNetwork(WiredLayers):
 
         def mean_energy(parameters):
             network = nnx.merge(graphdef, parameters, rest, copy=True)
-            network.numerics = network.numerics._replace(rounds=True)
             return jnp.mean(network.energy(inputs))
 
         gradients = jax.grad(mean_energy)(parameters)

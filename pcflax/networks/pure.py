@@ -89,22 +89,26 @@ class SplitNetwork(Generic[Net]):
         activities: Activities,
         inputs: Any,
         weights: Mapping[str, float | Array] | None = None,
+        *,
+        clamps: Mapping[str, Any] | None = None,
     ) -> tuple[PyTree, Energies]:
         """Return the gradient of mean_i F_i over the parameters, and the energies.
 
-        An error that is rounding alone counts as 0: no weight learns from it.
 
         Args:
             activities: held fixed.
             inputs: what the layers without a node below predict from.
             weights: factors of the layers' energies by name, 1 unless given; (batch,) for factors of
                 single examples.
+            clamps: of the activities, where it is known. An error that is rounding alone then counts as
+                0 in the other layers: no weight learns from it.
         """
+        free = () if clamps is None else tuple(n for n in self.names if n not in clamps)
         factors = weights or {}
 
         def mean_energy(parameters):
             bound = self.replace(parameters=parameters).bind(activities)
-            bound.numerics = bound.numerics._replace(rounds=True)
+            bound.numerics = bound.numerics._replace(rounds=free)
             energies = bound.energies(inputs)
             weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
             return jnp.mean(total_energy(weighed)), energies

@@ -86,8 +86,9 @@ def measure_batches(
         batch = reader(constants, item)
         bound = network.bind()
         bound.eval()  # dropout, say, is of training only
-        prediction = bound.predict(batch.inputs, batch_size=counts.shape[0])
-        bound.set_activities(bound.start(batch))
+        known = bound.known(batch)
+        prediction = bound.predict(batch.inputs, batch_size=counts.shape[0], clamps=known.clamps)
+        bound.set_activities(bound.start(known))
         values = {"energy": bound.energy(batch.inputs)}
         if batch.targets is not None:
             values |= measure(bound, prediction, batch.targets, metrics)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -225,11 +226,14 @@ def draw_streams(network: SplitNetwork, key: PRNGKey) -> SplitNetwork:
     Inference evaluates the energy many times on copies of the network, so all evaluations of one step
     see one mask, and every step sees another: a function of (seed, step), like all other randomness.
     """
-    leaves, structure = jax.tree.flatten(network.other)
-    streams = [
-        jax.random.split(jax.random.fold_in(key, number), leaf.shape)
-        if leaf.dtype == key.dtype
-        else leaf
-        for number, leaf in enumerate(leaves)
-    ]
-    return network.replace(other=jax.tree.unflatten(structure, streams))
+    numbers = itertools.count()
+
+    def draw(leaf):
+        own = jax.random.fold_in(key, next(numbers))
+        return jax.random.split(own, leaf.shape) if leaf.dtype == key.dtype else leaf
+
+    # numbered in the network's order, which no name changes
+    ordered = sorted(network.other, key=lambda name: (*network.names, name).index(name))
+    return network.replace(
+        other={name: jax.tree.map(draw, network.other[name]) for name in ordered}
+    )

@@ -19,8 +19,6 @@ from pcflax.learning.base import AbstractGradientLearning
 from tests.conftest import Chain, parameters_of
 from tests.references import numpy_pc as reference
 
-pytestmark = pytest.mark.usefixtures("quick_compiling")
-
 EXACT = {"rtol": 1e-9}  # float64, and two ways round of the same sums
 STEP = 0.1
 SETTLED = 900  # steps of STEP after which the chain below is at its equilibrium to rounding

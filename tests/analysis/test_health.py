@@ -20,7 +20,7 @@ from pcflax.learning.base import AbstractGradientLearning
 from tests.conftest import Chain, parameters_of
 from tests.references import numpy_pc as reference
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def dense(kernel, bias=None, **options):

@@ -69,13 +69,13 @@ def test_the_digits_are_learned_with_no_other_option(tmp_path, learning):
 
 
 @pytest.fixture(scope="module")
-def default_run(quick_compiling, tmp_path_factory):
+def default_run(tmp_path_factory):
     """Predictive coding by gradient descent."""
     return train(tmp_path_factory.mktemp("default") / "run")
 
 
 @pytest.fixture(scope="module")
-def zil_run(quick_compiling, tmp_path_factory):
+def zil_run(tmp_path_factory):
     """A rule without inference."""
     return train(tmp_path_factory.mktemp("zil") / "run", "--learning", "zil")
 
@@ -159,7 +159,6 @@ class TestBuilt:
         assert moved == [-0.25, -0.375]
 
 
-@pytest.mark.usefixtures("quick_compiling")
 class TestTrains:
     @pytest.mark.parametrize(
         "options",
@@ -317,7 +316,6 @@ def forward(run_dir, skips):
     return activity, labels
 
 
-@pytest.mark.usefixtures("quick_compiling")
 class TestNetwork:
     def test_skips_order_and_multipliers_are_those_that_were_asked_for(self, tmp_path, capsys):
         """NumPy agrees only with skips between equal widths, and the right a_l at every place."""
@@ -396,7 +394,6 @@ def health_rows(run_dir):
     return {row["step"]: own for row, own in zip(rows_of(run_dir), rows, strict=True) if own}
 
 
-@pytest.mark.usefixtures("quick_compiling")
 class TestTrainHealth:
     def test_it_logs_every_layer_and_draws_the_alignment_through_a_resume(self, tmp_path, capsys):
         """A run of two steps, and a third without being told --health or the rule again."""
@@ -471,7 +468,6 @@ def numpy_health(run_dir, step):
     return cosines, (first - last) / (first - least)
 
 
-@pytest.mark.usefixtures("quick_compiling")
 class TestInspectHealth:
     def test_json_holds_what_numpy_finds_at_the_stored_weights(self, default_run, record):
         assert record["step"] == 2

@@ -22,7 +22,7 @@ MOMENTUM = pc.inference.GradientDescent(
 # Float64 rounding over the steps.
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def infer(chain, inference=PLAIN, trace=False):

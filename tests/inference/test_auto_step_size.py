@@ -16,7 +16,7 @@ from tests.conftest import Chain, infer_traced
 AUTO = pc.inference.GradientDescent(step_size="auto", num_steps=200)
 FIXED = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=200)
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def scaled(factor, activation, seed=0):

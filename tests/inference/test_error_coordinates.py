@@ -21,7 +21,7 @@ FEW = pc.inference.ErrorCoordinates(pc.inference.GradientDescent(optax.sgd(0.05)
 # Float64 rounding.
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def clamped_hidden(chain, layer):

@@ -12,7 +12,7 @@ from tests.references import numpy_pc as reference
 CONSTANT = diffrax.ConstantStepSize()
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}  # float64 rounding
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def infer(chain, inference, trace=False):

@@ -14,7 +14,7 @@ from tests.references import numpy_pc as reference
 
 KEY = jax.random.key(7)
 
-pytestmark = [pytest.mark.usefixtures("double", "quick_compiling"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
 
 def infer(chain, inference, **options):

@@ -13,8 +13,6 @@ import pcflax as pc
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
-pytestmark = pytest.mark.usefixtures("quick_compiling")
-
 CG = pc.inference.LinearSolve()
 DENSE = pc.inference.LinearSolve(lineax.Cholesky())
 

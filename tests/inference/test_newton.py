@@ -15,7 +15,7 @@ NEWTON = pc.inference.NewtonCG(num_steps=30)
 GAUSS_NEWTON = pc.inference.GaussNewton(num_steps=30)
 BOTH = pytest.mark.parametrize("inference", [NEWTON, GAUSS_NEWTON], ids=["newton", "gauss-newton"])
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def infer(chain, inference, **options):

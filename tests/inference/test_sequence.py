@@ -15,7 +15,7 @@ THREE, FOUR = (pc.inference.GradientDescent(SGD, num_steps=count) for count in (
 HEAVY = pc.inference.GradientDescent(optax.sgd(0.07, momentum=0.8), num_steps=5)
 ADAPTIVE = pc.inference.GradientDescent(SGD, tolerance=0.05, max_steps=30)
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def expected_of(chain, *parts):

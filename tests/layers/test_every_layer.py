@@ -12,7 +12,7 @@ from flax import nnx
 
 import pcflax as pc
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 IMAGES, SEQUENCES, VECTORS, TOKENS = (6, 5, 4), (3, 4), (4,), (3,)
 

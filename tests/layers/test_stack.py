@@ -55,7 +55,7 @@ RULES = {
 SGD = optax.sgd(0.3)
 KEY = jax.random.key(3)
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 class Bent(pc.PCLayer):

@@ -14,7 +14,7 @@ from tests.references import numpy_pc as reference
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}  # float64 rounding over the steps
 KEY = jax.random.key(0)
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def unit(chain):

@@ -13,7 +13,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-12}  # float64 rounding over a few steps
 KEY = jax.random.key(0)
 DESCENT = pc.inference.GradientDescent(optax.sgd(0.07), num_steps=6)
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def update(chain, optimizer, inputs, targets, state=None, network=None):

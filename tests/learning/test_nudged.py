@@ -19,7 +19,7 @@ EQUILIBRIUM = pc.inference.GradientDescent(optax.sgd(0.1, momentum=0.8), num_ste
 # The schedules look beta up by the step, so that all values of it share one compiled program.
 BETAS = (1.0, 0.5, -0.5, 0.2, 0.1, 0.05, 1e-5, -1e-5)
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def by_step(step):

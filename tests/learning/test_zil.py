@@ -11,7 +11,7 @@ from tests.references import numpy_pc as reference
 
 KEY = jax.random.key(0)
 
-pytestmark = pytest.mark.usefixtures("double", "quick_compiling")
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @jax.jit

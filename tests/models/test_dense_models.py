@@ -9,7 +9,7 @@ from flax import nnx
 
 import pcflax as pc
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32 against float64
 

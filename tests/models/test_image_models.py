@@ -15,7 +15,7 @@ from flax import nnx
 
 import pcflax as pc
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order
 DESCENT = pc.inference.GradientDescent(optax.sgd(0.02), num_steps=4)

@@ -14,7 +14,7 @@ from flax import nnx
 
 import pcflax as pc
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 6], [2, 0, 6, 5, 3, 5], [1, 1, 2, 3, 5, 0]])
 

@@ -17,7 +17,7 @@ SETTLED = pc.inference.GradientDescent(optax.sgd(0.05, momentum=0.9), num_steps=
 STILL = pc.inference.GradientDescent(optax.sgd(0.07), num_steps=0)
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}  # float64 rounding over a few steps
 
-double = pytest.mark.usefixtures("double", "quick_compiling")
+double = pytest.mark.usefixtures("double")
 
 
 def masks_of(chain, features=5):

@@ -18,7 +18,7 @@ SGD = optax.sgd(0.3)
 KEY = jax.random.key(1)
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}  # float64 rounding over thousands of operations
 
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def dense(below, width, *, seed=0, activation=jnp.tanh, scale=1.0, **options):

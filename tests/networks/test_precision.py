@@ -12,7 +12,7 @@ import pcflax as pc
 FEW = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=4)
 RULE = pc.learning.PredictiveCoding(FEW)
 SGD = optax.sgd(0.3)
-pytestmark = [pytest.mark.usefixtures("quick_compiling"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def dense(below, width, rngs, **options):

@@ -25,7 +25,6 @@ RULES = {
     "nudged, centred": pc.learning.Nudged(FEW, beta=0.3, centred=True),
     "backprop": pc.learning.Backprop(),
 }
-pytestmark = pytest.mark.usefixtures("quick_compiling")
 
 
 def float_of(precise):

@@ -18,7 +18,6 @@ from flax import nnx
 
 import pcflax as pc
 
-pytestmark = pytest.mark.usefixtures("quick_compiling")
 MUPC = pc.parameterizations.MuPC()
 
 

@@ -72,6 +72,15 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget compiled programs before there are too many: each maps memory, and Linux gives 65,530 maps."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """A folder of prepared TFDS sets, or a skip with the reason."""

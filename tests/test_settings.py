@@ -109,6 +109,55 @@ class TestPytrees:
             exec("def f(x):\n    return scale * x", names)
         assert structure(Argument(first["f"])) != structure(Argument(second["f"]))
 
+    def test_a_function_is_what_it_reads_now(self):
+        """Cells and global names may change, as where a cell of a notebook is run again."""
+        names = {"scale": 1.0}
+        exec("def f(x):\n    return scale * x", names)
+        before = structure(Argument(names["f"]))
+        assert structure(Argument(names["f"])) == before
+        names["scale"] = 2.0
+        assert structure(Argument(names["f"])) != before
+
+        factor = 1
+
+        def g(x):
+            return factor * x
+
+        before = structure(Argument(g))
+        factor = 3
+        assert structure(Argument(g)) != before
+
+    @pytest.mark.parametrize("kind", ["keyword default", "bound method", "default"])
+    def test_a_module_that_a_function_reads_is_a_leaf(self, kind):
+        linear = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+        if kind == "keyword default":
+
+            def start(x, *, by=None):
+                return linear(x) if by is None else by
+
+        elif kind == "default":
+
+            def start(x, by=linear):
+                return by(x)
+
+        else:
+            start = linear.__call__
+        argument, x = Argument(start), jnp.ones((1, 2))
+        for _ in range(2):
+            found = jax.jit(lambda held, x: held.value(x))(argument, x)
+            np.testing.assert_allclose(found, linear(x), rtol=1e-6)
+            linear.bias[...] = linear.bias[...] + 1
+
+    def test_attributes_that_are_no_fields_are_carried(self):
+        @dataclasses.dataclass(frozen=True)
+        class Halving(Settings):
+            rate: float
+
+            def __post_init__(self):
+                object.__setattr__(self, "_half", self.rate / 2)
+
+        assert jax.tree.map(lambda leaf: 2 * leaf, Halving(1.0))._half == 1.0
+
     def test_whole_numbers_booleans_and_floats_are_told_apart(self):
         kinds = [structure(Argument(value)) for value in (1, 1.0, True)]
         assert len(set(kinds)) == 3

@@ -720,6 +720,44 @@ class TestCompiledPrograms:
             np.testing.assert_allclose(found[combine], mean_of_all(parts), rtol=1e-5)
         assert np.abs(found[Sum] - found[Concatenate]).max() > 1e-2
 
+    def test_a_combination_of_a_users_own(self):
+        """Parents multiplied before the weights: energies by NumPy, the rest as with two parents."""
+
+        class Product(pc.networks.Combine):
+            def __call__(self, first, second):
+                return first * second
+
+        class TwoParents(pc.PCDense):
+            def predict(self, first, second):
+                return super().predict(first * second)
+
+        def graph(kind, parents):
+            layers = {"a": dense(3, 4, seed=1), "b": dense(3, 4, seed=2)}
+            out = kind(4, 2, activation=jnp.tanh, rngs=nnx.Rngs(3))
+            return pc.PCGraph(
+                {**layers, "out": out},
+                parents={"a": "x", "b": "x", "out": parents},
+                inputs={"x": 3},
+                output="out",
+            )
+
+        x, y = (draw(2, n, seed=n).astype(jnp.float32) for n in (3, 2))
+        one, other = graph(pc.PCDense, Product("a", "b")), graph(TwoParents, ("a", "b"))
+        a, b = (np.asarray(one.layer(name).predict(x)) for name in "ab")
+        linear = one.layer("out").linear
+        mean = np.tanh((a * b) @ np.asarray(linear.kernel[...]) + np.asarray(linear.bias[...]))
+        np.testing.assert_allclose(one.predict(x), mean, rtol=1e-5)
+        one.init_activities(x, targets=y)
+        np.testing.assert_allclose(one.energy(x), ((y - mean) ** 2).sum(1) / 2, rtol=1e-5)
+        found, expected = (network.infer(x, y, inference=FEW) for network in (one, other))
+        assert_same(found.activities, expected.activities, rtol=1e-5)
+        for got, wanted in zip(
+            *(jax.tree.leaves(network.parameter_gradients(x)) for network in (one, other)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+        assert Product("a", "b") == Product("a", "b") != Sum("a", "b")
+
     def test_wirings_are_compared_by_value(self):
         assert Sum("a", "b") == Sum("a", "b")
         assert hash(Sum("a", "b")) == hash(Sum("a", "b"))

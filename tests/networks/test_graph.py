@@ -285,7 +285,7 @@ class TestAgainstNumPy:
         for name, (kernels, bias) in reference.parameter_gradients(nodes, start).items():
             if not nodes[name].parents:
                 continue
-            own = weights[name]
+            own = weights["layers"][name]
             if nodes[name].combine == "each":
                 got, got_bias = [own["kernels"][k] for k in range(len(kernels))], own["bias"]
             else:
@@ -905,7 +905,6 @@ REFUSALS = {
     ),
     "shape of an unknown layer": ({"shapes": {"gama": 3}}, r"no layer 'gama'"),
     "no sweeps": ({"sweeps": 0}, r"sweeps of at least 1, got 0"),
-    "half a sweep": ({"sweeps": 1.5}, r"PCGraph expected an int sweeps, got 1.5"),
 }
 
 
@@ -914,6 +913,11 @@ def test_wiring_is_refused_at_construction(changes, words):
     pc.PCGraph(**plain())  # the graph itself is fine
     with pytest.raises(ValueError, match=words):
         pc.PCGraph(**plain(**changes))
+
+
+def test_half_a_sweep_is_refused():
+    with pytest.raises(TypeError, match="PCGraph expected an int sweeps, got 1.5"):
+        pc.PCGraph(**plain(sweeps=1.5))
 
 
 def test_layers_without_names_are_refused():

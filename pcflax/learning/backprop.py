@@ -12,7 +12,7 @@ from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, refuse_clamps
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Backprop(AbstractGradientLearning):
     ) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean output energy, by reverse-mode differentiation."""
         del key, step  # deterministic; alike at every step
-        refuse_clamps(self, evidence)
         inputs, targets = evidence.inputs, evidence.targets
         if targets is None:
             raise ValueError("Backprop needs targets: the output's energy is all that it descends")

@@ -101,20 +101,6 @@ class AbstractGradientLearning(AbstractLearning):
         return network, optimizer_state, info
 
 
-def refuse_clamps(rule: AbstractLearning, evidence: Evidence) -> None:
-    """Refuse clamps besides inputs and targets, for a rule whose equations know of none.
-
-    Raises:
-        ValueError: naming the rule and what is clamped.
-    """
-    if evidence.clamps:
-        names = ", ".join(f"'{name}'" for name in evidence.clamps)
-        raise ValueError(
-            f"{type(rule).__name__} learns from the output's targets alone, got clamps of {names}; leave "
-            f"them out of the data, or take pc.learning.PredictiveCoding"
-        )
-
-
 def apply(
     network: SplitNetwork,
     optimizer: optax.GradientTransformation,

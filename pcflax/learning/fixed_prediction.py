@@ -15,7 +15,7 @@ from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, refuse_clamps
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,6 @@ class FixedPrediction(AbstractGradientLearning):
     ) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
         del step  # alike at every step
-        refuse_clamps(self, evidence)
         self.check(network.bind())
         problem = fixed_prediction_problem(network, evidence)
         result = self.inference.solve(problem, key=key)

@@ -16,7 +16,7 @@ from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import Initializer, PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, refuse_clamps
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,6 @@ class Nudged(AbstractGradientLearning):
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
-        refuse_clamps(self, evidence)
         if evidence.targets is None:
             raise ValueError("Nudged needs targets: the output is nudged towards them")
         self.check(network.bind())

@@ -14,7 +14,7 @@ from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo, refuse_clamps
+from .base import AbstractGradientLearning, LearningInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,6 @@ class ZIL(AbstractGradientLearning):
     ) -> tuple[PyTree, LearningInfo]:
         """Return each layer's gradient of the batch-mean energy, taken at its own inference step."""
         del key, step  # deterministic; alike at every step
-        refuse_clamps(self, evidence)
         if evidence.targets is None:
             raise ValueError("ZIL needs targets: the output's error is all that it sends down")
         bound = network.bind()

@@ -13,11 +13,11 @@ import pytest
 import pcflax as pc
 from tests.conftest import ROOT
 
-TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints Clamp
+TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints Clamp ConvergenceError
 ConsoleLogger EarlyStopping Energy Evidence History JSONLinesLogger NonFiniteEnergyError PCAttention PCConv
 PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork PCResidual PCRoot PCStack
 TensorBoardLogger Trainer analysis data energies inference initializers layers learning
-load_checkpoint metrics models networks parameterizations plotting""".split()
+errors load_checkpoint metrics models networks parameterizations plotting""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense PCEmbedding
@@ -63,6 +63,7 @@ WITHOUT_EXAMPLE = {
     "pc.Checkpoint",
     "pc.CheckpointError",
     "pc.CheckpointWarning",
+    "pc.ConvergenceError",
     "pc.NonFiniteEnergyError",
     "pc.ConsoleLogger",
     "pc.JSONLinesLogger",

@@ -270,3 +270,25 @@ class TestGradientDescent:
     def test_refusals(self, options, words):
         with pytest.raises(ValueError, match=words):
             pc.inference.GradientDescent(**options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda five, tenth: pc.inference.GradientDescent(tenth, num_steps=five),
+        lambda five, tenth: pc.inference.GradientDescent(0.1, tolerance=tenth, max_steps=five),
+        lambda five, tenth: pc.inference.CurvatureDescent(num_steps=five),
+        lambda five, tenth: pc.inference.NewtonCG(num_steps=five),
+        lambda five, tenth: pc.inference.GaussNewton(tolerance=tenth, max_steps=five),
+        lambda five, tenth: pc.inference.GradientFlow(tolerance=tenth, max_steps=five),
+        lambda five, tenth: pc.inference.Langevin(tenth, burn_in=five, num_samples=five),
+        lambda five, tenth: pc.learning.Nudged(pc.inference.NewtonCG(), beta=tenth),
+    ],
+    ids=["descent", "stop", "curvature", "newton", "gauss-newton", "flow", "langevin", "nudged"],
+)
+def test_numbers_of_a_sweep_are_numbers(make):
+    """Those of np.arange and np.linspace make the settings that Python's make, for the same program."""
+    found, expected = make(np.arange(5, 6)[0], np.float64(0.1)), make(5, 0.1)
+    assert jax.tree.leaves(found) == jax.tree.leaves(expected)
+    assert structure(found) == structure(expected)
+    assert hash(structure(make(np.int32(5), np.float32(0.1)))) == hash(structure(expected))

@@ -72,8 +72,8 @@ class Nudged(AbstractGradientLearning):
         beta = expect_number(self, "beta", self.beta)
         if not isinstance(beta, Tracer) and beta == 0:
             raise ValueError(
-                "Nudged expected a beta that is not 0 (above 0 towards the target, below 0 away from "
-                "it), got 0"
+                f"Nudged expected a beta that is not 0 (above 0 towards the target, below 0 away from "
+                f"it), got {beta}"
             )
         object.__setattr__(self, "beta", beta)
 

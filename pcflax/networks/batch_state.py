@@ -16,7 +16,7 @@ from typing import Any
 from flax import nnx
 
 from pcflax.energies import Energy
-from pcflax.layers.clamps import Known
+from pcflax.layers.clamps import Evidence, Known
 from pcflax.layers.evaluate import written
 from pcflax.typing import Network
 
@@ -47,14 +47,16 @@ def with_batch_statistics(network: SplitNetwork, known: Known) -> SplitNetwork:
     return split(bound)
 
 
-def after_batch(network: SplitNetwork, inputs: Any, *, batch_size: int) -> SplitNetwork:
+def after_batch(
+    network: SplitNetwork, evidence: Evidence | Known, *, batch_size: int
+) -> SplitNetwork:
     """Return the network with what its layers write in one feedforward pass: running statistics, say."""
     if not network.other:
         return network
     bound = network.bind()
     if not nnx.to_flat_state(written(bound)):
         return network
-    _write(bound, Known(inputs, {}), batch_size)
+    _write(bound, bound.known(evidence), batch_size)
     return network.replace(other=split(bound).other)
 
 
@@ -64,7 +66,7 @@ def end_batch(network: Network, inputs: Any) -> None:
     if not pure.other:
         return
     size = next(iter(network.activities().values())).shape[0]
-    write(network, after_batch(pure, inputs, batch_size=size).other)
+    write(network, after_batch(pure, Known(inputs, {}), batch_size=size).other)
     for _, count in nnx.to_flat_state(nnx.state(network, nnx.RngCount)):
         count.set_value(count[...] + 1)
 

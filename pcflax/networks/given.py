@@ -45,6 +45,8 @@ def parse(network: Network, evidence: Evidence) -> Known:
     found: dict[str, dict[int | None, Clamp]] = {}
     for name, clamp in [*ends.items(), *named.items()]:
         layer, index = node_of(network, name)
+        if name in named and clamp.mask is None:
+            network.layer(layer).energy.check_targets(clamp.value)
         own = found.setdefault(layer, {})
         all_of = clamp if index is None else own.get(None)
         if index in own or (own and all_of is not None and all_of.mask is None):

@@ -19,7 +19,6 @@ from pcflax.energies import Energy
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.networks.wiring import by_name
 from pcflax.typing import PyTree
 
 from .checkpoints import Checkpoints
@@ -136,18 +135,15 @@ def check_data(
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"the {role} '{data.name}' does not fit the network: {error}") from error
     bound = network.bind()
-    picky = [
-        name
-        for name in bound.outputs
-        if type(bound.layer(name).top_node_layer().energy).check_targets is not Energy.check_targets
-    ]
-    if picky and spec.targets is not None:
-        first = next(iter(data.batches())).targets
-        for name, targets in by_name(first, bound.outputs).items():
-            try:
-                bound.layer(name).energy.check_targets(targets)
-            except ValueError as error:
-                raise ValueError(f"the {role} '{data.name}' does not fit: {error}") from error
+    picky = any(
+        type(layer.top_node_layer().energy).check_targets is not Energy.check_targets
+        for layer in bound.layers
+    )
+    if picky and (spec.targets is not None or spec.clamps):
+        try:
+            bound.known(next(iter(data.batches())))
+        except ValueError as error:
+            raise ValueError(f"the {role} '{data.name}' does not fit: {error}") from error
 
 
 @functools.partial(jax.jit, static_argnames="metrics")  # whose cache knows what was checked before

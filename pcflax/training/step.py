@@ -178,7 +178,7 @@ def take_step(
         step=state.step,
     )
     batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
-    network = network.replace(other=after_batch(before, batch.inputs, batch_size=batch_size).other)
+    network = network.replace(other=after_batch(before, batch, batch_size=batch_size).other)
     means = [mean.reshape(-1) for mean in layer_means(seen.energies).values()]
     energy = jnp.concatenate(means).sum()
     loss = None

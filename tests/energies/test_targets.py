@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import pcflax as pc
 from pcflax.energies import KL, ActivityDecay, Bernoulli, Categorical, Gaussian, LearnedGaussian
 
+FEW = pc.inference.GradientDescent(0.1, num_steps=2)
 IMAGES = np.array([[-0.81, 0.0], [1.85, 0.5]])  # standardized
 
 
@@ -65,3 +68,36 @@ def test_missing_and_traced_values_pass(energy):
         return targets
 
     jax.eval_shape(traced, jnp.eye(3) - 2)
+
+
+class TestWhereDataComeIn:
+    """`fit`, `evaluate` and `infer` refuse them before anything is computed, as clamps, too."""
+
+    TEXT = r"Bernoulli expected targets from 0 to 1, got numbers from -0\.81 to 1\.85"
+
+    def network(self):
+        out = pc.PCDense(3, 2, energy=Bernoulli(), rngs=nnx.Rngs(0))
+        return pc.PCNetwork({"z": pc.PCRoot(3), "x": out})
+
+    def trainer(self):
+        rule = pc.learning.PredictiveCoding(FEW)
+        return pc.Trainer(self.network(), optax.sgd(0.1), learning=rule, progress=False)
+
+    @pytest.mark.parametrize("options", [{"targets": IMAGES}, {"clamps": {"x": IMAGES}}])
+    def test_training_and_evaluation(self, options):
+        trainer = self.trainer()
+        data = pc.data.from_arrays(None, **{"targets": None, "batch_size": 2, **options})
+        for role, call in (("training", trainer.fit), ("evaluation", trainer.evaluate)):
+            steps = {"num_steps": 1} if role == "training" else {}
+            with pytest.raises(
+                ValueError, match=f"the {role} data 'arrays' does not fit: {self.TEXT}"
+            ):
+                call(data, **steps)
+        assert trainer.step == 0
+
+    def test_inference(self):
+        network, images = self.network(), IMAGES.astype(np.float32)
+        for given in ({"targets": images}, {"clamps": {"x": images}}):
+            with pytest.raises(ValueError, match=self.TEXT):
+                network.infer(None, inference=FEW, **given)
+        network.infer(None, inference=FEW, clamps={"x": images.clip(0, 1)})

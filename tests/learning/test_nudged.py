@@ -223,12 +223,12 @@ def test_a_schedule_is_asked_with_the_number_of_batches():
         (
             lambda: pc.learning.Nudged(FEW, beta=float("inf")),
             ValueError,
-            "expected a beta that is not 0 .*, got inf",
+            "expected a finite beta, got inf",
         ),
         (
             lambda: pc.learning.Nudged(FEW, beta="0.5"),
             TypeError,
-            "expected beta to be a number or a schedule, got '0.5'",
+            "expected beta to be a number, got '0.5'",
         ),
         (
             lambda: pc.learning.Nudged(FEW).gradients(None, pc.Evidence(np.ones((2, 3))), key=KEY),

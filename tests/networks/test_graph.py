@@ -285,7 +285,7 @@ class TestAgainstNumPy:
         for name, (kernels, bias) in reference.parameter_gradients(nodes, start).items():
             if not nodes[name].parents:
                 continue
-            own = weights[name]
+            own = weights["layers"][name]
             if nodes[name].combine == "each":
                 got, got_bias = [own["kernels"][k] for k in range(len(kernels))], own["bias"]
             else:
@@ -720,6 +720,44 @@ class TestCompiledPrograms:
             np.testing.assert_allclose(found[combine], mean_of_all(parts), rtol=1e-5)
         assert np.abs(found[Sum] - found[Concatenate]).max() > 1e-2
 
+    def test_a_combination_of_a_users_own(self):
+        """Parents multiplied before the weights: energies by NumPy, the rest as with two parents."""
+
+        class Product(pc.networks.Combine):
+            def __call__(self, first, second):
+                return first * second
+
+        class TwoParents(pc.PCDense):
+            def predict(self, first, second):
+                return super().predict(first * second)
+
+        def graph(kind, parents):
+            layers = {"a": dense(3, 4, seed=1), "b": dense(3, 4, seed=2)}
+            out = kind(4, 2, activation=jnp.tanh, rngs=nnx.Rngs(3))
+            return pc.PCGraph(
+                {**layers, "out": out},
+                parents={"a": "x", "b": "x", "out": parents},
+                inputs={"x": 3},
+                output="out",
+            )
+
+        x, y = (draw(2, n, seed=n).astype(jnp.float32) for n in (3, 2))
+        one, other = graph(pc.PCDense, Product("a", "b")), graph(TwoParents, ("a", "b"))
+        a, b = (np.asarray(one.layer(name).predict(x)) for name in "ab")
+        linear = one.layer("out").linear
+        mean = np.tanh((a * b) @ np.asarray(linear.kernel[...]) + np.asarray(linear.bias[...]))
+        np.testing.assert_allclose(one.predict(x), mean, rtol=1e-5)
+        one.init_activities(x, targets=y)
+        np.testing.assert_allclose(one.energy(x), ((y - mean) ** 2).sum(1) / 2, rtol=1e-5)
+        found, expected = (network.infer(x, y, inference=FEW) for network in (one, other))
+        assert_same(found.activities, expected.activities, rtol=1e-5)
+        for got, wanted in zip(
+            *(jax.tree.leaves(network.parameter_gradients(x)) for network in (one, other)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+        assert Product("a", "b") == Product("a", "b") != Sum("a", "b")
+
     def test_wirings_are_compared_by_value(self):
         assert Sum("a", "b") == Sum("a", "b")
         assert hash(Sum("a", "b")) == hash(Sum("a", "b"))
@@ -867,7 +905,6 @@ REFUSALS = {
     ),
     "shape of an unknown layer": ({"shapes": {"gama": 3}}, r"no layer 'gama'"),
     "no sweeps": ({"sweeps": 0}, r"sweeps of at least 1, got 0"),
-    "half a sweep": ({"sweeps": 1.5}, r"PCGraph expected an int sweeps, got 1.5"),
 }
 
 
@@ -876,6 +913,11 @@ def test_wiring_is_refused_at_construction(changes, words):
     pc.PCGraph(**plain())  # the graph itself is fine
     with pytest.raises(ValueError, match=words):
         pc.PCGraph(**plain(**changes))
+
+
+def test_half_a_sweep_is_refused():
+    with pytest.raises(TypeError, match="PCGraph expected an int sweeps, got 1.5"):
+        pc.PCGraph(**plain(sweeps=1.5))
 
 
 def test_layers_without_names_are_refused():

@@ -144,7 +144,6 @@ class TestInference:
         network.init_activities(x, targets=y)
         network.energies(x)
         network.predict(x)
-        network.parameter_gradients(x)
         for _ in range(2):
             network.infer(x, y, inference=FEW)
         network.infer(x, y, inference=pc.inference.ErrorCoordinates(FEW))
@@ -341,6 +340,65 @@ class TestDropout:
         assert (result.residual <= 1.1e-5).all()  # under the masks of the whole batch
 
 
+class TestByHand:
+    """A loop of `infer`, `parameter_gradients` and `nnx.Optimizer` ends each batch as the Trainer does."""
+
+    def test_running_statistics_follow_the_batches_and_reading_changes_nothing(self):
+        network, other = normalized(precise=False), normalized(precise=False)
+        optimizer = nnx.Optimizer(network, SGD, wrt=nnx.Param)
+        x, y = (array.astype(np.float32) for array in batch(8))
+        for part in (slice(0, 4), slice(4, 8)):
+            own, before = batch_statistics(network, x[part]), running(network)
+            network.infer(x[part], y[part], inference=FEW)
+            once, twice = network.energies(x[part]), network.energies(x[part])
+            for name, energy in once.items():
+                np.testing.assert_array_equal(energy, twice[name])
+            for got, expected in zip(running(network), before, strict=True):
+                np.testing.assert_array_equal(got, expected)
+            optimizer.update(network, network.parameter_gradients(x[part]))
+            for new, old, mine in zip(running(network), before, own, strict=True):
+                expected = MOMENTUM * old + (1 - MOMENTUM) * mine
+                np.testing.assert_allclose(new, expected, rtol=1e-5, atol=1e-6)
+        data = pc.data.from_arrays(x, y, batch_size=4, shuffle=False)
+        trainer_of(other).fit(data, num_steps=2)
+        kinds = nnx.Any(nnx.Param, nnx.BatchStat)
+        states = [jax.tree.leaves(nnx.as_pure(nnx.state(n, kinds))) for n in (network, other)]
+        for got, expected in zip(*states, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+    def test_one_mask_a_batch_and_another_for_the_next(self):
+        """dF/db = mean of (mask - z) * mask, where a layer that predicts 1 shows its mask: 0, or 2."""
+        network = dropped()
+        x, y = (array.astype(np.float32) for array in batch())
+        masks = []
+        for _ in range(3):
+            network.infer(x, y, inference=FEW)
+            mask = np.asarray(network.predictions(x)["hidden"])
+            np.testing.assert_array_equal(network.predictions(x)["hidden"], mask)
+            assert set(np.unique(mask)) == {0.0, 2.0}
+            z = np.asarray(network.activities()["hidden"])
+            gradient = network.parameter_gradients(x)["layers"]["hidden"]["linear"]["bias"][...]
+            np.testing.assert_allclose(gradient, np.mean((mask - z) * mask, axis=0), atol=1e-6)
+            masks.append(mask)
+        for number in range(3):
+            assert not np.array_equal(masks[number], masks[number - 1])
+
+
+def test_statistics_above_a_held_layer_are_those_of_its_clamp():
+    """Those that evaluation uses, too."""
+    rngs = nnx.Rngs(0)
+    norm = nnx.BatchNorm(3, momentum=MOMENTUM, rngs=rngs)
+    layers = {"hidden": pc.PCDense(3, 3, rngs=rngs), "out": pc.PCDense(3, 3, norm=norm, rngs=rngs)}
+    layers["out"].linear.kernel.set_value(jnp.eye(3))
+    network, (held, _) = pc.PCNetwork(layers), batch()
+    data = pc.data.from_arrays(0 * held, held, clamps={"hidden": held}, batch_size=4)
+    trainer = trainer_of(network)
+    trainer.fit(data, num_steps=1)
+    mean = (1 - MOMENTUM) * held.mean(axis=0)
+    found = trainer.network.layer("out").norm.mean[...]
+    np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
+
+
 # Variables of a layer's own.
 
 
@@ -390,12 +448,13 @@ def test_a_variable_that_a_layer_writes_is_kept_once_a_batch(kind):
     network.infer(x, y, inference=FEW)
     network.energies(x)
     network.predict(x)
-    network.parameter_gradients(x)
     assert (calls(network) == 0).all()
+    network.parameter_gradients(x)  # which ends a batch
+    assert (calls(network) == 1).all()
     trainer = trainer_of(network)
     trainer.fit(data, num_steps=5)
-    assert (calls(network) == 5).all()
+    assert (calls(network) == 6).all()
     trainer.evaluate(data)
     trainer.predict(x)
-    assert (calls(network) == 5).all()
+    assert (calls(network) == 6).all()
     assert calls(network).shape == ((2,) if kind == "stack" else ())

@@ -52,6 +52,20 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_relative_paths_are_fixed_when_a_logger_is_made(tmp_path, monkeypatch):
+    """As those of checkpoints are, so that a run's files stay together where the working folder changes."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    loggers = [pc.JSONLinesLogger("run/metrics.jsonl"), pc.TensorBoardLogger("run/tensorboard")]
+    checkpoints = pc.Checkpoints("run/checkpoints")
+    monkeypatch.chdir(tmp_path / "b")
+    fit(2, loggers, checkpoints=checkpoints)
+    names = {path.name for path in (tmp_path / "a" / "run").iterdir()}
+    assert {"metrics.jsonl", "tensorboard", "checkpoints"} <= names
+    assert not list((tmp_path / "b").iterdir())
+
+
 class TestJSONLines:
     def test_each_line_is_a_row_of_the_history(self, tmp_path):
         path = tmp_path / "new" / "metrics.jsonl"

@@ -956,3 +956,31 @@ def test_every_reader_of_the_network_object_sees_the_newest_parameters_after_fit
     straight = small_trainer([pc.PCDense(3, 1, rngs=nnx.Rngs(0))])
     straight.fit(data, num_steps=3)
     assert_same(parameters_of(network), parameters_of(straight.network))
+
+
+def test_a_start_that_is_trained_beside_is_read_at_every_step():
+    """An amortised one: without a step of inference, its own error is the energy."""
+
+    class Amortised(nnx.Module):
+        def __init__(self):
+            self.guess = nnx.Param(jnp.zeros(()))
+
+        def __call__(self, network, inputs, *, batch_size, clamps, key):
+            start = network.feedforward(inputs, batch_size=batch_size, clamps=clamps)
+            return {**start, "z": jnp.full((batch_size, 2), self.guess[...])}
+
+    start = Amortised()
+
+    class Train(pc.Callback):
+        def on_log(self, trainer, step, metrics):
+            start.guess[...] = start.guess[...] + 1.0
+
+    output = pc.PCDense(2, 1, rngs=nnx.Rngs(0))
+    output.linear.kernel.set_value(jnp.zeros((2, 1)))
+    network = pc.PCNetwork({"z": pc.PCRoot(2), "x": output})
+    still = pc.inference.GradientDescent(0.1, num_steps=0)
+    rule = pc.learning.PredictiveCoding(still, initializer=start)
+    trainer = pc.Trainer(network, STILL, learning=rule, callbacks=[Train()], progress=False)
+    data = pc.data.from_arrays(None, np.zeros((4, 1)), batch_size=4)
+    energies = trainer.fit(data, num_steps=3, log_every=1)["train/energy"]
+    assert energies == pytest.approx([0.0, 1.0, 4.0])  # two units at 0, 1 and 2 from their mean

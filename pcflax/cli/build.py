@@ -136,11 +136,7 @@ def build_inference(options: TrainOptions) -> pc.inference.AbstractInference:
 
 
 def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
-    """The rule that learns.
-
-    Raises:
-        ValueError: for an inference that the rule cannot take, naming both options.
-    """
+    """The rule that learns."""
     own = _own("learning", options)
     infers = "inference" in settings("learning", options.learning)
     inference = build_inference(options) if infers else None

@@ -168,11 +168,7 @@ MAY_CHANGE = ("num_steps", "data_dir", "run_dir", "resume", "debug")
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
-    """The defaults of a preset and a model.
-
-    Raises:
-        ValueError: for an unknown preset.
-    """
+    """The defaults of a preset and a model."""
     if name not in recipes.PRESETS:
         raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
     model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
@@ -186,11 +182,7 @@ def config_path(run_dir: Path) -> Path:
 
 
 def write_config(run_dir: Path, options: TrainOptions) -> None:
-    """Make the run folder and write its options and versions.
-
-    Raises:
-        OSError: where the folder cannot be written, naming it.
-    """
+    """Make the run folder and write its options and versions."""
     record = {
         "options": {
             name: str(value.absolute()) if isinstance(value, Path) else value
@@ -221,12 +213,7 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
 
 
 def read_config(run_dir: Path) -> TrainOptions:
-    """The options a run was started with.
-
-    Raises:
-        FileNotFoundError: where the folder holds no run.
-        ValueError: where its config.json cannot be read.
-    """
+    """The options a run was started with."""
     path = config_path(run_dir)
     if not path.is_file():
         raise FileNotFoundError(
@@ -280,11 +267,7 @@ def flag(name: str) -> str:
 
 
 def check_options(options: TrainOptions) -> None:
-    """Refuse what would fail once training has begun, before a folder is made.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what would fail once training has begun, before a folder is made."""
     for names, fits, words in _RANGES:
         for name in names.split():
             value = getattr(options, name)
@@ -332,11 +315,7 @@ def _check_counting(options: TrainOptions) -> None:
 
 
 def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
-    """See that a resumed run is told nothing new but what may change.
-
-    Raises:
-        ValueError: naming the first option that differs.
-    """
+    """See that a resumed run is told nothing new but what may change."""
     given = absolute_data(given)
     if stored.decay != "constant" and given.num_steps != stored.num_steps:
         lowest = "to zero " if stored.decay in ("linear", "cosine") else ""

@@ -151,11 +151,7 @@ def augmented(
 def as_augmentations(
     augment: Augmentation | Sequence[Augmentation] | None,
 ) -> tuple[Augmentation, ...]:
-    """Return None, one or several augmentations as a tuple.
-
-    Raises:
-        TypeError: for what cannot be called, or cannot be hashed.
-    """
+    """Return None, one or several augmentations as a tuple."""
     if augment is None:
         return ()
     found: tuple[Any, ...] = tuple(augment) if isinstance(augment, tuple | list) else (augment,)

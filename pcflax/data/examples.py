@@ -27,12 +27,7 @@ def check_examples(
     name: str,
     integer_inputs: bool = False,
 ) -> tuple[Evidence, Any]:
-    """Return a user's arrays as they are stored, and the `num_classes` of their decoder.
-
-    Raises:
-        TypeError: as `from_arrays` does.
-        ValueError: as `from_arrays` does.
-    """
+    """Return a user's arrays as they are stored, and the `num_classes` of their decoder."""
     clamps = {} if clamps is None else clamps
     expect_kind(f"data set '{name}'", "clamps", clamps, Mapping, "{'hidden': (values, mask)}")
     if inputs is None and targets is None and not clamps:

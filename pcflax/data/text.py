@@ -189,10 +189,6 @@ class TextDataset(Dataset):
 def read_text(path: Path) -> str:
     """Return the characters of a UTF-8 file, line ends as they are.
 
-    Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is not UTF-8.
-
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "own.txt")
     >>> _ = path.write_bytes("eins\\r\\nzwölf".encode())

@@ -337,11 +337,7 @@ def nothing_to_do(
 
 
 def expect_energy(owner: object, problem: VectorField) -> InferenceProblem:
-    """Refuse a vector field that is the gradient of no energy.
-
-    Raises:
-        TypeError: naming the algorithm that needs one.
-    """
+    """Refuse a vector field that is the gradient of no energy."""
     if not isinstance(problem, InferenceProblem):
         raise TypeError(
             f"{type(owner).__name__} needs an energy, but {type(problem).__name__} is a vector field "

@@ -117,11 +117,7 @@ class ClampShapeError(ValueError):
 
 
 def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
-    """Return the activity of the layer of that name under its clamp.
-
-    Raises:
-        ValueError: where the shapes differ.
-    """
+    """Return the activity of the layer of that name under its clamp."""
     try:
         return clamp.placed(activity)
     except ClampShapeError as error:
@@ -129,11 +125,7 @@ def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
 
 
 def check_clamp(clamp: Clamp, shape: tuple[int, ...]) -> None:
-    """Refuse a clamp of another shape than its layer predicts.
-
-    Raises:
-        ClampShapeError: with both shapes.
-    """
+    """Refuse a clamp of another shape than its layer predicts."""
     value = clamp.value
     if value.shape != shape:
         raise ClampShapeError(
@@ -143,12 +135,7 @@ def check_clamp(clamp: Clamp, shape: tuple[int, ...]) -> None:
 
 
 def as_clamp(name: str, value: Any) -> Clamp:
-    """A user's clamp of the layer of that name, checked: an array stands for all of its elements.
-
-    Raises:
-        TypeError: for a value that is not floating, or a mask that is not Boolean.
-        ValueError: for a value without a batch axis, or a mask that does not broadcast to it.
-    """
+    """A user's clamp of the layer of that name, checked: an array stands for all of its elements."""
     clamp = value if isinstance(value, Clamp) else Clamp(value)
     value, mask = clamp
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -190,9 +177,6 @@ def clamp_of_stack(name: str, depth: int, whole: Clamp | None, nodes: Mapping[in
         depth: how many layers it has.
         whole: given for the stack; masked, where layers are held besides.
         nodes: of single layers by index, (batch, *features).
-
-    Raises:
-        ValueError: for values of different shapes, or elements that are held twice.
     """
     if depth == 1 and not whole and nodes[0].mask is None:
         return Clamp(nodes[0].value[:, None])

@@ -26,9 +26,6 @@ def refuse_hidden_modules(owner: object, **functions: Any) -> None:
     Args:
         owner: the layer that was given them.
         **functions: arguments of the layer by name; what hides nothing, or is no function, passes.
-
-    Raises:
-        TypeError: naming what is hidden, with the remedy.
     """
     for name, function in functions.items():
         hidden = next(_hidden(function, False, set()), None)

@@ -51,11 +51,7 @@ PLAIN = Numerics(stateful=False)
 
 
 def as_numerics(compute_dtype: Any, remat: Any) -> Numerics:
-    """Check what the user asked for.
-
-    Raises:
-        TypeError: for a dtype that is not floating, or a remat that is no Boolean.
-    """
+    """Check what the user asked for."""
     if not isinstance(remat, bool):
         raise TypeError(f"expected remat to be True or False, got {remat!r}")
     if compute_dtype is None:

@@ -42,11 +42,7 @@ def check_network(network: Any, checkpoints: Any) -> None:
 def as_optimizer(
     owner: str, optimizer: Any, parameters: PyTree
 ) -> optax.GradientTransformationExtraArgs:
-    """Return an optax transformation that training can give what it wants.
-
-    Raises:
-        TypeError: for what is none, or wants more than gradients, parameters and `value`.
-    """
+    """Return an optax transformation that training can give what it wants."""
     if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
         optimizer = optimizer.gradient_transformation()
     expect_kind(owner, "optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)")

@@ -17,9 +17,6 @@ def dumps(value: Any, *, spell: bool = False) -> str:
         value: dictionaries, lists, strings, numbers, booleans and None.
         spell: whether a number that is not finite becomes a word, which `numbers` reads; else null.
 
-    Raises:
-        TypeError: for what JSON cannot hold.
-
     >>> dumps({"step": 3, "loss": float("nan")})
     '{"step": 3, "loss": null}'
     """

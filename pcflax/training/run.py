@@ -156,11 +156,7 @@ class Run:
         return {**self.record.to_meta(self.step), "layers": list(self._network.names)}
 
     def restore(self, stored: Checkpoint) -> None:
-        """Go to a checkpoint, or change nothing.
-
-        Raises:
-            CheckpointError: where its arrays are of other shapes than network and optimizer.
-        """
+        """Go to a checkpoint, or change nothing."""
         optimizer_state = as_arrays(self._optimizer_state)
         arrays, optimizer_arrays = stored.arrays_for(self._network, optimizer_state)
         write_network_arrays(self._network, arrays)

@@ -27,11 +27,7 @@ class Saving:
         self._knows_folder = False  # whether the checkpoints there are ours: restored or written
 
     def needed(self) -> Checkpoints:
-        """Return the checkpoints.
-
-        Raises:
-            ValueError: where there are none.
-        """
+        """Return the checkpoints."""
         if self.checkpoints is None:
             raise ValueError(
                 "this Trainer has no checkpoints; make it with checkpoints=pc.Checkpoints('runs/...')"
@@ -50,11 +46,7 @@ class Saving:
             )
 
     def save(self, run: Run) -> Path:
-        """Save the run as it is, in the background; return the folder.
-
-        Raises:
-            NonFiniteEnergyError: where a parameter is NaN or infinite; nothing is written.
-        """
+        """Save the run as it is, in the background; return the folder."""
         sections = run.sections()
         for name, array in sections["parameters"].items():
             if not bool(jnp.isfinite(array).all()):

@@ -25,9 +25,6 @@ class Split(NamedTuple):
     def parse(cls, text: str) -> Split:
         """Return the split that a user means.
 
-        Raises:
-            ValueError: for another name, or bounds that are none.
-
         >>> Split.parse("train[:90%]").rows(10, "mine")
         slice(None, 9, None)
         """
@@ -45,11 +42,7 @@ class Split(NamedTuple):
         return self.text != self.whole
 
     def rows(self, count: int, label: str, unit: str = "examples") -> slice:
-        """Return which of the split's rows the part is, in stored order.
-
-        Raises:
-            ValueError: where there are none, or a bound lies beyond the split.
-        """
+        """Return which of the split's rows the part is, in stored order."""
 
         def position(bound: str) -> int | None:
             if not bound:

@@ -28,9 +28,6 @@ class TfdsSource:
         name: TFDS name of an image classification set.
         split: "train" or "test".
         data_dir: folder of prepared sets; TFDS's own default where None.
-
-    Raises:
-        FileNotFoundError: where the set is not prepared and cannot be fetched.
     """
 
     def __init__(self, name: str, split: str, data_dir: str | Path | None):
@@ -50,11 +47,7 @@ class TfdsSource:
         return example["image"], np.asarray(example["label"], np.int32)
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all images (examples, height, width, channels), uint8, and labels (examples,), int32.
-
-        Raises:
-            ValueError: where they cannot be read.
-        """
+        """Return all images (examples, height, width, channels), uint8, and labels (examples,), int32."""
         images, labels = [], []
         for begin in range(0, len(self), _READ_AT_ONCE):
             chunk = range(begin, min(begin + _READ_AT_ONCE, len(self)))

@@ -111,9 +111,6 @@ def check_arrays(
         stored: by path, from a checkpoint.
         expected: by path, from the objects they are restored into.
         owner: whose arrays they are, "network" or "optimizer".
-
-    Raises:
-        CheckpointError: naming the first difference.
     """
     remedy = f"build the {owner} as it was when saved"
     expected = {name: array for name, array in expected.items() if np.size(array) > 0}

@@ -63,13 +63,7 @@ def check_examples(
 
 
 class _What(NamedTuple):
-    """What a sentence is about.
-
-    Attributes:
-        role: "inputs", "targets" or "clamps".
-        key: which of several.
-        name: the data set's.
-    """
+    """What a sentence is about: inputs, targets or clamps of a data set, and which of several."""
 
     role: str
     key: str | None

@@ -25,11 +25,7 @@ from .base import Dataset, Decoder, Reader
 
 @dataclasses.dataclass(frozen=True)
 class WindowReader(Reader):
-    """From the text and where windows begin to a batch of tokens and the tokens that follow them.
-
-    Attributes:
-        sequence_length: tokens in a window.
-    """
+    """From the text and where windows begin to a batch of tokens and the tokens that follow them."""
 
     sequence_length: int = 1
 

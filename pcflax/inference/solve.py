@@ -112,15 +112,7 @@ def iterate(
     trace: bool = False,
     record: Callable[[Seen], PyTree] | None = None,
 ) -> InferenceResult:
-    """Step from the start until the algorithm's stop says so, and report.
-
-    Args:
-        problem: what is solved.
-        algorithm: its `init` and `step` are called, and its `stop` is asked.
-        key: folded with the number of each step.
-        trace: whether to keep energies and residuals by step.
-        record: what else to keep by step.
-    """
+    """Step from the start until the algorithm's stop says so, and report."""
     stop = algorithm.stop
     looks = trace or record is not None
 

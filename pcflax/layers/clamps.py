@@ -172,11 +172,8 @@ def as_clamp(name: str, value: Any) -> Clamp:
 def clamp_of_stack(name: str, depth: int, whole: Clamp | None, nodes: Mapping[int, Clamp]) -> Clamp:
     """The clamp of a stack, (batch, depth, *features), of one of its own and those of its layers.
 
-    Args:
-        name: the stack's, for errors.
-        depth: how many layers it has.
-        whole: given for the stack; masked, where layers are held besides.
-        nodes: of single layers by index, (batch, *features).
+    `nodes` are clamps of single layers by index, (batch, *features). Where there are some, `whole`, given
+    for the stack, is masked: no element may be held twice.
     """
     if depth == 1 and not whole and nodes[0].mask is None:
         return Clamp(nodes[0].value[:, None])

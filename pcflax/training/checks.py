@@ -22,21 +22,8 @@ from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.wiring import by_name
 from pcflax.typing import PyTree
 
-from .checkpoints import Checkpoints
 from .measure import measure
 from .metrics import MetricFunctions
-
-
-def check_network(network: Any, checkpoints: Any) -> None:
-    """Refuse what is no network, and what is no checkpoints."""
-    expect_kind("Trainer", "network", network, AbstractPCNetwork, "pc.PCNetwork([...])")
-    expect_kind(
-        "Trainer",
-        "checkpoints",
-        checkpoints,
-        Checkpoints | None,
-        "pc.Checkpoints('runs/mnist')",
-    )
 
 
 def as_optimizer(

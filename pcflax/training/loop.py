@@ -25,12 +25,7 @@ from .step import TrainState, layer_means, take_step
 
 
 class Recipe(NamedTuple):
-    """What a compiled loop is made for, besides rule and optimizer; hashable, so that it is found again.
-
-    Attributes:
-        metrics: (name, function) of prediction and targets.
-        reader: makes a batch of constants and an item.
-    """
+    """What a compiled loop is made for, besides rule and optimizer; hashable, so that it is found again."""
 
     metrics: MetricFunctions
     reader: Reader
@@ -40,8 +35,7 @@ class Measured(NamedTuple):
     """What a call measured.
 
     Attributes:
-        values: {name: (capacity,)}, one number a batch, or (capacity, depth) for a stack's layers; rows
-            from `count` on mean nothing.
+        values: {name: (capacity,)}, of a stack (capacity, depth); rows from `count` on mean nothing.
         count: how many batches were looked at, the failed one included.
         failed: whether the last of them was not finite.
     """

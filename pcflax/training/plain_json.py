@@ -13,9 +13,7 @@ _WORDS = {"nan", "inf", "-inf"}  # as Python spells such numbers, and reads them
 def dumps(value: Any, *, spell: bool = False) -> str:
     """Return a value as JSON in one line.
 
-    Args:
-        value: dictionaries, lists, strings, numbers, booleans and None.
-        spell: whether a number that is not finite becomes a word, which `numbers` reads; else null.
+    A number that is not finite becomes null, or with `spell` a word, which `numbers` reads.
 
     >>> dumps({"step": 3, "loss": float("nan")})
     '{"step": 3, "loss": null}'

@@ -21,11 +21,8 @@ class Record:
     """Where a run began, on what, and what it has measured.
 
     Attributes:
-        seed: every random choice is folded from (seed, step).
-        history: the rows so far.
         pending: {name: one value a step} since the last training row.
-        data: description of the data set that is trained on; None before the first.
-        data_start: the step before that data set's first batch.
+        data_start: the step before the first batch of the data set that `data` describes.
         began: the step at which the newest fit began; a fit that goes on with a restored one keeps its.
         restored: what the checkpoint says of itself, until the next fit, which is such a one, begins.
     """
@@ -63,11 +60,7 @@ class Record:
         self.pending = {} if logged else pending
 
     def begin(self, step: int, data: Dataset) -> None:
-        """Begin a fit on this data set: another one, by its description, begins with its first epoch.
-
-        Warns:
-            CheckpointWarning: where the fit goes on with a restored one, otherwise than that would have.
-        """
+        """Begin a fit on this data set; warn where a restored one goes on otherwise than it would have."""
         now: dict[str, Any] = dict(data.description())
         if not is_same_data(self.data or {}, now):
             self.data_start = step

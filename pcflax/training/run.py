@@ -35,16 +35,7 @@ from .step import TrainState, in_training
 class Run:
     """What `fit` goes on with, a checkpoint stores, and `trainer.network` shows.
 
-    Args:
-        network: the object that shows the parameters; it is trained in place.
-        optimizer: begins the optimizer's state.
-        seed: every random choice is folded from (seed, step).
-
-    Attributes:
-        step: batches learned from so far.
-        record: what was measured, on which data, from which seed.
-        key: the seed's.
-        stop_asked: whether somebody asked the running fit to end.
+    `step` counts the batches learned from so far. The network is trained in place.
     """
 
     def __init__(

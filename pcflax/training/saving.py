@@ -16,11 +16,7 @@ from .run import Run
 
 
 class Saving:
-    """Saves a run into a folder of checkpoints that is its own.
-
-    Args:
-        checkpoints: the folder; None refuses to save or restore.
-    """
+    """Saves a run into a folder of checkpoints that is its own; without one, refuses to."""
 
     def __init__(self, checkpoints: Checkpoints | None):
         self.checkpoints = checkpoints

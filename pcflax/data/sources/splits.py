@@ -7,14 +7,7 @@ from typing import NamedTuple
 
 
 class Split(NamedTuple):
-    """A split, or the part of it between two bounds.
-
-    Attributes:
-        text: as the user wrote it.
-        whole: "train" or "test".
-        begin: first bound, a number of examples or a percentage, negative from the end; "" for none.
-        end: last bound.
-    """
+    """A split, or the part of it between two bounds, numbers of examples or percentages; "" for none."""
 
     text: str
     whole: str

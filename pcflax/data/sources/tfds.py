@@ -22,13 +22,7 @@ _READ_AT_ONCE = 1000  # examples decoded in one call
 
 
 class TfdsSource:
-    """Random access to one split as (image, label) pairs of NumPy arrays.
-
-    Args:
-        name: TFDS name of an image classification set.
-        split: "train" or "test".
-        data_dir: folder of prepared sets; TFDS's own default where None.
-    """
+    """Random access to one split of an image set as (image, label) pairs of NumPy arrays."""
 
     def __init__(self, name: str, split: str, data_dir: str | Path | None):
         builder = _prepared_builder(name, data_dir)

@@ -151,13 +151,7 @@ def read(
 
 
 def warn_of_changes(meta: Mapping[str, Any], data: Mapping[str, Any], stacklevel: int = 3) -> None:
-    """Warn where training goes on otherwise than it would have without an interruption.
-
-    Args:
-        meta: of the checkpoint that was restored.
-        data: the description of the data that training goes on with.
-        stacklevel: as `warnings.warn` counts.
-    """
+    """Warn where training goes on otherwise than it would have without an interruption."""
     stored, given = dict(meta.get("data") or {}), dict(data)
     if not is_same_data(stored, given):
         stored.pop("checksum", None)

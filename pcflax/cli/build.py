@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,8 +67,6 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
     chosen: dict[str, Any] = {}
     if options.activation is not None:
         chosen["activation"] = _ACTIVATIONS[options.activation] or _identity
-    if options.model == "mlp":
-        return _mlp(options, math.prod(shape), out_features)
     if options.model == "transformer":
         return pc.models.transformer(
             out_features,
@@ -80,6 +77,18 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
             **chosen,
         )
     energy = _OUTPUTS[options.output]()
+    if options.model == "mlp":
+        return pc.models.mlp(
+            math.prod(shape),
+            *options.widths,
+            out_features,
+            activation=_ACTIVATIONS[options.activation or "tanh"],
+            activation_first=options.activation_first,
+            skip=options.skip,
+            parameterization=_PARAMETERIZATIONS[options.parameterization or "standard"](),
+            energy=energy,
+            rngs=rngs,
+        )
     if options.model == "residual-mlp":
         return pc.models.residual_mlp(
             math.prod(shape),
@@ -102,30 +111,6 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
 
 def _identity(features: jax.Array) -> jax.Array:
     return features
-
-
-def _mlp(options: TrainOptions, in_features: int, out_features: int) -> pc.PCNetwork:
-    """in-widths-out, with an activation between all layers."""
-    activation = _ACTIVATIONS[options.activation or "tanh"]
-    sizes = (in_features, *options.widths, out_features)
-    names = [f"hidden_{number}" for number in range(1, len(sizes) - 1)] + ["output"]
-    own = {
-        "activation_first": options.activation_first,
-        "parameterization": _PARAMETERIZATIONS[options.parameterization or "standard"](),
-        "rngs": nnx.Rngs(options.seed),
-    }
-    layers: dict[str, pc.PCLayer] = {}
-    for number, (below, above) in enumerate(itertools.pairwise(sizes)):
-        first, last = number == 0, number == len(sizes) - 2
-        layers[names[number]] = pc.PCDense(
-            below,
-            above,
-            activation=None if (first if options.activation_first else last) else activation,
-            skip=options.skip and below == above and not (first or last),
-            energy=_OUTPUTS[options.output]() if last else None,
-            **own,
-        )
-    return pc.PCNetwork(layers)
 
 
 def build_inference(options: TrainOptions) -> pc.inference.AbstractInference:

@@ -119,23 +119,17 @@ else:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
-    """Measure a trained run on a data set."""
+class CheckpointOptions:
+    """Which checkpoint of a run to look at."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
-    data: str | None = None
-    """Another data set than the run's own."""
+    step: int | None = None
+    """This checkpoint instead of the newest good one."""
+    best: bool = False
+    """The checkpoint with the best test accuracy."""
     data_dir: Path | None = None
     """Folder of prepared TFDS sets; the run's own unless given."""
-    split: Literal["train", "test"] = "test"
-    """Which part of the data."""
-    batch_size: int = 500
-    """Examples in one compiled step; the result does not depend on it."""
-    step: int | None = None
-    """Measure this checkpoint instead of the newest good one."""
-    best: bool = False
-    """Measure the checkpoint with the best test accuracy."""
     json: bool = False
     """Print one JSON object."""
     debug: bool = False
@@ -143,24 +137,24 @@ class EvaluateOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectOptions:
+class EvaluateOptions(CheckpointOptions):
+    """Measure a trained run on a data set."""
+
+    data: str | None = None
+    """Another data set than the run's own."""
+    split: Literal["train", "test"] = "test"
+    """Which part of the data."""
+    batch_size: int = 500
+    """Examples in one compiled step; the result does not depend on it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions(CheckpointOptions):
     """Show what a run holds: step, metrics, shapes, and a digest that tells two runs equal."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
-    step: int | None = None
-    """Look at this checkpoint instead of the newest good one."""
-    best: bool = False
-    """Look at the checkpoint with the best test accuracy."""
     health: bool = False
     """Examine the network on a batch of its training data: does inference reach its equilibrium, do the
     early layers learn; a sentence for each layer."""
-    data_dir: Path | None = None
-    """Folder of prepared TFDS sets, for --health; the run's own unless given."""
-    json: bool = False
-    """Print one JSON object."""
-    debug: bool = False
-    """Show the traceback of an error."""
 
 
 # A resumed run may be told these anew; everything else is as it was.

@@ -29,12 +29,7 @@ class StreamDataset(Dataset):
         source: has `__len__` and `__getitem__(index) -> (inputs, target)` as NumPy arrays, every
             example of one shape; called from several threads.
         decoder: what turns stored examples into a batch.
-        batch_size: examples in a batch.
-        shuffle: whether each epoch has an order of its own.
-        seed: of the shuffling.
-        name: what errors call the set.
-        num_threads: threads that read ahead.
-        augment: random changes of training images, as in `pcflax.data.load`.
+        num_threads: threads that read ahead. All others are as in `pcflax.data.load`.
 
     Raises:
         RuntimeError: while reading, where the source raises; names the set and the example.

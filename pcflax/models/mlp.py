@@ -19,18 +19,22 @@ from pcflax.parameterizations import AbstractParameterization
 def mlp(
     *widths: int,
     activation: Callable[[Array], Array] | None = jnp.tanh,
+    activation_first: bool = False,
+    skip: bool = False,
     parameterization: AbstractParameterization | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """Dense layers with an activation after the weights of all but the last.
+    """Dense layers with an activation between them, after the weights of all but the last.
 
     Layers are called hidden_1, hidden_2, ..., output.
 
     Args:
         *widths: of the input, of each hidden layer and of the output.
-        activation: of the hidden layers; None for a linear network.
+        activation: between all layers; None for a linear network.
+        activation_first: whether it is part of the layer above, before its weights.
+        skip: whether layers between equal widths, the first and the last aside, add what is below.
         parameterization: of all layers; `Standard()` unless given.
         energy: of the output; `Gaussian()` unless given.
         rngs: source of the initial weights.
@@ -50,7 +54,15 @@ def mlp(
     (('hidden_1', 'hidden_2', 'output'), (2, 10))
     """
     layers = dense_layers(
-        "mlp", "the input", widths, activation, energy, parameterization=parameterization, rngs=rngs
+        "mlp",
+        "the input",
+        widths,
+        activation,
+        energy,
+        activation_first=activation_first,
+        skip=skip,
+        parameterization=parameterization,
+        rngs=rngs,
     )
     return PCNetwork(layers, **options)
 
@@ -61,14 +73,26 @@ def dense_layers(
     widths: tuple[int, ...],
     activation: Callable[[Array], Array] | None,
     energy: Energy | None,
+    *,
+    activation_first: bool = False,
+    skip: bool = False,
     **options: Any,
 ) -> dict[str, PCLayer]:
-    """Make hidden_1, hidden_2, ..., output; the output is linear and has the energy."""
+    """Make hidden_1, hidden_2, ..., output, which has the energy."""
     if len(widths) < 2:
         raise ValueError(
             f"{model} expected a width of {lowest}, one of the output and any in between, got {widths}"
         )
     layers: dict[str, PCLayer] = {}
-    for number, (below, above) in enumerate(itertools.pairwise(widths[:-1]), start=1):
-        layers[f"hidden_{number}"] = PCDense(below, above, activation=activation, **options)
-    return layers | {"output": PCDense(*widths[-2:], energy=energy, **options)}
+    last = len(widths) - 2
+    for number, (below, above) in enumerate(itertools.pairwise(widths)):
+        layers[f"hidden_{number + 1}" if number < last else "output"] = PCDense(
+            below,
+            above,
+            activation=None if number == (0 if activation_first else last) else activation,
+            activation_first=activation_first,
+            skip=skip and below == above and 0 < number < last,
+            energy=energy if number == last else None,
+            **options,
+        )
+    return layers

@@ -69,12 +69,7 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
         chosen["activation"] = _ACTIVATIONS[options.activation] or _identity
     if options.model == "transformer":
         return pc.models.transformer(
-            out_features,
-            shape[0],
-            options.width,
-            num_blocks=options.depth,
-            rngs=rngs,
-            **chosen,
+            out_features, shape[0], options.width, num_blocks=options.depth, rngs=rngs, **chosen
         )
     energy = _OUTPUTS[options.output]()
     if options.model == "mlp":

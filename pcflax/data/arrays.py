@@ -136,12 +136,7 @@ def from_arrays(
     Array([ True, False], dtype=bool)
     """
     stored, classes = check_examples(
-        inputs,
-        targets,
-        clamps,
-        num_classes=num_classes,
-        integer_inputs=integer_inputs,
-        name=name,
+        inputs, targets, clamps, num_classes=num_classes, integer_inputs=integer_inputs, name=name
     )
     return ArrayDataset(
         stored.inputs,

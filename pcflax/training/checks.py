@@ -105,10 +105,7 @@ def check_is_dataset(data: object, role: str) -> None:
 
 
 def check_data(
-    network: SplitNetwork,
-    data: Dataset,
-    metrics: Callable[[Dataset], MetricFunctions],
-    role: str,
+    network: SplitNetwork, data: Dataset, metrics: Callable[[Dataset], MetricFunctions], role: str
 ) -> None:
     """Run one batch's shapes through network and metrics."""
     check_is_dataset(data, role)

@@ -96,15 +96,10 @@ class Evidence:
 
 
 class Known(NamedTuple):
-    """Evidence that a network has parsed: every clamp by layer, inputs and targets among them.
+    """Evidence that a network has parsed: every clamp by layer, inputs and targets among them."""
 
-    Attributes:
-        inputs: what layers without a node below predict from, as they were given.
-        clamps: {layer name: Clamp}, of a stack the clamp of all its layers.
-    """
-
-    inputs: Any
-    clamps: dict[str, Clamp]
+    inputs: Any  # what layers without a node below predict from
+    clamps: dict[str, Clamp]  # by layer name, of a stack that of all its layers
 
     @property
     def batch_size(self) -> int:

@@ -28,22 +28,13 @@ _SEVERAL = (
 
 
 class Numerics(NamedTuple):
-    """How predictions are computed.
+    """How predictions are computed."""
 
-    Attributes:
-        compute_dtype: dtype of the weights and the activity below while predicting; the prediction is
-            cast back. None computes in the dtype of each.
-        remat: whether what a prediction computes on its way is computed again for a derivative instead
-            of stored.
-        stateful: whether a layer may hold state besides weights and activity; False where it is known
-            that none does.
-        rounds: whether an error that is rounding alone counts as 0, as it does for learning.
-    """
-
+    # of the weights and the activity below while predicting, cast back after it; None keeps that of each
     compute_dtype: Any = None
-    remat: bool = False
-    stateful: bool = True
-    rounds: bool = False
+    remat: bool = False  # whether to compute again for a derivative instead of storing
+    stateful: bool = True  # whether a layer may hold state besides weights and activity
+    rounds: bool = False  # whether an error that is rounding alone counts as 0, as for learning
 
 
 # Nothing to cast, to compute again or to keep: the prediction is a call of `predict`.

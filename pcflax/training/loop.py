@@ -32,17 +32,11 @@ class Recipe(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a call measured.
+    """What a call measured."""
 
-    Attributes:
-        values: {name: (capacity,)}, of a stack (capacity, depth); rows from `count` on mean nothing.
-        count: how many batches were looked at, the failed one included.
-        failed: whether the last of them was not finite.
-    """
-
-    values: dict[str, Array]
-    count: Int[Array, ""]
-    failed: Bool[Array, ""]
+    values: dict[str, Array]  # (capacity,), of a stack (capacity, depth); from `count` on no values
+    count: Int[Array, ""]  # of batches that were looked at, the failed one included
+    failed: Bool[Array, ""]  # whether the last of them was not finite
 
 
 @functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")

@@ -21,15 +21,13 @@ def dumps(value: Any, *, spell: bool = False) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:  # there is such a number somewhere
-        finite = _mapped(
-            value,
-            lambda leaf: (
-                (repr(float(leaf)) if spell else None)
-                if isinstance(leaf, float) and not math.isfinite(leaf)
-                else leaf
-            ),
-        )
-        return json.dumps(finite, allow_nan=False)
+
+        def finite(leaf):
+            if not isinstance(leaf, float) or math.isfinite(leaf):
+                return leaf
+            return repr(float(leaf)) if spell else None
+
+        return json.dumps(_mapped(value, finite), allow_nan=False)
 
 
 def numbers(value: Any) -> Any:

@@ -18,22 +18,17 @@ from .metrics import MetricFunctions, of_means
 
 @dataclasses.dataclass
 class Record:
-    """Where a run began, on what, and what it has measured.
-
-    Attributes:
-        pending: {name: one value a step} since the last training row.
-        data_start: the step before the first batch of the data set that `data` describes.
-        began: the step at which the newest fit began; a fit that goes on with a restored one keeps its.
-        restored: what the checkpoint says of itself, until the next fit, which is such a one, begins.
-    """
+    """Where a run began, on what, and what it has measured."""
 
     seed: int
     history: History = dataclasses.field(default_factory=History)
-    pending: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    data: dict[str, Any] | None = None
-    data_start: int = 0
-    began: int = 0
-    restored: Mapping[str, Any] | None = None
+    pending: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # since the last row
+    data: dict[str, Any] | None = None  # what the data set says of itself
+    data_start: int = 0  # the step before its first batch
+    began: int = (
+        0  # at this step did the newest fit; one that goes on with a restored one keeps its
+    )
+    restored: Mapping[str, Any] | None = None  # what the checkpoint says, until the next fit begins
 
     def add(self, values: Mapping[str, np.ndarray], count: int) -> None:
         """Add what the first `count` steps of a call measured."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,9 +118,9 @@ class _Object:
 
     def build(self, leaves):
         values = [part.build(leaves) for part in self.parts]
-        if issubclass(self.kind, Mapping):
+        if self.kind is dict:
             return dict(zip(self.names, values, strict=True))
-        if issubclass(self.kind, list | tuple) and not hasattr(self.kind, "_fields"):
+        if self.kind in (list, tuple):
             return self.kind(values)
         if issubclass(self.kind, tuple):
             return self.kind(*values)
@@ -175,22 +175,22 @@ def _take(value: Any, leaves: list, *, floats: bool) -> Any:
         return _Subtree(_merge, len(flat), (graphdef, structure))
     if isinstance(value, Settings) or _is_foreign_dataclass(value):
         return _Object(*_fields(value, leaves, floats=floats))
-    if isinstance(value, types.FunctionType) and _is_plain(value):
+    if isinstance(value, types.FunctionType) and not value.__kwdefaults__:
         found: list = []
         try:
             cells = tuple(
                 _take(cell.cell_contents, found, floats=False) for cell in value.__closure__ or ()
             )
-        except (TypeError, RecursionError):  # it holds what cannot be compared, or itself
-            return _Static(value)
+        except (TypeError, ValueError, RecursionError):
+            return _Static(value)  # it holds what cannot be compared, nothing yet, or itself
         leaves += found
         return _Function(value, cells, bool(found))
-    if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
-        parts = tuple(_take(part, leaves, floats=floats) for part in list(value))  # type: ignore
-        return _Object(type(value), tuple(range(len(parts))), parts)
-    if type(value) is dict:
-        parts = tuple(_take(part, leaves, floats=floats) for part in value.values())
-        return _Object(dict, tuple(value), parts)
+    if type(value) in (tuple, list, dict) or (
+        isinstance(value, tuple) and hasattr(value, "_fields")
+    ):
+        items = value if isinstance(value, dict) else dict(enumerate(value))  # type: ignore
+        parts = tuple(_take(part, leaves, floats=floats) for part in items.values())
+        return _Object(type(value), tuple(items), parts)
     return _other(value, leaves)
 
 
@@ -230,12 +230,3 @@ def _is_foreign_dataclass(value: Any) -> bool:
     """Whether this is a dataclass that jax does not know as a pytree."""
     known = isinstance(value, type) or not jax.tree_util.all_leaves([value])
     return dataclasses.is_dataclass(value) and not known
-
-
-def _is_plain(function: types.FunctionType) -> bool:
-    """Whether all that a function closes over is there to be read."""
-    try:
-        [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:  # a cell that is not filled yet
-        return False
-    return not function.__kwdefaults__

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from pcflax.checks import expect_count, expect_local_path
 from pcflax.errors import CheckpointError, CheckpointWarning
@@ -300,11 +301,7 @@ def _read_one(path: Path) -> Checkpoint:
 
 
 def _nested(flat: Mapping[str, Any]) -> dict:
-    nested: dict = {}
-    for name, array in flat.items():
-        *parents, last = [int(part) if part.isdigit() else part for part in name.split(".")]
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = array
-    return nested
+    def parts(name):
+        return tuple(int(part) if part.isdigit() else part for part in name.split("."))
+
+    return unflatten_dict({parts(name): array for name, array in flat.items()})

@@ -186,10 +186,6 @@ def at_equilibrium(
     How the solver got there does not matter, so no derivative goes through its steps, and reverse mode
     works where they are a loop without a fixed length. Where it did not converge the derivative is as
     wrong as the equilibrium.
-
-    Args:
-        problem: whose field vanishes at the equilibrium.
-        solve: from the start to (coordinates, what else it found).
     """
     if not problem.start:
         return solve(problem.start)

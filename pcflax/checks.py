@@ -23,11 +23,7 @@ from jax.core import Tracer
 
 
 def expect_count(owner: object, name: str, value: Any, least: int = 0) -> int:
-    """Return a whole number of at least `least` as an int.
-
-    Raises:
-        TypeError: for what is no whole number, booleans included.
-        ValueError: for one that is too small.
+    """Return a whole number of at least `least` as an int; refuse all else, booleans included.
 
     >>> import numpy as np
     >>> expect_count("PCStack", "depth", np.int64(3), least=1)
@@ -53,11 +49,7 @@ def expect_number(
     least: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """Return a finite number within its bounds as a float; a traced number passes unchecked.
-
-    Raises:
-        TypeError: for what is no number, booleans included.
-        ValueError: for one that is not finite or out of its bounds.
+    """Return a finite number within its bounds as a float; refuse all else, booleans included.
 
     >>> expect_number("Gaussian", "precision", 2, above=0)
     2.0
@@ -80,10 +72,7 @@ def expect_number(
 
 
 def expect_kind(owner: object, name: str, value: Any, kind: Any, example: str) -> Any:
-    """Return the value if it is of this kind (a class, or a union of classes).
-
-    Raises:
-        TypeError: naming an example of what was expected.
+    """Return the value if it is of this kind, a class or a union of them; else name an example of it.
 
     >>> expect_kind("Trainer", "seed", 3, int, "0")
     3
@@ -96,11 +85,7 @@ def expect_kind(owner: object, name: str, value: Any, kind: Any, example: str) -
 def expect_local_path(owner: object, name: str, value: Any) -> Path:
     """Return a path on this machine: absolute, so that a later change of folder moves nothing.
 
-    A `~` at its beginning is the user's home.
-
-    Raises:
-        TypeError: for what is no path.
-        ValueError: for an address, such as that of a bucket.
+    A `~` at its beginning is the user's home. An address, such as that of a bucket, is refused.
 
     >>> expect_local_path("Checkpoints", "directory", "/runs/mnist")
     PosixPath('/runs/mnist')

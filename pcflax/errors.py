@@ -38,12 +38,9 @@ _NAMED = 4  # layers in one sentence
 
 
 def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteEnergyError:
-    """Return the error of a step that was not applied.
+    """Return the error of a step, counted from 1, that was not applied.
 
-    Args:
-        step: its number, from 1.
-        measured: what it measured; "energy/<layer>" tells the layer.
-        last_good: where the last good checkpoint is, in words.
+    `measured` tells the layers by "energy/<layer>", and `last_good` is where the last good checkpoint is.
     """
     layers = [
         f"layer '{name.removeprefix('energy/')}' has energy {value}"

@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pcflax.inference import (
-    CurvatureDescent,
-    ErrorCoordinates,
-    GradientDescent,
-    Langevin,
-)
+from pcflax.inference import CurvatureDescent, ErrorCoordinates, GradientDescent, Langevin
 from pcflax.learning import AbstractLearning
 
 from .alignment import Credit

@@ -32,8 +32,7 @@ from pcflax.typing import PRNGKey
 from .alignment import Credit, gradient_alignment
 from .diagnosis import InferenceHealth, layer_sentence, summary
 
-# A unit is dead where it varies over the batch by less than this fraction of its layer's size, and
-# saturated where its activation's slope is below this fraction of the steepest, on average.
+# As `unit_health` says.
 _DEAD, _SATURATED = 1e-5, 0.1
 
 
@@ -158,15 +157,12 @@ def inference_health(
 def unit_health(
     network: AbstractPCNetwork, inputs: Float[Array, " batch *in"] | None
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the fractions of dead and of saturated units of each layer, at the feedforward activities.
+    """Return the fractions of dead and of saturated units by layer, at the feedforward activities.
 
     Dead: the activity varies over the batch by less than 1e-5 of the layer's root mean square.
     Saturated: the slope of the activation, averaged over the batch, is below a tenth of its steepest;
     for `PCDense` layers with an activation, and not counting dead units. A batch of one says nothing
     of dead units.
-
-    Returns:
-        ({layer: dead}, {layer: saturated}), fractions from 0 to 1.
     """
     dead, saturated = _unit_health(split(network), inputs)
     dead = {name: float(value) for name, value in network.by_node(dead).items()}

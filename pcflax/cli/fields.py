@@ -35,17 +35,10 @@ _KINDS: tuple[tuple[str, Any], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A documented field of an algorithm or a rule.
-
-    Attributes:
-        name: of the field.
-        kind: its type on the command line, or the module whose names it takes; None for an algorithm.
-        default: of the class, None where there is none.
-        text: what the class says of it.
-    """
+    """A documented field of an algorithm or a rule, and what its class says of it."""
 
     name: str
-    kind: Any
+    kind: Any  # on the command line a type, or a module whose names it takes; None for an algorithm
     default: Any
     text: str
 

@@ -97,7 +97,7 @@ def show_health(options: InspectOptions) -> None:
         console.print(
             f"energy {inference.start_energy:.4g} at the start, {inference.energy:.4g} where inference "
             f"ended, {inference.equilibrium_energy:.4g} at the equilibrium; residual "
-            f"{inference.residual:.2e}",
+            f"{inference.residual:.2e}"
         )
     console.print(found.summary, style="bold")
 

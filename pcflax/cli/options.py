@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from pcflax.recipes import INFERENCE, LEARNING, MODELS, PRESETS, SCHEDULES, versions
+from pcflax import recipes
 
 from .fields import counting, derived
 
@@ -24,7 +24,7 @@ class RunOptions:
     8x8 digits, in well under a minute. `--data mnist` is the notebook's own job.
     """
 
-    preset: Literal[tuple(PRESETS)] = "notebook"  # type: ignore[valid-type]
+    preset: Literal[tuple(recipes.PRESETS)] = "notebook"  # type: ignore[valid-type]
     """Defaults to start from, which other options go over: the notebook's, or a recipe that is soon
     done, fast: gelu and cross-entropy, 3 larger inference steps, batches of 128, 300 steps at a rate
     that falls to zero."""
@@ -44,7 +44,7 @@ class RunOptions:
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
     with; only --num-steps, --data-dir and --debug may change."""
-    model: Literal[tuple(MODELS)] = "mlp"  # type: ignore[valid-type]
+    model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); a causal transformer of --depth
     blocks for text. Each has defaults of its own, which --model NAME --help shows."""
@@ -70,10 +70,10 @@ class RunOptions:
     parameterization: Literal["standard", "ntk", "mupc"] | None = None
     """Scale of the weights with width and depth: standard in an mlp, mupc in a residual-mlp, unless
     given."""
-    learning: Literal[tuple(LEARNING)] = "pc"  # type: ignore[valid-type]
+    learning: Literal[tuple(recipes.LEARNING)] = "pc"  # type: ignore[valid-type]
     """Rule of learning: predictive coding, incremental (a weight step at every inference step), fixed
     prediction, zero-divergence, nudged, or backpropagation through the same network."""
-    inference: Literal[tuple(INFERENCE)] = "gradient"  # type: ignore[valid-type]
+    inference: Literal[tuple(recipes.INFERENCE)] = "gradient"  # type: ignore[valid-type]
     """How activities are inferred: gradient descent with --step-size or one chosen by curvature (auto),
     gradient descent on errors, a differential equation, second order, sampling, or exactly (linear
     networks)."""
@@ -85,7 +85,7 @@ class RunOptions:
     own if wanted: sgd, "adamw(weight_decay=0.01)"."""
     learning_rate: float = 1e-3
     """Its rate."""
-    decay: Literal[SCHEDULES] = "constant"  # type: ignore[valid-type]
+    decay: Literal[recipes.SCHEDULES] = "constant"  # type: ignore[valid-type]
     """How that rate falls until --num-steps, which then cannot change when a run is resumed; --decay
     alone is linear, to zero."""
     health: bool = False
@@ -119,7 +119,9 @@ else:
 
 
 @dataclasses.dataclass(frozen=True)
-class _ReadOptions:
+class CheckpointOptions:
+    """Which checkpoint of a run to look at."""
+
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
     step: int | None = None
@@ -135,7 +137,7 @@ class _ReadOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateOptions(_ReadOptions):
+class EvaluateOptions(CheckpointOptions):
     """Measure a trained run on a data set."""
 
     data: str | None = None
@@ -147,7 +149,7 @@ class EvaluateOptions(_ReadOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectOptions(_ReadOptions):
+class InspectOptions(CheckpointOptions):
     """Show what a run holds: step, metrics, shapes, and a digest that tells two runs equal."""
 
     health: bool = False
@@ -160,15 +162,11 @@ MAY_CHANGE = ("num_steps", "data_dir", "run_dir", "resume", "debug")
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
-    """The defaults of a preset and a model.
-
-    Raises:
-        ValueError: for an unknown preset.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"expected --preset {' or '.join(PRESETS)}, got {name}")
-    model = model if model in MODELS else "mlp"  # tyro refuses it
-    chosen = MODELS[model] | PRESETS[name]
+    """The defaults of a preset and a model."""
+    if name not in recipes.PRESETS:
+        raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
+    model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
+    chosen = recipes.MODELS[model] | recipes.PRESETS[name]
     return TrainOptions(preset=name, model=model, **chosen)
 
 
@@ -178,18 +176,14 @@ def config_path(run_dir: Path) -> Path:
 
 
 def write_config(run_dir: Path, options: TrainOptions) -> None:
-    """Make the run folder and write its options and versions.
-
-    Raises:
-        OSError: where the folder cannot be written, naming it.
-    """
+    """Make the run folder and write its options and versions."""
     record = {
         "options": {
             name: str(value.absolute()) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(absolute_data(options)).items()
             if name not in ("run_dir", "resume", "debug")
         },
-        "versions": versions(),
+        "versions": recipes.versions(),
     }
     path = config_path(run_dir)
     try:
@@ -213,12 +207,7 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
 
 
 def read_config(run_dir: Path) -> TrainOptions:
-    """The options a run was started with.
-
-    Raises:
-        FileNotFoundError: where the folder holds no run.
-        ValueError: where its config.json cannot be read.
-    """
+    """The options a run was started with."""
     path = config_path(run_dir)
     if not path.is_file():
         raise FileNotFoundError(
@@ -272,18 +261,13 @@ def flag(name: str) -> str:
 
 
 def check_options(options: TrainOptions) -> None:
-    """Refuse what would fail once training has begun, before a folder is made.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what would fail once training has begun, before a folder is made."""
     for names, fits, words in _RANGES:
         for name in names.split():
             value = getattr(options, name)
             if isinstance(value, int | float) and not fits(value):
                 raise ValueError(f"expected {flag(name)} {words}, got {value}")
-    if not options.resume:  # else it was seen to when the run began
-        _check_counting(options)
+    _check_counting(options)
     if options.data.startswith("text:") != (options.model == "transformer"):
         raise ValueError(
             f"--model {options.model} does not fit --data {options.data}; text wants --model transformer, "
@@ -307,7 +291,8 @@ def _check_counting(options: TrainOptions) -> None:
     """Refuse an option that the chosen model, rule or algorithm does not have."""
     defaults = preset(options.preset, options.model)
     for field in dataclasses.fields(options):
-        if getattr(options, field.name) == getattr(defaults, field.name):
+        value = getattr(options, field.name)
+        if value == getattr(defaults, field.name):
             continue
         if field.name in _MODELS:
             owners = [("model", _MODELS[field.name])]
@@ -324,11 +309,7 @@ def _check_counting(options: TrainOptions) -> None:
 
 
 def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
-    """See that a resumed run is told nothing new but what may change.
-
-    Raises:
-        ValueError: naming the first option that differs.
-    """
+    """See that a resumed run is told nothing new but what may change."""
     given = absolute_data(given)
     if stored.decay != "constant" and given.num_steps != stored.num_steps:
         lowest = "to zero " if stored.decay in ("linear", "cosine") else ""

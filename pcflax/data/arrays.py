@@ -23,16 +23,11 @@ from .examples import check_examples, scale_of
 class ArrayDataset(Dataset):
     """Examples held as arrays with one row each; made by `from_arrays` or `load`.
 
+    The arguments are those of `from_arrays`, but that rows of inputs and targets are as stored, and
+
     Args:
-        inputs: rows of inputs as stored, several by name, or None.
-        targets: rows of targets as stored, several by name, or None.
         decoder: what turns stored examples into a batch.
-        batch_size: examples in a batch.
-        shuffle: whether each epoch has an order of its own.
-        seed: of the shuffling, and of the augmentation.
-        name: what errors call the set.
-        augment: random changes of training images, as in `pcflax.data.load`.
-        clamps: rows of what is clamped besides, {name of a layer: `pc.Clamp`}.
+        clamps: {name of a layer: `pc.Clamp`}, rows of what is clamped besides.
         has_checksum: whether the description has a checksum of the arrays, since the name does not say
             which they are.
     """
@@ -141,12 +136,7 @@ def from_arrays(
     Array([ True, False], dtype=bool)
     """
     stored, classes = check_examples(
-        inputs,
-        targets,
-        clamps,
-        num_classes=num_classes,
-        integer_inputs=integer_inputs,
-        name=name,
+        inputs, targets, clamps, num_classes=num_classes, integer_inputs=integer_inputs, name=name
     )
     return ArrayDataset(
         stored.inputs,

@@ -121,15 +121,10 @@ class Crop:
 
 
 class Seeded(NamedTuple):
-    """What the reader needs for a batch that is augmented.
-
-    Attributes:
-        stored: what it needs for the batch as stored.
-        seed: the data set's seed and the batch's number; two, so that one program serves all seeds.
-    """
+    """What the reader needs for a batch as stored, and the numbers that its key is drawn from."""
 
     stored: PyTree
-    seed: UInt32[Any, " *count 2"]
+    seed: UInt32[Any, " *count 2"]  # the set's and the batch's: one program serves all seeds
 
 
 def seeded(stored: PyTree, seed: int, start: int, count: int) -> Seeded:
@@ -151,11 +146,7 @@ def augmented(
 def as_augmentations(
     augment: Augmentation | Sequence[Augmentation] | None,
 ) -> tuple[Augmentation, ...]:
-    """Return None, one or several augmentations as a tuple.
-
-    Raises:
-        TypeError: for what cannot be called, or cannot be hashed.
-    """
+    """Return None, one or several augmentations as a tuple."""
     if augment is None:
         return ()
     found: tuple[Any, ...] = tuple(augment) if isinstance(augment, tuple | list) else (augment,)

@@ -94,10 +94,8 @@ class Decoder:
 class Reader:
     """From constants and one item to a batch; hashable, so that compiled loops can be reused.
 
-    Attributes:
-        decoder: what turns stored examples into a batch.
-        gather: whether the item holds indices into the constants, or the examples themselves.
-        augment: applied in turn to the images of items that are `Seeded`: the training batches'.
+    The item holds indices into the constants where it is to `gather`, else the examples themselves.
+    Images of items that are `Seeded`, the training batches', are augmented.
     """
 
     decoder: Decoder

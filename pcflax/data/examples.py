@@ -27,12 +27,7 @@ def check_examples(
     name: str,
     integer_inputs: bool = False,
 ) -> tuple[Evidence, Any]:
-    """Return a user's arrays as they are stored, and the `num_classes` of their decoder.
-
-    Raises:
-        TypeError: as `from_arrays` does.
-        ValueError: as `from_arrays` does.
-    """
+    """Return a user's arrays as they are stored, and the `num_classes` of their decoder."""
     clamps = {} if clamps is None else clamps
     expect_kind(f"data set '{name}'", "clamps", clamps, Mapping, "{'hidden': (values, mask)}")
     if inputs is None and targets is None and not clamps:
@@ -68,13 +63,7 @@ def check_examples(
 
 
 class _What(NamedTuple):
-    """What a sentence is about.
-
-    Attributes:
-        role: "inputs", "targets" or "clamps".
-        key: which of several.
-        name: the data set's.
-    """
+    """What a sentence is about: inputs, targets or clamps of a data set, and which of several."""
 
     role: str
     key: str | None

@@ -29,12 +29,7 @@ class StreamDataset(Dataset):
         source: has `__len__` and `__getitem__(index) -> (inputs, target)` as NumPy arrays, every
             example of one shape; called from several threads.
         decoder: what turns stored examples into a batch.
-        batch_size: examples in a batch.
-        shuffle: whether each epoch has an order of its own.
-        seed: of the shuffling.
-        name: what errors call the set.
-        num_threads: threads that read ahead.
-        augment: random changes of training images, as in `pcflax.data.load`.
+        num_threads: threads that read ahead. All others are as in `pcflax.data.load`.
 
     Raises:
         RuntimeError: while reading, where the source raises; names the set and the example.
@@ -129,22 +124,10 @@ class StreamDataset(Dataset):
         epoch, position = divmod(start, self.num_batches)
         while True:
             order = self.order(epoch)[position * self.batch_size :]
-            examples = grain.MapDataset.source(_Reordered(self, order))
+            examples = grain.MapDataset.source(order)  # type: ignore[arg-type]
+            examples = examples.map(lambda index: self.read(int(index)))
             yield from examples.to_iter_dataset(options).batch(self.batch_size, drop_remainder=True)
             epoch, position = epoch + 1, 0
-
-
-class _Reordered:
-    """The examples of a set in another order."""
-
-    def __init__(self, data: StreamDataset, order: np.ndarray):
-        self.data, self.order = data, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        return self.data.read(int(self.order[index]))
 
 
 def _stack(examples: list[PyTree]) -> PyTree:

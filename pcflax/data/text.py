@@ -25,11 +25,7 @@ from .base import Dataset, Decoder, Reader
 
 @dataclasses.dataclass(frozen=True)
 class WindowReader(Reader):
-    """From the text and where windows begin to a batch of tokens and the tokens that follow them.
-
-    Attributes:
-        sequence_length: tokens in a window.
-    """
+    """From the text and where windows begin to a batch of tokens and the tokens that follow them."""
 
     sequence_length: int = 1
 
@@ -188,10 +184,6 @@ class TextDataset(Dataset):
 
 def read_text(path: Path) -> str:
     """Return the characters of a UTF-8 file, line ends as they are.
-
-    Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is not UTF-8.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "own.txt")

@@ -73,11 +73,7 @@ class Gaussian(Energy):
 def check_one_for_each_feature(
     energy: Energy, shape: tuple[int, ...], features: tuple[int, ...], remedy: str
 ) -> None:
-    """Refuse precisions that would broadcast over features, or do not fit them at all.
-
-    Raises:
-        ValueError: where the shape of the precisions is not that of one example's features.
-    """
+    """Refuse precisions that would broadcast over features, or do not fit them at all."""
     if shape != features:
         raise ValueError(
             f"{type(energy).__name__} has precisions of shape {shape}, but one example of the "

@@ -23,15 +23,10 @@ if TYPE_CHECKING:
 
 
 class Direction(NamedTuple):
-    """A direction for each example, and the curvature found along it.
+    """A direction for each example, and the curvature found along it."""
 
-    Attributes:
-        vector: shaped as the coordinates, of norm 1 for each example.
-        eigenvalue: (batch,), |H v|: at most the largest |eigenvalue| of the example's Hessian.
-    """
-
-    vector: PyTree
-    eigenvalue: Float[Array, " batch"]
+    vector: PyTree  # shaped as the coordinates, of norm 1 for each example
+    eigenvalue: Float[Array, " batch"]  # |H v|: at most the largest |eigenvalue| of the Hessian
 
 
 def hessian_vector(problem: InferenceProblem, coordinates: PyTree, vector: PyTree) -> PyTree:

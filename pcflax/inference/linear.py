@@ -119,9 +119,6 @@ def refuse_nonlinear(problem: InferenceProblem) -> None:
     """Refuse an energy whose gradient is not affine in the free coordinates, by tracing alone.
 
     An affine function is one that jax can transpose, constants aside.
-
-    Raises:
-        ValueError: naming the layer and what is not linear in it.
     """
     if _reason(problem.gradient, problem.start) is None:
         return

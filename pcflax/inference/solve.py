@@ -112,15 +112,7 @@ def iterate(
     trace: bool = False,
     record: Callable[[Seen], PyTree] | None = None,
 ) -> InferenceResult:
-    """Step from the start until the algorithm's stop says so, and report.
-
-    Args:
-        problem: what is solved.
-        algorithm: its `init` and `step` are called, and its `stop` is asked.
-        key: folded with the number of each step.
-        trace: whether to keep energies and residuals by step.
-        record: what else to keep by step.
-    """
+    """Step from the start until the algorithm's stop says so, and report."""
     stop = algorithm.stop
     looks = trace or record is not None
 
@@ -188,10 +180,6 @@ def at_equilibrium(
     How the solver got there does not matter, so no derivative goes through its steps, and reverse mode
     works where they are a loop without a fixed length. Where it did not converge the derivative is as
     wrong as the equilibrium.
-
-    Args:
-        problem: whose field vanishes at the equilibrium.
-        solve: from the start to (coordinates, what else it found).
     """
     if not problem.start:
         return solve(problem.start)
@@ -334,11 +322,7 @@ def nothing_to_do(
 
 
 def expect_energy(owner: object, problem: VectorField) -> InferenceProblem:
-    """Refuse a vector field that is the gradient of no energy.
-
-    Raises:
-        TypeError: naming the algorithm that needs one.
-    """
+    """Refuse a vector field that is the gradient of no energy."""
     if not isinstance(problem, InferenceProblem):
         raise TypeError(
             f"{type(owner).__name__} needs an energy, but {type(problem).__name__} is a vector field "

@@ -60,10 +60,7 @@ class PCLayer(nnx.Module):
     takes_integers: bool = False
 
     def __init__(
-        self,
-        module: Callable[[Array], Array] | None = None,
-        *,
-        energy: Energy | None = None,
+        self, module: Callable[[Array], Array] | None = None, *, energy: Energy | None = None
     ):
         if energy is not None and not isinstance(energy, Energy):
             raise TypeError(

@@ -96,15 +96,10 @@ class Evidence:
 
 
 class Known(NamedTuple):
-    """Evidence that a network has parsed: every clamp by layer, inputs and targets among them.
+    """Evidence that a network has parsed: every clamp by layer, inputs and targets among them."""
 
-    Attributes:
-        inputs: what layers without a node below predict from, as they were given.
-        clamps: {layer name: Clamp}, of a stack the clamp of all its layers.
-    """
-
-    inputs: Any
-    clamps: dict[str, Clamp]
+    inputs: Any  # what layers without a node below predict from
+    clamps: dict[str, Clamp]  # by layer name, of a stack that of all its layers
 
     @property
     def batch_size(self) -> int:
@@ -117,11 +112,7 @@ class ClampShapeError(ValueError):
 
 
 def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
-    """Return the activity of the layer of that name under its clamp.
-
-    Raises:
-        ValueError: where the shapes differ.
-    """
+    """Return the activity of the layer of that name under its clamp."""
     try:
         return clamp.placed(activity)
     except ClampShapeError as error:
@@ -129,11 +120,7 @@ def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
 
 
 def check_clamp(clamp: Clamp, shape: tuple[int, ...]) -> None:
-    """Refuse a clamp of another shape than its layer predicts.
-
-    Raises:
-        ClampShapeError: with both shapes.
-    """
+    """Refuse a clamp of another shape than its layer predicts."""
     value = clamp.value
     if value.shape != shape:
         raise ClampShapeError(
@@ -143,12 +130,7 @@ def check_clamp(clamp: Clamp, shape: tuple[int, ...]) -> None:
 
 
 def as_clamp(name: str, value: Any) -> Clamp:
-    """A user's clamp of the layer of that name, checked: an array stands for all of its elements.
-
-    Raises:
-        TypeError: for a value that is not floating, or a mask that is not Boolean.
-        ValueError: for a value without a batch axis, or a mask that does not broadcast to it.
-    """
+    """A user's clamp of the layer of that name, checked: an array stands for all of its elements."""
     clamp = value if isinstance(value, Clamp) else Clamp(value)
     value, mask = clamp
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -185,14 +167,8 @@ def as_clamp(name: str, value: Any) -> Clamp:
 def clamp_of_stack(name: str, depth: int, whole: Clamp | None, nodes: Mapping[int, Clamp]) -> Clamp:
     """The clamp of a stack, (batch, depth, *features), of one of its own and those of its layers.
 
-    Args:
-        name: the stack's, for errors.
-        depth: how many layers it has.
-        whole: given for the stack; masked, where layers are held besides.
-        nodes: of single layers by index, (batch, *features).
-
-    Raises:
-        ValueError: for values of different shapes, or elements that are held twice.
+    `nodes` are clamps of single layers by index, (batch, *features). Where there are some, `whole`, given
+    for the stack, is masked: no element may be held twice.
     """
     if depth == 1 and not whole and nodes[0].mask is None:
         return Clamp(nodes[0].value[:, None])

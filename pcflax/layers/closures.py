@@ -21,15 +21,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax")
 
 
 def refuse_hidden_modules(owner: object, **functions: Any) -> None:
-    """Refuse functions that hide variables of NNX, also inside of a partial or an `nnx.Sequential`.
-
-    Args:
-        owner: the layer that was given them.
-        **functions: arguments of the layer by name; what hides nothing, or is no function, passes.
-
-    Raises:
-        TypeError: naming what is hidden, with the remedy.
-    """
+    """Refuse functions, by the name of their argument, that hide variables of NNX, also inside of others."""
     for name, function in functions.items():
         hidden = next(_hidden(function, False, set()), None)
         if hidden is not None:

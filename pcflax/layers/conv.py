@@ -214,9 +214,6 @@ def as_ints(value: Any) -> Any:
 def for_each_dimension(name: str, value: Sizes, dimensions: int) -> tuple[int, ...]:
     """Return one positive number for each dimension of space; an int is the same for all.
 
-    Raises:
-        ValueError: for another number of them, or one that is no int of at least 1.
-
     >>> for_each_dimension("strides", 2, 3)
     (2, 2, 2)
     """

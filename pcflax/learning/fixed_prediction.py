@@ -24,12 +24,8 @@ class FixedPredictionProblem(VectorField):
 
     The vector field of z_l is dE_l/dz_l + J_{l+1}^T dE_{l+1}/dmu_{l+1}, with mu and J from the
     feedforward pass: for Gaussian energies of precision 1, e_l - J_{l+1}^T e_{l+1}. It is the gradient
-    of no energy, so this is no `InferenceProblem`, and only gradient descent can follow it.
-
-    Attributes:
-        feedforward: the activities z^ of the feedforward pass.
-        predictions: the predictions mu^ there.
-        pull: v -> J^T v, from a cotangent of the predictions to one of the free activities.
+    of no energy, so this is no `InferenceProblem`, and only gradient descent can follow it. `pull` is
+    v -> J^T v, from a cotangent of the predictions to one of the free activities.
     """
 
     feedforward: Activities

@@ -115,9 +115,6 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
 def penalty_gradient(weight: Float[Array, " *leading last"]) -> Float[Array, " *leading last"]:
     """Return 2 (W W^T W - W), the gradient of ||I - W^T W||_F^2 / 2 with W of shape (leading, last).
 
-    Raises:
-        ValueError: for an array with fewer than two axes.
-
     >>> import jax.numpy as jnp
     >>> penalty_gradient(jnp.array([[2.]]))
     Array([[12.]], dtype=float32)
@@ -137,11 +134,7 @@ def penalty_gradient(weight: Float[Array, " *leading last"]) -> Float[Array, " *
 
 
 def check_rate(name: str, rate: float) -> None:
-    """Refuse a rate that would push weights away, or turn them into NaN.
-
-    Raises:
-        ValueError: naming the regularizer and what it got.
-    """
+    """Refuse a rate that would push weights away, or turn them into NaN."""
     if not 0 <= rate < math.inf:
         raise ValueError(f"{name} expected a finite rate of at least 0, got {rate}")
 

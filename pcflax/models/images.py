@@ -12,11 +12,7 @@ MakeNorm = Callable[[int], Any]
 
 
 def check_image_shape(model: str, shape: tuple[int, ...]) -> None:
-    """Refuse what is no (height, width, channels).
-
-    Raises:
-        ValueError: for another number of axes, or channels in the place of the height.
-    """
+    """Refuse what is no (height, width, channels)."""
     first = len(shape) == 3 and shape[0] <= 4 < min(shape[1:])
     if len(shape) != 3 or first:
         moved = (*shape[1:], shape[0]) if first else (*shape[:2], 1)
@@ -27,11 +23,7 @@ def check_image_shape(model: str, shape: tuple[int, ...]) -> None:
 
 
 def as_norm(model: str, norm: MakeNorm | str | None, rngs: nnx.Rngs) -> MakeNorm:
-    """Return the function from a number of channels to a norm of theirs, or to None.
-
-    Raises:
-        ValueError: for another name, or a module in the place of a function that makes one.
-    """
+    """Return the function from a number of channels to a norm of theirs, or to None."""
     if norm is None:
         return lambda features: None
     if norm == "group":

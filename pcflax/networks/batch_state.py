@@ -27,9 +27,6 @@ def with_batch_statistics(network: SplitNetwork, known: Known) -> SplitNetwork:
     """Return the network with its normalizations frozen at this batch's feedforward pass.
 
     Normalizations that use their running statistics already (`network.eval()`) stay as they are.
-
-    Raises:
-        ValueError: where a free root leaves that pass the same for every example.
     """
     if not network.other:
         return network

@@ -19,14 +19,7 @@ from .wiring import by_name
 
 
 def parse(network: Network, evidence: Evidence) -> Known:
-    """Return the evidence with every clamp by layer, checked.
-
-    Raises:
-        TypeError: for a dtype that is not floating (or, for inputs of tokens, integer), or a mask that is
-            not Boolean.
-        ValueError: for missing axes, batch sizes that differ, an empty batch, nothing at all, a node
-            that the network does not have, or one that is clamped twice.
-    """
+    """Return the evidence with every clamp by layer, checked."""
     clamps = {} if evidence.clamps is None else evidence.clamps
     if not isinstance(clamps, Mapping):
         raise TypeError(
@@ -67,11 +60,7 @@ def parse(network: Network, evidence: Evidence) -> Known:
 
 
 def node_of(network: Network, name: str) -> tuple[str, int | None]:
-    """Return the layer of this name, or the layer and the place in it of a node's name.
-
-    Raises:
-        ValueError: where there is none.
-    """
+    """Return the layer of this name, or the layer and the place in it of a node's name."""
     if name in network.names:
         return name, None
     layer, _, place = name.rpartition("/")
@@ -93,10 +82,6 @@ def check_batch(
     """Refuse what is not a batch of floating arrays with one batch size; return that size.
 
     With `integers`, inputs may be integers, too.
-
-    Raises:
-        TypeError: for a dtype that is not floating.
-        ValueError: for missing axes, batch sizes that differ, an empty batch, or neither array.
     """
     sizes = {}
     roles = []

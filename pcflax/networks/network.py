@@ -180,11 +180,7 @@ class PCGraph(AbstractPCNetwork):
 
 
 def check_layers(owner: str, layers: Mapping[str, Any]) -> None:
-    """Refuse what is no layer, what stands in two places, and what hides a verb of layers.
-
-    Raises:
-        ValueError, TypeError: naming the layer.
-    """
+    """Refuse what is no layer, what stands in two places, and what hides a verb of layers."""
     if not layers:
         raise ValueError(f"{owner} expected at least one layer, got none")
     seen: dict[int, str] = {}

@@ -161,11 +161,7 @@ class WiredLayers(nnx.Module):
     # Refusals that several algorithms share.
 
     def check_acyclic(self, reason: str) -> None:
-        """Refuse cycles, for the sake of what wants an order.
-
-        Raises:
-            ValueError: naming the layers on cycles.
-        """
+        """Refuse cycles, for the sake of what wants an order."""
         if self.cyclic:
             raise ValueError(
                 f"layer '{self.cyclic[0]}' is on a cycle ({', '.join(self.cyclic)}), but {reason}; take "
@@ -173,11 +169,7 @@ class WiredLayers(nnx.Module):
             )
 
     def check_one_output(self, reason: str) -> None:
-        """Refuse several outputs.
-
-        Raises:
-            ValueError: naming who wants one.
-        """
+        """Refuse several outputs."""
         if not self.one_output:
             raise ValueError(f"the network has several outputs, but {reason}; give it one")
 

@@ -201,11 +201,7 @@ class Wiring:
 
 
 def by_name(value: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return an array, or a dictionary of arrays, as a dictionary by these names.
-
-    Raises:
-        ValueError: for one array where several names are, or an unknown name.
-    """
+    """Return an array, or a dictionary of arrays, as a dictionary by these names."""
     if not isinstance(value, Mapping):
         if len(names) != 1:
             raise ValueError(
@@ -230,11 +226,7 @@ def known(name: str, names: Any) -> str:
 
 
 def chain(layers: Mapping[str, PCLayer]) -> Wiring:
-    """Return the wiring in which every layer's parent is the one before it.
-
-    Raises:
-        ValueError: for a root that is not first.
-    """
+    """Return the wiring in which every layer's parent is the one before it."""
     names = tuple(layers)
     for name in names[1:]:
         if layers[name].is_root_node:
@@ -253,12 +245,7 @@ def checked_parents(
     inputs: tuple[str, ...],
     external: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Any]:
-    """Return every layer's parents as a tuple or a `Combine`; refuse what cannot be wired.
-
-    Raises:
-        ValueError: for an unknown parent or input, a layer without parents that is no root, or a root
-            with parents.
-    """
+    """Return every layer's parents as a tuple or a `Combine`; refuse what cannot be wired."""
     for name in parents:
         if name not in layers:
             raise ValueError(

@@ -52,9 +52,7 @@ def alignment_figure(alignment: Mapping[str, Curve], *, title: str = "") -> Figu
     axes = figure.subplots(1, 2 if two else 1, squeeze=False)[0]
     draw_layers(axes[0], layers, total=curves.get("total"))
     axes[0].set(
-        xlabel="training step",
-        ylabel="cosine with backpropagation's gradient",
-        ylim=(lowest, 1.02),
+        xlabel="training step", ylabel="cosine with backpropagation's gradient", ylim=(lowest, 1.02)
     )
     measured = np.concatenate([steps for steps, _ in curves.values()])
     step_axis(axes[0], measured.min(), measured.max())

@@ -29,10 +29,7 @@ _LEGEND_STYLE = {"fontsize": "small", "frameon": False}
 def draw_layers(axis: Axes, layers: Mapping[str, Line], *, total: Line | None = None) -> None:
     """Draw each layer's curve and the total (black, dashed), with a legend or a colour bar.
 
-    Args:
-        axis: where to draw.
-        layers: {layer name: (steps, values)}, arrays (points,), the layer nearest the input first.
-        total: (steps, values) of all layers together; None draws none.
+    Each is a pair (steps, values) of arrays (points,), the layer nearest the input first.
 
     >>> import numpy as np
     >>> from matplotlib.figure import Figure
@@ -94,10 +91,6 @@ def log_scale(axis: Axes, values: np.ndarray) -> None:
 
     A zero then leaves a gap in its line. At most twelve decades below the largest value are shown.
     Values that are not finite do not count.
-
-    Args:
-        axis: the axis that `values` are drawn on.
-        values: everything drawn, of any shape.
 
     >>> import numpy as np
     >>> from matplotlib.figure import Figure

@@ -11,15 +11,9 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Calendar:
-    """Periods in steps; None for what does not happen.
+    """Periods in steps; None for what does not happen. All but epochs end at the last step, too.
 
-    Attributes:
-        total: the last step of all.
-        log: a row of training metrics, also at the last step.
-        evaluate: an evaluation, also at the last step.
-        save: a checkpoint, also at the last step.
-        epoch: the end of an epoch.
-        start: the step from which periods count: that before the data set's first batch.
+    `total` is the last step of all. Periods count from `start`, the step before the data set's first batch.
 
     >>> calendar = Calendar(total=100, log=30, evaluate=50, save=None, epoch=None)
     >>> calendar.next(20), calendar.next(30), calendar.next(95)

@@ -109,11 +109,7 @@ _DEFAULTS = tuple(getattr(Callback, event) for event in EVENTS)
 
 
 class CallbackList:
-    """Several callbacks as one.
-
-    Raises:
-        TypeError: for an object with none of the methods, or with an `on_` method of another name.
-    """
+    """Several callbacks as one."""
 
     def __init__(self, callbacks: Iterable[Any]):
         self.callbacks = list(callbacks)

@@ -21,31 +21,14 @@ from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PyTree
 
-from .checkpoints import Checkpoints
 from .measure import measure
 from .metrics import MetricFunctions
-
-
-def check_network(network: Any, checkpoints: Any) -> None:
-    """Refuse what is no network, and what is no checkpoints."""
-    expect_kind("Trainer", "network", network, AbstractPCNetwork, "pc.PCNetwork([...])")
-    expect_kind(
-        "Trainer",
-        "checkpoints",
-        checkpoints,
-        Checkpoints | None,
-        "pc.Checkpoints('runs/mnist')",
-    )
 
 
 def as_optimizer(
     owner: str, optimizer: Any, parameters: PyTree
 ) -> optax.GradientTransformationExtraArgs:
-    """Return an optax transformation that training can give what it wants.
-
-    Raises:
-        TypeError: for what is none, or wants more than gradients, parameters and `value`.
-    """
+    """Return an optax transformation that training can give what it wants."""
     if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
         optimizer = optimizer.gradient_transformation()
     expect_kind(owner, "optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)")
@@ -121,10 +104,7 @@ def check_is_dataset(data: object, role: str) -> None:
 
 
 def check_data(
-    network: SplitNetwork,
-    data: Dataset,
-    metrics: Callable[[Dataset], MetricFunctions],
-    role: str,
+    network: SplitNetwork, data: Dataset, metrics: Callable[[Dataset], MetricFunctions], role: str
 ) -> None:
     """Run one batch's shapes through network and metrics."""
     check_is_dataset(data, role)

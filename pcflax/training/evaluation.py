@@ -77,8 +77,7 @@ def measure_batches(
 ) -> dict[str, Array]:
     """Return {name: (count,)}: for each batch the sum over its valid examples of energy and metrics.
 
-    The energy is F at the feedforward activities with the targets clamped on top: targets are scored,
-    and never seen by inference.
+    The energy is as in `Trainer.evaluate`.
     """
 
     def measure_one(_, item_and_valid):

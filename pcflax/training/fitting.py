@@ -29,21 +29,7 @@ from .staging import Pace, call_capacity, columns, pad
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What one call of `Trainer.fit` works with.
-
-    Attributes:
-        trainer: whom callbacks are told of.
-        run: the state and the record that it changes.
-        data: what it trains on.
-        recipe: what its compiled loop is made for, beside the rule.
-        rule: the rule.
-        optimizer: optax's transformation of the rule's gradients.
-        calendar: what happens when.
-        evaluate: measures the evaluation set, where there is one.
-        callbacks: who is told.
-        saving: where checkpoints go.
-        pace: how long a call is.
-    """
+    """What one call of `Trainer.fit` works with."""
 
     trainer: RunningTrainer
     run: Run

@@ -57,13 +57,7 @@ class ConsoleLogger(Callback):
         """Move the bar."""
         if self._progress is not None:
             rate = trainer.steps_per_second
-            text = (
-                ""
-                if rate is None
-                else f"{rate:,.0f} steps/s"
-                if rate >= 10
-                else f"{rate:.2f} steps/s"
-            )
+            text = "" if rate is None else f"{rate:,.{0 if rate >= 10 else 2}f} steps/s"
             self._progress.update(self._task, completed=step, rate=text)
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:

@@ -25,30 +25,18 @@ from .step import TrainState, layer_means, take_step
 
 
 class Recipe(NamedTuple):
-    """What a compiled loop is made for, besides rule and optimizer; hashable, so that it is found again.
-
-    Attributes:
-        metrics: (name, function) of prediction and targets.
-        reader: makes a batch of constants and an item.
-    """
+    """What a compiled loop is made for, besides rule and optimizer; hashable, so that it is found again."""
 
     metrics: MetricFunctions
     reader: Reader
 
 
 class Measured(NamedTuple):
-    """What a call measured.
+    """What a call measured."""
 
-    Attributes:
-        values: {name: (capacity,)}, one number a batch, or (capacity, depth) for a stack's layers; rows
-            from `count` on mean nothing.
-        count: how many batches were looked at, the failed one included.
-        failed: whether the last of them was not finite.
-    """
-
-    values: dict[str, Array]
-    count: Int[Array, ""]
-    failed: Bool[Array, ""]
+    values: dict[str, Array]  # (capacity,), of a stack (capacity, depth); from `count` on no values
+    count: Int[Array, ""]  # of batches that were looked at, the failed one included
+    failed: Bool[Array, ""]  # whether the last of them was not finite
 
 
 @functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")

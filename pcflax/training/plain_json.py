@@ -13,12 +13,7 @@ _WORDS = {"nan", "inf", "-inf"}  # as Python spells such numbers, and reads them
 def dumps(value: Any, *, spell: bool = False) -> str:
     """Return a value as JSON in one line.
 
-    Args:
-        value: dictionaries, lists, strings, numbers, booleans and None.
-        spell: whether a number that is not finite becomes a word, which `numbers` reads; else null.
-
-    Raises:
-        TypeError: for what JSON cannot hold.
+    A number that is not finite becomes null, or with `spell` a word, which `numbers` reads.
 
     >>> dumps({"step": 3, "loss": float("nan")})
     '{"step": 3, "loss": null}'
@@ -26,15 +21,13 @@ def dumps(value: Any, *, spell: bool = False) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:  # there is such a number somewhere
-        finite = _mapped(
-            value,
-            lambda leaf: (
-                (repr(float(leaf)) if spell else None)
-                if isinstance(leaf, float) and not math.isfinite(leaf)
-                else leaf
-            ),
-        )
-        return json.dumps(finite, allow_nan=False)
+
+        def finite(leaf):
+            if not isinstance(leaf, float) or math.isfinite(leaf):
+                return leaf
+            return repr(float(leaf)) if spell else None
+
+        return json.dumps(_mapped(value, finite), allow_nan=False)
 
 
 def numbers(value: Any) -> Any:

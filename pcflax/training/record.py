@@ -18,25 +18,17 @@ from .metrics import MetricFunctions, of_means
 
 @dataclasses.dataclass
 class Record:
-    """Where a run began, on what, and what it has measured.
-
-    Attributes:
-        seed: every random choice is folded from (seed, step).
-        history: the rows so far.
-        pending: {name: one value a step} since the last training row.
-        data: description of the data set that is trained on; None before the first.
-        data_start: the step before that data set's first batch.
-        began: the step at which the newest fit began; a fit that goes on with a restored one keeps its.
-        restored: what the checkpoint says of itself, until the next fit, which is such a one, begins.
-    """
+    """Where a run began, on what, and what it has measured."""
 
     seed: int
     history: History = dataclasses.field(default_factory=History)
-    pending: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    data: dict[str, Any] | None = None
-    data_start: int = 0
-    began: int = 0
-    restored: Mapping[str, Any] | None = None
+    pending: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # since the last row
+    data: dict[str, Any] | None = None  # what the data set says of itself
+    data_start: int = 0  # the step before its first batch
+    began: int = (
+        0  # at this step did the newest fit; one that goes on with a restored one keeps its
+    )
+    restored: Mapping[str, Any] | None = None  # what the checkpoint says, until the next fit begins
 
     def add(self, values: Mapping[str, np.ndarray], count: int) -> None:
         """Add what the first `count` steps of a call measured."""
@@ -63,11 +55,7 @@ class Record:
         self.pending = {} if logged else pending
 
     def begin(self, step: int, data: Dataset) -> None:
-        """Begin a fit on this data set: another one, by its description, begins with its first epoch.
-
-        Warns:
-            CheckpointWarning: where the fit goes on with a restored one, otherwise than that would have.
-        """
+        """Begin a fit on this data set; warn where a restored one goes on otherwise than it would have."""
         now: dict[str, Any] = dict(data.description())
         if not is_same_data(self.data or {}, now):
             self.data_start = step

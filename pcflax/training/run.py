@@ -35,16 +35,7 @@ from .step import TrainState, in_training
 class Run:
     """What `fit` goes on with, a checkpoint stores, and `trainer.network` shows.
 
-    Args:
-        network: the object that shows the parameters; it is trained in place.
-        optimizer: begins the optimizer's state.
-        seed: every random choice is folded from (seed, step).
-
-    Attributes:
-        step: batches learned from so far.
-        record: what was measured, on which data, from which seed.
-        key: the seed's.
-        stop_asked: whether somebody asked the running fit to end.
+    `step` counts the batches learned from so far. The network is trained in place.
     """
 
     def __init__(
@@ -156,11 +147,7 @@ class Run:
         return {**self.record.to_meta(self.step), "layers": list(self._network.names)}
 
     def restore(self, stored: Checkpoint) -> None:
-        """Go to a checkpoint, or change nothing.
-
-        Raises:
-            CheckpointError: where its arrays are of other shapes than network and optimizer.
-        """
+        """Go to a checkpoint, or change nothing."""
         optimizer_state = as_arrays(self._optimizer_state)
         arrays, optimizer_arrays = stored.arrays_for(self._network, optimizer_state)
         write_network_arrays(self._network, arrays)

@@ -16,22 +16,14 @@ from .run import Run
 
 
 class Saving:
-    """Saves a run into a folder of checkpoints that is its own.
-
-    Args:
-        checkpoints: the folder; None refuses to save or restore.
-    """
+    """Saves a run into a folder of checkpoints that is its own; without one, refuses to."""
 
     def __init__(self, checkpoints: Checkpoints | None):
         self.checkpoints = checkpoints
         self._knows_folder = False  # whether the checkpoints there are ours: restored or written
 
     def needed(self) -> Checkpoints:
-        """Return the checkpoints.
-
-        Raises:
-            ValueError: where there are none.
-        """
+        """Return the checkpoints."""
         if self.checkpoints is None:
             raise ValueError(
                 "this Trainer has no checkpoints; make it with checkpoints=pc.Checkpoints('runs/...')"
@@ -50,11 +42,7 @@ class Saving:
             )
 
     def save(self, run: Run) -> Path:
-        """Save the run as it is, in the background; return the folder.
-
-        Raises:
-            NonFiniteEnergyError: where a parameter is NaN or infinite; nothing is written.
-        """
+        """Save the run as it is, in the background; return the folder."""
         sections = run.sections()
         for name, array in sections["parameters"].items():
             if not bool(jnp.isfinite(array).all()):

@@ -22,10 +22,7 @@ class SignalCatcher:
 
     A signal that the process was told to ignore stays ignored, and one whose handler is not Python's
     stays with that, since it could not be put back. Outside the main thread, where Python allows no
-    handlers, it notes nothing.
-
-    Attributes:
-        caught: the signal that asks to stop, or None.
+    handlers, it notes nothing. `caught` is the signal that asks to stop, or None.
     """
 
     def __init__(self):

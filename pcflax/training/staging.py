@@ -56,11 +56,7 @@ def columns(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Pace:
-    """How many batches a call takes: few in the first, which compiles, then about a quarter second's.
-
-    Attributes:
-        steps_per_second: the newest rate, None before a program's second call.
-    """
+    """How many batches a call takes: few in the first, which compiles, then about a quarter second's."""
 
     def __init__(self):
         self.steps_per_second: float | None = None

@@ -160,22 +160,13 @@ def make_step(
 
 @functools.partial(jax.jit, inline=True)  # one trace for all
 def take_step(
-    state: TrainState,
-    batch: Evidence,
-    key: PRNGKey,
-    rule: AbstractLearning,
-    optimizer: Argument,
+    state: TrainState, batch: Evidence, key: PRNGKey, rule: AbstractLearning, optimizer: Argument
 ) -> tuple[TrainState, TrainInfo]:
     """Take one step of learning on one batch, with an optax transformation."""
     step_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
     before = draw_streams(state.network, noise_key)
     network, optimizer_state, seen = rule.update(
-        before,
-        optimizer.value,
-        state.optimizer_state,
-        batch,
-        key=step_key,
-        step=state.step,
+        before, optimizer.value, state.optimizer_state, batch, key=step_key, step=state.step
     )
     batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
     network = network.replace(other=after_batch(before, batch, batch_size=batch_size).other)

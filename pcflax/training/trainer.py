@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from pcflax.checks import expect_count
+from pcflax.checks import expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, split
@@ -29,7 +29,6 @@ from .checks import (
     check_data,
     check_measured,
     check_metric_names,
-    check_network,
     check_rule,
     measured_names,
     total_steps,
@@ -92,10 +91,16 @@ class Trainer:
         seed: int = 0,
         progress: bool = True,
     ):
-        check_network(network, checkpoints)
+        expect_kind("Trainer", "network", network, AbstractPCNetwork, "pc.PCNetwork([...])")
+        self.checkpoints = expect_kind(
+            "Trainer",
+            "checkpoints",
+            checkpoints,
+            Checkpoints | None,
+            "pc.Checkpoints('runs/mnist')",
+        )
         self.optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
         self.learning = check_rule("Trainer", learning, network)
-        self.checkpoints = checkpoints
         self.metrics = None if metrics is None else dict(metrics)
         check_metric_names(self.metrics or ())
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])

@@ -22,7 +22,8 @@ from scipy import special
 import pcflax as pc
 from pcflax.cli import inspect as inspect_verb
 from pcflax.cli.main import main
-from pcflax.cli.options import PRESETS, TrainOptions, preset
+from pcflax.cli.options import TrainOptions, preset
+from pcflax.recipes import PRESETS
 from pcflax.data.sources.digits import read_digits
 
 # 64 -> 16 -> 10, two evaluations, two checkpoints.

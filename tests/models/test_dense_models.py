@@ -51,6 +51,15 @@ class TestMLP:
         assert isinstance(network.layers[1].energy, pc.energies.Categorical)
         assert isinstance(network.layers[0].energy, pc.energies.Gaussian)
 
+    def test_activations_come_first_and_equal_widths_skip(self):
+        network = pc.models.mlp(3, 5, 5, 5, activation_first=True, skip=True, rngs=nnx.Rngs(0))
+        x = random(4, 3)
+        first, second, last = map(kernel, network.layers)
+        below = x @ first
+        below = below + np.tanh(below) @ second
+        expected = np.tanh(below) @ last
+        np.testing.assert_allclose(network.predict(jnp.asarray(x, jnp.float32)), expected, **CLOSE)
+
     def test_a_single_width_is_refused(self):
         with pytest.raises(ValueError, match=r"mlp expected a width of the input, .* got \(3,\)"):
             pc.models.mlp(3, rngs=nnx.Rngs(0))

@@ -18,11 +18,6 @@ def read_npz(
 
     Images of one byte a number have a channel axis, as they have in other sets. The classes are those of
     both splits' labels unless given, so that both make rows of one width.
-
-    Raises:
-        FileNotFoundError: where there is no such file.
-        TypeError: for a dtype that is neither floating nor integer labels nor bytes of images.
-        ValueError: for a file that cannot be read, lacks an array, or holds what is no data.
     """
     label = f"{path.stem}/{split.text}"
     arrays = _arrays(path)

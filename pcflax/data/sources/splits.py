@@ -7,14 +7,7 @@ from typing import NamedTuple
 
 
 class Split(NamedTuple):
-    """A split, or the part of it between two bounds.
-
-    Attributes:
-        text: as the user wrote it.
-        whole: "train" or "test".
-        begin: first bound, a number of examples or a percentage, negative from the end; "" for none.
-        end: last bound.
-    """
+    """A split, or the part of it between two bounds, numbers of examples or percentages; "" for none."""
 
     text: str
     whole: str
@@ -24,9 +17,6 @@ class Split(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Split:
         """Return the split that a user means.
-
-        Raises:
-            ValueError: for another name, or bounds that are none.
 
         >>> Split.parse("train[:90%]").rows(10, "mine")
         slice(None, 9, None)
@@ -45,11 +35,7 @@ class Split(NamedTuple):
         return self.text != self.whole
 
     def rows(self, count: int, label: str, unit: str = "examples") -> slice:
-        """Return which of the split's rows the part is, in stored order.
-
-        Raises:
-            ValueError: where there are none, or a bound lies beyond the split.
-        """
+        """Return which of the split's rows the part is, in stored order."""
 
         def position(bound: str) -> int | None:
             if not bound:

@@ -22,16 +22,7 @@ _READ_AT_ONCE = 1000  # examples decoded in one call
 
 
 class TfdsSource:
-    """Random access to one split as (image, label) pairs of NumPy arrays.
-
-    Args:
-        name: TFDS name of an image classification set.
-        split: "train" or "test".
-        data_dir: folder of prepared sets; TFDS's own default where None.
-
-    Raises:
-        FileNotFoundError: where the set is not prepared and cannot be fetched.
-    """
+    """Random access to one split of an image set as (image, label) pairs of NumPy arrays."""
 
     def __init__(self, name: str, split: str, data_dir: str | Path | None):
         builder = _prepared_builder(name, data_dir)
@@ -50,11 +41,7 @@ class TfdsSource:
         return example["image"], np.asarray(example["label"], np.int32)
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all images (examples, height, width, channels), uint8, and labels (examples,), int32.
-
-        Raises:
-            ValueError: where they cannot be read.
-        """
+        """Return all images (examples, height, width, channels), uint8, and labels (examples,), int32."""
         images, labels = [], []
         for begin in range(0, len(self), _READ_AT_ONCE):
             chunk = range(begin, min(begin + _READ_AT_ONCE, len(self)))

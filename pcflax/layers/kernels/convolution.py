@@ -115,10 +115,7 @@ def as_products(
             for start, size, stride in zip(begin, sizes, strides, strict=True)
         ]
         window = jax.lax.slice(
-            padded,
-            (0, *begin, 0),
-            (padded.shape[0], *end, padded.shape[-1]),
-            (1, *strides, 1),
+            padded, (0, *begin, 0), (padded.shape[0], *end, padded.shape[-1]), (1, *strides, 1)
         )
         product = window @ rhs[place]
         total = product if total is None else total + product

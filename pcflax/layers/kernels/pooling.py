@@ -52,11 +52,7 @@ POOLS = {"max": max_pool, "average": average_pool}
 def pool_by(
     name: str, features: Float[Array, " batch *space features"], window: int | tuple[int, ...]
 ) -> Float[Array, " batch *pooled features"]:
-    """Return the pool of that name of the features; an int is the window's size along every dimension.
-
-    Raises:
-        ValueError: where a window does not fit once.
-    """
+    """Return the pool of that name of the features; an int is the window's size along every dimension."""
     space = features.shape[1:-1]
     window = window if isinstance(window, tuple) else (int(window),) * len(space)
     if any(size < one for size, one in zip(space, window, strict=True)):

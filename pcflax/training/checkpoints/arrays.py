@@ -81,11 +81,7 @@ def by_place(paths: Iterable[str]) -> bool:
 
 
 def renamed(flat: Mapping[str, Any], names: Sequence[str]) -> FlatArrays:
-    """Return arrays that were stored by their layers' places by their layers' names.
-
-    Args:
-        flat: arrays by path, of a network or of an optimizer.
-        names: the layers' names when the arrays were stored, in the order of their places.
+    """Return arrays that were stored by their layers' places by the names that these layers had.
 
     >>> renamed({"0.mu.layers.1.kernel": 7, "0.count": 3}, ["a", "b"])
     {'0.mu.b.kernel': 7, '0.count': 3}
@@ -104,17 +100,7 @@ def renamed(flat: Mapping[str, Any], names: Sequence[str]) -> FlatArrays:
 def check_arrays(
     kind: str, stored: Mapping[str, Any], expected: Mapping[str, Any], *, owner: str = "network"
 ) -> None:
-    """See that stored arrays fit the expected ones in path, shape and dtype.
-
-    Args:
-        kind: what an error calls one of the arrays.
-        stored: by path, from a checkpoint.
-        expected: by path, from the objects they are restored into.
-        owner: whose arrays they are, "network" or "optimizer".
-
-    Raises:
-        CheckpointError: naming the first difference.
-    """
+    """Refuse stored arrays that differ from the expected ones in path, shape or dtype, naming the first."""
     remedy = f"build the {owner} as it was when saved"
     expected = {name: array for name, array in expected.items() if np.size(array) > 0}
     for name, array in expected.items():

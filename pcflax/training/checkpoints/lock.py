@@ -24,11 +24,7 @@ _held: dict[Path, tuple[IO | None, int]] = {}
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a folder against other processes; within one process it may be held several times.
-
-    Raises:
-        FileExistsError: where another process holds it, naming that.
-    """
+    """Hold a folder against other processes; within one process it may be held several times."""
     file, times = _held.get(directory) or (_locked_file(directory / ".lock"), 0)
     _held[directory] = (file, times + 1)
     try:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from pcflax.checks import expect_count, expect_local_path
 from pcflax.errors import CheckpointError, CheckpointWarning
@@ -151,13 +152,7 @@ def read(
 
 
 def warn_of_changes(meta: Mapping[str, Any], data: Mapping[str, Any], stacklevel: int = 3) -> None:
-    """Warn where training goes on otherwise than it would have without an interruption.
-
-    Args:
-        meta: of the checkpoint that was restored.
-        data: the description of the data that training goes on with.
-        stacklevel: as `warnings.warn` counts.
-    """
+    """Warn where training goes on otherwise than it would have without an interruption."""
     stored, given = dict(meta.get("data") or {}), dict(data)
     if not is_same_data(stored, given):
         stored.pop("checksum", None)
@@ -306,11 +301,7 @@ def _read_one(path: Path) -> Checkpoint:
 
 
 def _nested(flat: Mapping[str, Any]) -> dict:
-    nested: dict = {}
-    for name, array in flat.items():
-        *parents, last = [int(part) if part.isdigit() else part for part in name.split(".")]
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = array
-    return nested
+    def parts(name):
+        return tuple(int(part) if part.isdigit() else part for part in name.split("."))
+
+    return unflatten_dict({parts(name): array for name, array in flat.items()})

@@ -71,12 +71,14 @@ class Checkpoints:
         self.directory = expect_local_path("Checkpoints", "directory", directory)
         self.keep_latest = expect_count("Checkpoints", "keep_latest", keep_latest, least=1)
         self.every = None if every is None else expect_count("Checkpoints", "every", every, least=1)
-        if keep_best is not None and not _is_metric_and_mode(keep_best):
-            raise ValueError(
-                f"expected keep_best as (metric, 'max' or 'min'), such as ('eval/accuracy', 'max'), "
-                f"got {keep_best!r}"
-            )
-        self.keep_best = keep_best
+        match keep_best:
+            case None | (str(), "max" | "min"):
+                self.keep_best = keep_best
+            case _:
+                raise ValueError(
+                    f"expected keep_best as (metric, 'max' or 'min'), such as ('eval/accuracy', 'max'), "
+                    f"got {keep_best!r}"
+                )
         self.activities = activities
         self._folder = Folder(self.directory)
         self._opened: contextlib.ExitStack | None = None  # the lock, and what writing needs
@@ -298,12 +300,6 @@ class Checkpoints:
         """
         self.wait()
         return read(self._folder, step=step, best=best, keep_best=self.keep_best)
-
-
-def _is_metric_and_mode(value: Any) -> bool:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        return False
-    return isinstance(value[0], str) and value[1] in ("max", "min")
 
 
 def _in_words(error: BaseException, step: int, directory: Path) -> BaseException:

@@ -15,8 +15,8 @@ from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
 from .problem import InferenceProblem, VectorField
-from .result import InferenceResult, Trace
-from .solve import StepInfo, finished, observe
+from .result import InferenceResult, Seen, Trace
+from .solve import StepInfo, finished, keep_step, observe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +126,22 @@ class Langevin(AbstractIterativeInference):
         return jax.tree.unflatten(structure, moved), state, info
 
     def solve(
-        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+        self,
+        problem: InferenceProblem,
+        *,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Callable[[Seen], PyTree] | None = None,
     ) -> InferenceResult:
         """Burn in, then take samples; the activities returned are the last sample."""
+        looks = trace or record is not None
 
         def walk(coordinates, steps):
             def body(coordinates, step):
                 own = None if key is None else jax.random.fold_in(key, step)
-                coordinates, _, info = self.step(problem, coordinates, (), step=step, key=own)
-                return coordinates, (info if trace else None)
+                moved, _, info = self.step(problem, coordinates, (), step=step, key=own)
+                kept = keep_step(problem, coordinates, info, trace, record) if looks else None
+                return moved, kept
 
             return jax.lax.scan(body, coordinates, steps)
 
@@ -160,17 +167,19 @@ class Langevin(AbstractIterativeInference):
             (coordinates, zeros),
             steps[self.burn_in :].reshape(self.num_samples, self.thinning),
         )
-        recorded = None
-        if trace:
+        recorded, records = None, None
+        if looks:
             last = observe(problem, coordinates)[0]
+            end = keep_step(problem, coordinates, last, trace, record)
             full = jax.tree.map(
                 lambda a, b, end: jnp.concatenate([a, b.reshape(-1, *b.shape[2:]), end[None]]),
                 first,
                 rest,
-                last,
+                end,
             )
-            recorded = Trace(full.energies, full.residual)
-        result = finished(problem, coordinates, self.num_steps, trace=recorded)
+            info, records = full
+            recorded = Trace(info.energies, info.residual) if trace else None
+        result = finished(problem, coordinates, self.num_steps, trace=recorded, records=records)
         return result._replace(samples=samples, expectation=mean)
 
 

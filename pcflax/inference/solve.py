@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,7 @@ class UntilTolerance(Settings):
         object.__setattr__(self, "max_steps", expect_count(self, "max_steps", self.max_steps))
 
 
+@runtime_checkable
 class Steps(Protocol):
     """An algorithm made of equal steps; see `AbstractIterativeInference`."""
 
@@ -144,7 +145,7 @@ def iterate(
         def body(carry, step):
             before = carry.coordinates
             carry, info = advance(problem, carry, step)
-            return carry, (_kept(problem, before, info, trace, record) if looks else None)
+            return carry, (keep_step(problem, before, info, trace, record) if looks else None)
 
         return jax.lax.scan(body, carry, jnp.arange(length))
 
@@ -164,7 +165,7 @@ def iterate(
     last = observe(problem, coordinates)[0]
     traced, records = None, None
     if kept is not None:
-        end = _kept(problem, coordinates, last, trace, record)
+        end = keep_step(problem, coordinates, last, trace, record)
         whole = jax.tree.map(lambda steps, end: jnp.append(steps, end[None], 0), kept, end)
         info, records = whole
         traced = Trace(info.energies, info.residual) if trace else None
@@ -255,7 +256,7 @@ def observe(problem: VectorField, coordinates: PyTree) -> tuple[StepInfo, PyTree
     return StepInfo(energies, problem.residual(field)), field
 
 
-def _kept(problem, coordinates, info: StepInfo, trace, record) -> tuple[Any, Any]:
+def keep_step(problem, coordinates, info: StepInfo, trace, record) -> tuple[Any, Any]:
     """Return what a trace and a record keep of one step."""
     if record is None:
         return info, None
@@ -315,7 +316,7 @@ def nothing_to_do(
     """Return the result where no activity is free: no step, and the one place there is."""
     last = observe(problem, problem.start)[0]
     place = jax.tree.map(
-        lambda leaf: leaf[None], _kept(problem, problem.start, last, trace, record)
+        lambda leaf: leaf[None], keep_step(problem, problem.start, last, trace, record)
     )
     recorded = Trace(place[0].energies, place[0].residual) if trace else None
     return finished(problem, problem.start, 0, last, recorded, place[1])

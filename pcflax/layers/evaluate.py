@@ -123,32 +123,23 @@ def evaluate_at_rest(
         raise
 
 
-def without_rounding(activity: Array, prediction: Array, node_axes: int) -> Array:
+def without_rounding(activity: Array, prediction: Array) -> Array:
     """Return the prediction, and the activity itself where the two differ by rounding alone.
 
-    One number that two parts of a program compute may be rounded twice: of gelu and silu the error of a
-    feedforward start is then 1e-8 where it is 0, and Adam makes a whole step of it. An error below four
-    units of rounding of the node's largest activity is no error, so no weight learns from it. That holds
-    for free activities alone: the error of a clamped one is given.
+    One number that two parts of a program compute may be rounded twice: of gelu and silu, which end in a
+    product, the error of a feedforward start is then half a unit in its last place where it is 0, and Adam
+    makes a whole step of it. An error below two such units is no error, so no weight learns from it. That
+    holds for free activities alone: the error of a clamped one is given.
     """
-    if (
-        activity.shape != prediction.shape
-        or activity.ndim <= node_axes
-        or prediction.dtype.itemsize < 4
-    ):
+    if activity.shape != prediction.shape or prediction.dtype.itemsize < 4:
         return prediction
     # in lax, since each function of jnp is a program of its own to trace
     activity = activity.astype(prediction.dtype)
-    start = np.zeros((), prediction.dtype)
-    scale = jax.lax.reduce(
-        jax.lax.abs(activity), start, jax.lax.max, range(node_axes, activity.ndim)
+    units = np.asarray(2 * jnp.finfo(prediction.dtype).eps, prediction.dtype)
+    error = jax.lax.abs(jax.lax.sub(activity, prediction))
+    same = jax.lax.le(
+        error, jax.lax.mul(jax.lax.abs(prediction), jnp.broadcast_to(units, error.shape))
     )
-    rounding = jax.lax.broadcast_in_dim(
-        scale * np.asarray(4 * jnp.finfo(prediction.dtype).eps, scale.dtype),
-        activity.shape,
-        range(node_axes),
-    )
-    same = jax.lax.le(jax.lax.abs(jax.lax.sub(activity, prediction)), rounding)
     return jax.lax.select(same, activity, prediction)
 
 

@@ -273,7 +273,7 @@ class AbstractPCNetwork(WiredLayers):
             if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
             if name in self.numerics.rounds and layer.energy.predicts_activity:
-                prediction = without_rounding(activities[name], prediction, layer.node_axes)
+                prediction = without_rounding(activities[name], prediction)
             found.append((name, layer, activities[name], prediction))
         return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from pcflax.typing import Activities, Energies, Network, PyTree
 from pcflax.variables import Activity
 
 
+@runtime_checkable
 class Bound(Protocol):
     """What a network that is put together again offers to the functions of this file."""
 

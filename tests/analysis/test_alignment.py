@@ -121,14 +121,12 @@ class Scaled(AbstractGradientLearning):
 
     factors: tuple[float, ...]
 
-    def gradients(self, network, inputs, targets, *, key, step=0):
-        gradients, info = pc.learning.Backprop().gradients(
-            network, pc.Evidence(inputs, targets), key=key
-        )
+    def gradients(self, network, evidence, *, key, step=0):
+        gradients, info = pc.learning.Backprop().gradients(network, evidence, key=key)
 
         def scaled(path, gradient):
-            _, number, *_ = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-            return self.factors[int(number)] * gradient
+            name, *_ = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+            return self.factors[network.names.index(name)] * gradient
 
         return jax.tree_util.tree_map_with_path(scaled, gradients), info
 

@@ -63,10 +63,8 @@ WITHOUT_INFERENCE = [
 class Backwards(AbstractGradientLearning):
     """Backpropagation with the sign turned round."""
 
-    def gradients(self, network, inputs, targets, *, key, step=0):
-        gradients, info = pc.learning.Backprop().gradients(
-            network, pc.Evidence(inputs, targets), key=key
-        )
+    def gradients(self, network, evidence, *, key, step=0):
+        gradients, info = pc.learning.Backprop().gradients(network, evidence, key=key)
         return jax.tree.map(jnp.negative, gradients), info
 
 

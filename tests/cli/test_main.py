@@ -23,8 +23,8 @@ import pcflax as pc
 from pcflax.cli import inspect as inspect_verb
 from pcflax.cli.main import main
 from pcflax.cli.options import TrainOptions, preset
-from pcflax.recipes import PRESETS
 from pcflax.data.sources.digits import read_digits
+from pcflax.recipes import PRESETS
 
 # 64 -> 16 -> 10, two evaluations, two checkpoints.
 SMALL = ["--num-steps", "20", "--eval-every", "10", "--widths", "16"]

@@ -277,16 +277,20 @@ VALUE_ERRORS = {
     "batch 0": (
         (INPUTS, LABELS),
         {"batch_size": 0},
-        "data set 'mine' expected batch_size >= 1, got 0",
+        "data set 'mine' expected batch_size of at least 1, got 0",
     ),
-    "no classes": ((INPUTS, LABELS), {"num_classes": 0}, "'mine' expected num_classes >= 1, got 0"),
+    "no classes": (
+        (INPUTS, LABELS),
+        {"num_classes": 0},
+        "'mine' expected num_classes of at least 1, got 0",
+    ),
     "batch larger": (
         (INPUTS, LABELS),
         {"batch_size": 4},
         "batch_size 4 is larger than data set 'mine' with its 3 examples; give a batch_size of at "
         "most 3",
     ),
-    "seed": ((INPUTS, LABELS), {"seed": -1}, "data set 'mine' expected seed >= 0, got -1"),
+    "seed": ((INPUTS, LABELS), {"seed": -1}, "data set 'mine' expected seed of at least 0, got -1"),
     "large seed": ((INPUTS, LABELS), {"seed": 2**32}, "expected seed < 2**32, got 4294967296"),
 }
 NOT_WHOLE = [

@@ -305,7 +305,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("length", [0, -1])
     def test_a_sequence_length_of_nothing_is_refused(self, length):
-        with pytest.raises(ValueError, match=f"expected sequence_length >= 1, got {length}"):
+        with pytest.raises(
+            ValueError, match=f"expected sequence_length of at least 1, got {length}"
+        ):
             make_data(sequence_length=length)
 
     @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ class TestDiagonalGaussian:
         """As a parameter it would run off to 0, where nothing costs anything."""
         network, x, y = regression(Gaussian(np.array([0.5, 2.0])), noise=[0.1, 1.0])
         parameters, other = network_arrays(network)
-        assert list(parameters) == ["layers.0.linear.bias", "layers.0.linear.kernel"]
-        np.testing.assert_array_equal(other["layers.0.energy.precision"], [0.5, 2.0])
+        assert list(parameters) == ["layer_0.linear.bias", "layer_0.linear.kernel"]
+        np.testing.assert_array_equal(other["layer_0.energy.precision"], [0.5, 2.0])
         data = pc.data.from_arrays(x.astype(np.float32), y.astype(np.float32), batch_size=16)
         before = np.asarray(network.layers[0].linear.kernel[...])
         pc.Trainer(network, optax.adam(0.1), learning=pc.learning.Backprop(), progress=False).fit(

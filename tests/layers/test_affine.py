@@ -40,7 +40,7 @@ class TestAnyModule:
         layer = PCAffine(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), activation=jnp.tanh)
         network = pc.PCNetwork([layer])
         network.init_activities(X, targets=jnp.ones((4, 2)))
-        gradient = network.parameter_gradients(X)["layers"][0]["module"]["kernel"][...]
+        gradient = network.parameter_gradients(X)["layers"]["layer_0"]["module"]["kernel"][...]
         prediction = np.asarray(layer.predict(X))
         slope = -(1 - prediction) * (1 - prediction**2)
         np.testing.assert_allclose(gradient, np.asarray(X).T @ slope / 4, rtol=1e-4, atol=1e-6)
@@ -152,7 +152,7 @@ class TestNumPysNumbers:
     def test_what_is_no_integer_is_refused(self, wrong):
         with pytest.raises(TypeError, match="PCDense expected an int out_features, got"):
             pc.PCDense(3, wrong, rngs=nnx.Rngs(0))
-        with pytest.raises(ValueError, match="PCDense expected in_features >= 1, got 0"):
+        with pytest.raises(ValueError, match="PCDense expected in_features of at least 1, got 0"):
             pc.PCDense(0, 3, rngs=nnx.Rngs(0))
         if not isinstance(wrong, bool):
             with pytest.raises(ValueError, match="expected strides to be an int of at least 1"):

@@ -107,7 +107,7 @@ class TestResidualMLP:
         assert self.make(depth=2, stacked=stacked).names == ("first", "output")
 
     def test_a_depth_below_two_is_refused(self):
-        text = "residual_mlp expected depth >= 2, got 1"
+        text = "residual_mlp expected depth of at least 2, got 1"
         with pytest.raises(ValueError, match=text):
             self.make(depth=1)
 

@@ -103,8 +103,8 @@ class TestVGG:
         assert isinstance(layer.norm, nnx.LayerNorm)
         assert (layer.pool, layer.activation) == ("average", jax.nn.hard_tanh)
         np.testing.assert_array_equal(layer.conv.kernel[...], np.full((3, 3, 4, 5), 0.5))
-        assert network.precision.compute_dtype == "bfloat16"
-        assert network.precision.remat
+        assert network.numerics.compute_dtype == "bfloat16"
+        assert network.numerics.remat
 
     @pytest.mark.parametrize(
         ("make", "size", "place"), [(pc.models.vgg5, 15, "conv_4"), (pc.models.vgg7, 31, "conv_6")]

@@ -110,7 +110,7 @@ class TestDigits:
             ({"inputs": "images"}, "expected inputs of 'image', 'label' or None, got 'images'"),
             ({"targets": 3}, "expected targets of 'image', 'label' or None, got 3"),
             ({"inputs": None, "targets": None}, "inputs and targets are both None; give at least"),
-            ({"num_classes": 9}, "digits/train expected num_classes >= 10, got 9"),
+            ({"num_classes": 9}, "digits/train expected num_classes of at least 10, got 9"),
         ],
     )
     def test_roles_and_widths_that_are_none_are_refused(self, options, text):

@@ -161,7 +161,9 @@ def build_trainer(
     network = build_network(options, spec)
     if isinstance(options.step_size, dict) and hasattr(rule, "inference"):
         descent: Any = getattr(rule.inference, "inference", rule.inference)
-        descent.transformation(network.names[:-1])  # refuses a pattern that fits no layer
+        descent.transformation(
+            network.names[:-1], network.names
+        )  # refuses a pattern that fits no layer
     rate = recipes.schedule(options.decay, options.learning_rate, updates)
     return pc.Trainer(
         network,

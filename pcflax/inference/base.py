@@ -53,6 +53,11 @@ class AbstractInference(Settings, abc.ABC):
             one.stops_at_tolerance for one in inner if one is not None
         )
 
+    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
+        """Return the layers whose error is 0 where inference began at the feedforward pass; none is known."""
+        del problem
+        return ()
+
     @abc.abstractmethod
     def solve(
         self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False

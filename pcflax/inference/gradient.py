@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
 from pcflax.checks import did_you_mean, expect_number
-from pcflax.energies import total_energy
+from pcflax.energies import Gaussian, total_energy
+from pcflax.networks.wiring import names_of
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
 from .curvature_descent import CurvatureDescent
-from .problem import VectorField
-from .solve import StepInfo, observe
+from .problem import InferenceProblem, VectorField
+from .solve import FixedSteps, StepInfo, observe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +161,42 @@ class GradientDescent(AbstractIterativeInference):
         raise ValueError(
             f"GradientDescent has no step size for layer '{name}'; name it, or give one for '*'"
         )
+
+    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
+        """Return the layers that no error reaches in so many steps: it travels one layer a step.
+
+        From the feedforward pass, where the errors of free Gaussian layers are 0. None is known where
+        an optimizer moves what has no gradient, as one that adds noise does.
+        """
+        bound, stop = problem.network.bind(), self.stop
+        free = {name for name in bound.names if name not in problem.clamps}
+        if bound.cyclic or not isinstance(stop, FixedSteps) or self._moves_without_gradient():
+            return ()
+        if any(type(bound.layer(name).top_node_layer().energy) is not Gaussian for name in free):
+            return ()
+        parents = {name: set(names_of(own)) for name, own in bound.wiring.parents}
+        clamped = set(bound.names) - free
+        erring, moved = set(clamped), set()
+        for _ in range(min(stop.num_steps, len(bound.names))):
+            moved |= {name for name in free if name in erring}
+            moved |= {below for name in erring for below in parents[name] & free}
+            erring = clamped | moved | {name for name in free if parents[name] & moved}
+        return tuple(name for name in bound.names if name not in erring)
+
+    def _moves_without_gradient(self) -> bool:
+        """Whether the optimizer moves a coordinate whose gradient is 0, or cannot be asked."""
+        if self.optimizer is None:
+            return False
+        optimizer = optax.with_extra_args_support(self.optimizer)
+        try:
+            with jax.ensure_compile_time_eval():
+                one, none = {"x": jnp.ones(1)}, {"x": jnp.zeros(1)}
+                update: Any = optimizer.update(none, optimizer.init(one), one, value=jnp.zeros(()))[
+                    0
+                ]
+                return bool(update["x"][0] != 0)
+        except Exception:  # an optimizer of one's own may want other coordinates
+            return True
 
     def init(self, problem: VectorField) -> PyTree:
         """Return one optimizer state for each example."""

@@ -38,6 +38,7 @@ class Numerics(NamedTuple):
             of stored.
         stateful: whether a layer may hold state besides weights and activity; False where it is known
             that none does.
+        untouched: layers whose prediction is their activity, exactly.
         rounds: the layers whose errors count as 0 where they are rounding alone: the free ones, while
             weights learn.
     """
@@ -46,6 +47,7 @@ class Numerics(NamedTuple):
     remat: bool = False
     stateful: bool = True
     rounds: tuple[str, ...] = ()
+    untouched: tuple[str, ...] = ()
 
 
 # Nothing to cast, to compute again or to keep: the prediction is a call of `predict`.

@@ -67,7 +67,10 @@ class PredictiveCoding(AbstractGradientLearning):
         result = self.inference.solve(problem, key=solve_key)
         frozen = problem.network  # at the batch's statistics, where layers keep any
         gradients, energies = frozen.mean_gradients(
-            result.activities, problem.inputs, clamps=problem.clamps
+            result.activities,
+            problem.inputs,
+            clamps=problem.clamps,
+            untouched=() if self.initializer is not None else self.inference.untouched(problem),
         )
         if result.samples is not None:
             at_samples = jax.vmap(lambda one: frozen.mean_gradients(one, problem.inputs)[0])

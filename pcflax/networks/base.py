@@ -272,7 +272,9 @@ class AbstractPCNetwork(WiredLayers):
                 raise failed(name, layer, belows, error) from error
             if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
-            if name in self.numerics.rounds and layer.energy.predicts_activity:
+            if name in self.numerics.untouched and prediction.shape == activities[name].shape:
+                prediction = activities[name].astype(prediction.dtype)
+            elif name in self.numerics.rounds and layer.energy.predicts_activity:
                 prediction = without_rounding(activities[name], prediction)
             found.append((name, layer, activities[name], prediction))
         return found

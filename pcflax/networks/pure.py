@@ -92,6 +92,7 @@ class SplitNetwork(Generic[Net]):
         weights: Mapping[str, float | Array] | None = None,
         *,
         clamps: Mapping[str, Any] | None = None,
+        untouched: tuple[str, ...] = (),
     ) -> tuple[PyTree, Energies]:
         """Return the gradient of mean_i F_i over the parameters, and the energies.
 
@@ -103,13 +104,14 @@ class SplitNetwork(Generic[Net]):
                 single examples.
             clamps: of the activities, where it is known. An error that is rounding alone then counts as
                 0 in the other layers: no weight learns from it.
+            untouched: free layers whose error is known to be 0.
         """
         free = () if clamps is None else tuple(n for n in self.names if n not in clamps)
         factors = weights or {}
 
         def mean_energy(parameters):
             bound = self.replace(parameters=parameters).bind(activities)
-            bound.numerics = bound.numerics._replace(rounds=free)
+            bound.numerics = bound.numerics._replace(rounds=free, untouched=untouched)
             energies = bound.energies(inputs)
             weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
             return jnp.mean(total_energy(weighed)), energies

@@ -150,7 +150,7 @@ class TestBuilt:
     def test_step_size_and_momentum_are_gradient_descents(self):
         """Two steps on a constant slope of 1 move by s and by s + m s."""
         inference = build_inference(TrainOptions(step_size=0.25, momentum=0.5))
-        optimizer = inference.transformation(["hidden"])
+        optimizer = inference.transformation(["hidden"], ("hidden",))
         slope = {"hidden": jnp.ones(1)}
         state, moved = optimizer.init(slope), []
         for _ in range(2):

@@ -281,10 +281,27 @@ class TestGuard:
     )
     def test_the_least_of_three_counts(self, monkeypatch, ratios, code):
         left = list(ratios)
-        monkeypatch.setattr(guard, "measure", lambda *a: left.pop(0))
+        notebook = JOBS["notebook"]
+        monkeypatch.setattr(
+            guard, "measure", lambda job, *a: left.pop(0) if job is notebook else 1.0
+        )
+        monkeypatch.setattr(guard, "measure_first_call", lambda: (1.0, 1.0))
+        monkeypatch.setattr(guard, "measure_imports", lambda: 1.0)
         monkeypatch.setattr(sys, "argv", ["guard.py"])
         assert guard.main() == code
         assert left == []
+
+    @pytest.mark.parametrize("kind", ["first call", "memory", "import"])
+    def test_each_ratio_has_a_margin(self, monkeypatch, capsys, kind):
+        ratios = dict.fromkeys(("first call", "memory", "import"), 1.0) | {kind: 9.0}
+        monkeypatch.setattr(guard, "measure", lambda *a: 1.0)
+        monkeypatch.setattr(
+            guard, "measure_first_call", lambda: (ratios["first call"], ratios["memory"])
+        )
+        monkeypatch.setattr(guard, "measure_imports", lambda: ratios["import"])
+        monkeypatch.setattr(sys, "argv", ["guard.py"])
+        assert guard.main() == 1
+        assert f"{kind}: 9.00 times bare jax, ABOVE the margin" in capsys.readouterr().out
 
     def test_it_measures_both(self):
         job = dataclasses.replace(JOBS["tiny"], widths=(64, 8, 10))

@@ -102,7 +102,7 @@ class Nudged(AbstractGradientLearning):
             problem = self._problem(network, evidence, prediction, beta, start_key)
             result = self.inference.solve(problem, key=solve_key)
             gradients, energies = problem.network.mean_gradients(
-                result.activities, problem.inputs, problem.weights, clamps=problem.clamps
+                result.activities, problem.inputs, problem.weights
             )
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
             status = result.status if self.inference.stops_at_tolerance else None

@@ -69,7 +69,6 @@ class PredictiveCoding(AbstractGradientLearning):
         gradients, energies = frozen.mean_gradients(
             result.activities,
             problem.inputs,
-            clamps=problem.clamps,
             untouched=() if self.initializer is not None else self.inference.untouched(problem),
         )
         if result.samples is not None:

@@ -1,5 +1,6 @@
 """Settings and helpers that several test modules share."""
 
+import contextlib
 import os
 from importlib.metadata import version
 
@@ -12,6 +13,7 @@ if version("jax").startswith("0.10."):  # later ones have these emitters alone, 
 
 import pathlib
 import shutil
+import signal
 import sys
 
 import jax
@@ -22,6 +24,15 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+
+# A parent may have set them to be ignored, which pcflax leaves as it is; the tests send them.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(number, handler)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

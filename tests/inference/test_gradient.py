@@ -81,6 +81,7 @@ def test_residual_is_the_rms_of_the_vector_field():
     np.testing.assert_allclose(result.residual, np.sqrt((flat**2).mean(axis=1)), rtol=1e-10)
 
 
+@pytest.mark.usefixtures("optimized")  # bitwise, by two programs
 def test_no_steps_leave_the_feedforward_start():
     chain = Chain()
     x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)

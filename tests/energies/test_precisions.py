@@ -224,7 +224,7 @@ class TestLearnedGaussian:
             else:
                 np.testing.assert_allclose(gradient, 0, atol=1e-12)
 
-    @pytest.mark.usefixtures("double")
+    @pytest.mark.usefixtures("double", "optimized")
     def test_training_finds_the_noise_of_each_output(self):
         """What it is for: two outputs of different noise, told apart without being told."""
         network, x, y = regression(LearnedGaussian(2), noise=[0.1, 1.0])

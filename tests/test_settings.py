@@ -35,19 +35,19 @@ def asked():
 
 class TestPrograms:
     def test_twenty_new_and_equal_algorithms_compile_once(self, asked):
-        made = [asked(pc.inference.GradientDescent(optax.sgd(0.03)))[1] for _ in range(20)]
+        made = [asked(pc.inference.GradientDescent(optax.sgd(0.0317)))[1] for _ in range(20)]
         assert made == [1] + 19 * [0]
 
     def test_twenty_step_sizes_compile_once_and_each_counts(self, asked):
         sizes = np.linspace(0.01, 0.1, 20)
-        results = [asked(pc.inference.GradientDescent(float(size), num_steps=7)) for size in sizes]
+        results = [asked(pc.inference.GradientDescent(float(size), num_steps=17)) for size in sizes]
         assert [made for _, made in results] == [1] + 19 * [0]
         energies = [float(result.energy.sum()) for result, _ in results]
-        assert (np.diff(energies) < 0).all()  # a larger step gets further in seven
+        assert (np.diff(energies) < 0).all()  # a larger step gets further
 
     def test_another_count_is_another_program(self, asked):
-        assert asked(pc.inference.GradientDescent(0.02, num_steps=3))[1] == 1
-        assert asked(pc.inference.GradientDescent(0.02, num_steps=4))[1] == 1
+        assert asked(pc.inference.GradientDescent(0.02, num_steps=13))[1] == 1
+        assert asked(pc.inference.GradientDescent(0.02, num_steps=14))[1] == 1
 
     def test_a_tolerance_is_a_number_too(self, asked):
         first, _ = asked(pc.inference.GradientDescent(0.1, tolerance=1e-2))
@@ -72,7 +72,7 @@ class TestPrograms:
         before = learn_batches._cache_size()
         digits_trainer(optimizer=optax.adam(3e-3)).fit(data, num_steps=1)
         assert learn_batches._cache_size() == before
-        digits_trainer(optimizer=optax.adam(4e-3)).fit(data, num_steps=1)
+        digits_trainer(optimizer=optax.adam(4.37e-3)).fit(data, num_steps=1)
         assert learn_batches._cache_size() == before + 1
 
 

@@ -11,6 +11,8 @@ value: functions, too, by their code and what they close over, so that two `opta
 from __future__ import annotations
 
 import dataclasses
+import dis
+import functools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -254,7 +256,7 @@ def _take_function(function: types.FunctionType, leaves: list) -> Any:
     """The structure of a function; one around what cannot be compared, or itself, is compared as it is."""
     names: list[str] = []
     if str(function.__module__).split(".")[0] not in _LIBRARIES:
-        names = [name for name in _names_of(function.__code__) if name in function.__globals__]
+        names = [name for name in global_names(function.__code__) if name in function.__globals__]
     found: list = []
     try:
         read = {
@@ -270,7 +272,13 @@ def _take_function(function: types.FunctionType, leaves: list) -> Any:
     return _Function(function.__code__, id(function.__globals__), parts, _Identity(function))
 
 
-def _names_of(code: types.CodeType) -> list[str]:
-    """The global names that a function, and those within it, may read."""
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return [*code.co_names, *(name for one in inner for name in _names_of(one))]
+@functools.cache
+def global_names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the global names that a function, and those within it, read."""
+    names: list[str] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            names.append(instruction.argval)
+        elif isinstance(instruction.argval, types.CodeType):  # a function inside
+            names += global_names(instruction.argval)
+    return tuple(dict.fromkeys(names))

@@ -7,7 +7,6 @@ is one static value to it: what the function closes over, or reads as a global n
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import types
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from typing import Any
 
 import jax
 from flax import nnx
+
+from pcflax.settings import global_names
 
 # Their own functions hide nothing of a user's.
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax")
@@ -61,20 +62,12 @@ def _reached(function: Any) -> list[Any]:
         return []
     if not isinstance(function, types.FunctionType):
         return _fields(function)
-    values = map(function.__globals__.get, _global_names(function.__code__))
+    values = map(function.__globals__.get, global_names(function.__code__))
     reached = list(filter(_holds_variables, values))  # other names lead anywhere
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # not assigned yet
             reached.append(cell.cell_contents)
     return [*reached, function.__defaults__, function.__kwdefaults__]
-
-
-def _global_names(code: types.CodeType) -> Iterator[str]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_GLOBAL":
-            yield instruction.argval
-        elif isinstance(instruction.argval, types.CodeType):  # a function inside
-            yield from _global_names(instruction.argval)
 
 
 def _fields(value: Any) -> list[Any]:

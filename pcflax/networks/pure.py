@@ -96,7 +96,6 @@ class SplitNetwork(Generic[Net]):
     ) -> tuple[PyTree, Energies]:
         """Return the gradient of mean_i F_i over the parameters, and the energies.
 
-
         Args:
             activities: held fixed.
             inputs: what the layers without a node below predict from.

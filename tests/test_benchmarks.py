@@ -6,6 +6,7 @@ Oracles: one contender against another, closed-form counts of operations, ratios
 import dataclasses
 import importlib
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks import floor, guard, page, peers, records, suite, tables, time_to_accuracy
+from benchmarks.answers import record_answer
 from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
 
@@ -411,3 +413,19 @@ class TestRecords:
     def test_the_committed_results_are_written_so(self, path):
         text = path.read_text()
         assert text == records.as_rows(json.loads(text)) + "\n"
+
+
+class TestAnswers:
+    def test_an_answer_is_written_beside_those_that_are_there(self, tmp_path):
+        path = tmp_path / "answers-cpu.json"
+        record_answer("b", [1.0, 2.0], unit="%", command="python scripts/b.py", path=path)
+        record_answer("a", [0.5], unit="", command="python scripts/a.py", path=path)
+        found = json.loads(path.read_text())
+        assert list(found) == ["a", "b"]
+        assert found["b"] == {"values": [1.0, 2.0], "unit": "%", "command": "python scripts/b.py"}
+
+    @pytest.mark.parametrize("values", [[], [math.nan]])
+    def test_no_number_is_no_answer(self, values, tmp_path):
+        with pytest.raises(ValueError, match="answer 'a' expected finite values"):
+            record_answer("a", values, unit="", command="", path=tmp_path / "answers.json")
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,42 @@
+"""Answers: figures that scripts reproduce, one entry a claim, `{name: {"values", "unit", "command"}}`.
+
+    record_answer("hybrid", [83.9, 84.1, 83.7], unit="%", command="python scripts/hybrid.py")
+
+`values` holds one number a seed, in the order of the seeds. Each script writes its own entries into
+`benchmarks/results/answers-cpu.json` (or the file of another kind, such as depth-cpu.json) and leaves those
+of other scripts as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from .records import results_path, write_results
+
+
+def record_answer(
+    name: str,
+    values: Sequence[float],
+    *,
+    unit: str,
+    command: str,
+    kind: str = "answers",
+    device: str = "cpu",
+    path: Path | None = None,
+) -> Path:
+    """Write one claim's values and how they are had into the answers file; return its path.
+
+    Raises:
+        ValueError: for no values, or one that is not finite.
+    """
+    found = [float(value) for value in values]
+    if not found or not all(math.isfinite(value) for value in found):
+        raise ValueError(f"answer '{name}' expected finite values, one a seed, got {found}")
+    path = results_path(kind, device) if path is None else path
+    record = json.loads(path.read_text()) if path.exists() else {}
+    record[name] = {"values": found, "unit": unit, "command": command}
+    write_results(dict(sorted(record.items())), path)
+    return path

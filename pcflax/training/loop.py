@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Int
 
 from pcflax.data.base import Reader
@@ -68,24 +69,28 @@ def learn_batches(
         return new, values, ~info.finite
 
     def body(carry):
-        index, state, values, _ = carry
+        index, state, rows, _ = carry
         state, measured, failed = learn(state, index)
-        values = {
-            # no scatter, which costs more to compile and to run
-            name: jax.lax.dynamic_update_index_in_dim(values[name], value, index, 0)
-            for name, value in measured.items()
-        }
-        return index + 1, state, values, failed
+        row = ravel_pytree(measured)[0]
+        # one row, and no scatter: less to compile and to run
+        return (
+            index + 1,
+            state,
+            jax.lax.dynamic_update_index_in_dim(rows, row.astype(rows.dtype), index, 0),
+            failed,
+        )
 
     def unfinished(carry):
         index, _, _, failed = carry
         return (index < count) & ~failed
 
     specs = jax.eval_shape(lambda: learn(state, 0)[1])
-    values = {name: jnp.zeros((capacity, *spec.shape), spec.dtype) for name, spec in specs.items()}
-    index, state, values, failed = jax.lax.while_loop(
-        unfinished, body, (jnp.int32(0), state, values, jnp.bool_(False))
+    row, unravel = ravel_pytree({k: jnp.zeros(v.shape, v.dtype) for k, v in specs.items()})
+    rows = jnp.zeros((capacity, *row.shape), row.dtype)
+    index, state, rows, failed = jax.lax.while_loop(
+        unfinished, body, (jnp.int32(0), state, rows, jnp.bool_(False))
     )
+    values = jax.vmap(unravel)(rows)
     return state, Measured(values, index, failed)
 
 

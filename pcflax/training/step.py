@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -177,15 +178,12 @@ def take_step(
         scores = state.network.bind().output_energy(seen.prediction, batch.targets)
         loss = jnp.mean(at_least_32_bits(scores))
     # Parameters may turn NaN while the energy they come from is finite (the slope of a square root).
-    finite = functools.reduce(
-        jnp.logical_and,
-        [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(network.parameters)],
-        jnp.isfinite(energy),
-    )
+    # A sum of zeros is 0, and NaN where a number is none: one loop over each array.
+    zeros = [jnp.sum(leaf * 0) for leaf in jax.tree.leaves(network.parameters)]
+    finite = jnp.isfinite(functools.reduce(jnp.add, zeros, energy))
     activities = seen.activities if state.activities else {}
     new = TrainState(network, optimizer_state, state.step + 1, activities)
-    # A select, not a branch: it melts into the optimizer's own elementwise loops.
-    kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    kept = jax.lax.cond(finite, lambda: new, lambda: state)
     converged = None if seen.status is None else jnp.mean(seen.status == Status.CONVERGED)
     return kept, TrainInfo(
         energy, loss, seen.energies, seen.activities, seen.prediction, converged, finite
@@ -194,7 +192,14 @@ def take_step(
 
 def layer_means(energies: Energies) -> dict[str, Array]:
     """Return the batch mean of each layer's energy; of a stack (depth,)."""
-    return {name: jnp.mean(at_least_32_bits(energy), axis=0) for name, energy in energies.items()}
+    columns = [at_least_32_bits(e).reshape(e.shape[0], -1) for e in energies.values()]
+    means = jnp.mean(jnp.concatenate(columns, axis=1), axis=0)
+    ends = np.cumsum([column.shape[1] for column in columns])
+    parts = jnp.split(means, ends[:-1])
+    return {
+        name: part.reshape(energy.shape[1:])
+        for (name, energy), part in zip(energies.items(), parts, strict=True)
+    }
 
 
 def in_training(network: AbstractPCNetwork) -> SplitNetwork:

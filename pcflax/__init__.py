@@ -26,7 +26,7 @@ _NAMES = {
     "parameterizations": "",
     "plotting": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
-    "EarlyStopping History JSONLinesLogger TensorBoardLogger Trainer "
+    "EarlyStopping Equilibrium Feedforward History JSONLinesLogger Reconstruction TensorBoardLogger Trainer "
     "load_checkpoint metrics",
     "typing": "",
     "variables": "Activity",
@@ -90,8 +90,11 @@ if TYPE_CHECKING:
     from .training import CheckpointWarning as CheckpointWarning
     from .training import ConsoleLogger as ConsoleLogger
     from .training import EarlyStopping as EarlyStopping
+    from .training import Equilibrium as Equilibrium
+    from .training import Feedforward as Feedforward
     from .training import History as History
     from .training import JSONLinesLogger as JSONLinesLogger
+    from .training import Reconstruction as Reconstruction
     from .training import TensorBoardLogger as TensorBoardLogger
     from .training import Trainer as Trainer
     from .training import load_checkpoint as load_checkpoint

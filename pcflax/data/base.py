@@ -183,9 +183,18 @@ class Dataset(abc.ABC):
     @property
     def num_classes(self) -> int | None:
         """How many classes the labels have, or None where the targets are not labels."""
+        return self.classes_of("targets")
+
+    def classes_of(self, role: str | None) -> int | None:
+        """Return how many classes "inputs" or "targets" have, or None where they are not labels.
+
+        >>> import pcflax as pc
+        >>> pc.data.load("digits").classes_of("targets")
+        10
+        """
         decoder = self.reader.decoder
-        labels = decoder.targets == "label" and isinstance(decoder.num_classes, int)
-        return decoder.num_classes if labels else None  # type: ignore[return-value]
+        labels = role is not None and getattr(decoder, role) == "label"
+        return decoder.num_classes if labels and isinstance(decoder.num_classes, int) else None
 
     @property
     def has_sequences(self) -> bool:

@@ -15,6 +15,12 @@ from .history import History as History
 from .loggers import ConsoleLogger as ConsoleLogger
 from .loggers import JSONLinesLogger as JSONLinesLogger
 from .loggers import TensorBoardLogger as TensorBoardLogger
+from .reading import AbstractReading as AbstractReading
+from .reading import Answer as Answer
+from .reading import Equilibrium as Equilibrium
+from .reading import Feedforward as Feedforward
+from .reading import Reconstruction as Reconstruction
+from .reading import answer as answer
 from .step import TrainInfo as TrainInfo
 from .step import TrainState as TrainState
 from .step import make_step as make_step

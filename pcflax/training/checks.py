@@ -23,6 +23,7 @@ from pcflax.typing import PyTree
 
 from .measure import measure
 from .metrics import MetricFunctions
+from .reading import AbstractReading, Feedforward
 
 
 def as_optimizer(
@@ -63,15 +64,6 @@ def check_rule(owner: str, rule: Any, network: AbstractPCNetwork) -> AbstractLea
     return rule
 
 
-def check_metric_names(names: Iterable[str]) -> None:
-    """Refuse names that the Trainer's own measurements have."""
-    for name in names:
-        if name in ("energy", "loss") or "/" in name:
-            raise ValueError(
-                f"metric '{name}' needs another name; 'energy', 'loss' and slashes are taken"
-            )
-
-
 def measured_names(
     train: MetricFunctions | None, evaluate: MetricFunctions | None
 ) -> tuple[str, ...]:
@@ -104,13 +96,17 @@ def check_is_dataset(data: object, role: str) -> None:
 
 
 def check_data(
-    network: SplitNetwork, data: Dataset, metrics: Callable[[Dataset], MetricFunctions], role: str
+    network: SplitNetwork,
+    data: Dataset,
+    metrics: Callable[[Dataset], MetricFunctions],
+    role: str,
+    reads: AbstractReading,
 ) -> None:
-    """Run one batch's shapes through network and metrics."""
+    """Run one batch's shapes through network, reading and metrics."""
     check_is_dataset(data, role)
     spec = data.spec()
     try:
-        _run_shapes.eval_shape(network, spec, metrics=metrics(data))
+        _run_shapes.eval_shape(network, spec, reads, metrics=metrics(data))
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"the {role} '{data.name}' does not fit the network: {error}") from error
@@ -127,14 +123,22 @@ def check_data(
 
 
 @functools.partial(jax.jit, static_argnames="metrics")  # whose cache knows what was checked before
-def _run_shapes(network: SplitNetwork, evidence: Evidence, *, metrics: MetricFunctions) -> None:
+def _run_shapes(
+    network: SplitNetwork, evidence: Evidence, reads: AbstractReading, *, metrics: MetricFunctions
+) -> None:
     bound = network.bind()
     bound.set_activities(bound.start(evidence))
     batch = next(iter(bound.energies(evidence.inputs).values())).shape[:1]
-    prediction = bound.predict(evidence.inputs, batch_size=batch[0])
-    if evidence.targets is None:
+    answer = reads.answer(network, evidence, key=jax.random.key(0))
+    if answer.truth is None:
+        if metrics and not isinstance(reads, Feedforward):
+            raise ValueError(
+                f"the data say nothing of what {type(reads).__name__} reads, so "
+                f"{', '.join(repr(name) for name, _ in metrics)} compares it with nothing; give these data, "
+                f"or metrics={{}}"
+            )
         return
-    for name, values in measure(bound, prediction, evidence.targets, metrics).items():
+    for name, values in measure(answer.values, answer.means, answer.truth, metrics).items():
         if jnp.shape(values) != batch:
             raise ValueError(
                 f"metric '{name}' returned shape {jnp.shape(values)}, expected one number an example, "

@@ -6,63 +6,112 @@ Every example counts once, at any batch size: the last batch is filled up and it
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from pcflax.checks import expect_count
 from pcflax.data import Dataset
 from pcflax.data.base import Reader
+from pcflax.errors import NonFiniteEnergyError
+from pcflax.inference import Status
+from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
-from pcflax.typing import PyTree
+from pcflax.typing import PRNGKey, PyTree
 
 from .measure import at_least_32_bits, measure
 from .metrics import MetricFunctions, of_means
+from .reading import AbstractReading, Feedforward, in_evaluation
 from .staging import call_capacity
 
 
-def evaluate(network: SplitNetwork, data: Dataset, metrics: MetricFunctions) -> dict[str, float]:
-    """Return means over every example: the metrics (`OfMean` applied to theirs), then the energy."""
+def evaluate(
+    network: SplitNetwork,
+    data: Dataset,
+    metrics: MetricFunctions,
+    reads: AbstractReading,
+    key: PRNGKey,
+) -> dict[str, float]:
+    """Return means over every example: the metrics (`OfMean` applied to theirs), then the energy.
+
+    A metric is the mean over those examples of which the data say what was read. `converged` is the share
+    that reached the reading's tolerance, if it has one.
+
+    Raises:
+        NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
+    """
     constants = data.constants()
     totals: dict[str, float] = {}
-    for items, valid in data.evaluation_items(call_capacity(data)):
+    for number, items, valid in _numbered(data, call_capacity(data)):
         sums = measure_batches(
-            network, constants, items, valid, reader=data.reader, metrics=metrics
+            network,
+            constants,
+            items,
+            valid,
+            number,
+            reads,
+            key,
+            reader=data.reader,
+            metrics=metrics,
         )
         for name, column in jax.device_get(sums).items():
             # in float64 on the host: the same at every batch size, but for rounding
             totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
-    means = {name: value / data.num_examples for name, value in totals.items()}
+    failed, known = totals.pop("failed", 0.0), totals.pop("known", data.num_examples)
+    if failed:
+        raise NonFiniteEnergyError(
+            f"inference ended at numbers that are not finite in {failed:.0f} of {data.num_examples} examples "
+            f"of '{data.name}'; lower the step size of {type(reads).__name__}'s inference"
+        )
+    counts = {name: known for name, _ in metrics}
+    means = {
+        name: value / counts.get(name, data.num_examples) if counts.get(name, 1) else math.nan
+        for name, value in totals.items()
+    }
     means = of_means(means, metrics)
     return {**{name: means[name] for name, _ in metrics if name in means}, **means}
 
 
-def predict(network: SplitNetwork, inputs: Any, batch_size: int) -> Any:
-    """Return feedforward predictions of an array (examples, *in), or of a data set in stored order.
+def predict(
+    network: SplitNetwork, inputs: Any, batch_size: int, reads: AbstractReading, key: PRNGKey
+) -> Any:
+    """Return what is read of an array (examples, *in), evidence, or a data set in stored order.
 
-    Of a network with several outputs, a dictionary by name; several inputs are one, too.
+    Several nodes come as a dictionary by name.
     """
     rows = []
     if isinstance(inputs, Dataset):
-        read, constants = jax.jit(inputs.reader), inputs.constants()
-        for items, valid in inputs.evaluation_items(1):
-            batch = read(constants, jax.tree.map(lambda leaf: leaf[0], items))
-            found = predict_batch(network, batch.inputs, len(valid[0]))
+        constants = inputs.constants()
+        read = jax.jit(
+            lambda item: inputs.reader(constants, jax.tree.map(lambda leaf: leaf[0], item))
+        )
+        for number, items, valid in _numbered(inputs, 1):
+            found = predict_batch(network, read(items), number, reads, key, len(valid[0]))
             rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
     batch_size = expect_count("predict", "batch_size", batch_size, least=1)
-    several = isinstance(inputs, Mapping)
-    inputs = jax.tree.map(np.asarray, dict(inputs)) if several else np.asarray(inputs)
-    total = network.bind().check_batch(inputs, None)
-    for begin in range(0, total, batch_size):
-        chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], inputs)
+    evidence = inputs if isinstance(inputs, Evidence) else Evidence(inputs)
+    evidence = jax.tree.map(np.asarray, evidence)
+    total = network.bind().known(evidence).batch_size
+    for number, begin in enumerate(range(0, total, batch_size)):
+        chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], evidence)
         size = min(batch_size, total - begin)
-        rows.append(jax.tree.map(np.asarray, predict_batch(network, chunk, size)))
+        found = predict_batch(network, chunk, number, reads, key, size)
+        rows.append(jax.tree.map(np.asarray, found))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+
+def _numbered(data: Dataset, count: int) -> Iterator[tuple[int, PyTree, np.ndarray]]:
+    """Evaluation's items in calls of `count` batches, with the number of each call's first batch."""
+    number = 0
+    for items, valid in data.evaluation_items(count):
+        yield number, items, valid
+        number += len(valid)
 
 
 @functools.partial(jax.jit, static_argnames=("reader", "metrics"))
@@ -71,37 +120,53 @@ def measure_batches(
     constants: PyTree,
     items: PyTree,
     valid: Bool[Array, " count batch"],
+    number: Int[Array, ""] | int,
+    reads: AbstractReading,
+    key: PRNGKey,
     *,
     reader: Reader,
     metrics: MetricFunctions,
 ) -> dict[str, Array]:
     """Return {name: (count,)}: for each batch the sum over its valid examples of energy and metrics.
 
-    The energy is as in `Trainer.evaluate`.
+    The energy is as in `Trainer.evaluate`; `known` counts the examples that metrics look at, and `failed`
+    those whose inference is not finite.
     """
+    network = in_evaluation(network)
 
-    def measure_one(_, item_and_valid):
-        item, counts = item_and_valid
-        batch = reader(constants, item)
-        bound = network.bind()
-        bound.eval()  # dropout, say, is of training only
-        known = bound.known(batch)
-        prediction = bound.predict(batch.inputs, batch_size=counts.shape[0], clamps=known.clamps)
-        bound.set_activities(bound.start(known))
-        values = {"energy": bound.energy(batch.inputs)}
-        if batch.targets is not None:
-            values |= measure(bound, prediction, batch.targets, metrics)
-        return None, {
+    def measure_one(number, item_and_valid):
+        item, valid = item_and_valid
+        answer = reads.answer(network, reader(constants, item), key=jax.random.fold_in(key, number))
+        known = valid if answer.known is None else valid & answer.known
+        values = {"energy": (answer.energy, valid)}
+        if answer.truth is not None:
+            measured = measure(answer.values, answer.means, answer.truth, metrics)
+            values |= {name: (value, known) for name, value in measured.items()}
+        if answer.known is not None:
+            values["known"] = (known, valid)
+        if answer.status is not None:
+            values["failed"] = (answer.status == Status.NOT_FINITE, valid)
+            if reads.stops_at_tolerance:
+                values["converged"] = (answer.status == Status.CONVERGED, valid)
+        return number + 1, {
             name: jnp.sum(jnp.where(counts, at_least_32_bits(value), 0))
-            for name, value in values.items()
+            for name, (value, counts) in values.items()
         }
 
-    return jax.lax.scan(measure_one, None, (items, valid))[1]
+    return jax.lax.scan(measure_one, jnp.int32(number), (items, valid))[1]
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
-def predict_batch(network: SplitNetwork, inputs: PyTree, batch_size: int) -> PyTree:
-    """Return the feedforward prediction of one batch; without inputs the prior's, for every example."""
-    bound = network.bind()
-    bound.eval()
-    return bound.predict(inputs, batch_size=batch_size)
+def predict_batch(
+    network: SplitNetwork,
+    evidence: Evidence,
+    number: Int[Array, ""] | int,
+    reads: AbstractReading,
+    key: PRNGKey,
+    batch_size: int,
+) -> PyTree:
+    """Return what is read of one batch; without evidence a prior's prediction, for every example."""
+    network = in_evaluation(network)
+    if isinstance(reads, Feedforward):  # which asks nothing of the outputs
+        return network.bind().predict(evidence.inputs, batch_size=batch_size)
+    return reads.answer(network, evidence, key=jax.random.fold_in(key, number)).values

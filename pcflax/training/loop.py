@@ -22,6 +22,7 @@ from pcflax.typing import PRNGKey, PyTree
 
 from .measure import at_least_32_bits, measure
 from .metrics import MetricFunctions
+from .reading import predicted
 from .step import TrainState, layer_means, take_step
 
 
@@ -61,7 +62,8 @@ def learn_batches(
         values = {"energy": info.energy}
         if batch.targets is not None:
             values["loss"] = info.loss
-            measured = measure(state.network.bind(), info.prediction, batch.targets, recipe.metrics)
+            read = predicted(state.network.bind(), info.prediction, batch.targets)
+            measured = measure(*read, recipe.metrics)
             values |= {name: jnp.mean(at_least_32_bits(m)) for name, m in measured.items()}
         if info.converged is not None:
             values["converged"] = info.converged

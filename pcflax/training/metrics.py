@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +145,58 @@ def _exponential(mean: float) -> float:
 
 perplexity = OfMean(_exponential, cross_entropy)
 """exp of the mean cross-entropy over all tokens: among how many equally likely ones it is to guess."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AtNode:
+    """A metric of one of the nodes that are read."""
+
+    node: str
+    metric: MetricFunction
+
+    @property
+    def reads_mean(self) -> bool:
+        """Whether the metric does."""
+        return getattr(self.metric, "reads_mean", False)
+
+    def __call__(self, prediction: PyTree, targets: PyTree) -> Float[Array, " batch"]:
+        """Return the metric of the node's own."""
+        if not isinstance(prediction, Mapping):
+            return self.metric(prediction, targets)
+        if self.node not in prediction:
+            raise ValueError(
+                f"there is a metric of node '{self.node}', but what is read is {', '.join(prediction)}"
+            )
+        return self.metric(prediction[self.node], targets[self.node])
+
+
+def by_node(metrics: Mapping[str, Any]) -> dict[str, MetricFunction]:
+    """Return metrics by name, those of a node as "node/name".
+
+    Raises:
+        ValueError: for a name that the Trainer's own measurements have.
+
+    >>> list(by_node({"label": {"accuracy": accuracy}}))
+    ['label/accuracy']
+    """
+    found = {}
+    for name, metric in metrics.items():
+        own = metric if isinstance(metric, Mapping) else {name: metric}
+        for key in own:
+            if key in ("energy", "loss", "converged") or "/" in key:
+                raise ValueError(
+                    f"metric '{key}' needs another name; 'energy', 'loss', 'converged' and slashes are taken"
+                )
+        if isinstance(metric, Mapping):
+            own = {f"{name}/{key}": _at(name, one) for key, one in metric.items()}
+        found |= own
+    return found
+
+
+def _at(node: str, metric: MetricFunction) -> MetricFunction:
+    if isinstance(metric, OfMean):
+        return OfMean(metric.function, AtNode(node, metric.metric))
+    return AtNode(node, metric)
 
 
 def of_means(

@@ -6,12 +6,12 @@ trains, `Saving` saves. Next file to read: `fitting.py`.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optax
 
 from pcflax.checks import expect_count, expect_kind
@@ -28,7 +28,6 @@ from .checks import (
     as_optimizer,
     check_data,
     check_measured,
-    check_metric_names,
     check_rule,
     measured_names,
     total_steps,
@@ -38,7 +37,8 @@ from .fitting import Fit
 from .history import History
 from .loggers import ConsoleLogger
 from .loop import Recipe
-from .metrics import MetricFunctions, default_metrics
+from .metrics import MetricFunctions, by_node, default_metrics
+from .reading import AbstractReading, Feedforward
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -54,9 +54,13 @@ class Trainer:
         optimizer: an optax transformation of the parameters' gradients. One that wants the `value`, such
             as `optax.contrib.reduce_on_plateau()`, gets the batch-mean energy.
         learning: the rule, such as `pc.learning.PredictiveCoding(...)`.
+        reads: how evaluations and `predict` read an answer: `pc.Feedforward()` unless given, or by
+            inference, `pc.Equilibrium(...)` and `pc.Reconstruction(...)`. Training rows hold metrics of
+            the pass upward, so with another reading they hold energy and loss alone.
         checkpoints: where and what to save; nothing is saved without.
-        metrics: {name: function of (prediction, targets) -> (batch,)}; unless given, accuracy for
-            labelled data, with the perplexity for sequences, and the squared error for other data.
+        metrics: {name: function of (prediction, targets) -> (batch,)}; of a reading of several nodes,
+            {node: {name: function}}. Unless given, accuracy for labelled data, with the perplexity for
+            sequences, and the squared error for other data.
         callbacks: loggers and other callbacks, told in order.
         seed: every random choice is folded from (seed, step).
         progress: whether to show a progress bar and a line for each evaluation.
@@ -85,6 +89,7 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         *,
         learning: AbstractLearning,
+        reads: AbstractReading | None = None,
         checkpoints: Checkpoints | None = None,
         metrics: Mapping[str, MetricFunction] | None = None,
         callbacks: Iterable[Any] = (),
@@ -101,8 +106,8 @@ class Trainer:
         )
         self.optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
         self.learning = check_rule("Trainer", learning, network)
-        self.metrics = None if metrics is None else dict(metrics)
-        check_metric_names(self.metrics or ())
+        self.reads = self._check_reading(reads)
+        self.metrics = None if metrics is None else by_node(metrics)
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
         self.measures: tuple[str, ...] = ()
         seed = expect_count("Trainer", "seed", seed, least=-(2**63))
@@ -187,14 +192,15 @@ class Trainer:
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
         total = total_steps(data, epochs, num_steps)
-        self.check_data(data, "training data")
+        self.check_data(data, "training data", reads=Feedforward())
         if eval_data is not None:
             self.check_data(eval_data, "evaluation data")
         log_every = expect_count("fit", "log_every", log_every, least=1)
         if eval_every is None:
             eval_every = data.num_batches
         eval_every = expect_count("fit", "eval_every", eval_every, least=1)
-        recipe = Recipe(self._metric_functions(data), data.reader)
+        passes = isinstance(self.reads, Feedforward)  # and so rows of training measure what is read
+        recipe = Recipe(self._metric_functions(data) if passes else (), data.reader)
         measured = self._metric_functions(eval_data or data)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
         if self.checkpoints is not None:
@@ -251,34 +257,50 @@ class Trainer:
 
     # Measuring.
 
-    def evaluate(self, data: Dataset) -> dict[str, float]:
+    def evaluate(self, data: Dataset, *, reads: AbstractReading | None = None) -> dict[str, float]:
         """Return means over every example of a data set: the metrics, and the energy.
 
-        The energy is F at the feedforward activities with the targets scored on top, which for a
-        chain is the output's energy. Inference never sees the targets.
+        Inference never sees what is read. With `pc.Feedforward()` the energy is F at the feedforward
+        activities with the targets scored on top, which for a chain is the output's energy; with a
+        reading that infers, F where inference ended.
 
         Args:
             data: from `pc.data.load` or `pc.data.from_arrays`; its incomplete last batch counts too.
+            reads: another reading than the Trainer's.
 
         Returns:
-            {"accuracy": ..., "energy": ...} and whatever metrics the Trainer was given.
-        """
-        self.check_data(data, "evaluation data")
-        return evaluate(self._run.state().network, data, self._metric_functions(data))
+            {"accuracy": ..., "energy": ...} and whatever metrics the Trainer was given; "converged", the
+            share of examples, where the reading stops at a tolerance.
 
-    def predict(self, inputs: Any, *, batch_size: int = 500) -> np.ndarray:
-        """Return the network's feedforward predictions.
+        Raises:
+            NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
+        """
+        reads = self._check_reading(reads)
+        self.check_data(data, "evaluation data", reads=reads)
+        metrics = self._metric_functions(data, reads)
+        return evaluate(self._run.state().network, data, metrics, reads, self._run.key)
+
+    def predict(
+        self, inputs: Any, *, reads: AbstractReading | None = None, batch_size: int = 500
+    ) -> Any:
+        """Return what the network answers: its feedforward predictions, or what another reading reads.
 
         Args:
-            inputs: (examples, *features), floating; or a data set, whose stored order is kept.
-            batch_size: examples in one compiled call, where `inputs` is an array.
+            inputs: (examples, *features), floating; a `pc.Evidence`; or a data set, whose stored order is
+                kept.
+            reads: another reading than the Trainer's.
+            batch_size: examples in one compiled call, where `inputs` is no data set.
 
         Returns:
-            (examples, *out); logits where the last layer's energy works on logits.
+            (examples, *features), logits where the layer's energy works on logits; of several nodes a
+            dictionary by name.
         """
-        return predict(self._run.state().network, inputs, batch_size)
+        reads = self._check_reading(reads)
+        return predict(self._run.state().network, inputs, batch_size, reads, self._run.key)
 
-    def check_data(self, data: Dataset, role: str = "data") -> None:
+    def check_data(
+        self, data: Dataset, role: str = "data", *, reads: AbstractReading | None = None
+    ) -> None:
         """See that a data set fits the network, by one batch's shapes, without computing anything.
 
         `fit` and `evaluate` do so first.
@@ -286,17 +308,31 @@ class Trainer:
         Args:
             data: from `pc.data.load` or `pc.data.from_arrays`.
             role: what an error calls it.
+            reads: another reading than the Trainer's.
 
         Raises:
             TypeError, ValueError: saying what does not fit, and in which layer.
         """
-        check_data(self._run.state().network, data, self._metric_functions, role)
+        reads = self._check_reading(reads)
+        metrics = functools.partial(self._metric_functions, reads=reads)
+        check_data(self._run.state().network, data, metrics, role, reads)
 
-    def _metric_functions(self, data: Dataset) -> MetricFunctions:
-        metrics = self.metrics
-        if metrics is None:
-            metrics = default_metrics(data.num_classes, sequences=data.has_sequences)
-        return tuple(metrics.items())
+    def _check_reading(self, reads: AbstractReading | None) -> AbstractReading:
+        if reads is None:
+            return getattr(self, "reads", Feedforward())
+        return expect_kind(
+            "Trainer", "reads", reads, AbstractReading, "pc.Equilibrium(inference, read='label')"
+        )
+
+    def _metric_functions(
+        self, data: Dataset, reads: AbstractReading | None = None
+    ) -> MetricFunctions:
+        if self.metrics is not None:
+            return tuple(self.metrics.items())
+        reads = self.reads if reads is None else reads
+        role = reads.role(self._run.state().network)
+        sequences = role == "targets" and data.has_sequences
+        return tuple(default_metrics(data.classes_of(role), sequences=sequences).items())
 
     # Checkpoints.
 

@@ -1,0 +1,354 @@
+"""Readings: how an answer is had from what is known of a batch.
+
+`Feedforward` reads the output of the pass upward, which on a chain is already the minimum of the energy.
+`Equilibrium` hides what is asked, infers everything that is free, and reads any node. `Reconstruction`
+infers with all that is known and reads what the network predicts of a node that was given. Metrics compare
+what was read with what the data say of it. Next file to read: `evaluation.py`.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from pcflax.checks import expect_kind
+from pcflax.inference import AbstractInference, expect_algorithm, make_problem
+from pcflax.layers import Evidence
+from pcflax.layers.clamps import Known
+from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks.given import node_of
+from pcflax.settings import Settings
+from pcflax.typing import Initializer, PRNGKey, PyTree
+
+from .hiding import (
+    check_node,
+    expect_mask,
+    is_clamped,
+    known_rows,
+    part_of,
+    told_of,
+    without,
+)
+
+
+class Answer(NamedTuple):
+    """What was read of a batch, and what it is compared with; an array, or several by node.
+
+    Attributes:
+        values: as metrics see them: activities, or predictions, which are logits under a categorical
+            energy.
+        means: what these stand for, as metrics marked by `reads_mean` see them.
+        truth: what the data say of the same nodes, or None.
+        known: (batch,), whether the data say all of it, by example; None where they do of every one.
+        energy: (batch,), F of each example.
+        status: (batch,), the `pc.inference.Status` of each example; None without inference.
+    """
+
+    values: PyTree
+    means: PyTree
+    truth: PyTree
+    known: Array | None
+    energy: Float[Array, " batch"]
+    status: Int[Array, " batch"] | None
+
+
+class AbstractReading(Settings, abc.ABC):
+    """A way to read an answer from a network; a frozen dataclass, pure, called in compiled code."""
+
+    @property
+    def stops_at_tolerance(self) -> bool:
+        """Whether an example's inference ends where it converged."""
+        return False
+
+    def role(self, network: SplitNetwork) -> str | None:
+        """Return whether what is read are the data's "inputs" or "targets"; None for anything else."""
+        del network
+        return "targets"
+
+    @abc.abstractmethod
+    def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
+        """Return what was read of a batch, in evaluation mode.
+
+        Args:
+            network: taken apart in evaluation mode.
+            evidence: what the data say of the batch.
+            key: randomness for an algorithm that samples.
+
+        Raises:
+            ValueError: for a question that cannot be answered, saying why.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Feedforward(AbstractReading):
+    """Read the outputs' prediction after a pass upward from the inputs; no inference.
+
+    The energy is F at the activities of that pass with the targets scored on top, which on a chain is the
+    output's energy. Of a network whose root is free it reads the prior's own prediction, the same for
+    every example: take `Equilibrium` or `Reconstruction` there.
+
+    >>> import pcflax as pc
+    >>> pc.Feedforward()
+    Feedforward()
+    """
+
+    def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
+        """Pass upward and read the outputs."""
+        del key  # deterministic
+        bound = network.bind()
+        known = bound.known(evidence)
+        prediction = bound.predict(
+            evidence.inputs, batch_size=known.batch_size, clamps=known.clamps
+        )
+        bound.set_activities(bound.start(known))
+        energy = bound.energy(evidence.inputs)
+        return Answer(*predicted(bound, prediction, evidence.targets), None, energy, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Equilibrium(AbstractReading):
+    """Hide what is asked, infer all that is free from the rest, and read any node.
+
+    F_i is minimised over the free activities of each example i, with what is read among them: the class of
+    an image by a generative network, an image from its class, pixels that are covered, the output of a
+    network with cycles. Inference never sees what it is asked.
+
+    Args:
+        inference: the algorithm, such as `pc.inference.GradientDescent(0.1, num_steps=100)`.
+        read: the node that is read, or several; the outputs unless given. One node of a stack goes by its
+            name, `hidden/3`.
+        hide: what the data say and inference does not get: names of nodes, or {name: mask} to hide those
+            elements alone where the mask is True, of one example's shape or (batch, *features); unless
+            given, the nodes that are read.
+        initializer: where the free activities start: the feedforward pass unless given.
+
+    Raises:
+        TypeError: where `inference` is no algorithm.
+        ValueError: on use, for a node that is not there, a mask of another shape, a node to read that
+            stays clamped, or a question in which nothing is known.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.models.decoder(2, 8, 5, rngs=nnx.Rngs(0))
+    >>> images = pc.Evidence(targets=jnp.ones((3, 5)))
+    >>> codes = pc.Equilibrium(pc.inference.GradientDescent(0.1), read="latent", hide=())
+    >>> pc.training.answer(network, images, codes).values.shape
+    (3, 2)
+    """
+
+    inference: AbstractInference
+    read: str | tuple[str, ...] | None = None
+    hide: Any = None
+    initializer: Initializer | None = None
+
+    def __post_init__(self):
+        expect_algorithm(self, self.inference)
+        if self.read is not None and not isinstance(self.read, str):
+            object.__setattr__(self, "read", tuple(self.read))
+        hide = self.hide
+        if isinstance(hide, str):
+            hide = (hide,)
+        if isinstance(hide, Mapping):
+            for name, mask in hide.items():
+                expect_mask(name, mask)
+            hide = dict(hide)
+        elif hide is not None:
+            hide = tuple(hide)
+        object.__setattr__(self, "hide", hide)
+
+    @property
+    def stops_at_tolerance(self) -> bool:
+        """Whether an example's inference ends where it converged."""
+        return self.inference.stops_at_tolerance
+
+    def role(self, network: SplitNetwork) -> str | None:
+        """Return whether the node that is read is the data's "inputs" or "targets"."""
+        return _role(network.bind(), self.read)
+
+    def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
+        """Infer, and read the activities."""
+        bound = network.bind()
+        self.inference.check(bound)
+        known = bound.known(evidence)
+        several = not bound.one_output if self.read is None else not isinstance(self.read, str)
+        nodes = (self.read,) if isinstance(self.read, str) else self.read or _tops(bound)
+        hidden = self._hidden(bound, known, nodes)
+        question = known
+        for name, mask in hidden.items():
+            question = without(bound, question, name, mask)
+        if not jax.tree.leaves((question.inputs, question.clamps)):
+            raise ValueError(
+                f"the reading hides {', '.join(repr(n) for n in hidden)} and then nothing is known of the "
+                f"examples, so no evidence determines an answer; hide less"
+            )
+        for name in nodes:
+            if is_clamped(bound, question, name):
+                raise ValueError(
+                    f"node '{name}' is read and clamped at once, so nothing is inferred of it; hide it, or "
+                    f"take pc.Reconstruction to read its prediction"
+                )
+        result = _infer(network, question, self.inference, self.initializer, key)
+        values = {name: part_of(bound, result.activities, name) for name in nodes}
+        found = {name: told_of(bound, known, name) for name in nodes}
+        truth: Any = {name: clamp.value for name, clamp in found.items() if clamp is not None}
+        masks = [c.mask for c in found.values() if c is not None and c.mask is not None]
+        if len(truth) < len(nodes):
+            truth = None
+        if not several:
+            values, truth = values[nodes[0]], None if truth is None else truth[nodes[0]]
+        status = result.status
+        return Answer(values, values, truth, known_rows(masks), result.energy, status)
+
+    def _hidden(
+        self, bound: AbstractPCNetwork, known: Known, nodes: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """What is hidden: {name: mask, or None for the whole node}."""
+        for name in nodes:
+            check_node(bound, name)
+        if self.hide is None:
+            return {name: None for name in nodes if told_of(bound, known, name) is not None}
+        hidden = self.hide if isinstance(self.hide, Mapping) else dict.fromkeys(self.hide)
+        for name, mask in hidden.items():
+            check_node(bound, name)
+            told = told_of(bound, known, name)
+            if told is None:
+                raise ValueError(
+                    f"the reading hides '{name}', of which the data say nothing; leave it out of hide"
+                )
+            if mask is not None:
+                shape = told.value.shape
+                if np.shape(mask) not in (shape, shape[1:]):
+                    raise ValueError(
+                        f"the reading hides elements of '{name}' by a mask of shape {np.shape(mask)}, but "
+                        f"one example has {shape[1:]}; give a mask of that shape"
+                    )
+        return dict(hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction(AbstractReading):
+    """Infer with all that is known, and read the mean that the network predicts of a node that was given.
+
+    z* = argmin_z F_i(z) with the node clamped; read is the mean of mu(z*). It is the measure of a decoder:
+    how well its code explains the example that it was inferred from.
+
+    Args:
+        inference: the algorithm.
+        node: the node, known in the data; the output unless given.
+        initializer: where the free activities start: the feedforward pass unless given.
+
+    Raises:
+        TypeError: where `inference` is no algorithm.
+        ValueError: on use, for a node that is not there, or of which the data say nothing.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.models.decoder(2, 8, 5, rngs=nnx.Rngs(0))
+    >>> reading = pc.Reconstruction(pc.inference.GradientDescent(0.1))
+    >>> pc.training.answer(network, pc.Evidence(targets=jnp.ones((3, 5))), reading).values.shape
+    (3, 5)
+    """
+
+    inference: AbstractInference
+    node: str | None = None
+    initializer: Initializer | None = None
+
+    def __post_init__(self):
+        expect_algorithm(self, self.inference)
+
+    @property
+    def stops_at_tolerance(self) -> bool:
+        """Whether an example's inference ends where it converged."""
+        return self.inference.stops_at_tolerance
+
+    def role(self, network: SplitNetwork) -> str | None:
+        """Return whether the node that is read is the data's "inputs" or "targets"."""
+        return _role(network.bind(), self.node)
+
+    def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
+        """Infer, and read the prediction."""
+        bound = network.bind()
+        self.inference.check(bound)
+        name = _tops(bound)[0] if self.node is None else self.node
+        check_node(bound, name)
+        known = bound.known(evidence)
+        told = told_of(bound, known, name)
+        if told is None:
+            raise ValueError(
+                f"node '{name}' is to be reconstructed, but the data say nothing of it; give it, or read it "
+                f"by pc.Equilibrium"
+            )
+        result = _infer(network, known, self.inference, self.initializer, key)
+        predictions = network.bind(result.activities).predictions(known.inputs)
+        prediction = part_of(bound, predictions, name)
+        mean = _mean(bound, name, prediction)
+        rows = known_rows([] if told.mask is None else [told.mask])
+        return Answer(prediction, mean, told.value, rows, result.energy, result.status)
+
+
+def answer(
+    network: AbstractPCNetwork,
+    evidence: Evidence,
+    reading: AbstractReading,
+    *,
+    key: PRNGKey | None = None,
+) -> Answer:
+    """Return what a reading reads of a network object and one batch.
+
+    `Trainer.evaluate` and `Trainer.predict` do so for whole data sets.
+    """
+    expect_kind("answer", "reading", reading, AbstractReading, "pc.Equilibrium(inference)")
+    key = jax.random.key(0) if key is None else key
+    return _answer(split(network), evidence, reading, key)
+
+
+@jax.jit
+def _answer(network: SplitNetwork, evidence, reading: AbstractReading, key: PRNGKey) -> Answer:
+    return reading.answer(in_evaluation(network), evidence, key=key)
+
+
+def in_evaluation(network: SplitNetwork) -> SplitNetwork:
+    """Return the network in evaluation mode: no dropout, running statistics."""
+    bound = network.bind()
+    bound.eval()
+    return split(bound)
+
+
+def predicted(bound: AbstractPCNetwork, prediction: Any, targets: Any) -> tuple[Any, Any, Any]:
+    """Return an output's prediction, its mean and its truth; of several outputs, of those with targets."""
+    if not isinstance(prediction, Mapping):
+        truth = next(iter(targets.values())) if isinstance(targets, Mapping) else targets
+        return prediction, _mean(bound, bound.output, prediction), truth
+    if isinstance(targets, Mapping):
+        targets = {name: array for name, array in targets.items() if array is not None}
+        prediction = {name: prediction[name] for name in targets}
+    means = {name: _mean(bound, name, value) for name, value in prediction.items()}
+    return prediction, means, targets
+
+
+def _infer(network, known, inference, initializer, key):
+    start_key, solve_key = jax.random.split(key)
+    problem = make_problem(network, known, initializer=initializer, key=start_key)
+    return inference.solve(problem, key=solve_key)
+
+
+def _mean(bound: AbstractPCNetwork, name: str, prediction: Array) -> Array:
+    layer, _ = node_of(bound, name)
+    return bound.layer(layer).top_node_layer().energy.mean(prediction)
+
+
+def _tops(bound: AbstractPCNetwork) -> tuple[str, ...]:
+    """The nodes that targets clamp."""
+    return tuple(bound.layer(name).each_node_name(name)[-1] for name in bound.outputs)
+
+
+def _role(bound: AbstractPCNetwork, read: Any) -> str | None:
+    if read is None or read in (*_tops(bound), *bound.outputs):
+        return "targets"
+    return "inputs" if read in bound.wiring.inputs else None

@@ -1,0 +1,282 @@
+"""Readings: what is asked is hidden, what is read is what inference finds, and metrics compare it.
+
+Oracles: closed forms of linear Gaussian networks, and `network.infer` example by example.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+
+NEWTON = pc.inference.NewtonCG(num_steps=4)
+DESCENT = pc.inference.GradientDescent(0.1, num_steps=30)
+
+
+def generator(seed=0, prior=1.0):
+    """Z of 3 with a prior, x = W z + b of 5."""
+    root = pc.PCRoot(3, energy=pc.energies.Gaussian(prior))
+    return pc.PCNetwork({"label": root, "image": pc.PCDense(3, 5, rngs=nnx.Rngs(seed))})
+
+
+def posterior_mean(network, images, prior=1.0):
+    """argmin_z prior/2 |z|^2 + 1/2 |x - z W - b|^2."""
+    linear = network.layers["image"].linear
+    weights, bias = np.asarray(linear.kernel[...], np.float64), np.asarray(linear.bias[...])
+    precision = prior * np.eye(3) + weights @ weights.T
+    return np.linalg.solve(precision, weights @ (images - bias).T).T
+
+
+def trainer_of(network, **options):
+    rule = pc.learning.PredictiveCoding(DESCENT)
+    return pc.Trainer(network, optax.sgd(0.01), learning=rule, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    random = np.random.default_rng(0)
+    labels = np.eye(3, dtype=np.float32)[random.integers(3, size=10)]
+    return labels, random.normal(size=(10, 5)).astype(np.float32)
+
+
+def data_of(labels, images, batch_size=4, **options):
+    return pc.data.from_arrays(labels, images, batch_size=batch_size, shuffle=False, **options)
+
+
+class TestEquilibrium:
+    def test_a_hidden_root_is_inferred_as_the_posterior_mean(self, arrays):
+        labels, images = arrays
+        network = generator()
+        reading = pc.Equilibrium(NEWTON, read="label")
+        trainer = trainer_of(network, reads=reading, metrics={"error": pc.metrics.squared_error})
+        expected = posterior_mean(network, images)
+        data = data_of(labels, images)
+        np.testing.assert_allclose(trainer.predict(data), expected, atol=1e-5)
+        found = trainer.evaluate(data)
+        np.testing.assert_allclose(found["error"], np.mean((expected - labels) ** 2), rtol=1e-5)
+        linear = network.layers["image"].linear
+        residual = images - expected @ np.asarray(linear.kernel[...])
+        energy = 0.5 * (expected**2).sum(1) + 0.5 * (residual**2).sum(1)
+        np.testing.assert_allclose(found["energy"], energy.mean(), rtol=1e-5)
+
+    def test_the_answer_does_not_depend_on_what_is_hidden(self, arrays):
+        labels, images = arrays
+        trainer = trainer_of(generator(), reads=pc.Equilibrium(NEWTON, read="label"))
+        told = trainer.predict(data_of(labels, images))
+        other = trainer.predict(data_of(labels[::-1].copy() * 7, images))
+        np.testing.assert_array_equal(told, other)
+
+    def test_evidence_is_predicted_from_as_a_data_set_is(self, arrays):
+        labels, images = arrays
+        trainer = trainer_of(generator(), reads=pc.Equilibrium(NEWTON, read="label"))
+        found = trainer.predict(pc.Evidence(labels, images), batch_size=4)
+        np.testing.assert_allclose(found, trainer.predict(data_of(labels, images)), atol=1e-6)
+
+    def test_the_batch_size_changes_nothing_but_rounding(self, arrays):
+        trainer = trainer_of(generator(), reads=pc.Equilibrium(NEWTON, read="label"))
+        few, many = (trainer.evaluate(data_of(*arrays, batch_size=size)) for size in (3, 10))
+        assert few.keys() == many.keys() == {"squared_error", "energy"}
+        for name in few:
+            np.testing.assert_allclose(few[name], many[name], rtol=1e-5)
+
+    def test_hidden_elements_alone_are_filled_in(self, arrays):
+        _, images = arrays
+        network = generator()
+        mask = np.array([False, False, False, True, True])
+        reading = pc.Equilibrium(NEWTON, read="image", hide={"image": mask})
+        found = trainer_of(network, reads=reading).predict(pc.Evidence(targets=images))
+        np.testing.assert_array_equal(found[:, :3], images[:, :3])
+        # free elements stand at their prediction, so the code is the posterior given the others
+        linear = network.layers["image"].linear
+        weights, bias = np.asarray(linear.kernel[...]), np.asarray(linear.bias[...])
+        seen = weights[:, :3]
+        codes = np.linalg.solve(np.eye(3) + seen @ seen.T, seen @ (images - bias)[:, :3].T).T
+        np.testing.assert_allclose(found[:, 3:], codes @ weights[:, 3:] + bias[3:], atol=1e-4)
+
+    def test_several_nodes_are_read_by_name_and_measured_by_name(self, arrays):
+        labels, images = arrays
+        data = data_of(labels, images, clamps={"hidden": np.ones((10, 4), np.float32)})
+        rngs = nnx.Rngs(0)
+        network = pc.PCNetwork(
+            {
+                "label": pc.PCRoot(3),
+                "hidden": pc.PCDense(3, 4, rngs=rngs),
+                "image": pc.PCDense(4, 5, rngs=rngs),
+            }
+        )
+        trainer = trainer_of(
+            network,
+            reads=pc.Equilibrium(NEWTON, read=("label", "hidden")),
+            metrics={
+                "label": {"accuracy": pc.metrics.accuracy},
+                "hidden": {"error": pc.metrics.squared_error},
+            },
+        )
+        found = trainer.evaluate(data)
+        assert list(found) == ["label/accuracy", "hidden/error", "energy"]
+        read = trainer.predict(data)
+        result = pc.PCNetwork.infer(network, None, jnp.asarray(images), inference=NEWTON)
+        for name in ("label", "hidden"):
+            np.testing.assert_allclose(read[name], result.activities[name], atol=1e-5)
+        correct = np.argmax(read["label"], 1) == np.argmax(labels, 1)
+        np.testing.assert_allclose(found["label/accuracy"], correct.mean(), rtol=1e-6)
+        np.testing.assert_allclose(
+            found["hidden/error"], np.mean((read["hidden"] - 1) ** 2), rtol=1e-5
+        )
+
+    def test_a_stacks_layer_is_read_by_its_nodes_name(self, arrays):
+        _, images = arrays
+        rngs = nnx.Rngs(0)
+        network = pc.PCNetwork(
+            {
+                "label": pc.PCRoot(5),
+                "hidden": pc.PCStack([pc.PCDense(5, 5, rngs=rngs) for _ in range(3)]),
+            }
+        )
+        reading = pc.Equilibrium(NEWTON, read="hidden/1", hide=())
+        found = trainer_of(network, reads=reading, metrics={}).predict(pc.Evidence(targets=images))
+        result = network.infer(None, jnp.asarray(images), inference=NEWTON)
+        np.testing.assert_allclose(found, result.activities["hidden"][:, 1], atol=1e-5)
+
+    def test_examples_whose_answer_is_not_known_do_not_count(self, arrays):
+        labels, images = arrays
+        known = np.arange(10) < 6
+        clamps = {"label": (labels, known[:, None])}
+        data = pc.data.from_arrays(None, images, clamps=clamps, batch_size=4, shuffle=False)
+        reading = pc.Equilibrium(NEWTON, read="label")
+        metrics = {"accuracy": pc.metrics.accuracy}
+        network = generator()
+        trainer = trainer_of(network, reads=reading, metrics=metrics)
+        correct = np.argmax(posterior_mean(network, images), 1) == np.argmax(labels, 1)
+        np.testing.assert_allclose(
+            trainer.evaluate(data)["accuracy"], correct[:6].mean(), rtol=1e-6
+        )
+
+    def test_a_sampler_draws_the_same_at_every_evaluation(self, arrays):
+        sampler = pc.inference.Langevin(0.05, burn_in=5)
+        trainer = trainer_of(generator(), reads=pc.Equilibrium(sampler, read="label"))
+        data = data_of(*arrays)
+        first, second = trainer.predict(data), trainer.predict(data)
+        np.testing.assert_array_equal(first, second)
+        assert np.ptp(first, axis=0).min() > 0
+
+    def test_the_share_that_converged_is_measured_where_there_is_a_tolerance(self, arrays):
+        settle = pc.inference.GradientDescent(0.1, tolerance=1e-3, max_steps=500)
+        trainer = trainer_of(generator(), reads=pc.Equilibrium(settle, read="label"))
+        assert trainer.evaluate(data_of(*arrays))["converged"] == 1.0
+        hasty = pc.inference.GradientDescent(0.1, tolerance=1e-6, max_steps=1)
+        reads = pc.Equilibrium(hasty, read="label")
+        assert trainer.evaluate(data_of(*arrays), reads=reads)["converged"] == 0.0
+
+    def test_the_best_checkpoint_is_chosen_by_what_is_inferred(self, arrays, tmp_path):
+        trainer = trainer_of(
+            generator(),
+            reads=pc.Equilibrium(NEWTON, read="label"),
+            metrics={"error": pc.metrics.squared_error},
+            checkpoints=pc.Checkpoints(tmp_path, every=1, keep_best=("eval/error", "min")),
+        )
+        data = data_of(*arrays)
+        history = trainer.fit(data, num_steps=4, eval_data=data, eval_every=1)
+        assert "train/error" not in history.names()
+        best = int(np.argmin(history["eval/error"])) + 1
+        assert trainer.restore(best=True) == best
+        assert trainer.evaluate(data)["error"] == min(history["eval/error"])
+
+    def test_dropout_is_of_training_only(self, arrays):
+        _, images = arrays
+        root = pc.PCRoot(3)
+        layer = pc.PCDense(3, 5, dropout=0.5, rngs=nnx.Rngs(0))
+        network = pc.PCNetwork({"label": root, "image": layer})
+        trainer = trainer_of(network, reads=pc.Equilibrium(NEWTON, read="label", hide=()))
+        np.testing.assert_allclose(
+            trainer.predict(pc.Evidence(targets=images)), posterior_mean(network, images), atol=1e-5
+        )
+
+
+class TestReconstruction:
+    def test_it_reads_what_the_inferred_code_predicts(self, arrays):
+        _, images = arrays
+        network = generator()
+        trainer = trainer_of(network, reads=pc.Reconstruction(NEWTON))
+        linear = network.layers["image"].linear
+        expected = (
+            posterior_mean(network, images) @ np.asarray(linear.kernel[...]) + linear.bias[...]
+        )
+        data = data_of(None, images)
+        np.testing.assert_allclose(trainer.predict(data), expected, atol=1e-5)
+        error = trainer.evaluate(data)["squared_error"]
+        np.testing.assert_allclose(error, np.mean((expected - images) ** 2), rtol=1e-4)
+
+    def test_a_bernoulli_nodes_mean_is_compared_and_its_logits_are_read(self):
+        rngs = nnx.Rngs(0)
+        layer = pc.PCDense(3, 5, energy=pc.energies.Bernoulli(), rngs=rngs)
+        network = pc.PCNetwork({"label": pc.PCRoot(3), "image": layer})
+        images = (np.random.default_rng(0).random((6, 5)) > 0.5).astype(np.float32)
+        trainer = trainer_of(network, reads=pc.Reconstruction(DESCENT))
+        logits = trainer.predict(pc.Evidence(targets=images))
+        error = trainer.evaluate(data_of(None, images, batch_size=6))["squared_error"]
+        np.testing.assert_allclose(
+            error, np.mean((jax.nn.sigmoid(logits) - images) ** 2), rtol=1e-5
+        )
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("reads", "message"),
+        [
+            (pc.Equilibrium(NEWTON, read="lable"), "no layer 'lable'.*did you mean 'label'"),
+            (
+                pc.Equilibrium(NEWTON, read="image", hide=("label",)),
+                "'image' is read and clamped at once",
+            ),
+            (pc.Equilibrium(NEWTON, read=("label", "image")), "nothing is known"),
+            (
+                pc.Equilibrium(NEWTON, read="image", hide={"image": np.ones(4, bool)}),
+                r"mask of shape \(4,\), but one example has \(5,\)",
+            ),
+            (pc.Equilibrium(NEWTON, read="image", hide=("imag",)), "no layer 'imag'"),
+            (pc.Reconstruction(NEWTON, node="imag"), "no layer 'imag'"),
+        ],
+    )
+    def test_a_wrong_question_gets_one_sentence(self, reads, message, arrays):
+        trainer = trainer_of(generator())
+        with pytest.raises(ValueError, match=message):
+            trainer.evaluate(data_of(*arrays), reads=reads)
+
+    def test_nothing_to_compare_with_is_told(self, arrays):
+        _, images = arrays
+        trainer = trainer_of(generator(), reads=pc.Equilibrium(NEWTON, read="label", hide=()))
+        with pytest.raises(ValueError, match="the data say nothing of what Equilibrium reads"):
+            trainer.evaluate(data_of(None, images))
+
+    def test_an_outside_input_cannot_be_read(self):
+        network = pc.PCNetwork([pc.PCDense(3, 5, rngs=nnx.Rngs(0))])
+        data = data_of(np.ones((4, 3), np.float32), np.ones((4, 5), np.float32))
+        trainer = trainer_of(network)
+        with pytest.raises(ValueError, match="is an input from outside.*pc.PCRoot"):
+            trainer.evaluate(data, reads=pc.Equilibrium(NEWTON, read="<inputs>"))
+
+    def test_inference_that_diverges_is_told_and_not_read_as_class_0(self, arrays):
+        wild = pc.Equilibrium(pc.inference.GradientDescent(50.0, num_steps=200), read="label")
+        with pytest.raises(pc.NonFiniteEnergyError, match="not finite in 10 of 10 examples"):
+            trainer_of(generator()).evaluate(data_of(*arrays), reads=wild)
+
+    def test_what_is_no_reading_or_no_mask_is_refused(self):
+        with pytest.raises(TypeError, match="expected reads such as pc.Equilibrium"):
+            trainer_of(generator(), reads=NEWTON)
+        with pytest.raises(TypeError, match="expected a Boolean array"):
+            pc.Equilibrium(NEWTON, hide={"image": np.ones(5)})
+        with pytest.raises(TypeError, match="Equilibrium expected an inference"):
+            pc.Equilibrium(0.1)
+
+    def test_a_metric_of_a_node_that_is_not_read_is_refused(self, arrays):
+        trainer = trainer_of(
+            generator(),
+            reads=pc.Equilibrium(NEWTON, read=("label",)),
+            metrics={"image": {"error": pc.metrics.squared_error}},
+        )
+        with pytest.raises(ValueError, match="metric of node 'image', but what is read is label"):
+            trainer.evaluate(data_of(*arrays))

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 
 TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints Clamp ConvergenceError
 ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward History JSONLinesLogger
-NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork PCResidual PCRoot PCStack Reconstruction
+NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork
+PCResidual PCRoot PCStack Reconstruction
 TensorBoardLogger Trainer analysis data energies inference initializers layers learning
 errors load_checkpoint metrics models networks parameterizations plotting""".split()
 

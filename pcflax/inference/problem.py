@@ -200,8 +200,8 @@ class InferenceProblem(VectorField):
         bound = self.network.bind()
         return {
             name: self.weights.get(name, 1)
-            * bound.layer(name).energy(activities[name], predictions[name])
-            for name in bound.names
+            * bound.layer(name).energy(activities[node], predictions[name])
+            for name, node in bound.wiring.targets.items()
         }
 
 

@@ -10,10 +10,11 @@ from jaxtyping import Array, Int
 
 from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
 from pcflax.layers import Evidence
+from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
 from pcflax.typing import Initializer, PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo
+from .base import AbstractGradientLearning, LearningInfo, with_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,8 @@ class PredictiveCoding(AbstractGradientLearning):
         if result.samples is not None:
             at_samples = jax.vmap(lambda one: frozen.mean_gradients(one, problem.inputs)[0])
             gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
+        known = Known(problem.inputs, dict(problem.clamps))
+        gradients = with_start(self.initializer, gradients, frozen, known, result.activities)
         prediction = problem.predicted(network)
         status = result.status if self.inference.stops_at_tolerance else None
         return gradients, LearningInfo(result.activities, energies, prediction, status)

@@ -264,19 +264,20 @@ class AbstractPCNetwork(WiredLayers):
                 activity = jnp.moveaxis(activity, 0, layer.node_axis)
             activities[name] = activity
             tops[name] = activity[layer.top_node] if layer.node_axis else activity
+        targets = self.wiring.targets
         for name, belows in self.wiring.belows(inputs, tops).items():
-            layer = getattr(self.layers, name)
+            layer, activity = getattr(self.layers, name), activities[targets[name]]
             try:
-                prediction = layer.predict_nodes(belows, activities[name], self.numerics)[0]
+                prediction = layer.predict_nodes(belows, activity, self.numerics)[0]
             except (TypeError, ValueError) as error:
                 raise failed(name, layer, belows, error) from error
             if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
-            if name in self.numerics.untouched and prediction.shape == activities[name].shape:
-                prediction = activities[name].astype(prediction.dtype)
+            if name in self.numerics.untouched and prediction.shape == activity.shape:
+                prediction = activity.astype(prediction.dtype)
             elif name in self.numerics.rounds and layer.energy.predicts_activity:
-                prediction = without_rounding(activities[name], prediction)
-            found.append((name, layer, activities[name], prediction))
+                prediction = without_rounding(activity, prediction)
+            found.append((name, layer, activity, prediction))
         return found
 
     def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:

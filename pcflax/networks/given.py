@@ -70,6 +70,11 @@ def node_of(network: Network, name: str) -> tuple[str, int | None]:
             return layer, nodes.index(name)
         if len(nodes) > 1:
             raise ValueError(f"no layer '{name}'; that stack has layers 0 to {len(nodes) - 1}")
+    for other, _, node in (*network.wiring.predictors, *network.wiring.amortizers):
+        if name == other:
+            raise ValueError(
+                f"layer '{name}' has no activity, since it predicts '{node}'; name that"
+            )
     raise ValueError(
         f"no layer '{name}'; the layers are {', '.join(network.names)}"
         f"{did_you_mean(name, network.names)}"

@@ -32,6 +32,8 @@ class Energy(nnx.Module, abc.ABC):
     Attributes:
         clamped_only: True where the energy has no minimum over a free activity (it is linear in it,
             as a cross-entropy is), so that the layer must be clamped. False unless a subclass says so.
+        silent_at_zero: True where an activity of zeros along the last axis has energy 0 under any
+            prediction, as a row without a label has then. False unless a subclass says so.
 
     >>> import jax.numpy as jnp
     >>> import pcflax as pc
@@ -43,6 +45,7 @@ class Energy(nnx.Module, abc.ABC):
     """
 
     clamped_only: bool = False
+    silent_at_zero: bool = False
 
     @abc.abstractmethod
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
@@ -58,6 +61,11 @@ class Energy(nnx.Module, abc.ABC):
         The identity unless a subclass predicts something else than the activity itself (logits).
         """
         return prediction
+
+    def silences(self, mask: ArrayLike | None) -> bool:
+        """Whether what this mask leaves unknown says nothing at 0, although the layer cannot be free."""
+        shape = jnp.shape(mask) if mask is not None else ()
+        return self.clamped_only and self.silent_at_zero and shape[-1:] == (1,)
 
     @property
     def predicts_activity(self) -> bool:

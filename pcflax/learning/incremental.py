@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,7 @@ class IncrementalPC(AbstractLearning):
     8
     """
 
+    weighs_examples: ClassVar[bool] = True
     inference: AbstractIterativeInference
     initializer: Initializer | None = None
 
@@ -90,7 +92,10 @@ class IncrementalPC(AbstractLearning):
             now = problem.network.replace(parameters=parameters)
             current = dataclasses.replace(problem, network=now)
             gradients, energies = now.mean_gradients(
-                current.decode(coordinates), problem.inputs, clamps=problem.clamps
+                current.decode(coordinates),
+                problem.inputs,
+                clamps=problem.clamps,
+                of_examples=evidence.weights,
             )
             coordinates, state, _ = self.inference.step(
                 current,

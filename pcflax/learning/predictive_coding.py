@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ class PredictiveCoding(AbstractGradientLearning):
     20
     """
 
+    weighs_examples: ClassVar[bool] = True
     inference: AbstractInference
     initializer: Initializer | None = None
 
@@ -70,9 +72,16 @@ class PredictiveCoding(AbstractGradientLearning):
             result.activities,
             problem.inputs,
             untouched=() if self.initializer is not None else self.inference.untouched(problem),
+            of_examples=evidence.weights,
         )
         if result.samples is not None:
-            at_samples = jax.vmap(lambda one: frozen.mean_gradients(one, problem.inputs)[0])
+
+            def at(sample):
+                return frozen.mean_gradients(sample, problem.inputs, of_examples=evidence.weights)[
+                    0
+                ]
+
+            at_samples = jax.vmap(at)
             gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
         prediction = problem.predicted(network)
         status = result.status if self.inference.stops_at_tolerance else None

@@ -128,7 +128,9 @@ class AbstractPCNetwork(WiredLayers):
         else:
             start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
         for name, clamp in known.clamps.items():
-            start[name] = held_at(name, clamp, start[name])
+            silent = self.layer(name).energy.silences(clamp.mask)
+            free = jnp.zeros_like(start[name]) if silent else start[name]
+            start[name] = held_at(name, clamp, free)
         return {name: start[name] for name in self.names}
 
     def feedforward(
@@ -286,20 +288,24 @@ class AbstractPCNetwork(WiredLayers):
     def output_energy(self, prediction: Any, targets: Any) -> Float[Array, " batch"]:
         """Return the output's energy of these targets under this prediction: the usual loss.
 
-        Of several outputs, the sum over those that have targets.
+        Of several outputs, the sum over those that have targets. What a mask leaves unknown stands at its
+        prediction.
 
         Raises:
             ValueError: where none has.
         """
         if self.one_output:
             prediction, targets = {self.output: prediction}, {self.output: targets}
-        energies = [
-            self.layer(name)
-            .top_node_layer()
-            .energy(jnp.asarray(targets[name], prediction[name].dtype), prediction[name])
-            for name in self.outputs
-            if targets.get(name) is not None
-        ]
+        energies = []
+        for name in self.outputs:
+            target, mu = targets.get(name), prediction[name]
+            if target is None:
+                continue
+            energy = self.layer(name).top_node_layer().energy
+            if isinstance(target, Clamp):
+                silent = energy.silences(target.mask)
+                target = target.apply(jnp.zeros_like(mu) if silent else energy.mean(mu))
+            energies.append(energy(jnp.asarray(target, mu.dtype), mu))
         if not energies:
             raise ValueError(f"there are no targets for the output '{self.output}'; give them")
         return sum(energies[1:], energies[0])

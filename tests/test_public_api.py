@@ -25,14 +25,14 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
     "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork SplitNetwork Sum Wiring
         after_batch split write""",
-    "models": "decoder mlp residual_mlp resnet18 transformer vgg5 vgg7",
+    "models": "bidirectional decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",
     "energies": """ActivityDecay Bernoulli Categorical Energy Gaussian Huber KL Laplace LearnedGaussian
         check_range check_same_shape sum_features total_energy""",
     "inference": """AbstractInference AbstractIterativeInference CurvatureDescent ErrorCoordinates
         FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
         Langevin LinearSolve NewtonCG Seen Sequence Status StepInfo Trace UntilTolerance
         VectorField expect_algorithm finished make_problem observe""",
-    "initializers": "Feedforward Normal Zeros",
+    "initializers": "Amortized Feedforward Normal Zeros",
     "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction IncrementalPC
         LearningInfo Nudged PredictiveCoding ZIL apply spectral_penalty weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset

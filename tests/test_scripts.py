@@ -18,7 +18,7 @@ from rich.console import Console
 import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
-from scripts import mlp_table, mutation, transformer_text, vgg5_cifar10
+from scripts import label_to_image, mlp_table, mutation, transformer_text, vgg5_cifar10
 
 pytestmark = pytest.mark.slow
 
@@ -387,3 +387,19 @@ class TestMutation:
         with pytest.raises(SystemExit) as exit_info:
             mutation.main(["--only", "entropy of the universe"])
         assert exit_info.value.code == 2
+
+
+def run_quickly(script, tmp_path, monkeypatch, *options):
+    """A script's quick form; its answers by name."""
+    path = tmp_path / "answers.json"
+    arguments = [f"{script.__name__}.py", "--quick", "--output", str(path), *options]
+    monkeypatch.setattr(sys, "argv", arguments)
+    script.main()
+    return json.loads(path.read_text())
+
+
+class TestAnswers:
+    def test_labels_of_images_are_inferred(self, tmp_path, monkeypatch):
+        found = run_quickly(label_to_image, tmp_path, monkeypatch, "--seeds", "1")
+        assert found["label_to_image"]["values"][0] > 75
+        assert (tmp_path / "label_to_image.png").stat().st_size > 5000

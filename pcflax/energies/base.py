@@ -62,11 +62,6 @@ class Energy(nnx.Module, abc.ABC):
         """
         return prediction
 
-    def silences(self, mask: ArrayLike | None) -> bool:
-        """Whether what this mask leaves unknown says nothing at 0, although the layer cannot be free."""
-        shape = jnp.shape(mask) if mask is not None else ()
-        return self.clamped_only and self.silent_at_zero and shape[-1:] == (1,)
-
     @property
     def predicts_activity(self) -> bool:
         """Whether a prediction is the activity that it stands for, and not logits of it, say."""

@@ -88,7 +88,7 @@ class AbstractInference(Settings, abc.ABC):
         known = network.known(evidence)
         start, keep = Argument(initializer), Argument(record)
         result = _run(split(network), known, self, start, key, keep, trace=trace)
-        result = result.in_order(network.names)
+        result = result.in_order(network.names, network.layer_names)
         if not isinstance(result.status, Tracer):
             result.raise_failures(throw=throw)
         # A function that is traced may not change a network from outside. Else the caller keeps the result

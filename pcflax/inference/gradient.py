@@ -170,7 +170,12 @@ class GradientDescent(AbstractIterativeInference):
         """
         bound, stop = problem.network.bind(), self.stop
         free = {name for name in bound.names if name not in problem.clamps}
-        if bound.cyclic or not isinstance(stop, FixedSteps) or self._moves_without_gradient():
+        if (
+            bound.cyclic
+            or bound.wiring.predictors
+            or not isinstance(stop, FixedSteps)
+            or self._moves_without_gradient()
+        ):
             return ()
         if any(type(bound.layer(name).top_node_layer().energy) is not Gaussian for name in free):
             return ()

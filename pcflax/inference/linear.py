@@ -122,7 +122,7 @@ def refuse_nonlinear(problem: InferenceProblem) -> None:
     """
     if _reason(problem.gradient, problem.start) is None:
         return
-    for name in problem.network.names:
+    for name in problem.network.bind().wiring.targets:
 
         def own_prediction(coordinates, name=name):
             return problem.activities_and_predictions(coordinates)[1][name]

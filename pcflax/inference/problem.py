@@ -22,6 +22,7 @@ from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
 from pcflax.networks.batch_state import keeps_batch_state, with_batch_statistics
+from pcflax.networks.given import says_nothing
 from pcflax.typing import Activities, Energies, Initializer, PRNGKey, PyTree
 
 Result = TypeVar("Result")
@@ -200,8 +201,8 @@ class InferenceProblem(VectorField):
         bound = self.network.bind()
         return {
             name: self.weights.get(name, 1)
-            * bound.layer(name).energy(activities[name], predictions[name])
-            for name in bound.names
+            * bound.layer(name).energy(activities[node], predictions[name])
+            for name, node in bound.wiring.targets.items()
         }
 
 
@@ -231,8 +232,7 @@ def make_problem(
     bound = network.bind()
     start = bound.start(known, initializer=initializer, key=key)
     masks = {
-        # what says nothing at 0 stands there
-        name: None if bound.layer(name).energy.silences(clamp.mask) else clamp.mask
+        name: None if says_nothing(bound, name, clamp.mask) else clamp.mask
         for name, clamp in known.clamps.items()
     }
     whole = {name for name, mask in masks.items() if mask is None}

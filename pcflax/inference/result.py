@@ -109,11 +109,14 @@ class InferenceResult(NamedTuple):
         """F of each example, summed over layers."""
         return total_energy(self.energies, leading=self.residual.ndim)
 
-    def in_order(self, names: tuple[str, ...]) -> InferenceResult:
-        """Return the same with all dictionaries in this order: jit sorts them by their keys."""
+    def in_order(self, names: tuple[str, ...], layers: tuple[str, ...]) -> InferenceResult:
+        """Return the same with all dictionaries in the network's order: jit sorts them by their keys."""
 
         def ordered(mapping):
-            return None if mapping is None else {name: mapping[name] for name in names}
+            order = layers if mapping is not None and mapping.keys() - set(names) else names
+            return (
+                None if mapping is None else {key: mapping[key] for key in order if key in mapping}
+            )
 
         trace = self.trace
         return self._replace(

@@ -117,6 +117,7 @@ class Known(NamedTuple):
 
     inputs: Any  # what layers without a node below predict from
     clamps: dict[str, Clamp]  # by layer name, of a stack that of all its layers
+    weights: Any = None
 
     @property
     def batch_size(self) -> int:

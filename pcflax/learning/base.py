@@ -8,14 +8,16 @@ rule that moves the weights during inference implements `update` itself.
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
 from pcflax.energies import total_energy
 from pcflax.layers import Evidence
+from pcflax.layers.clamps import Known
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.settings import Settings
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
@@ -59,6 +61,11 @@ class AbstractLearning(Settings, abc.ABC):
         inference = getattr(self, "inference", None)
         if inference is not None:
             inference.check(network)
+        if network.wiring.amortizers and not hasattr(getattr(self, "initializer", None), "learn"):
+            raise ValueError(
+                f"the network has amortizers ({network.wiring.amortizers[0][0]}), which learn by a start of "
+                f"theirs; give {type(self).__name__} initializer=pc.initializers.Amortized()"
+            )
 
     @abc.abstractmethod
     def update(
@@ -106,6 +113,19 @@ class AbstractGradientLearning(AbstractLearning):
             network, optimizer, optimizer_state, gradients, info.energies
         )
         return network, optimizer_state, info
+
+
+def with_start(
+    initializer: Any,
+    gradients: PyTree,
+    network: SplitNetwork,
+    known: Known,
+    activities: Activities,
+) -> PyTree:
+    """Return the gradients with those of a start that learns from where inference ended."""
+    if not hasattr(initializer, "learn"):
+        return gradients
+    return jax.tree.map(jnp.add, gradients, initializer.learn(network, known, activities)[0])
 
 
 def apply(

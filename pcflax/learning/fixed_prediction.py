@@ -125,6 +125,7 @@ class FixedPrediction(AbstractGradientLearning):
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse cycles."""
         network.check_acyclic("FixedPrediction takes all predictions from one feedforward pass")
+        network.check_one_predictor("FixedPrediction takes a node's one prediction from that pass")
 
     def gradients(
         self,

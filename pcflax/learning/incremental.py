@@ -17,10 +17,11 @@ from pcflax.inference import (
     make_problem,
 )
 from pcflax.layers import Evidence
+from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
 from pcflax.typing import Initializer, PRNGKey, PyTree
 
-from .base import AbstractLearning, LearningInfo, apply
+from .base import AbstractLearning, LearningInfo, apply, with_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +87,20 @@ class IncrementalPC(AbstractLearning):
         start_key, solve_key = jax.random.split(key)
         problem = self.problem(network, evidence, key=start_key)
         prediction = problem.predicted(network)
+        known = Known(problem.inputs, dict(problem.clamps), evidence.weights)
 
         def both(carry, number):
             coordinates, state, parameters, optimizer_state = carry
             now = problem.network.replace(parameters=parameters)
             current = dataclasses.replace(problem, network=now)
+            activities = current.decode(coordinates)
             gradients, energies = now.mean_gradients(
-                current.decode(coordinates),
+                activities,
                 problem.inputs,
                 clamps=problem.clamps,
                 of_examples=evidence.weights,
             )
+            gradients = with_start(self.initializer, gradients, now, known, activities)
             coordinates, state, _ = self.inference.step(
                 current,
                 coordinates,
@@ -112,7 +116,7 @@ class IncrementalPC(AbstractLearning):
         coordinates, _, parameters, optimizer_state = carry
         info = LearningInfo(
             problem.decode(coordinates),
-            {name: energies[name][-1] for name in network.names},
+            {name: energies[name][-1] for name in energies},
             prediction,
         )
         return network.replace(parameters=parameters), optimizer_state, info

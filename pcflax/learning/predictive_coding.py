@@ -11,10 +11,11 @@ from jaxtyping import Array, Int
 
 from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
 from pcflax.layers import Evidence
+from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
 from pcflax.typing import Initializer, PRNGKey, PyTree
 
-from .base import AbstractGradientLearning, LearningInfo
+from .base import AbstractGradientLearning, LearningInfo, with_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +78,12 @@ class PredictiveCoding(AbstractGradientLearning):
         if result.samples is not None:
 
             def at(sample):
-                return frozen.mean_gradients(sample, problem.inputs, of_examples=evidence.weights)[
-                    0
-                ]
+                return frozen.mean_gradients(sample, problem.inputs, of_examples=evidence.weights)
 
-            at_samples = jax.vmap(at)
-            gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
+            at_samples = jax.vmap(at)(result.samples)[0]
+            gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples)
+        known = Known(problem.inputs, dict(problem.clamps), evidence.weights)
+        gradients = with_start(self.initializer, gradients, frozen, known, result.activities)
         prediction = problem.predicted(network)
         status = result.status if self.inference.stops_at_tolerance else None
         return gradients, LearningInfo(result.activities, energies, prediction, status)

@@ -1,5 +1,7 @@
 """Ready networks: each a function from sizes to a network, to use or to copy and change."""
 
+from .both_ways import bidirectional as bidirectional
+from .both_ways import hybrid as hybrid
 from .decoder import decoder as decoder
 from .mlp import mlp as mlp
 from .residual_mlp import residual_mlp as residual_mlp

@@ -22,7 +22,7 @@ from pcflax.layers.evaluate import failed, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, normalizing, with_batch_statistics
-from .given import check_batch, parse
+from .given import check_batch, parse, says_nothing
 from .pure import split
 from .upward import Pass, no_rows, pass_upward
 from .wired import WiredLayers, no_activity
@@ -128,9 +128,10 @@ class AbstractPCNetwork(WiredLayers):
         else:
             start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
         for name, clamp in known.clamps.items():
-            silent = self.layer(name).energy.silences(clamp.mask)
-            free = jnp.zeros_like(start[name]) if silent else start[name]
-            start[name] = held_at(name, clamp, free)
+            silent = says_nothing(self, name, clamp.mask)
+            start[name] = held_at(
+                name, clamp, jnp.zeros_like(start[name]) if silent else start[name]
+            )
         return {name: start[name] for name in self.names}
 
     def feedforward(
@@ -266,19 +267,20 @@ class AbstractPCNetwork(WiredLayers):
                 activity = jnp.moveaxis(activity, 0, layer.node_axis)
             activities[name] = activity
             tops[name] = activity[layer.top_node] if layer.node_axis else activity
+        targets = self.wiring.targets
         for name, belows in self.wiring.belows(inputs, tops).items():
-            layer = getattr(self.layers, name)
+            layer, activity = getattr(self.layers, name), activities[targets[name]]
             try:
-                prediction = layer.predict_nodes(belows, activities[name], self.numerics)[0]
+                prediction = layer.predict_nodes(belows, activity, self.numerics)[0]
             except (TypeError, ValueError) as error:
                 raise failed(name, layer, belows, error) from error
             if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
-            if name in self.numerics.untouched and prediction.shape == activities[name].shape:
-                prediction = activities[name].astype(prediction.dtype)
+            if name in self.numerics.untouched and prediction.shape == activity.shape:
+                prediction = activity.astype(prediction.dtype)
             elif name in self.numerics.rounds and layer.energy.predicts_activity:
-                prediction = without_rounding(activities[name], prediction)
-            found.append((name, layer, activities[name], prediction))
+                prediction = without_rounding(activity, prediction)
+            found.append((name, layer, activity, prediction))
         return found
 
     def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:
@@ -303,8 +305,8 @@ class AbstractPCNetwork(WiredLayers):
                 continue
             energy = self.layer(name).top_node_layer().energy
             if isinstance(target, Clamp):
-                silent = energy.silences(target.mask)
-                target = target.apply(jnp.zeros_like(mu) if silent else energy.mean(mu))
+                mean = energy.mean(mu)
+                target = target.apply(mean * 0 if says_nothing(self, name, target.mask) else mean)
             energies.append(energy(jnp.asarray(target, mu.dtype), mu))
         if not energies:
             raise ValueError(f"there are no targets for the output '{self.output}'; give them")

@@ -17,7 +17,7 @@ from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known, as_clamp, check_weights
 from pcflax.typing import Network
 
-from .wiring import by_name
+from .wiring import by_name, names_of
 
 
 def parse(network: Network, evidence: Evidence) -> Known:
@@ -63,7 +63,7 @@ def parse(network: Network, evidence: Evidence) -> Known:
         merged = network.layer(name).clamp_nodes(name, whole, nodes)
         if merged is not None:
             held[name] = merged
-    return Known(_whole(evidence.inputs), held)
+    return Known(_whole(evidence.inputs), held, evidence.weights)
 
 
 def known_part(clamp: Clamp) -> Any:
@@ -73,6 +73,21 @@ def known_part(clamp: Clamp) -> Any:
     value = np.asarray(clamp.value)
     held = np.broadcast_to(np.asarray(clamp.mask), value.shape)
     return value[held.all(axis=tuple(range(1, value.ndim)))]
+
+
+def says_nothing(network: Network, name: str, mask: Any) -> bool:
+    """Return whether what this mask leaves unknown of a layer stands at 0, where it costs nothing.
+
+    So it is of rows without a label under a cross-entropy, of which no minimum over a free activity exists,
+    where nothing else predicts the node or is predicted from it.
+    """
+    energy, wiring = network.layer(name).energy, network.wiring
+    if mask is None or not (energy.clamped_only and energy.silent_at_zero):
+        return False
+    others = [(parents, node) for _, parents, node in (*wiring.predictors, *wiring.amortizers)]
+    others += [(parents, None) for _, parents in wiring.parents]
+    alone = not any(name == node or name in names_of(parents) for parents, node in others)
+    return alone and jnp.shape(mask)[-1:] == (1,)
 
 
 def _whole(inputs: Any) -> Any:
@@ -96,6 +111,11 @@ def node_of(network: Network, name: str) -> tuple[str, int | None]:
             return layer, nodes.index(name)
         if len(nodes) > 1:
             raise ValueError(f"no layer '{name}'; that stack has layers 0 to {len(nodes) - 1}")
+    for other, _, node in (*network.wiring.predictors, *network.wiring.amortizers):
+        if name == other:
+            raise ValueError(
+                f"layer '{name}' has no activity, since it predicts '{node}'; name that"
+            )
     raise ValueError(
         f"no layer '{name}'; the layers are {', '.join(network.names)}"
         f"{did_you_mean(name, network.names)}"

@@ -13,7 +13,9 @@ from pcflax.layers import PCLayer
 from pcflax.layers.base import node_verbs
 from pcflax.layers.closures import refuse_hidden_modules
 
+from .amortize import amortize
 from .base import AbstractPCNetwork
+from .predictors import take_predictors
 from .pure import split
 from .upward import wrong_shape
 from .wiring import Parents, Wiring, chain, checked_parents, known, order, places
@@ -92,6 +94,11 @@ class PCGraph(AbstractPCNetwork):
         inputs: {name: shape of one example}, an int for a vector; or the name of a root, or several.
         output: the layer that targets clamp, or a tuple of several; targets and predictions are then
             dictionaries by name.
+        predicts: {layer: node}: layers that have no activity of their own and predict another layer's,
+            beside that one's own prediction. The node's energy is the sum over its predictors; a factor
+            of one of them is the precision of its energy. The pass upward leaves them out.
+        amortizers: {layer: node}: the same, but that they count in learning alone, and each predicts from
+            what is known or amortized before it. They give `pc.initializers.Amortized()` its start.
         shapes: {name: shape of one example's activity}, needed for layers on cycles only, where the
             layer does not tell it.
         sweeps: how often a pass upward goes over the layers on cycles.
@@ -107,7 +114,11 @@ class PCGraph(AbstractPCNetwork):
         ValueError: for an unknown parent, input or output, a layer without parents that is no root, a
             root with parents, or shapes that do not meet; always with the layer's name.
 
-    Source: Salvatori et al. (2022), arXiv 2201.13180.
+    With predictors F = sum_i [E_i(z_i, mu_i) + sum_{k predicts i} E_k(z_i, mu_k)]: bidirectional predictive
+    coding predicts each node from below and from above.
+
+    Source: Salvatori et al. (2022), arXiv 2201.13180; Oliviers et al. (2025), arXiv 2505.23415, for several
+    predictors of a node.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -131,6 +142,8 @@ class PCGraph(AbstractPCNetwork):
         parents: Mapping[str, Parents],
         inputs: Mapping[str, int | tuple[int, ...]] | str | Sequence[str] = (),
         output: str | Sequence[str],
+        predicts: Mapping[str, str] | None = None,
+        amortizers: Mapping[str, str] | None = None,
         shapes: Mapping[str, int | tuple[int, ...]] | None = None,
         sweeps: int = 10,
         compute_dtype: Any = None,
@@ -148,11 +161,14 @@ class PCGraph(AbstractPCNetwork):
             if size is not None
         }
         checked = checked_parents(layers, parents, tuple(given), external)
-        ordered, cyclic = order(checked)
+        nodes, predictors, others = take_predictors(
+            layers, checked, predicts or {}, amortizers or {}
+        )
+        ordered, cyclic = order(nodes)
         outputs = (output,) if isinstance(output, str) else tuple(output)
         for name in outputs or ("(none)",):
-            if name not in layers:
-                raise ValueError(f"the output '{name}' is no layer; {known(name, layers)}")
+            if name not in nodes:
+                raise ValueError(f"the output '{name}' is no layer; {known(name, nodes)}")
             if outputs.count(name) > 1:
                 raise ValueError(f"the output '{name}' is given twice")
         wiring = Wiring(
@@ -163,6 +179,8 @@ class PCGraph(AbstractPCNetwork):
             shapes=_cycle_shapes(layers, cyclic, shapes or {}),
             sweeps=expect_count("PCGraph", "sweeps", sweeps, least=1),
             one_output=isinstance(output, str),
+            predictors=predictors,
+            amortizers=others,
         )
         super().__init__(layers, wiring, compute_dtype=compute_dtype, remat=remat)
         _tell_places(layers, wiring)
@@ -250,7 +268,9 @@ def _check_shapes(network: PCGraph, external: Mapping[str, tuple[int, ...]]) -> 
 
     def pass_through(inputs):
         start = pure.bind().feedforward(inputs, batch_size=2)
-        return start, pure.bind(start).predictions(inputs)
+        bound = pure.bind(start)
+        predictions, amortized = bound.predictions(inputs), amortize(bound, inputs, start)
+        return start, predictions | {name: one.prediction for name, one in amortized.items()}
 
     inputs = {
         name: jax.ShapeDtypeStruct(
@@ -259,6 +279,8 @@ def _check_shapes(network: PCGraph, external: Mapping[str, tuple[int, ...]]) -> 
         for name, shape in external.items()
     }
     start, predictions = jax.eval_shape(pass_through, inputs)
-    for name, activity in start.items():
-        if activity.shape != predictions[name].shape:
-            raise wrong_shape(name, predictions[name], activity)
+    nodes = dict(network.wiring.targets)
+    nodes |= {name: node for name, _, node in network.wiring.amortizers}
+    for name, prediction in predictions.items():
+        if start[nodes[name]].shape != prediction.shape:
+            raise wrong_shape(name, prediction, start[nodes[name]])

@@ -32,6 +32,11 @@ class Bound(Protocol):
 
     numerics: Any
 
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The names of all layers."""
+        ...
+
     def energies(self, inputs: Any = None) -> Energies:
         """Return the energy of each example at each layer, at the stored activities."""
         ...
@@ -108,11 +113,11 @@ class SplitNetwork(Generic[Net]):
             untouched: free layers whose error is known to be 0.
             of_examples: (batch,), w_i; 1 unless given.
         """
-        free = () if clamps is None else tuple(n for n in self.names if n not in clamps)
         factors = weights or {}
 
         def mean_energy(parameters):
             bound = self.replace(parameters=parameters).bind(activities)
+            free = () if clamps is None else tuple(n for n in self.names if n not in clamps)
             bound.numerics = bound.numerics._replace(rounds=free, untouched=untouched)
             energies = bound.energies(inputs)
             weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
@@ -127,7 +132,7 @@ class SplitNetwork(Generic[Net]):
 
 def write(network: Network, *kinds: PyTree) -> None:
     """Write parameters, or other state, of a network taken apart into the network object."""
-    placed = [_placed(kind, network.names) for kind in kinds if kind]
+    placed = [_placed(kind, network.layer_names) for kind in kinds if kind]
     if placed:  # a network of fixed functions has none
         nnx.update(network, *placed)
 
@@ -144,7 +149,7 @@ def split(network: Net) -> SplitNetwork[Net]:
     """
     graphdef, parameters, activities, other = nnx.split(network, nnx.Param, Activity, ...)
     empty = jax.tree.map(lambda leaf: np.zeros((0,), leaf.dtype), nnx.as_pure(activities))
-    names = network.names  # type: ignore[attr-defined]
+    names = network.layer_names
     parameters, other = nnx.as_pure(parameters), nnx.as_pure(other)
     return SplitNetwork(
         graphdef, _named(parameters, names), _named(empty, names), _named(other, names), names

@@ -52,10 +52,15 @@ class WiredLayers(nnx.Module):
     ):
         self.names = wiring.names
         self.wiring = wiring
-        self.layers = Layers({name: layers[name] for name in self.names})
+        self.layers = Layers({name: layers[name] for name in wiring.layer_names})
         self.numerics = as_numerics(compute_dtype, remat)
 
     # The wiring.
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The names of all layers, those that predict another layer's node last."""
+        return self.wiring.layer_names
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -114,10 +119,10 @@ class WiredLayers(nnx.Module):
                 given.
         """
         found = {}
-        for name, layer in self._named_layers():
+        for name in self.layer_names:
             if name in values:
                 value = values[name] if isinstance(values, Mapping) else None
-                found |= layer.split_nodes(name, value, pick)
+                found |= self.layer(name).split_nodes(name, value, pick)
         return found
 
     def layer(self, name: str) -> PCLayer:
@@ -126,8 +131,8 @@ class WiredLayers(nnx.Module):
         Raises:
             ValueError: where there is none.
         """
-        if name not in self.names:
-            raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.names)}")
+        if name not in self.layer_names:
+            raise ValueError(f"no layer '{name}'; the layers are {', '.join(self.layer_names)}")
         return getattr(self.layers, name)
 
     # Stored activities.
@@ -166,6 +171,15 @@ class WiredLayers(nnx.Module):
             raise ValueError(
                 f"layer '{self.cyclic[0]}' is on a cycle ({', '.join(self.cyclic)}), but {reason}; take "
                 f"an algorithm on activities, such as pc.inference.GradientDescent"
+            )
+
+    def check_one_predictor(self, reason: str) -> None:
+        """Refuse layers that predict another layer's node."""
+        if self.layer_names != self.names:
+            name = self.layer_names[len(self.names)]
+            raise ValueError(
+                f"layer '{name}' predicts another layer's node, but {reason}; take "
+                f"pc.learning.PredictiveCoding or IncrementalPC"
             )
 
     def check_one_output(self, reason: str) -> None:

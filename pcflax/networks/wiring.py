@@ -110,8 +110,15 @@ class Wiring:
         sweeps: how often a pass upward goes over them.
         one_output: whether targets and predictions are one array, not a dictionary of several.
         is_chain: whether every layer's parent is the one before it.
-        names: the layers' names, parents before children where there is no cycle.
+        predictors: ((layer, parents, node), ...) of layers that predict another layer's node, too: their
+            energies count beside its own.
+        amortizers: the same of layers whose energies count in learning alone, in an order in which each
+            comes after those that it predicts from.
+        names: the names of layers with a node of their own, parents before children where there is no
+            cycle.
         outside: the inputs that are no roots.
+        layer_names: the names of all layers.
+        targets: {layer: node} of every layer whose energy counts.
     """
 
     parents: tuple[tuple[str, Any], ...]
@@ -122,14 +129,22 @@ class Wiring:
     sweeps: int = 10
     one_output: bool = True
     is_chain: bool = False
+    predictors: tuple[tuple[str, Any, str], ...] = ()
+    amortizers: tuple[tuple[str, Any, str], ...] = ()
     names: tuple[str, ...] = dataclasses.field(init=False)
     outside: tuple[str, ...] = dataclasses.field(init=False)
+    layer_names: tuple[str, ...] = dataclasses.field(init=False)
+    targets: Mapping[str, str] = dataclasses.field(init=False, compare=False, repr=False)
 
     def __post_init__(self):
         names = tuple(name for name, _ in self.parents)
         object.__setattr__(self, "names", names)
         outside = tuple(name for name in self.inputs if name not in names)
         object.__setattr__(self, "outside", outside)
+        others = tuple(name for name, *_ in (*self.predictors, *self.amortizers))
+        object.__setattr__(self, "layer_names", (*names, *others))
+        targets = {name: name for name in names} | {name: node for name, _, node in self.predictors}
+        object.__setattr__(self, "targets", targets)
 
     def belows(self, inputs: Any, tops: Mapping[str, Array]) -> dict[str, tuple[Array, ...]]:
         """Return what each layer predicts from.
@@ -144,7 +159,7 @@ class Wiring:
         elif self.outside:
             seen |= self.external(inputs)
         belows = {}
-        for name, parents in self.parents:
+        for name, parents, *_ in (*self.parents, *self.predictors):
             if isinstance(parents, Combine):
                 belows[name] = self.below(name, parents, seen)
             else:

@@ -144,7 +144,7 @@ class Run:
 
     def meta(self) -> dict[str, Any]:
         """Return what a checkpoint stores beside its arrays."""
-        return {**self.record.to_meta(self.step), "layers": list(self._network.names)}
+        return {**self.record.to_meta(self.step), "layers": list(self._network.layer_names)}
 
     def restore(self, stored: Checkpoint) -> None:
         """Go to a checkpoint, or change nothing."""

@@ -83,6 +83,7 @@ def test_residual_is_the_rms_of_the_vector_field():
 
 @pytest.mark.usefixtures("optimized")  # bitwise, by two programs
 def test_no_steps_leave_the_feedforward_start():
+    jax.clear_caches()  # of what other tests compiled less
     chain = Chain()
     x, y = chain.inputs.astype(np.float32), chain.targets.astype(np.float32)
     inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=0)

@@ -109,3 +109,35 @@ def test_backprop_of_some_known_elements_is_their_own_loss():
 
     expected = jax.tree.map(lambda g: -0.3 * g, jax.grad(loss)(pure.parameters))
     assert_same(got, expected)
+
+
+def test_amortizers_weigh_examples_too():
+    net = pc.models.hybrid(2, 5, 3, rngs=nnx.Rngs(0))
+    pure = pc.networks.split(net)
+    descent = pc.inference.GradientDescent(0.1, num_steps=3)
+    rule = pc.learning.PredictiveCoding(descent, pc.initializers.Amortized())
+
+    def gradients(evidence):
+        return jax.jit(lambda: rule.gradients(pure, evidence, key=KEY)[0])()
+
+    rows = np.array([0, 0, 1])
+    weighed = pc.Evidence(targets=X[:3], weights=np.array([2.0, 1.0, 0.0]))
+    assert_same(gradients(weighed), gradients(pc.Evidence(targets=X[rows])))
+
+
+def test_a_class_that_others_hang_on_says_something():
+    """A row of zeros would be a value to its children, so it is refused as ever."""
+    rngs = nnx.Rngs(0)
+    net = pc.PCGraph(
+        {
+            "label": pc.PCDense(3, 2, energy=pc.energies.Categorical(), rngs=rngs),
+            "child": pc.PCDense(2, 2, rngs=rngs),
+        },
+        {"label": "x", "child": "label"},
+        inputs={"x": (3,)},
+    )
+    missing = pc.Evidence(X, None, {"label": pc.Clamp(np.ones((4, 2)), KNOWN[:, None])})
+    with pytest.raises(
+        ValueError, match="'label' is free.*or give the layer another energy or mask"
+    ):
+        pc.inference.make_problem(pc.networks.split(net), missing)

@@ -85,7 +85,7 @@ class Checkpoint(NamedTuple):
             CheckpointError: naming the first array that does not fit.
         """
         parameters, other = network_arrays(network)
-        then = tuple(self.meta.get("layers") or network.names)
+        then = tuple(self.meta.get("layers") or network.layer_names)
         stored = {name: self.sections[name] for name in ("parameters", "other", "optimizer")}
         if by_place([*stored["parameters"], *stored["other"]]):
             stored = {name: renamed(flat, then) for name, flat in stored.items()}

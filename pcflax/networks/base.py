@@ -22,7 +22,7 @@ from pcflax.layers.evaluate import failed, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, normalizing, with_batch_statistics
-from .given import check_batch, parse
+from .given import check_batch, parse, says_nothing
 from .pure import split
 from .upward import Pass, no_rows, pass_upward
 from .wired import WiredLayers, no_activity
@@ -128,7 +128,10 @@ class AbstractPCNetwork(WiredLayers):
         else:
             start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
         for name, clamp in known.clamps.items():
-            start[name] = held_at(name, clamp, start[name])
+            silent = says_nothing(self, name, clamp.mask)
+            start[name] = held_at(
+                name, clamp, jnp.zeros_like(start[name]) if silent else start[name]
+            )
         return {name: start[name] for name in self.names}
 
     def feedforward(
@@ -287,20 +290,24 @@ class AbstractPCNetwork(WiredLayers):
     def output_energy(self, prediction: Any, targets: Any) -> Float[Array, " batch"]:
         """Return the output's energy of these targets under this prediction: the usual loss.
 
-        Of several outputs, the sum over those that have targets.
+        Of several outputs, the sum over those that have targets. What a mask leaves unknown stands at its
+        prediction.
 
         Raises:
             ValueError: where none has.
         """
         if self.one_output:
             prediction, targets = {self.output: prediction}, {self.output: targets}
-        energies = [
-            self.layer(name)
-            .top_node_layer()
-            .energy(jnp.asarray(targets[name], prediction[name].dtype), prediction[name])
-            for name in self.outputs
-            if targets.get(name) is not None
-        ]
+        energies = []
+        for name in self.outputs:
+            target, mu = targets.get(name), prediction[name]
+            if target is None:
+                continue
+            energy = self.layer(name).top_node_layer().energy
+            if isinstance(target, Clamp):
+                mean = energy.mean(mu)
+                target = target.apply(mean * 0 if says_nothing(self, name, target.mask) else mean)
+            energies.append(energy(jnp.asarray(target, mu.dtype), mu))
         if not energies:
             raise ValueError(f"there are no targets for the output '{self.output}'; give them")
         return sum(energies[1:], energies[0])

@@ -36,9 +36,19 @@ class Record:
             self.pending.setdefault(f"train/{name}", []).extend(column[:count].tolist())
 
     def take_row(self, metrics: MetricFunctions) -> dict[str, float]:
-        """Return the means over the steps since the last row, and begin a new one."""
+        """Return the means over the steps since the last row, and begin a new one.
+
+        Metrics of data with missing targets are sums over the `known` examples of a step, whose mean this
+        takes; NaN where none is known.
+        """
+        counts = self.pending.pop("train/known", None)
+        totals = {name: float(len(column)) for name, column in self.pending.items()}
+        if counts is not None:
+            totals |= {f"train/{name}": math.fsum(counts) for name, _ in metrics}
         means = {
-            name: math.fsum(column) / len(column) for name, column in self.pending.items() if column
+            name: math.fsum(column) / totals[name] if totals[name] else math.nan
+            for name, column in self.pending.items()
+            if column
         }
         self.pending = {}
         return of_means(means, metrics, "train/")

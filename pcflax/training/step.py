@@ -82,8 +82,8 @@ class TrainInfo(NamedTuple):
 
     Attributes:
         energy: the batch mean of F where inference ended.
-        loss: the batch mean of the outputs' energy of the targets under the feedforward prediction;
-            None without targets.
+        loss: the batch mean of the outputs' energy of the targets under the feedforward prediction, of
+            what is known of them; None without targets.
         energies: {layer name: (batch,)}, of which `energy` is the mean of the sum.
         activities: where inference ended, by layer name.
         prediction: the feedforward prediction, (batch, *out).
@@ -164,6 +164,11 @@ def take_step(
     state: TrainState, batch: Evidence, key: PRNGKey, rule: AbstractLearning, optimizer: Argument
 ) -> tuple[TrainState, TrainInfo]:
     """Take one step of learning on one batch, with an optax transformation."""
+    if batch.weights is not None and not rule.weighs_examples:
+        raise ValueError(
+            f"the examples have weights, but {type(rule).__name__} counts all alike; leave the weights out, "
+            f"or take a rule that says weighs_examples = True"
+        )
     step_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
     before = draw_streams(state.network, noise_key)
     network, optimizer_state, seen = rule.update(

@@ -33,7 +33,7 @@ STARTS = {
     "pass upward": None,
     "random": pc.initializers.Normal(0.05),
 }
-STEPS = (0, 1, 2, 5, 10, 20, 50, 100)
+STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 300)
 
 
 def read(num_steps: int, start) -> pc.Equilibrium:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from pcflax.checks import expect_kind
 from pcflax.inference import AbstractInference, expect_algorithm, make_problem
+from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
@@ -149,6 +150,7 @@ class Equilibrium(AbstractReading):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
+        _expect_start(self, self.initializer)
         if self.read is not None and not isinstance(self.read, str):
             object.__setattr__(self, "read", tuple(self.read))
         hide = self.hide
@@ -261,6 +263,7 @@ class Reconstruction(AbstractReading):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
+        _expect_start(self, self.initializer)
 
     @property
     def stops_at_tolerance(self) -> bool:
@@ -344,6 +347,14 @@ def predicted(
         prediction = {name: prediction[name] for name in targets}
     means = {name: _mean(bound, name, value) for name, value in prediction.items()}
     return prediction, means, targets, known
+
+
+def _expect_start(reading: AbstractReading, initializer: Any) -> None:
+    if isinstance(initializer, AbstractKeptStart):
+        raise ValueError(
+            f"{type(reading).__name__} starts anew at every question, but {type(initializer).__name__} keeps "
+            f"starts of training examples; take pc.initializers.Feedforward()"
+        )
 
 
 def _infer(network, known, inference, initializer, key):

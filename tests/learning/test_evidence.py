@@ -133,8 +133,9 @@ def test_a_class_that_others_hang_on_says_something():
             "label": pc.PCDense(3, 2, energy=pc.energies.Categorical(), rngs=rngs),
             "child": pc.PCDense(2, 2, rngs=rngs),
         },
-        {"label": "x", "child": "label"},
+        parents={"label": "x", "child": "label"},
         inputs={"x": (3,)},
+        output=("child", "label"),
     )
     missing = pc.Evidence(X, None, {"label": pc.Clamp(np.ones((4, 2)), KNOWN[:, None])})
     with pytest.raises(

@@ -254,7 +254,7 @@ def main() -> None:
     wrong = capacity(pool, mask, counts, seeds)
     correlations = (0.0, 0.5) if quick else (0.0, 0.2, 0.4, 0.6, 0.8)
     longest = sequence_capacity(
-        *((20, correlations, 0, 8) if quick else (100, correlations, 0, 128))
+        *((20, correlations, 0, 3) if quick else (100, correlations, 0, 128))
     )
     for name, own in wrong.items():
         print(f"{name}: covered pixels wrong {np.round(100 * own.mean(1), 2)} % at {counts} images")

@@ -24,11 +24,12 @@ from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey,
 from .batch_state import end_batch, normalizing, with_batch_statistics
 from .given import check_batch, parse
 from .pure import split
+from .sampling import SampledLayers
 from .upward import Pass, no_rows, pass_upward
-from .wired import WiredLayers, no_activity
+from .wired import no_activity
 
 
-class AbstractPCNetwork(WiredLayers):
+class AbstractPCNetwork(SampledLayers):
     """Layers by name, with an activity each, and the energy of all of them together.
 
     `PCNetwork` wires a chain, `PCGraph` anything; the rest is the same.

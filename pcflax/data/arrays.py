@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from pcflax.layers import Evidence
+from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
 from .augment import Augmentation, as_augmentations
 from .base import Dataset, Decoder, Reader
-from .examples import check_examples, scale_of
+from .examples import are_labels, check_examples, scale_of
 
 
 class ArrayDataset(Dataset):
@@ -28,6 +28,7 @@ class ArrayDataset(Dataset):
     Args:
         decoder: what turns stored examples into a batch.
         clamps: {name of a layer: `pc.Clamp`}, rows of what is clamped besides.
+        weights: (examples,), or None.
         has_checksum: whether the description has a checksum of the arrays, since the name does not say
             which they are.
     """
@@ -44,9 +45,11 @@ class ArrayDataset(Dataset):
         name: str,
         augment: Augmentation | Sequence[Augmentation] | None = None,
         clamps: Mapping[str, Any] | None = None,
+        weights: np.ndarray | None = None,
         has_checksum: bool = False,
     ):
         self.inputs, self.targets, self.clamps = inputs, targets, dict(clamps or {})
+        self.weights = weights
         self._has_checksum = has_checksum
         self._checksum: int | None = None
         self._constants: PyTree = None
@@ -62,7 +65,8 @@ class ArrayDataset(Dataset):
     def constants(self) -> PyTree:
         """Return all examples on the device as one `Evidence`, moved there on first use."""
         if self._constants is None:
-            self._constants = jax.device_put(Evidence(self.inputs, self.targets, self.clamps))
+            stored = Evidence(self.inputs, self.targets, self.clamps, self.weights)
+            self._constants = jax.device_put(stored)
         return self._constants
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
@@ -74,8 +78,50 @@ class ArrayDataset(Dataset):
         if not self._has_checksum:
             return super().description()
         if self._checksum is None:
-            self._checksum = checksum((self.inputs, self.targets, self.clamps))
+            arrays = (self.inputs, self.targets, self.clamps)
+            weights = () if self.weights is None else (self.weights,)
+            self._checksum = checksum((*arrays, *weights))
         return {**super().description(), "checksum": self._checksum}
+
+    def only(self, classes: Sequence[int]) -> ArrayDataset:
+        """Return the examples of some classes alone, in stored order; rows stay as wide as they were.
+
+        Args:
+            classes: the labels to keep.
+
+        Raises:
+            ValueError: where the set has no labels, or none of these.
+
+        >>> import pcflax as pc
+        >>> data = pc.data.load("digits").only([0, 1])
+        >>> data.num_classes, data.num_examples, data.name
+        (10, 290, 'digits/train of 0, 1')
+        """
+        labels, wanted = self.targets, sorted({int(label) for label in classes})
+        known: Any = True
+        if isinstance(labels, Clamp):
+            labels, known = labels
+        if not isinstance(self.reader.decoder.num_classes, int) or np.ndim(labels) != 1:
+            raise ValueError(f"{self._title} has no labels, one an example, to choose by")
+        rows = np.flatnonzero(np.isin(labels, wanted) & known)
+        if not len(rows):
+            told = ", ".join(map(str, wanted)) or "no class"
+            raise ValueError(f"{self._title} has no example of {told}")
+        stored = (self.inputs, self.targets, self.clamps, self.weights)
+        inputs, targets, clamps, weights = jax.tree.map(lambda array: array[rows], stored)
+        return ArrayDataset(
+            inputs,
+            targets,
+            clamps=clamps,
+            weights=weights,
+            decoder=self.reader.decoder,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            name=f"{self.name} of {', '.join(map(str, wanted))}",
+            augment=self.reader.augment,
+            has_checksum=self._has_checksum,
+        )
 
 
 def from_arrays(
@@ -91,14 +137,22 @@ def from_arrays(
     flatten: bool = False,
     augment: Augmentation | Sequence[Augmentation] | None = None,
     clamps: Mapping[str, Any] | None = None,
+    weights: Any = None,
 ) -> ArrayDataset:
     """Return batches of arrays of one's own.
+
+    Where only some elements are known, give (values, mask) in the place of values: of inputs, targets and
+    clamps, and of labels, (labels, known) for data of which only some have one. The mask is True where a
+    value is known, of the values' shape or one that broadcasts to it: (examples, 1) for rows of features
+    that are known or not, (examples,) for labels. What stands elsewhere is not looked at, NaN included. A
+    batch carries them as `pc.Clamp(value, mask)`.
 
     Args:
         inputs: (examples, *features), floating and finite, integer where `integer_inputs` says so, or
             bytes of images (uint8 with two axes of features or more), which are scaled to [0, 1]; None
             leaves a root free; {name: array} for a `PCGraph` with several inputs, of which integers
-            other than bytes stay integers.
+            other than bytes stay integers. With `num_classes`, integer labels (examples,) become one-hot
+            rows.
         targets: (examples, *features), floating and finite, or integer labels (examples,), which
             become one-hot rows; labels (examples, length) do where `num_classes` is given. None leaves
             the output free; {name: array} for several outputs, those left out or None staying free.
@@ -114,9 +168,9 @@ def from_arrays(
         augment: a random change of training images, or several in turn, such as
             `(pc.data.Flip(), pc.data.Crop(4))`; see `pcflax.data.Augmentation`.
         clamps: what else is known of the examples, by the layer's name: values (examples, *features),
-            or (values, mask) where only some of the elements are. The mask is True where a value is
-            known, of the values' shape or one that broadcasts to it: (examples, 1) for rows that are
-            known or not. A batch carries the same of its examples as `pc.Clamp`.
+            or (values, mask).
+        weights: (examples,), finite and at least 0: how much each example counts in learning, whose
+            gradient is mean_i w_i dF_i/dtheta. Energies and metrics count all alike.
 
     Raises:
         TypeError: for a dtype that is neither floating nor, for labels and where asked for, integer; for
@@ -130,19 +184,38 @@ def from_arrays(
     >>> batch.inputs.shape, batch.targets.shape, len(data)
     ((2, 3), (2, 3), 3)
     >>> known = np.array([True, False, False, True, True, False])
+    >>> few = pc.data.from_arrays(np.ones((6, 3)), (np.array([0, -1, -1, 1, 2, -1]), known), batch_size=2,
+    ...                           shuffle=False)
+    >>> next(iter(few)).targets
+    Clamp(value=Array([[1., 0., 0.],
+           [1., 0., 0.]], dtype=float32), mask=Array([[ True],
+           [False]], dtype=bool))
     >>> half = {"hidden": (np.zeros((6, 5)), known[:, None])}
     >>> data = pc.data.from_arrays(np.ones((6, 3)), None, clamps=half, batch_size=2, shuffle=False)
     >>> next(iter(data)).clamps["hidden"].mask.all(axis=1)
     Array([ True, False], dtype=bool)
     """
+    # stored as images are that have labels
+    given = num_classes is not None and not integer_inputs
+    turned = given and are_labels(inputs) and not are_labels(targets)
     stored, classes = check_examples(
-        inputs, targets, clamps, num_classes=num_classes, integer_inputs=integer_inputs, name=name
+        *((targets, inputs) if turned else (inputs, targets)),
+        clamps,
+        num_classes=num_classes,
+        integer_inputs=integer_inputs,
+        weights=weights,
+        name=name,
+        roles=("targets", "inputs") if turned else ("inputs", "targets"),
     )
+    roles: Any = {"inputs": "label", "targets": "image"} if turned else {}
     return ArrayDataset(
         stored.inputs,
         stored.targets,
         clamps=stored.clamps,
-        decoder=Decoder(scale_of(stored.inputs), flatten=bool(flatten), num_classes=classes),
+        weights=stored.weights,
+        decoder=Decoder(
+            scale_of(stored.inputs), flatten=bool(flatten), num_classes=classes, **roles
+        ),
         batch_size=batch_size,
         shuffle=shuffle,
         seed=seed,

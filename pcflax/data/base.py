@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pcflax.checks import expect_count
-from pcflax.layers import Evidence
+from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
 from .augment import Augmentation, Seeded, augmented, describe, seeded
@@ -62,7 +62,8 @@ class Decoder:
 
         Args:
             images: an array (batch, *features), several by name, or None.
-            labels: the same of labels.
+            labels: the same of labels; a `Clamp` of either where some are unknown, by a mask of as many
+                axes or, of labels, of one number a label.
             change: applied to the scaled images, before they are normalised.
         """
         found = {"image": self._images(images, change), "label": self._one_hot(labels), None: None}
@@ -71,6 +72,10 @@ class Decoder:
     def _images(self, images: PyTree, change: Callable | None) -> PyTree:
         dtype = jnp.result_type(float)
         normalises = (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,))
+        if isinstance(images, Clamp):
+            values = self._images(images.value, change)
+            mask: Any = images.mask
+            return Clamp(values, mask.reshape(len(values), -1) if self.flatten else mask)
         if normalises and images is not None:
             images = images.astype(dtype) * self.scale
         if change is not None:
@@ -83,11 +88,20 @@ class Decoder:
 
     def _one_hot(self, labels: PyTree) -> PyTree:
         if isinstance(self.num_classes, tuple):
-            rows = {name: jax.nn.one_hot(labels[name], width) for name, width in self.num_classes}
-            return {**labels, **rows}
+            return {
+                **labels,
+                **{name: _rows(labels[name], width) for name, width in self.num_classes},
+            }
         if labels is None or self.num_classes is None:
             return labels
-        return jax.nn.one_hot(labels, self.num_classes)
+        return _rows(labels, self.num_classes)
+
+
+def _rows(labels: Any, width: int) -> Any:
+    """Labels as one-hot rows, those that are unknown with a mask of one number a row."""
+    if isinstance(labels, Clamp):
+        return Clamp(jax.nn.one_hot(labels.value, width), labels.mask[..., None])  # type: ignore
+    return jax.nn.one_hot(labels, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +123,15 @@ class Reader:
             change, item = functools.partial(augmented, self.augment, seed=item.seed), item.stored
         stored = self.stored(constants, item)
         batch = self.decoder(stored.inputs, stored.targets, change)
-        return dataclasses.replace(batch, clamps=stored.clamps)
+        return dataclasses.replace(stored, inputs=batch.inputs, targets=batch.targets)
 
     def stored(self, constants: PyTree, item: PyTree) -> Evidence:
-        """Return one item's examples as they are stored."""
-        return jax.tree.map(lambda kept: kept[item], constants) if self.gather else Evidence(*item)
+        """Return one item's examples as they are stored, with their places."""
+        if self.gather:
+            rows = jax.tree.map(lambda kept: kept[item], constants)
+            return dataclasses.replace(rows, examples=item)
+        inputs, targets, *places = item
+        return Evidence(inputs, targets, examples=places[0] if places else None)
 
 
 class Dataset(abc.ABC):
@@ -200,6 +218,7 @@ class Dataset(abc.ABC):
     def has_sequences(self) -> bool:
         """Whether an example has targets at several positions, as a text has: (batch, length, classes)."""
         targets = self.spec().targets
+        targets = targets.value if isinstance(targets, Clamp) else targets
         return getattr(targets, "ndim", 0) > 2  # several targets, or none, are no sequence
 
     @abc.abstractmethod
@@ -309,8 +328,8 @@ class Dataset(abc.ABC):
         if self.reader.augment:
             role = "targets" if self.reader.decoder.targets == "image" else "inputs"
             plain: Any = getattr(spec, role)
-            if plain is None or isinstance(plain, Mapping):
-                number = "no" if plain is None else "several"
+            if plain is None or isinstance(plain, Mapping | Clamp):
+                number = {type(None): "no", Clamp: "masked"}.get(type(plain), "several")
                 raise ValueError(f"'{self.name}' has {number} {role} to augment; leave out augment")
             changed: Any = getattr(shapes(self.with_seeds(items, 0)), role)
             if (changed.shape, changed.dtype) != (plain.shape, plain.dtype):

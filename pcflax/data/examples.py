@@ -26,31 +26,37 @@ def check_examples(
     num_classes: int | Mapping[str, int] | None,
     name: str,
     integer_inputs: bool = False,
+    weights: Any = None,
+    roles: tuple[str, str] = ("inputs", "targets"),
 ) -> tuple[Evidence, Any]:
-    """Return a user's arrays as they are stored, and the `num_classes` of their decoder."""
+    """Return a user's arrays as they are stored, and the `num_classes` of their decoder.
+
+    `roles` are what the sentences of a refusal call the two.
+    """
     clamps = {} if clamps is None else clamps
     expect_kind(f"data set '{name}'", "clamps", clamps, Mapping, "{'hidden': (values, mask)}")
     if inputs is None and targets is None and not clamps:
         raise ValueError("inputs and targets are both None; give at least one")
-    inputs = _each("inputs", inputs, name, lambda what, x: _input(what, x, integer_inputs))
+    inputs = _each(roles[0], inputs, name, lambda what, x: _input(what, x, integer_inputs))
     widths = _widths(num_classes, targets, name)
     # with one position an example, labels (examples, 1) are at every position
     positions = any(
         leaf.shape[1] == 1 and (leaf.ndim > 2 or leaf.dtype == np.int32)
-        for leaf in jax.tree.leaves(inputs)
+        for leaf in jax.tree.leaves(_values(inputs))
     )
     targets = _each(
-        "targets", targets, name, lambda what, y: _target(what, y, widths[what.key], positions)
+        roles[1], targets, name, lambda what, y: _target(what, y, widths[what.key], positions)
     )
     classes = _each(
-        "targets", targets, name, lambda what, y: _num_classes(what, y, widths[what.key])
+        roles[1], _values(targets), name, lambda what, y: _num_classes(what, y, widths[what.key])
     )
     if isinstance(classes, Mapping):
         classes = tuple((key, width) for key, width in classes.items() if width) or None
     labels_as_int32 = jax.tree.map(
         lambda y: y.astype(np.int32) if np.issubdtype(y.dtype, np.integer) else y, targets
     )
-    stored = Evidence(inputs, labels_as_int32, _each("clamps", clamps, name, _clamp) or {})
+    held = _each("clamps", clamps, name, _clamp) or {}
+    stored = Evidence(inputs, labels_as_int32, held, _weights(weights, name))
     lengths = {
         jax.tree_util.keystr(path, simple=True, separator=" "): len(leaf)
         for path, leaf in jax.tree.leaves_with_path(stored)
@@ -92,7 +98,19 @@ def is_image_bytes(array: np.ndarray) -> bool:
 
 def scale_of(images: PyTree) -> float:
     """Return the factor that takes stored images to [0, 1] where they are bytes."""
+    images = _values(images)
     return 1 / 255 if isinstance(images, np.ndarray) and is_image_bytes(images) else 1.0
+
+
+def are_labels(given: Any) -> bool:
+    """Return whether these are whole numbers, one an example, or (labels, known).
+
+    >>> import numpy as np
+    >>> are_labels(np.arange(3)), are_labels((np.arange(3), np.arange(3) > 0)), are_labels(np.eye(3))
+    (True, True, False)
+    """
+    array: Any = given[0] if isinstance(given, tuple) and len(given) == 2 else given
+    return getattr(array, "ndim", 0) == 1 and jnp.issubdtype(array.dtype, np.integer)
 
 
 def told(error: Exception) -> str:
@@ -121,8 +139,8 @@ def _as_numpy(what: _What, value: Any) -> np.ndarray:
     """A user's value as an array of numbers with at least one row."""
     if np.ma.is_masked(value):
         raise ValueError(
-            f"{what} are a masked array, whose mask would be lost; drop these examples, or give values "
-            f"and mask of a layer by clamps"
+            f"{what} are a masked array, whose mask would be lost; drop these examples, or give "
+            f"(values, mask), True where known"
         )
     try:
         array = native(value)
@@ -138,8 +156,11 @@ def _as_numpy(what: _What, value: Any) -> np.ndarray:
     return array
 
 
-def _input(what: _What, value: Any, integers: bool) -> np.ndarray:
-    array = _as_numpy(what, value)
+def _input(what: _What, value: Any, integers: bool) -> Any:
+    return _masked(what, value, lambda what, array: _whole_input(what, array, integers))
+
+
+def _whole_input(what: _What, array: np.ndarray, integers: bool) -> np.ndarray:
     if what.key is not None:
         whole = np.issubdtype(array.dtype, np.integer)
         integers = whole and (integers or array.dtype != np.uint8)
@@ -148,9 +169,12 @@ def _input(what: _What, value: Any, integers: bool) -> np.ndarray:
     return _integer(what, array) if integers else _floating(what, array)
 
 
-def _target(what: _What, value: Any, width: int | None, positions: bool) -> np.ndarray:
+def _target(what: _What, value: Any, width: int | None, positions: bool) -> Any:
     """Integer labels, or floating targets."""
-    array = _as_numpy(what, value)
+    return _masked(what, value, lambda what, array: _whole_target(what, array, width, positions))
+
+
+def _whole_target(what: _What, array: np.ndarray, width: int | None, positions: bool) -> np.ndarray:
     if np.issubdtype(array.dtype, np.integer):
         if width is not None and array.ndim == 2 and array.shape[1] == 1 and not positions:
             array = array[:, 0]  # a column of labels, one for each example
@@ -190,8 +214,8 @@ def _integer(what: _What, array: np.ndarray) -> np.ndarray:
     return narrow
 
 
-def _floating(what: _What, array: np.ndarray, counts: Any = True) -> np.ndarray:
-    """Floating features, finite where they count, of a precision that jax has."""
+def _floating(what: _What, array: np.ndarray) -> np.ndarray:
+    """Floating features, finite, of a precision that jax has."""
     if not jnp.issubdtype(array.dtype, np.floating):
         raise TypeError(
             f"{what} have dtype {array.dtype}, expected a floating dtype; {_remedy(what, array)}"
@@ -201,12 +225,13 @@ def _floating(what: _What, array: np.ndarray, counts: Any = True) -> np.ndarray:
     # hold becomes infinite and is told below
     with np.errstate(over="ignore"):
         array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
-    finite = (np.isfinite(array) | ~np.asarray(counts)).reshape(len(array), -1).all(axis=1)
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
         first = int(np.argmin(finite))
         raise ValueError(
             f"{what} hold NaN or infinity in {int((~finite).sum())} of {len(array)} examples, first in "
-            f"example {first}; drop or mend them, or give what is known by clamps={{name: (values, mask)}}"
+            f"example {first}; drop or mend them, or tell what is known by a mask, "
+            f"(values, mask)"
         )
     return array
 
@@ -234,12 +259,13 @@ def _remedy(what: _What, array: np.ndarray) -> str:
     return f"cast them: {role}.astype('float32')" + " / 255" * is_image_bytes(array)
 
 
-def _clamp(what: _What, given: Any) -> Clamp:
-    """Values and mask of one layer, each with a row for every example."""
-    values, mask = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    values = _as_numpy(what, values)
+def _masked(what: _What, given: Any, check: Callable[[_What, np.ndarray], np.ndarray]) -> Any:
+    """Checked values; of (values, mask) a clamp, whose unknown values are not looked at."""
+    if not (isinstance(given, tuple) and len(given) == 2):
+        return check(what, _as_numpy(what, given))
+    values, mask = _as_numpy(what, given[0]), given[1]
     if mask is None:
-        return Clamp(_floating(what, values))  # type: ignore[arg-type]  # arrays of NumPy's
+        return check(what, values)
     mask = np.asarray(mask)
     if mask.dtype != np.bool_:
         raise TypeError(
@@ -247,13 +273,54 @@ def _clamp(what: _What, given: Any) -> Clamp:
             f"mask > 0.5"
         )
     try:
-        mask = np.broadcast_to(mask, values.shape).copy()
+        whole = np.broadcast_to(mask, values.shape)
     except ValueError:
         raise ValueError(
             f"{what} have shape {values.shape} and a mask of shape {mask.shape}; give a mask of that "
             f"shape, or one that broadcasts to it: mask[:, None] for one number an example"
         ) from None
-    return Clamp(_floating(what, values, mask), mask)  # type: ignore[arg-type]
+    checked = check(what, np.where(whole, values, np.zeros((), values.dtype)))
+    if checked.dtype.kind == "f":
+        checked = np.where(whole, checked, values.astype(checked.dtype))  # as given, NaN included
+    rows = (len(values), *[1] * (checked.ndim - 1))
+    held: Any = mask if mask.shape == rows else whole.reshape(checked.shape)
+    return Clamp(checked, held.copy())  # type: ignore[arg-type]  # arrays of NumPy's
+
+
+def _clamp(what: _What, given: Any) -> Clamp:
+    """Values and mask of one layer, each with a row for every example."""
+    values = _masked(what, given, _floating)
+    if not isinstance(values, Clamp):
+        return Clamp(values)
+    return Clamp(values.value, np.broadcast_to(values.mask, values.value.shape).copy())  # type: ignore
+
+
+def _values(tree: PyTree) -> PyTree:
+    """The same without masks."""
+    return jax.tree.map(
+        lambda leaf: leaf.value if isinstance(leaf, Clamp) else leaf,
+        tree,
+        is_leaf=lambda leaf: isinstance(leaf, Clamp),
+    )
+
+
+def _weights(given: Any, name: str) -> np.ndarray | None:
+    """One number of at least 0 for each example."""
+    if given is None:
+        return None
+    what = _What("weights", None, name)
+    array = _as_numpy(what, given)
+    if array.ndim != 1 or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{what} have shape {array.shape} and dtype {array.dtype}; expected one number for each "
+            f"example, (examples,)"
+        )
+    if not (np.isfinite(array) & (array >= 0)).all() or not array.any():
+        raise ValueError(
+            f"{what} are to be finite, at least 0 and not all 0, got numbers from {array.min():.3g} to "
+            f"{array.max():.3g}; mend them"
+        )
+    return array.astype(jax.dtypes.canonicalize_dtype(float))
 
 
 def _num_classes(what: _What, labels: np.ndarray, width: int | None) -> int | None:

@@ -68,9 +68,9 @@ class StreamDataset(Dataset):
         return ()
 
     def fetch(self, indices: np.ndarray) -> PyTree:
-        """Return the examples themselves, read in order."""
+        """Return the examples themselves, read in order, and their places."""
         rows = [_stack([self.read(int(i)) for i in row]) for row in indices]
-        return self._checked(_stack(rows))
+        return (*self._checked(_stack(rows)), np.asarray(indices, np.int32))
 
     def items(self, start: int, count: int) -> PyTree:
         """Return the raw examples of training batches start, start + 1, ..., read ahead by grain."""
@@ -79,7 +79,8 @@ class StreamDataset(Dataset):
         self._next_batch = -1  # where reading fails, the next call opens anew
         batches = [next(self._iterator) for _ in range(count)]
         self._next_batch = start + count
-        return self.with_seeds(self._checked(_stack(batches)), start)
+        places = self.indices(start, count)
+        return self.with_seeds((*self._checked(_stack(batches)), places), start)
 
     def read(self, index: int) -> tuple[np.ndarray, ...]:
         """Return one example of the source, checked.

@@ -43,6 +43,7 @@ class ActivityDecay(Energy):
         self.energy = expect_kind(self, "energy", energy, Energy, "pc.energies.Gaussian()")
         self.rate = expect_number(self, "rate", rate, least=0)
         self.clamped_only = energy.clamped_only
+        self.silent_at_zero = energy.silent_at_zero
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """The energy of each example, and rate/2 * ||activity||^2."""

@@ -32,6 +32,8 @@ class Energy(nnx.Module, abc.ABC):
     Attributes:
         clamped_only: True where the energy has no minimum over a free activity (it is linear in it,
             as a cross-entropy is), so that the layer must be clamped. False unless a subclass says so.
+        silent_at_zero: True where an activity of zeros along the last axis has energy 0 under any
+            prediction, as a row without a label has then. False unless a subclass says so.
 
     >>> import jax.numpy as jnp
     >>> import pcflax as pc
@@ -43,6 +45,7 @@ class Energy(nnx.Module, abc.ABC):
     """
 
     clamped_only: bool = False
+    silent_at_zero: bool = False
 
     @abc.abstractmethod
     def __call__(self, activity: Values, prediction: Values) -> PerExample:

@@ -31,6 +31,7 @@ class Categorical(Energy):
     """
 
     clamped_only = True
+    silent_at_zero = True
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Cross-entropy of each example between `activity` and softmax(`prediction`)."""

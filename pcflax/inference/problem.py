@@ -22,6 +22,7 @@ from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
 from pcflax.networks.batch_state import keeps_batch_state, with_batch_statistics
+from pcflax.networks.given import says_nothing
 from pcflax.typing import Activities, Energies, Initializer, PRNGKey, PyTree
 
 Result = TypeVar("Result")
@@ -230,15 +231,21 @@ def make_problem(
     network = with_batch_statistics(network, known)
     bound = network.bind()
     start = bound.start(known, initializer=initializer, key=key)
-    whole = {name for name, clamp in known.clamps.items() if clamp.mask is None}
+    masks = {
+        name: None if says_nothing(bound, name, clamp.mask) else clamp.mask
+        for name, clamp in known.clamps.items()
+    }
+    whole = {name for name, mask in masks.items() if mask is None}
     for name in bound.names:
         energy = bound.layer(name).top_node_layer().energy
         if energy.clamped_only and name not in whole:
             raise ValueError(
                 f"layer '{name}' is free, but its energy {type(energy).__name__} has no minimum over "
                 f"a free activity; clamp it (give targets) or give the layer another energy"
+                + " or mask"
+                * (name in masks)
             )
     # as the start has them: checked, and in the dtype of the activities
-    held = {name: Clamp(start[name], clamp.mask) for name, clamp in known.clamps.items()}
+    held = {name: Clamp(start[name], mask) for name, mask in masks.items()}
     free = {name: value for name, value in start.items() if name not in whole}
     return InferenceProblem(network, known.inputs, held, free)

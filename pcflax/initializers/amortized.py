@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence
-from pcflax.layers.clamps import Known
+from pcflax.layers.clamps import Known, weighted_mean
 from pcflax.layers.evaluate import evaluate
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.amortize import Guess, amortize
@@ -82,7 +81,7 @@ class Amortized(Settings):
                 layer = bound.layer(name)
                 prediction = evaluate(layer, guess.belows, bound.numerics)[0]
                 energies[name] = layer.energy(activities[guess.node], prediction)
-            return jnp.mean(total_energy(energies)), energies
+            return weighted_mean(total_energy(energies), known.weights), energies
 
         return jax.grad(mean_energy, has_aux=True)(network.parameters)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -75,11 +76,16 @@ class Evidence:
 
     Attributes:
         inputs: clamped below, (batch, *features), or {name: array} of a graph with several inputs;
-            None leaves a root free. Integers for a layer that takes them (tokens).
+            None leaves a root free. Integers for a layer that takes them (tokens). `pc.Clamp(value, mask)`
+            where only some elements of a root are known.
         targets: clamped above, (batch, *features), classes one-hot, or {name: array} for several outputs,
-            of which those without an array stay free; None leaves all free.
+            of which those without an array stay free; None leaves all free. `pc.Clamp(value, mask)` where
+            only some elements are known: with a mask of shape (batch, 1), the targets of some examples.
         clamps: {node name: array or `pc.Clamp(value, mask)`} for any other node, or None; one layer of a
             stack goes by its node's name, `hidden/3`.
+        weights: (batch,), factors w_i of the examples in learning, whose gradient is mean_i w_i dF_i/dtheta;
+            None where all count alike. Inference, each example's own, and evaluation know none.
+        examples: (batch,), int32, the examples' places in their data set; None where they have none.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> pc.Evidence(jnp.ones((4, 3)), clamps={"hidden": jnp.zeros((4, 5))}).targets is None
@@ -89,6 +95,17 @@ class Evidence:
     inputs: Any = None
     targets: Any = None
     clamps: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
+    weights: Any = None
+    examples: Any = None
+
+    def mean(self, values: Float[Array, " batch *rest"]) -> Float[Array, " *rest"]:
+        """Return the batch mean of what learning descends, w_i values_i.
+
+        >>> import jax.numpy as jnp, pcflax as pc
+        >>> pc.Evidence(jnp.ones((2, 3)), weights=jnp.array([3.0, 1.0])).mean(jnp.array([2.0, 4.0]))
+        Array(5., dtype=float32)
+        """
+        return weighted_mean(values, self.weights)
 
     def __iter__(self) -> Iterator[Any]:
         """Give inputs and targets in turn: `for x, y in data`."""
@@ -100,11 +117,36 @@ class Known(NamedTuple):
 
     inputs: Any  # what layers without a node below predict from
     clamps: dict[str, Clamp]  # by layer name, of a stack that of all its layers
+    weights: Any = None
 
     @property
     def batch_size(self) -> int:
         """How many examples there are."""
         return jax.tree.leaves((self.inputs, self.clamps))[0].shape[0]
+
+
+def weighted_mean(values: Array, weights: Array | None) -> Array:
+    """Return mean_i w_i values_i over the first axis; the mean where there are no weights."""
+    if weights is not None:
+        weights = jnp.asarray(weights, values.dtype)
+        values = weights.reshape(-1, *[1] * (values.ndim - 1)) * values
+    return jnp.mean(values, axis=0)
+
+
+def check_weights(weights: Any, batch_size: int) -> None:
+    """Refuse weights that are not one finite number of at least 0 for each example."""
+    if weights is None:
+        return
+    if getattr(weights, "shape", None) != (batch_size,):
+        raise ValueError(
+            f"expected weights of shape ({batch_size},), one for each example, got "
+            f"{getattr(weights, 'shape', type(weights).__name__)}"
+        )
+    if isinstance(weights, Tracer):
+        return
+    numbers = np.asarray(weights)
+    if not (np.isfinite(numbers) & (numbers >= 0)).all():
+        raise ValueError("expected weights that are finite and at least 0, got others; mend them")
 
 
 class ClampShapeError(ValueError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pcflax.layers import Evidence
@@ -29,6 +29,8 @@ class Backprop(AbstractGradientLearning):
     Backprop()
     """
 
+    weighs_examples: ClassVar[bool] = True
+
     def gradients(
         self,
         network: SplitNetwork,
@@ -47,8 +49,10 @@ class Backprop(AbstractGradientLearning):
         def mean_output_energy(parameters):
             bound = network.replace(parameters=parameters).bind()
             prediction = bound.predict(inputs, batch_size=known.batch_size, clamps=known.clamps)
-            return jnp.mean(bound.output_energy(prediction, targets)), prediction
+            return evidence.mean(bound.output_energy(prediction, targets)), prediction
 
         gradients, prediction = jax.grad(mean_output_energy, has_aux=True)(network.parameters)
         activities = network.bind().start(known)
-        return gradients, LearningInfo(activities, network.energies(activities, inputs), prediction)
+        return gradients, LearningInfo(
+            activities, network.energies(activities, known.inputs), prediction
+        )

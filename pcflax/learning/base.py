@@ -8,7 +8,7 @@ rule that moves the weights during inference implements `update` itself.
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,14 @@ class LearningInfo(NamedTuple):
 
 
 class AbstractLearning(Settings, abc.ABC):
-    """A rule that turns a batch into new parameters and a new optimizer state."""
+    """A rule that turns a batch into new parameters and a new optimizer state.
+
+    Attributes:
+        weighs_examples: whether the rule counts each example by the evidence's weights; training refuses
+            weights where it says no.
+    """
+
+    weighs_examples: ClassVar[bool] = False
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse a network that the rule cannot train; any will do unless a subclass, or its inference,

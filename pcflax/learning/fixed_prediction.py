@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Array, Int
 from pcflax.energies import total_energy
 from pcflax.inference import GradientDescent, VectorField, expect_algorithm, make_problem
 from pcflax.layers import Evidence
+from pcflax.layers.clamps import weighted_mean
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
@@ -57,19 +59,22 @@ class FixedPredictionProblem(VectorField):
         (_, energies), slopes = jax.value_and_grad(summed, has_aux=True)(pairs)
         return energies, *slopes
 
-    def parameter_gradients(self, coordinates: PyTree) -> PyTree:
-        """Pull dE_l/dmu_l at these activities through mu^_l to its parameters; return the batch mean."""
+    def parameter_gradients(self, coordinates: PyTree, weights: Array | None = None) -> PyTree:
+        """Pull dE_l/dmu_l at these activities through mu^_l to its parameters; return the batch mean.
+
+        Each example counts by its weight, (batch,), where there are weights.
+        """
         activities = self.decode(coordinates)
         _, _, on_predictions = self.slopes(coordinates)
 
         def linearised_mean(parameters):
             network = self.network.replace(parameters=parameters)
             predictions = network.bind(self.feedforward).predictions(self.inputs)
-            through = [jnp.sum(predictions[name] * on_predictions[name]) for name in predictions]
+            through = [predictions[name] * on_predictions[name] for name in predictions]
             # what an energy itself holds (a learned precision) learns at the fixed prediction
             own = dataclasses.replace(self, network=network)._energies(activities, self.predictions)
-            own = [jnp.sum(energy) for energy in own.values()]
-            return jnp.stack(through + own).sum() / self.batch_size
+            means = [weighted_mean(each, weights) for each in (*through, *own.values())]
+            return jnp.stack([jnp.sum(mean) for mean in means]).sum()
 
         return jax.grad(linearised_mean)(self.network.parameters)
 
@@ -105,6 +110,7 @@ class FixedPrediction(AbstractGradientLearning):
     2
     """
 
+    weighs_examples: ClassVar[bool] = True
     inference: GradientDescent
 
     def __post_init__(self):
@@ -136,7 +142,7 @@ class FixedPrediction(AbstractGradientLearning):
         result = self.inference.solve(problem, key=key)
         coordinates = problem.encode(result.activities)
         prediction = problem.predicted(network)
-        return problem.parameter_gradients(coordinates), LearningInfo(
+        return problem.parameter_gradients(coordinates, evidence.weights), LearningInfo(
             result.activities,
             result.energies,
             prediction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ class IncrementalPC(AbstractLearning):
     8
     """
 
+    weighs_examples: ClassVar[bool] = True
     inference: AbstractIterativeInference
     initializer: Initializer | None = None
 
@@ -85,7 +87,7 @@ class IncrementalPC(AbstractLearning):
         start_key, solve_key = jax.random.split(key)
         problem = self.problem(network, evidence, key=start_key)
         prediction = problem.predicted(network)
-        known = Known(problem.inputs, dict(problem.clamps))
+        known = Known(problem.inputs, dict(problem.clamps), evidence.weights)
 
         def both(carry, number):
             coordinates, state, parameters, optimizer_state = carry
@@ -93,7 +95,10 @@ class IncrementalPC(AbstractLearning):
             current = dataclasses.replace(problem, network=now)
             activities = current.decode(coordinates)
             gradients, energies = now.mean_gradients(
-                activities, problem.inputs, clamps=problem.clamps
+                activities,
+                problem.inputs,
+                clamps=problem.clamps,
+                of_examples=evidence.weights,
             )
             gradients = with_start(self.initializer, gradients, now, known, activities)
             coordinates, state, _ = self.inference.step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Int
 
 from pcflax.checks import expect_number
 from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
-from pcflax.layers import Evidence
+from pcflax.layers import Clamp, Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import Initializer, PRNGKey, PyTree
 
@@ -59,6 +60,7 @@ class Nudged(AbstractGradientLearning):
     0.5
     """
 
+    weighs_examples: ClassVar[bool] = True
     inference: AbstractInference
     beta: float | Callable[[Array], Array] = dataclasses.field(default=0.5, kw_only=True)
     centred: bool = dataclasses.field(default=False, kw_only=True)
@@ -102,7 +104,7 @@ class Nudged(AbstractGradientLearning):
             problem = self._problem(network, evidence, prediction, beta, start_key)
             result = self.inference.solve(problem, key=solve_key)
             gradients, energies = problem.network.mean_gradients(
-                result.activities, problem.inputs, problem.weights
+                result.activities, problem.inputs, problem.weights, of_examples=evidence.weights
             )
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
             status = result.status if self.inference.stops_at_tolerance else None
@@ -129,7 +131,9 @@ class Nudged(AbstractGradientLearning):
         mean = bound.output_layer.energy.mean(prediction)
         target = evidence.targets
         if not self.weighted:
-            target = mean - beta * (mean - target.astype(mean.dtype))
+            known = target if isinstance(target, Clamp) else Clamp(target)
+            moved = mean - beta * (mean - known.value.astype(mean.dtype))
+            target = known._replace(value=moved) if isinstance(target, Clamp) else moved
         nudged = dataclasses.replace(evidence, targets=target)
         problem = make_problem(network, nudged, initializer=self.initializer, key=key)
         if not self.weighted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,7 @@ class PredictiveCoding(AbstractGradientLearning):
     20
     """
 
+    weighs_examples: ClassVar[bool] = True
     inference: AbstractInference
     initializer: Initializer | None = None
 
@@ -71,11 +73,16 @@ class PredictiveCoding(AbstractGradientLearning):
             result.activities,
             problem.inputs,
             untouched=() if self.initializer is not None else self.inference.untouched(problem),
+            of_examples=evidence.weights,
         )
         if result.samples is not None:
-            at_samples = jax.vmap(lambda one: frozen.mean_gradients(one, problem.inputs)[0])
-            gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples(result.samples))
-        known = Known(problem.inputs, dict(problem.clamps))
+
+            def at(sample):
+                return frozen.mean_gradients(sample, problem.inputs, of_examples=evidence.weights)
+
+            at_samples = jax.vmap(at)(result.samples)[0]
+            gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples)
+        known = Known(problem.inputs, dict(problem.clamps), evidence.weights)
         gradients = with_start(self.initializer, gradients, frozen, known, result.activities)
         prediction = problem.predicted(network)
         status = result.status if self.inference.stops_at_tolerance else None

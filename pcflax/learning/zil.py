@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ class ZIL(AbstractGradientLearning):
     ZIL()
     """
 
+    weighs_examples: ClassVar[bool] = True
+
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse what is no chain."""
         if not network.wiring.is_chain:
@@ -70,7 +73,7 @@ class ZIL(AbstractGradientLearning):
             )
         problem = make_problem(network, evidence)
         network = problem.network
-        for name in problem.start:
+        for name in [name for name in problem.start if name not in problem.clamps]:
             energy = bound.layer(name).top_node_layer().energy
             precision = energy.precision if type(energy) is Gaussian else None
             if not isinstance(precision, float) or precision != 1.0:
@@ -87,7 +90,7 @@ class ZIL(AbstractGradientLearning):
             def own_energy(parameters):
                 now = network.replace(parameters=parameters)
                 energies = now.energies(problem.decode(coordinates), problem.inputs)
-                means = [jnp.mean(energies[name], axis=0).reshape(-1) for name in bound.names]
+                means = [evidence.mean(energies[name]).reshape(-1) for name in bound.names]
                 return jnp.sum(jnp.where(learns, jnp.concatenate(means), 0))
 
             total = jax.tree.map(jnp.add, total, jax.grad(own_energy)(network.parameters))

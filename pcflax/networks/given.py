@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from pcflax.checks import did_you_mean
 from pcflax.layers import Clamp, Evidence
-from pcflax.layers.clamps import Known, as_clamp
+from pcflax.layers.clamps import Known, as_clamp, check_weights
 from pcflax.typing import Network
 
-from .wiring import by_name
+from .wiring import by_name, names_of
 
 
 def parse(network: Network, evidence: Evidence) -> Known:
@@ -27,14 +29,19 @@ def parse(network: Network, evidence: Evidence) -> Known:
             f"{type(clamps).__name__}"
         )
     named = {name: as_clamp(name, value) for name, value in clamps.items()}
-    check_batch(evidence.inputs, evidence.targets, named, integers=network.takes_integers)
-    ends = network.wiring.clamped_roots(evidence.inputs)
+    integers = network.takes_integers
+    batch_size = check_batch(evidence.inputs, evidence.targets, named, integers=integers)
+    check_weights(evidence.weights, batch_size)
+    ends = {
+        name: as_clamp(name, clamp) if clamp.mask is not None else clamp
+        for name, clamp in network.wiring.clamped_roots(evidence.inputs).items()
+    }
     if evidence.targets is not None:
         for name, array in by_name(evidence.targets, network.outputs).items():
             if array is not None:
-                network.layer(name).energy.check_targets(array)
                 top = list(network.layer(name).each_node_name(name))[-1]
                 ends[top] = as_clamp(top, array)
+                network.layer(name).energy.check_targets(known_part(ends[top]))
     found: dict[str, dict[int | None, Clamp]] = {}
     for name, clamp in [*ends.items(), *named.items()]:
         layer, index = node_of(network, name)
@@ -56,7 +63,41 @@ def parse(network: Network, evidence: Evidence) -> Known:
         merged = network.layer(name).clamp_nodes(name, whole, nodes)
         if merged is not None:
             held[name] = merged
-    return Known(evidence.inputs, held)
+    return Known(_whole(evidence.inputs), held, evidence.weights)
+
+
+def known_part(clamp: Clamp) -> Any:
+    """Return the values that are known, for a look at them: rows without a gap, where some have one."""
+    if clamp.mask is None or isinstance(clamp.value, Tracer) or isinstance(clamp.mask, Tracer):
+        return clamp.value
+    value = np.asarray(clamp.value)
+    held = np.broadcast_to(np.asarray(clamp.mask), value.shape)
+    return value[held.all(axis=tuple(range(1, value.ndim)))]
+
+
+def says_nothing(network: Network, name: str, mask: Any) -> bool:
+    """Return whether what this mask leaves unknown of a layer stands at 0, where it costs nothing.
+
+    So it is of rows without a label under a cross-entropy, of which no minimum over a free activity exists,
+    where nothing else predicts the node or is predicted from it.
+    """
+    energy, wiring = network.layer(name).energy, network.wiring
+    if mask is None or not (energy.clamped_only and energy.silent_at_zero):
+        return False
+    others = [(parents, node) for _, parents, node in (*wiring.predictors, *wiring.amortizers)]
+    others += [(parents, None) for _, parents in wiring.parents]
+    alone = not any(name == node or name in names_of(parents) for parents, node in others)
+    return alone and jnp.shape(mask)[-1:] == (1,)
+
+
+def _whole(inputs: Any) -> Any:
+    """The inputs without those roots that are known in part, whose clamps say all."""
+    if isinstance(inputs, Clamp):
+        return None
+    if not isinstance(inputs, Mapping):
+        return inputs
+    whole = {name: array for name, array in inputs.items() if not isinstance(array, Clamp)}
+    return whole or None
 
 
 def node_of(network: Network, name: str) -> tuple[str, int | None]:
@@ -96,6 +137,7 @@ def check_batch(
     for role, title, array in roles:
         if array is None:
             continue
+        array = array.value if isinstance(array, Clamp) else array
         dtype = getattr(array, "dtype", None)
         tokens = integers and role == "inputs" and dtype is not None
         if dtype is None or not (

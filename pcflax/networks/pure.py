@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from pcflax.energies import total_energy
+from pcflax.layers.clamps import weighted_mean
 from pcflax.typing import Activities, Energies, Network, PyTree
 from pcflax.variables import Activity
 
@@ -98,8 +99,9 @@ class SplitNetwork(Generic[Net]):
         *,
         clamps: Mapping[str, Any] | None = None,
         untouched: tuple[str, ...] = (),
+        of_examples: Array | None = None,
     ) -> tuple[PyTree, Energies]:
-        """Return the gradient of mean_i F_i over the parameters, and the energies.
+        """Return the gradient of mean_i w_i F_i over the parameters, and the energies.
 
         Args:
             activities: held fixed.
@@ -109,6 +111,7 @@ class SplitNetwork(Generic[Net]):
             clamps: of the activities, where it is known. An error that is rounding alone then counts as
                 0 in the other layers: no weight learns from it.
             untouched: free layers whose error is known to be 0.
+            of_examples: (batch,), w_i; 1 unless given.
         """
         factors = weights or {}
 
@@ -118,7 +121,7 @@ class SplitNetwork(Generic[Net]):
             bound.numerics = bound.numerics._replace(rounds=free, untouched=untouched)
             energies = bound.energies(inputs)
             weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
-            return jnp.mean(total_energy(weighed)), energies
+            return weighted_mean(total_energy(weighed), of_examples), energies
 
         return jax.grad(mean_energy, has_aux=True)(self.parameters)
 

@@ -183,7 +183,7 @@ class Wiring:
         Raises:
             ValueError: for one that is missing or unknown.
         """
-        given = {} if inputs is None else by_name(inputs, self.inputs)
+        given = self._given(inputs)
         found = {name: given.get(name) for name in self.outside}
         for name, array in found.items():
             if array is None:
@@ -197,12 +197,24 @@ class Wiring:
 
     def clamped_roots(self, inputs: Any) -> dict[str, Clamp]:
         """Return the roots that these inputs clamp."""
-        given = {} if inputs is None else by_name(inputs, self.inputs)
+        given = self._given(inputs)
         return {
-            name: Clamp(jnp.asarray(array))
+            name: array if isinstance(array, Clamp) else Clamp(jnp.asarray(array))
             for name, array in given.items()
             if name in self.names and array is not None
         }
+
+    def _given(self, inputs: Any) -> dict[str, Any]:
+        """The inputs by name."""
+        given = {} if inputs is None else by_name(inputs, self.inputs)
+        for name in self.outside:
+            if isinstance(given.get(name), Clamp):
+                title = "the inputs" if self.is_chain else f"the input '{name}'"
+                raise ValueError(
+                    f"{title} are known in part, but come from outside, so that nothing predicts the rest; "
+                    f"make them a pc.PCRoot, which they clamp"
+                )
+        return given
 
     def groups(self) -> list[list[str]]:
         """Return the order in runs: a layer alone, or neighbouring layers on cycles together."""

@@ -62,9 +62,14 @@ def learn_batches(
         values = {"energy": info.energy}
         if batch.targets is not None:
             values["loss"] = info.loss
-            read = predicted(state.network.bind(), info.prediction, batch.targets)
-            measured = measure(*read, recipe.metrics)
-            values |= {name: jnp.mean(at_least_32_bits(m)) for name, m in measured.items()}
+            values_and_truth = predicted(state.network.bind(), info.prediction, batch.targets)
+            measured, known = measure(*values_and_truth[:3], recipe.metrics), values_and_truth[3]
+            if known is None:
+                values |= {name: jnp.mean(at_least_32_bits(m)) for name, m in measured.items()}
+            else:  # sums, and of how many: a batch may have no label
+                counted = {n: jnp.where(known, at_least_32_bits(m), 0) for n, m in measured.items()}
+                values |= {name: jnp.sum(column) for name, column in counted.items()}
+                values["known"] = jnp.sum(known)
         if info.converged is not None:
             values["converged"] = info.converged
         values |= {f"energy/{name}": mean for name, mean in layer_means(info.energies).items()}

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from pcflax.checks import expect_kind
 from pcflax.inference import AbstractInference, expect_algorithm, make_problem
-from pcflax.layers import Evidence
+from pcflax.initializers import AbstractKeptStart
+from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.networks.given import node_of
@@ -107,8 +108,8 @@ class Feedforward(AbstractReading):
             evidence.inputs, batch_size=known.batch_size, clamps=known.clamps
         )
         bound.set_activities(bound.start(known))
-        energy = bound.energy(evidence.inputs)
-        return Answer(*predicted(bound, prediction, evidence.targets), None, energy, None)
+        energy = bound.energy(known.inputs)
+        return Answer(*predicted(bound, prediction, evidence.targets), energy, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Equilibrium(AbstractReading):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
+        _expect_start(self, self.initializer)
         if self.read is not None and not isinstance(self.read, str):
             object.__setattr__(self, "read", tuple(self.read))
         hide = self.hide
@@ -261,6 +263,7 @@ class Reconstruction(AbstractReading):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
+        _expect_start(self, self.initializer)
 
     @property
     def stops_at_tolerance(self) -> bool:
@@ -320,16 +323,38 @@ def in_evaluation(network: SplitNetwork) -> SplitNetwork:
     return split(bound)
 
 
-def predicted(bound: AbstractPCNetwork, prediction: Any, targets: Any) -> tuple[Any, Any, Any]:
-    """Return an output's prediction, its mean and its truth; of several outputs, of those with targets."""
+def predicted(
+    bound: AbstractPCNetwork, prediction: Any, targets: Any
+) -> tuple[Any, Any, Any, Array | None]:
+    """Return an output's prediction, its mean, its truth and of which examples all of that is known.
+
+    Of several outputs, of those with targets.
+    """
+    given = targets.values() if isinstance(targets, Mapping) else [targets]
+    known = known_rows(
+        [clamp.held() for clamp in given if isinstance(clamp, Clamp) and clamp.mask is not None]
+    )
+    targets = jax.tree.map(
+        lambda truth: truth.value if isinstance(truth, Clamp) else truth,
+        targets,
+        is_leaf=lambda truth: isinstance(truth, Clamp),
+    )
     if not isinstance(prediction, Mapping):
         truth = next(iter(targets.values())) if isinstance(targets, Mapping) else targets
-        return prediction, _mean(bound, bound.output, prediction), truth
+        return prediction, _mean(bound, bound.output, prediction), truth, known
     if isinstance(targets, Mapping):
         targets = {name: array for name, array in targets.items() if array is not None}
         prediction = {name: prediction[name] for name in targets}
     means = {name: _mean(bound, name, value) for name, value in prediction.items()}
-    return prediction, means, targets
+    return prediction, means, targets, known
+
+
+def _expect_start(reading: AbstractReading, initializer: Any) -> None:
+    if isinstance(initializer, AbstractKeptStart):
+        raise ValueError(
+            f"{type(reading).__name__} starts anew at every question, but {type(initializer).__name__} keeps "
+            f"starts of training examples; take pc.initializers.Feedforward()"
+        )
 
 
 def _infer(network, known, inference, initializer, key):

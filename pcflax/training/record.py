@@ -36,9 +36,19 @@ class Record:
             self.pending.setdefault(f"train/{name}", []).extend(column[:count].tolist())
 
     def take_row(self, metrics: MetricFunctions) -> dict[str, float]:
-        """Return the means over the steps since the last row, and begin a new one."""
+        """Return the means over the steps since the last row, and begin a new one.
+
+        Metrics of data with missing targets are sums over the `known` examples of a step, whose mean this
+        takes; NaN where none is known.
+        """
+        counts = self.pending.pop("train/known", None)
+        totals = {name: float(len(column)) for name, column in self.pending.items()}
+        if counts is not None:
+            totals |= {f"train/{name}": math.fsum(counts) for name, _ in metrics}
         means = {
-            name: math.fsum(column) / len(column) for name, column in self.pending.items() if column
+            name: math.fsum(column) / totals[name] if totals[name] else math.nan
+            for name, column in self.pending.items()
+            if column
         }
         self.pending = {}
         return of_means(means, metrics, "train/")
@@ -54,10 +64,14 @@ class Record:
         logged = any(name.startswith("train/") for name in at_step)
         self.pending = {} if logged else pending
 
-    def begin(self, step: int, data: Dataset) -> None:
-        """Begin a fit on this data set; warn where a restored one goes on otherwise than it would have."""
+    def begin(self, step: int, data: Dataset) -> bool:
+        """Begin a fit on this data set, and return whether the one before was on the same.
+
+        Warns where a restored fit goes on otherwise than it would have.
+        """
         now: dict[str, Any] = dict(data.description())
-        if not is_same_data(self.data or {}, now):
+        goes_on = is_same_data(self.data or {}, now)
+        if not goes_on:
             self.data_start = step
         self.data = now
         if self.restored is None:
@@ -65,6 +79,7 @@ class Record:
         else:
             warn_of_changes(self.restored, now, stacklevel=4)
         self.restored = None
+        return goes_on
 
     def to_meta(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint of this step stores beside its arrays."""

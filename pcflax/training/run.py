@@ -14,7 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from pcflax.data import Dataset
+from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
+from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import Activities, PyTree
 
@@ -46,6 +49,7 @@ class Run:
         self._network = network
         self._optimizer_state = as_arrays(optimizer.init(in_training(network).parameters))
         self._activities: Activities = {}
+        self._starts: PyTree = {}  # right after a restore by path, as a checkpoint has them
         self._state: TrainState | None = None
         # Whether somebody has the objects who may change them: then they are the truth.
         self._shown = True
@@ -77,6 +81,7 @@ class Run:
                 as_arrays(self._optimizer_state),
                 jnp.int32(self.step),
                 self._activities,
+                self._starts,
             )
         return self._state
 
@@ -101,8 +106,8 @@ class Run:
             return
         state = self.state()
         state.write_to(self._network)
-        kept = copied((state.optimizer_state, state.activities))
-        self._optimizer_state, self._activities = kept
+        kept = copied((state.optimizer_state, state.activities, state.starts))
+        self._optimizer_state, self._activities, self._starts = kept
         self._written = (self.step, self.record.copy_pending())
 
     def show(self) -> None:
@@ -117,6 +122,20 @@ class Run:
             shapes = jax.eval_shape(lambda batch: network.bind().start(batch), spec)
         self.show()
         self._activities = {k: jnp.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
+
+    def carry_starts(self, rule: AbstractLearning, data: Dataset, *, goes_on: bool) -> None:
+        """Let the state carry what the rule's initializer keeps; what it kept where the data go on."""
+        self.show()
+        initializer = getattr(rule, "initializer", None)
+        stored, self._starts = flatten(self._starts), {}
+        if isinstance(initializer, AbstractKeptStart):
+            self._starts = initializer.begin(self.state().network, data)
+            specs = [
+                {n: (a.shape, a.dtype) for n, a in flat.items()}
+                for flat in (stored, flatten(self._starts))
+            ]
+            if goes_on and specs[0] == specs[1]:
+                self._starts = unflatten(self._starts, stored)
 
     def settle(self) -> None:
         """Show the newest state there is, after a fit or an error within it."""
@@ -140,6 +159,7 @@ class Run:
             "optimizer": flatten(as_arrays(self._optimizer_state)),
             "other": other,
             "activities": dict(self._activities),
+            "starts": flatten(self._starts),
         }
 
     def meta(self) -> dict[str, Any]:
@@ -153,6 +173,7 @@ class Run:
         write_network_arrays(self._network, arrays)
         self._optimizer_state = unflatten(optimizer_state, optimizer_arrays)
         self._activities = copied(dict(stored.activities))
+        self._starts = copied(dict(stored.sections["starts"]))
         self._network.set_activities(self._activities)
         self.step, self.record = stored.step, Record.of_meta(stored.meta)
         self.key = jax.random.key(self.record.seed)

@@ -10,11 +10,12 @@ file to read: `loop.py`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.inference import Status
+from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, after_batch, split, write
@@ -37,7 +39,7 @@ from .measure import at_least_32_bits
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["network", "optimizer_state", "step", "activities"],
+    data_fields=["network", "optimizer_state", "step", "activities", "starts"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -50,25 +52,34 @@ class TrainState:
         step: batches learned from so far, int32.
         activities: the last batch's inferred activities by layer name; a state that begins with none
             keeps none.
+        starts: what the rule's initializer keeps, {} unless it keeps something.
     """
 
     network: SplitNetwork
     optimizer_state: PyTree
     step: Int[Array, ""]
     activities: Activities
+    starts: PyTree = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, network: AbstractPCNetwork, optimizer: optax.GradientTransformation) -> TrainState:
+    def of(
+        cls,
+        network: AbstractPCNetwork,
+        optimizer: optax.GradientTransformation,
+        *,
+        starts: PyTree = None,
+    ) -> TrainState:
         """Return the state before the first step; its arrays are copies of the network's.
 
         Args:
             network: the network to train, in whatever mode; the state is in training mode.
             optimizer: the optax transformation that the step is made with.
+            starts: of a rule whose initializer keeps something, `rule.initializer.begin(network, data)`.
         """
         taken = in_training(network)
         optimizer = as_optimizer("TrainState", optimizer, taken.parameters)
         optimizer_state = as_arrays(optimizer.init(taken.parameters))
-        return copied(cls(taken, optimizer_state, jnp.int32(0), {}))
+        return copied(cls(taken, optimizer_state, jnp.int32(0), {}, starts or {}))
 
     def write_to(self, network: AbstractPCNetwork) -> None:
         """Write copies of parameters, other state and activities into a network object of this kind."""
@@ -82,8 +93,8 @@ class TrainInfo(NamedTuple):
 
     Attributes:
         energy: the batch mean of F where inference ended.
-        loss: the batch mean of the outputs' energy of the targets under the feedforward prediction;
-            None without targets.
+        loss: the batch mean of the outputs' energy of the targets under the feedforward prediction, of
+            what is known of them; None without targets.
         energies: {layer name: (batch,)}, of which `energy` is the mean of the sum.
         activities: where inference ended, by layer name.
         prediction: the feedforward prediction, (batch, *out).
@@ -164,8 +175,16 @@ def take_step(
     state: TrainState, batch: Evidence, key: PRNGKey, rule: AbstractLearning, optimizer: Argument
 ) -> tuple[TrainState, TrainInfo]:
     """Take one step of learning on one batch, with an optax transformation."""
+    if batch.weights is not None and not rule.weighs_examples:
+        raise ValueError(
+            f"the examples have weights, but {type(rule).__name__} counts all alike; leave the weights out, "
+            f"or take a rule that says weighs_examples = True"
+        )
     step_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
     before = draw_streams(state.network, noise_key)
+    initializer: Any = getattr(rule, "initializer", None)
+    if isinstance(initializer, AbstractKeptStart):
+        rule = _started(rule, initializer, state.starts, batch)
     network, optimizer_state, seen = rule.update(
         before, optimizer.value, state.optimizer_state, batch, key=step_key, step=state.step
     )
@@ -182,12 +201,29 @@ def take_step(
     zeros = [jnp.sum(leaf * 0) for leaf in jax.tree.leaves(network.parameters)]
     finite = jnp.isfinite(functools.reduce(jnp.add, zeros, energy))
     activities = seen.activities if state.activities else {}
-    new = TrainState(network, optimizer_state, state.step + 1, activities)
+    starts = state.starts
+    if isinstance(initializer, AbstractKeptStart):
+        starts = initializer.after(starts, batch, seen.activities)
+    new = TrainState(network, optimizer_state, state.step + 1, activities, starts)
     kept = jax.lax.cond(finite, lambda: new, lambda: state)
     converged = None if seen.status is None else jnp.mean(seen.status == Status.CONVERGED)
     return kept, TrainInfo(
         energy, loss, seen.energies, seen.activities, seen.prediction, converged, finite
     )
+
+
+def _started(
+    rule: AbstractLearning, initializer: AbstractKeptStart, starts: PyTree, batch: Evidence
+) -> AbstractLearning:
+    """The rule with the start that was kept for this batch."""
+    if not jax.tree.leaves(starts):
+        raise ValueError(
+            f"{type(initializer).__name__} starts are kept in the state, and this one has none; begin with "
+            f"TrainState.of(network, optimizer, starts=rule.initializer.begin(network, data))"
+        )
+    rule = copy.copy(rule)  # past __init__, which would check what is traced
+    object.__setattr__(rule, "initializer", initializer.at(starts, batch))
+    return rule
 
 
 def layer_means(energies: Energies) -> dict[str, Array]:

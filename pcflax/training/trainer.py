@@ -217,7 +217,7 @@ class Trainer:
                 stacklevel=2,
             )
             return self.history
-        self._run.record.begin(self.step, data)
+        goes_on = self._run.record.begin(self.step, data)
         calendar = Calendar(
             total=total,
             log=log_every,
@@ -242,6 +242,7 @@ class Trainer:
         self._run.stop_asked = False
         keeps = self.checkpoints is not None and self.checkpoints.activities
         self._run.carry_activities(data.spec() if keeps else None)
+        self._run.carry_starts(self.learning, data, goes_on=goes_on)
         with (
             SignalCatcher() as signals,  # until the last save is sealed
             self._saving.opened(self._run, calendar),

@@ -342,3 +342,86 @@ class TestDescription:
         assert set(self.described()) == {*old, "checksum"}
         digits = {"name": "digits/train", "num_examples": 1437, "batch_size": 64, "seed": 0}
         assert pc.data.load("digits").description() == {**digits, "shuffle": True}
+
+
+class TestMissing:
+    """(values, mask) in the place of inputs and targets, and (labels, known)."""
+
+    KNOWN = np.array([True, False, True, True, False, True])
+
+    def test_labels_that_are_unknown_are_masked_rows(self):
+        labels = np.where(self.KNOWN, np.arange(6) % 3, -1)
+        data = pc.data.from_arrays(
+            np.ones((6, 2)), (labels, self.KNOWN), batch_size=3, shuffle=False
+        )
+        batch = list(data)[1]
+        np.testing.assert_array_equal(batch.targets.value[::2], np.eye(3)[[0, 2]])
+        np.testing.assert_array_equal(batch.targets.mask, [[True], [False], [True]])
+        assert data.num_classes == 3
+
+    def test_inputs_may_be_known_in_part(self):
+        images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2)
+        mask = images % 3 > 0
+        data = pc.data.from_arrays((images, mask), None, batch_size=6, shuffle=False, flatten=True)
+        (batch,) = data
+        expected = np.where(mask, images, 0).reshape(6, 4) / 255
+        np.testing.assert_allclose(batch.inputs.value, expected, rtol=1e-6)
+        np.testing.assert_array_equal(batch.inputs.mask, mask.reshape(6, 4))
+        with pytest.raises(ValueError, match="masked inputs to augment"):
+            pc.data.from_arrays((images, mask), None, batch_size=6, augment=pc.data.Flip())
+
+    def test_rows_of_targets_keep_a_mask_of_one_number(self):
+        rows = np.where(self.KNOWN[:, None], np.ones((6, 2)), np.nan)
+        data = pc.data.from_arrays(None, (rows, self.KNOWN[:, None]), batch_size=6)
+        assert next(iter(data)).targets.mask.shape == (6, 1)
+
+    def test_weights_and_places_come_along(self):
+        weights = np.arange(6)
+        data = pc.data.from_arrays(np.eye(6), None, batch_size=4, weights=weights, seed=3)
+        batch = next(iter(data))
+        np.testing.assert_array_equal(batch.examples, data.order(0)[:4])
+        np.testing.assert_array_equal(batch.weights, weights[data.order(0)[:4]])
+
+    def test_labels_as_inputs_are_one_hot_where_classes_are_told(self):
+        images = np.ones((6, 4))
+        data = pc.data.from_arrays(np.arange(6) % 3, images, batch_size=6, num_classes=5)
+        batch = next(iter(data))
+        assert (data.classes_of("inputs"), data.classes_of("targets")) == (5, None)
+        assert batch.inputs.shape == (6, 5)
+        assert batch.targets.shape == (6, 4)
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"weights": np.ones(5)}, "'mine' has 6 inputs but 6 targets but 5 weights; give one"),
+            ({"weights": np.ones((6, 1))}, "the weights of 'mine' have shape (6, 1)"),
+            ({"weights": -np.arange(6.0)}, "are to be finite, at least 0 and not all 0, got"),
+            ({"weights": np.full(6, np.nan)}, "are to be finite, at least 0 and not all 0, got"),
+            ({"weights": np.zeros(6)}, "are to be finite, at least 0 and not all 0, got"),
+            ({"weights": np.array(list("abcdef"))}, "and dtype <U1; expected one number"),
+            ({"targets": (np.arange(6), np.ones(5, bool))}, "a mask of shape (5,); give a mask"),
+        ],
+    )
+    def test_what_does_not_fit_is_told(self, options, text):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            pc.data.from_arrays(
+                **{"inputs": np.ones((6, 2)), "targets": np.arange(6), "name": "mine"} | options,
+                batch_size=2,
+            )
+
+    def test_only_some_classes(self):
+        labels = np.arange(12) % 4
+        weights = np.arange(1.0, 13)
+        data = pc.data.from_arrays(
+            np.eye(12), labels, batch_size=2, weights=weights, clamps={"z": np.eye(12)}
+        )
+        batch = next(data.only([3, 1]).batches())
+        np.testing.assert_array_equal(batch.inputs, np.eye(12)[[1, 3]])
+        np.testing.assert_array_equal(batch.targets, np.eye(4)[[1, 3]])
+        np.testing.assert_array_equal(batch.weights, [2, 4])
+        np.testing.assert_array_equal(batch.clamps["z"].value, np.eye(12)[[1, 3]])
+        assert data.only([0]).description() != data.only([1]).description()
+        with pytest.raises(ValueError, match="data set 'arrays' has no example of 7"):
+            data.only([7])
+        with pytest.raises(ValueError, match="has no labels, one an example, to choose by"):
+            pc.data.from_arrays(np.eye(3), None, batch_size=1).only([0])

@@ -49,7 +49,7 @@ def make_pair(batch_size=3, *, shuffle=True, seed=7, num_threads=4):
 
 def assert_same_items(stream, stored, start, count):
     rows = stored.indices(start, count)
-    images, labels = stream.items(start, count)
+    images, labels, _ = stream.items(start, count)
     np.testing.assert_array_equal(images, stored.inputs[rows])
     np.testing.assert_array_equal(labels, stored.targets[rows])
 

@@ -34,7 +34,7 @@ def weights(network, name):
 
 
 def test_samples_have_the_moments_of_the_linear_gaussian_model():
-    """x = b2 + W2^T (b1 + W1^T z + e1) + e2: a Gaussian whose mean and covariance are known."""
+    """X = b2 + W2^T (b1 + W1^T z + e1) + e2: a Gaussian whose mean and covariance are known."""
     network, count = chain(), 20000
     (w1, b1), (w2, b2) = weights(network, "hidden"), weights(network, "image")
     draw = network.sample(count, key=KEY, nodes=("latent", "image"))

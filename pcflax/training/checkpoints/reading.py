@@ -33,7 +33,7 @@ from .arrays import (
 from .folder import Folder, is_ours, plain_name, read_meta
 from .seals import damage, seal_of
 
-_SECTIONS = ("parameters", "optimizer", "other", "activities")
+_SECTIONS = ("parameters", "optimizer", "other", "activities", "starts")
 
 
 class Checkpoint(NamedTuple):
@@ -44,7 +44,8 @@ class Checkpoint(NamedTuple):
         parameters: nested dict of NumPy arrays, as the network's attributes are nested.
         activities: {layer name: array}, empty unless the run saved them.
         metrics: the newest value of each metric.
-        sections: every array by section ("parameters", "optimizer", "other", "activities") and path.
+        sections: every array by section ("parameters", "optimizer", "other", "activities", "starts") and
+            path.
         meta: seed, data, history, layers and versions, as saved.
         path: the folder it was read from.
     """

@@ -306,7 +306,7 @@ class TestPreparedMnist:
         stored = pc.data.load("mnist", shuffle=True, seed=2, **options)
         stream = pc.data.load("mnist", shuffle=True, seed=2, stream=True, **options)
         rows = stored.indices(198, 4)  # over the end of the first epoch
-        images, labels = stream.items(198, 4)
+        images, labels, _ = stream.items(198, 4)
         np.testing.assert_array_equal(images, stored.inputs[rows])
         np.testing.assert_array_equal(labels, stored.targets[rows])
 

@@ -23,3 +23,7 @@ class Activity(nnx.Variable):
     >>> activity[...].shape
     (2, 3)
     """
+
+
+class Connectivity(nnx.Variable):
+    """Which weights of a layer there are; nothing writes it, and checkpoints hold it."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_kind
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization, Standard
+from pcflax.variables import Connectivity
 
 from .affine import Function, PCAffine, make_affine
 
@@ -34,6 +37,9 @@ class PCDense(PCAffine):
         use_bias: whether there is a bias b, of shape (out_features,), zero at the start.
         kernel_init: initializer of the weights W, of shape (in_features, out_features); unless given
             the parameterization's, and where it has none LeCun normal (variance 1/in_features).
+        mask: which weights there are: (in_features, out_features) of Booleans, or of 0 and 1, or
+            "no-diagonal" for a node that predicts itself. The others are 0, get no gradient and stay 0. A
+            checkpoint holds the mask.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Linear`: bias_init, param_dtype, precision, kernel_metadata (such as
             the names of axes for sharding), ...
@@ -46,7 +52,8 @@ class PCDense(PCAffine):
     Raises:
         TypeError: where `parameterization` is not an `AbstractParameterization`, for an option that
             nobody has, and as `PCAffine`.
-        ValueError: for an activity below of another width, and as `PCAffine`.
+        ValueError: for an activity below of another width, a mask of another shape or of other numbers,
+            and as `PCAffine`.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -66,6 +73,7 @@ class PCDense(PCAffine):
         parameterization: AbstractParameterization | None = None,
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
+        mask: Any = None,
         norm: Function | None = None,
         dropout: float = 0.0,
         energy: Energy | None = None,
@@ -100,6 +108,9 @@ class PCDense(PCAffine):
             rngs=rngs,
             **options,
         )
+        if mask is not None:
+            self.mask = Connectivity(_as_mask(mask, self.in_features, self.out_features))
+            self.linear.kernel.set_value(self.linear.kernel[...] * self.mask[...])
         self.set_place(0, 1)
 
     def set_place(self, index: int, depth: int) -> None:
@@ -122,4 +133,30 @@ class PCDense(PCAffine):
         if self.multiplier != 1.0:
             # on this side of the product: it leaves the bias alone, and N(0, 1) weights sum to O(1)
             features = self.multiplier * features
-        return self.linear(features)
+        if not hasattr(self, "mask"):
+            return self.linear(features)
+        linear = self.linear
+        kernel = linear.kernel[...] * self.mask[...].astype(linear.kernel.dtype)
+        bias = None if linear.bias is None else linear.bias[...]
+        features, kernel, bias = linear.promote_dtype((features, kernel, bias), dtype=linear.dtype)
+        sums = (((features.ndim - 1,), (0,)), ((), ()))
+        product = linear.dot_general(features, kernel, sums, precision=linear.precision)
+        return product if bias is None else product + bias
+
+
+def _as_mask(mask: Any, in_features: int, out_features: int) -> Array:
+    shape = (in_features, out_features)
+    if isinstance(mask, str):
+        if mask != "no-diagonal" or in_features != out_features:
+            raise ValueError(
+                f"PCDense expected a mask of shape {shape}, or 'no-diagonal' of a square one, got {mask!r}"
+            )
+        return ~jnp.eye(in_features, dtype=bool)
+    found = np.asarray(mask)
+    if found.shape != shape:
+        raise ValueError(
+            f"PCDense expected a mask of shape {shape}, (in_features, out_features), got {found.shape}"
+        )
+    if not np.isin(found, (0, 1)).all():
+        raise ValueError("PCDense expected a mask of Booleans, or of 0 and 1; compare: mask > 0.5")
+    return jnp.asarray(found, bool)

@@ -16,11 +16,11 @@ from flax import nnx
 from jaxtyping import Array
 
 from pcflax.typing import PyTree
-from pcflax.variables import Activity
+from pcflax.variables import Activity, Connectivity
 
 from .clamps import ClampShapeError
 
-_OTHER = nnx.Not(nnx.Any(nnx.Param, Activity))
+_OTHER = nnx.Not(nnx.Any(nnx.Param, Activity, Connectivity))
 _WRITTEN = nnx.All(_OTHER, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
 _SEVERAL = (
     "; combine its parents by pc.networks.Sum or pc.networks.Concatenate, or write "

@@ -18,6 +18,8 @@ from pcflax.networks import PCGraph
 def hybrid(
     *widths: int,
     activation: Callable[[Array], Array] | None = jax.nn.relu,
+    kernel_init: Callable[..., Array] | None = None,
+    guess_init: Callable[..., Array] | None = None,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCGraph:
@@ -30,6 +32,8 @@ def hybrid(
     Args:
         *widths: of the latent code (or the classes), of each hidden layer and of the data.
         activation: before the weights of all layers but those that predict from code or data.
+        kernel_init: an initializer of the generator's weights; `nnx.Linear`'s own unless given.
+        guess_init: one of the amortizers' weights; `kernel_init` unless given.
         rngs: source of the initial weights.
         **options: compute_dtype and remat, as in `PCGraph`.
 
@@ -45,8 +49,9 @@ def hybrid(
     (('latent', 'hidden_1', 'output'), ('guess_hidden_1', 'guess_latent'))
     """
     names = _names("hybrid", widths, ("latent", "output"))
-    layers, parents = _chain(names, widths, activation, "{}", rngs)
-    guesses, above = _chain(names[::-1], widths[::-1], activation, "guess_{}", rngs)
+    layers, parents = _chain(names, widths, activation, "{}", **_made(kernel_init, rngs))
+    made = _made(kernel_init if guess_init is None else guess_init, rngs)
+    guesses, above = _chain(names[::-1], widths[::-1], activation, "guess_{}", **made)
     root = {names[0]: PCRoot(widths[0], energy=Gaussian(0.0))}
     return PCGraph(
         root | layers | guesses,
@@ -63,6 +68,7 @@ def bidirectional(
     alpha_up: float = 1.0,
     alpha_down: float = 1e-4,
     activation: Callable[[Array], Array] | None = jax.nn.relu,
+    kernel_init: Callable[..., Array] | None = None,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCGraph:
@@ -77,6 +83,7 @@ def bidirectional(
         alpha_up: factor of the energies from below: the precision of these predictions.
         alpha_down: factor of those from above.
         activation: before the weights of all layers but the lowest upward, and the highest downward.
+        kernel_init: an initializer of all weights; `nnx.Linear`'s own unless given.
         rngs: source of the initial weights.
         **options: compute_dtype and remat, as in `PCGraph`.
 
@@ -94,9 +101,10 @@ def bidirectional(
     (2, 10)
     """
     names = _names("bidirectional", widths, ("image", "label"))
-    up, parents = _chain(names, widths, activation, "{}", rngs, Gaussian(alpha_up))
+    made = _made(kernel_init, rngs)
+    up, parents = _chain(names, widths, activation, "{}", Gaussian(alpha_up), **made)
     down, above = _chain(
-        names[::-1], widths[::-1], activation, "down_{}", rngs, Gaussian(alpha_down)
+        names[::-1], widths[::-1], activation, "down_{}", Gaussian(alpha_down), **made
     )
     return PCGraph(
         {names[0]: PCRoot(widths[0], energy=Gaussian(0.0))} | up | down,
@@ -106,6 +114,10 @@ def bidirectional(
         predicts={name: name.removeprefix("down_") for name in down},
         **options,
     )
+
+
+def _made(kernel_init: Callable[..., Array] | None, rngs: nnx.Rngs) -> dict[str, Any]:
+    return {"rngs": rngs} | ({} if kernel_init is None else {"kernel_init": kernel_init})
 
 
 def _names(model: str, widths: tuple[int, ...], ends: tuple[str, str]) -> list[str]:
@@ -121,8 +133,8 @@ def _chain(
     widths: tuple[int, ...],
     activation: Callable[[Array], Array] | None,
     title: str,
-    rngs: nnx.Rngs,
     energy: Gaussian | None = None,
+    **options: Any,
 ) -> tuple[dict[str, PCLayer], dict[str, str]]:
     """Make dense layers along these nodes, each predicted from the one before it, and their parents."""
     layers: dict[str, PCLayer] = {}
@@ -136,7 +148,7 @@ def _chain(
             activation=activation if number else None,
             activation_first=True,
             energy=energy,
-            rngs=rngs,
+            **options,
         )
         parents[title.format(above)] = below
     return layers, parents

@@ -1,34 +1,24 @@
-"""The body of every network: activities, energies, passes upward, inference, gradients.
+"""Every network: its body, and the questions that are made of inference.
 
-A network is layers and a wiring; it knows energies, starts and clamps, and imports no algorithm:
-`infer` takes the algorithm as an argument. Next file to read: `network.py`, then
-`pcflax/inference/problem.py`.
+Next file to read: `network.py`, then `pcflax/inference/problem.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from pcflax.energies import total_energy
-from pcflax.layers import Clamp, Evidence, PCLayer
-from pcflax.layers.clamps import Known, held_at
-from pcflax.layers.evaluate import failed, without_rounding
-from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
+from pcflax.layers import Clamp
+from pcflax.typing import Inference, Initializer, PRNGKey
 
-from .batch_state import end_batch, normalizing, with_batch_statistics
-from .given import check_batch, parse, says_nothing
-from .pure import split
-from .upward import Pass, no_rows, pass_upward
-from .wired import WiredLayers, no_activity
+from .body import NetworkBody
+from .recall import recall
+from .sampling import sample
 
 
-class AbstractPCNetwork(WiredLayers):
+class AbstractPCNetwork(NetworkBody):
     """Layers by name, with an activity each, and the energy of all of them together.
 
     `PCNetwork` wires a chain, `PCGraph` anything; the rest is the same.
@@ -52,347 +42,95 @@ class AbstractPCNetwork(WiredLayers):
         TypeError: for something that is not a `PCLayer`, or one that skipped `super().__init__`.
     """
 
-    # Starts and passes upward.
-
-    def init_activities(
+    def recall(
         self,
-        inputs: Float[Array, " batch *in"] | None = None,
+        partial: Float[Array, " batch *features"],
+        mask: Bool[Array, " *features"] | None = None,
         *,
-        targets: Float[Array, " batch *out"] | None = None,
-        clamps: Mapping[str, Clamp | Array] | None = None,
-        initializer: Initializer | Mapping[str, Array] | None = None,
+        inference: Inference,
+        node: str | None = None,
+        initializer: Initializer | None = None,
         key: PRNGKey | None = None,
-    ) -> None:
-        """Give every activity its size and its start, and store it in its layer.
+    ) -> Float[Array, " batch *features"]:
+        """Fill in a node from what is known of it, or settle from a noisy cue; store all activities.
+
+        With a mask, what is known stays and the rest minimises the energy. Without one nothing is held: the
+        node begins at the cue and goes where the energy falls, as in an attractor memory. To clean a cue by a
+        generative network, whose output would follow its code anywhere, clamp it and read the prediction:
+        `pc.Reconstruction(inference)`.
 
         Args:
-            inputs: what the first layer is predicted from; None leaves a root free.
-            targets: what the last activity is clamped to; None leaves it at its start.
-            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer; one layer of a
-                stack goes by its node's name, `hidden/3`.
-            initializer: where the free activities start: the feedforward pass unless given.
-            key: randomness for an initializer that wants it.
-
-        Raises:
-            ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
-        """
-        known = self.known(Evidence(inputs, targets, clamps))
-        start = self.start(known, initializer=initializer, key=key)
-        # copies, so that no activity shares its buffer with an array of the caller's
-        self.set_activities({name: jnp.array(value, copy=True) for name, value in start.items()})
-
-    def known(self, evidence: Evidence | Known) -> Known:
-        """Parse evidence, once; what is parsed already comes back as it is.
-
-        Raises:
-            ValueError, TypeError: see `pcflax/networks/given.py`.
-        """
-        return evidence if isinstance(evidence, Known) else parse(self, evidence)
-
-    def check_batch(
-        self, inputs: Any, targets: Any, clamps: Mapping[str, Any] | None = None
-    ) -> int:
-        """Refuse what is not a batch that the network can take; return its size.
-
-        Raises:
-            TypeError: for a dtype that is not floating (or, for inputs of tokens, integer).
-            ValueError: for missing axes, batch sizes that differ, an empty batch, or neither array.
-        """
-        return check_batch(inputs, targets, clamps, integers=self.takes_integers)
-
-    def start(
-        self,
-        evidence: Evidence | Known,
-        *,
-        initializer: Initializer | Mapping[str, Array] | None = None,
-        key: PRNGKey | None = None,
-    ) -> Activities:
-        """Return the start of every activity, clamps included, by layer name; store none.
-
-        Raises:
-            ValueError: where a clamp, or a given activity, does not have the shape of its layer.
-        """
-        known = self.known(evidence)
-        size = known.batch_size
-        if initializer is None or isinstance(initializer, Mapping):
-            start = self.feedforward(known.inputs, batch_size=size, clamps=known.clamps)
-            for name, value in (initializer or {}).items():
-                self.layer(name)  # refuses
-                value = jnp.asarray(value)
-                if value.shape != start[name].shape:
-                    raise ValueError(
-                        f"layer '{name}' has activities of shape {start[name].shape}, but inference was "
-                        f"to start from {value.shape}; give that shape"
-                    )
-                start[name] = jnp.asarray(value, start[name].dtype)
-        else:
-            start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
-        for name, clamp in known.clamps.items():
-            silent = says_nothing(self, name, clamp.mask)
-            start[name] = held_at(
-                name, clamp, jnp.zeros_like(start[name]) if silent else start[name]
-            )
-        return {name: start[name] for name in self.names}
-
-    def feedforward(
-        self,
-        inputs: Float[Array, " batch *in"] | None = None,
-        *,
-        batch_size: int | None = None,
-        clamps: Mapping[str, Clamp] | None = None,
-        errors: Activities | None = None,
-    ) -> Activities:
-        """Return z_l at the mean of f_l(what is below) + e_l, parents first, or at its clamp.
-
-        Args:
-            inputs: (batch, *features), or {name: array} where there are several; None starts from the
-                prior of a root.
-            batch_size: how many examples there are, needed where there are no inputs.
-            clamps: layers that stand at their clamp instead; the layers above follow from there.
-            errors: e_l by layer name.
+            partial: the cue; what stands where the mask is False is never looked at.
+            mask: True where the cue is known, of one example's shape or (batch, *features).
+            inference: the algorithm.
+            node: the name of the layer; the output unless given.
+            initializer: where the free activities start, with a mask.
+            key: randomness for what wants it.
 
         Returns:
-            Every layer's activity by name. Where all means are the predictions themselves
-            (Gaussian layers) and no errors or clamps are given, every error is zero there.
+            The node's activity, (batch, *features).
 
         Raises:
-            ValueError: for errors of a network with cycles, in which no order makes activities of
-                them.
+            ValueError, TypeError: for a node that is not there, or a cue or mask of another shape.
+
+        >>> import jax.numpy as jnp, pcflax as pc
+        >>> from flax import nnx
+        >>> network = pc.models.decoder(2, 8, 4, rngs=nnx.Rngs(0))
+        >>> left = jnp.array([True, True, False, False])
+        >>> descent = pc.inference.GradientDescent(0.1)
+        >>> network.recall(jnp.ones((3, 4)), left, inference=descent)[:, :2]
+        Array([[1., 1.],
+               [1., 1.],
+               [1., 1.]], dtype=float32)
         """
-        if errors is not None:
-            self.check_acyclic("errors make activities only in an order")
-        return self.pass_upward(
-            inputs, batch_size=batch_size, clamps=clamps, errors=errors
-        ).activities
-
-    def predict(
-        self,
-        inputs: Float[Array, " batch *in"] | None = None,
-        *,
-        batch_size: int = 1,
-        clamps: Mapping[str, Clamp] | None = None,
-    ) -> Any:
-        """Return the output's prediction after a feedforward pass; store no activity.
-
-        On a chain with a free output this is already the minimum of the energy; on a network with
-        cycles it is where the sweeps arrive, not the equilibrium. For an energy that works on logits
-        (Categorical, Bernoulli) these are the logits. Without inputs, a network with a root predicts
-        from its prior, for `batch_size` examples. `clamps` of layers below an output are passed through.
-        Several outputs come as a dictionary by name.
-
-        Raises:
-            ValueError, TypeError: for inputs of a wrong shape or dtype.
-        """
-        batch_size = batch_size if inputs is None else self.check_batch(inputs, None)
-        known = {k: v for k, v in (clamps or {}).items() if k not in self.outputs}
-        predictions = self.pass_upward(inputs, batch_size=batch_size, clamps=known).predictions
-        if self.one_output:
-            return predictions[self.output]
-        return {name: predictions[name] for name in self.outputs}
-
-    def pass_upward(
-        self,
-        inputs: Any,
-        *,
-        batch_size: int | None = None,
-        clamps: Mapping[str, Clamp] | None = None,
-        errors: Activities | None = None,
-    ) -> Pass:
-        """Pass over all layers, parents first; see `feedforward` and `predict`.
-
-        Layers on cycles start from zero and are passed over `wiring.sweeps` times.
-        """
-        return pass_upward(self, inputs, batch_size, clamps or {}, errors or {})
-
-    # Energies.
-
-    def belows(
-        self, inputs: Float[Array, " batch *in"] | None = None
-    ) -> dict[str, tuple[Array, ...]]:
-        """Return what each layer predicts from, at the stored activities; nothing below a root."""
-        activities = self.activities()
-        tops = {name: activities[name][layer.top_node] for name, layer in self._named_layers()}
-        return self.wiring.belows(inputs, tops)
-
-    def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
-        """Return mu_l = f_l(what is below) of every layer, at the stored activities, by layer name."""
-        return {name: prediction for name, _, _, prediction in self._predicted(inputs)}
-
-    def energies(self, inputs: Float[Array, " batch *in"] | None = None) -> Energies:
-        """Return the energy of each example at each layer, at the stored activities.
-
-        Args:
-            inputs: what the first layer is predicted from; None where the network has a root.
-
-        Normalizations over the batch are frozen at the statistics of its feedforward pass.
-
-        Returns:
-            {layer name: (batch,)}, summed over features, never averaged; of a stack (batch, depth).
-
-        Raises:
-            ValueError: where shapes do not meet, naming the layer.
-        """
-        network = self._frozen(inputs) if self.numerics.stateful else self
-        energies: Energies = {}
-        for name, layer, activity, prediction in network._predicted(inputs):
-            if activity.shape != prediction.shape:
-                raise ValueError(
-                    f"layer '{name}' predicts shape {prediction.shape} but its activity is "
-                    f"{activity.shape}; "
-                    + (
-                        f"set out_features={activity.shape[-1]} or give an activity (or targets) of "
-                        f"that width"
-                        if activity.shape[:1] == prediction.shape[:1]
-                        else "give inputs and activities of one batch size"
-                    )
-                )
-            energies[name] = layer.energy(activity, prediction)
-            if energies[name].shape != activity.shape[: layer.node_axes]:
-                raise ValueError(
-                    f"the energy {type(layer.energy).__name__} of layer '{name}' returned shape "
-                    f"{energies[name].shape}, expected one number an example, {activity.shape[:1]}; "
-                    f"sum over features and do not average over the batch"
-                )
-        return energies
-
-    def _predicted(self, inputs: Any) -> list[tuple[str, PCLayer, Array, Array]]:
-        """(name, layer, activity, prediction) of every layer, at the stored activities."""
-        found, activities, tops = [], {}, {}
-        for name in self.names:
-            layer = getattr(self.layers, name)
-            activity = layer.activity[...]
-            if activity.ndim == 1 and activity.shape[0] == 0:
-                raise no_activity(name)
-            if layer.node_axis:
-                activity = jnp.moveaxis(activity, 0, layer.node_axis)
-            activities[name] = activity
-            tops[name] = activity[layer.top_node] if layer.node_axis else activity
-        targets = self.wiring.targets
-        for name, belows in self.wiring.belows(inputs, tops).items():
-            layer, activity = getattr(self.layers, name), activities[targets[name]]
-            try:
-                prediction = layer.predict_nodes(belows, activity, self.numerics)[0]
-            except (TypeError, ValueError) as error:
-                raise failed(name, layer, belows, error) from error
-            if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
-                raise no_rows(name, layer, prediction, belows)
-            if name in self.numerics.untouched and prediction.shape == activity.shape:
-                prediction = activity.astype(prediction.dtype)
-            elif name in self.numerics.rounds and layer.energy.predicts_activity:
-                prediction = without_rounding(activity, prediction)
-            found.append((name, layer, activity, prediction))
-        return found
-
-    def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:
-        """Return F of each example: the sum of all layers' energies at the stored activities."""
-        return total_energy(self.energies(inputs))
-
-    def output_energy(self, prediction: Any, targets: Any) -> Float[Array, " batch"]:
-        """Return the output's energy of these targets under this prediction: the usual loss.
-
-        Of several outputs, the sum over those that have targets. What a mask leaves unknown stands at its
-        prediction.
-
-        Raises:
-            ValueError: where none has.
-        """
-        if self.one_output:
-            prediction, targets = {self.output: prediction}, {self.output: targets}
-        energies = []
-        for name in self.outputs:
-            target, mu = targets.get(name), prediction[name]
-            if target is None:
-                continue
-            energy = self.layer(name).top_node_layer().energy
-            if isinstance(target, Clamp):
-                mean = energy.mean(mu)
-                target = target.apply(mean * 0 if says_nothing(self, name, target.mask) else mean)
-            energies.append(energy(jnp.asarray(target, mu.dtype), mu))
-        if not energies:
-            raise ValueError(f"there are no targets for the output '{self.output}'; give them")
-        return sum(energies[1:], energies[0])
-
-    def parameter_gradients(self, inputs: Float[Array, " batch *in"] | None = None) -> nnx.State:
-        """Return dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
-
-        It ends a batch, as learning does: running statistics follow it, and the next batch draws other
-        dropout masks. Where nothing is stored besides weights and activities, nothing changes.
-
-        Returns:
-            A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
-            over the batch makes a learning rate mean the same at every batch size.
-        """
-        graphdef, parameters, rest = nnx.split(self._frozen(inputs), nnx.Param, ...)
-
-        def mean_energy(parameters):
-            network = nnx.merge(graphdef, parameters, rest, copy=True)
-            return jnp.mean(network.energy(inputs))
-
-        gradients = jax.grad(mean_energy)(parameters)
-        end_batch(self, inputs)
-        return gradients
-
-    def _frozen(self, inputs: Any) -> AbstractPCNetwork:
-        """The network with its normalizations frozen at this batch's statistics, if it has any."""
-        if not normalizing(self):
-            return self
-        activities = self.activities()
-        return with_batch_statistics(split(self), Known(inputs, {})).bind(activities)
-
-    # Inference.
-
-    def infer(
-        self,
-        inputs: Float[Array, " batch *in"] | None = None,
-        targets: Float[Array, " batch *out"] | None = None,
-        *,
-        inference: Inference[Result],
-        clamps: Mapping[str, Clamp | Array] | None = None,
-        initializer: Initializer | Mapping[str, Array] | None = None,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-        record: Callable[[Any], PyTree] | None = None,
-        throw: bool = False,
-    ) -> Result:
-        """Minimise the energy over the free activities, store them, and report on it.
-
-        Inside a function that jax transforms, nothing is stored in a network from outside.
-
-        Args:
-            inputs: clamped below; None leaves a root free.
-            targets: clamped above; None leaves the output free.
-            inference: the algorithm, such as `pc.inference.GradientDescent(0.1, num_steps=20)`. Equal
-                settings share one compiled program, and another step size needs no other.
-            clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
-            initializer: where the free activities start: the feedforward pass unless given; or
-                activities by layer name, to go on from those of an earlier result.
-            key: randomness for algorithms and initializers that want it.
-            trace: whether to record energies and residuals at every step.
-            record: a function of `pc.inference.Seen` whose values the result keeps, step by step:
-                `lambda seen: seen.activities` for the way of all activities.
-            throw: whether to raise where an example did not converge, too.
-
-        Returns:
-            An `InferenceResult`: per-example energy, residual, number of steps and status, activities,
-            and the trace when asked for.
-
-        Raises:
-            ValueError, TypeError: for inputs or targets of a wrong shape or dtype, or a free layer
-                whose energy can only be clamped.
-            NonFiniteEnergyError: where an example's energy or activities are not finite.
-            ConvergenceError: with `throw`, where an example did not reach its tolerance.
-        """
-        if not hasattr(inference, "run"):
-            raise TypeError(
-                f"expected inference to be an algorithm such as "
-                f"pc.inference.GradientDescent(0.1, num_steps=20), got {inference!r}"
-            )
-        return inference.run(
+        return recall(
             self,
-            Evidence(inputs, targets, clamps),
+            partial,
+            mask,
+            inference=inference,
+            node=node,
             initializer=initializer,
             key=key,
-            trace=trace,
-            record=record,
-            throw=throw,
         )
+
+    def sample(
+        self,
+        batch_size: int | None = None,
+        *,
+        key: PRNGKey,
+        inputs: Float[Array, " batch *in"] | None = None,
+        clamps: Mapping[str, Clamp | Array] | None = None,
+        nodes: str | Sequence[str] | None = None,
+        means: str | Sequence[str] = (),
+    ) -> Any:
+        """Draw activities from the network's own distribution, parents first; store none.
+
+        Each z_l is drawn from exp(-E_l(z_l, mu_l)) at the prediction mu_l from the activities drawn below
+        it, a root from its prior. What is clamped stays: a class of a labels' root, or a code to draw the
+        image of. A clamp says nothing of the nodes below it, which are drawn as if it were not there; to
+        sample what explains an image, take `pc.inference.Langevin`.
+
+        Args:
+            batch_size: how many to draw; that of inputs and clamps where there are some.
+            key: randomness; the same key draws the same samples.
+            inputs: what the first layer is predicted from, or the root is clamped to.
+            clamps: {node: array or `pc.Clamp(value, mask)`} of activities that are given.
+            nodes: whose activities are returned, one name or several; the outputs unless given.
+            means: nodes that stand at the mean of their prediction instead of being drawn: images are
+                shown without the noise of their pixels by `means="image"`.
+
+        Returns:
+            (batch, *features) of one node, or {node: array} where several are asked for.
+
+        Raises:
+            ValueError: for an unknown node, a batch size that is missing or another than that of what is
+                given, an energy without a distribution (a flat prior, say), a network with cycles, or a
+                node with several predictors.
+
+        >>> import jax, jax.numpy as jnp, pcflax as pc
+        >>> from flax import nnx
+        >>> network = pc.PCNetwork({"latent": pc.PCRoot(2), "image": pc.PCDense(2, 5, rngs=nnx.Rngs(0))})
+        >>> network.sample(3, key=jax.random.key(0), means="image").shape
+        (3, 5)
+        """
+        return sample(self, batch_size, inputs, clamps, nodes, means, key)

@@ -1,0 +1,86 @@
+"""Masked weights: what is not connected is 0, and stays so under every rule and optimizer.
+
+Oracles: a product with the mask written out, and zeros, bit by bit.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import pcflax as pc
+
+MASK = np.random.default_rng(0).random((4, 3)) > 0.5
+
+
+def test_the_prediction_is_that_of_the_masked_weights():
+    layer = pc.PCDense(4, 3, mask=MASK, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    kernel = np.asarray(layer.linear.kernel[...])
+    assert (kernel[~MASK] == 0).all()
+    assert (kernel[MASK] != 0).all()
+    below = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_allclose(layer.predict(below), np.tanh(below @ (kernel * MASK)), atol=1e-6)
+    # weights written into masked places have no say
+    layer.linear.kernel[...] = jnp.ones((4, 3))
+    np.testing.assert_allclose(layer.predict(below), np.tanh(below @ MASK), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1, num_steps=2)),
+        pc.learning.IncrementalPC(pc.inference.GradientDescent(0.1, num_steps=2)),
+        pc.learning.Backprop(),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_what_is_not_connected_stays_so_and_the_mask_is_restored(rule, tmp_path):
+    random = np.random.default_rng(0)
+    data = pc.data.from_arrays(
+        random.normal(size=(8, 4)).astype(np.float32),
+        random.normal(size=(8, 2)).astype(np.float32),
+        batch_size=4,
+    )
+
+    def trainer(mask):
+        rngs = nnx.Rngs(0)
+        network = pc.PCNetwork(
+            [pc.PCDense(4, 3, mask=mask, rngs=rngs), pc.PCDense(3, 2, rngs=rngs)]
+        )
+        optimizer = optax.adamw(1e-2, weight_decay=0.1)
+        checkpoints = pc.Checkpoints(tmp_path)
+        return pc.Trainer(
+            network, optimizer, learning=rule, checkpoints=checkpoints, progress=False
+        )
+
+    first = trainer(MASK)
+    before = np.asarray(first.network.layers[0].linear.kernel[...])
+    first.fit(data, num_steps=4)
+    kernel = np.asarray(first.network.layers[0].linear.kernel[...])
+    assert (kernel[~MASK] == 0).all()
+    assert (kernel[MASK] != before[MASK]).all()
+    other = trainer(~MASK)
+    other.restore()
+    np.testing.assert_array_equal(other.network.layers[0].mask[...], MASK)
+
+
+def test_a_node_that_predicts_itself_without_a_diagonal():
+    layer = pc.PCDense(5, 5, mask="no-diagonal", use_bias=False, rngs=nnx.Rngs(0))
+    jacobian = jax.jacobian(lambda z: layer.predict(z[None])[0])(jnp.ones(5))
+    np.testing.assert_array_equal(np.diag(jacobian), np.zeros(5))
+    assert np.count_nonzero(jacobian) == 20
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones((3, 4)), r"expected a mask of shape \(4, 3\).*got \(3, 4\)"),
+        (np.full((4, 3), 0.5), "expected a mask of Booleans, or of 0 and 1"),
+        ("no-diagonal", "'no-diagonal' of a square one"),
+    ],
+)
+def test_another_mask_is_refused(mask, message):
+    with pytest.raises(ValueError, match=message):
+        pc.PCDense(4, 3, mask=mask, rngs=nnx.Rngs(0))

@@ -11,6 +11,9 @@ from .callbacks import RunningTrainer as RunningTrainer
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import load_checkpoint as load_checkpoint
+from .filtering import Filter as Filter
+from .filtering import Forecast as Forecast
+from .filtering import Smoother as Smoother
 from .history import History as History
 from .loggers import ConsoleLogger as ConsoleLogger
 from .loggers import JSONLinesLogger as JSONLinesLogger

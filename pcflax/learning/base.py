@@ -47,9 +47,11 @@ class AbstractLearning(Settings, abc.ABC):
     Attributes:
         weighs_examples: whether the rule counts each example by the evidence's weights; training refuses
             weights where it says no.
+        along_time: whether batches are sequences, (batch, time, *features).
     """
 
     weighs_examples: ClassVar[bool] = False
+    along_time: ClassVar[bool] = False
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse a network that the rule cannot train; any will do unless a subclass, or its inference,

@@ -154,8 +154,8 @@ class AbstractPCNetwork(NetworkBody):
         point estimate it leaves out how sharp each minimum is. Uses are generative classification, where
         the labels are at the bottom (give `targets`), out-of-distribution scores, such as the least
         energy of an example, and questions of calibration. Where labels are at the top of a chain with a
-        clamped input, energies follow the pass's own errors closely, so do not expect more of them than of the
-        pass: that they are nearly a monotone function of its softmax margin is the finding of Cacioli (2026).
+        clamped input, energies follow the pass's own errors closely, so do not expect more of them than of
+        the pass: that they are nearly a monotone function of its softmax margin is the finding of Cacioli (2026).
 
         Args:
             inputs: what is to be classified, where labels are the output's targets; or

@@ -101,14 +101,14 @@ class PCDense(PCAffine):
             AbstractParameterization,
             "pc.parameterizations.MuPC()",
         )
-        kernel_init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
+        init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
         self.linear: nnx.Linear = make_affine(
             self,
             nnx.Linear,
             self.in_features,
             self.out_features,
             use_bias=use_bias,
-            kernel_init=kernel_init,
+            kernel_init=init,
             rngs=rngs,
             **options,
         )
@@ -116,7 +116,7 @@ class PCDense(PCAffine):
             self.mask = Connectivity(_as_mask(mask, self.in_features, self.out_features))
             self.linear.kernel.set_value(self.linear.kernel[...] * self.mask[...])
         if feedback is not None:
-            self.feedback = make_feedback(self, feedback, self.linear.kernel, kernel_init, rngs)
+            self.feedback = make_feedback(self, feedback, self.linear.kernel, init, rngs)
         self.set_place(0, 1)
 
     def set_place(self, index: int, depth: int) -> None:

@@ -94,9 +94,10 @@ def through_feedback(layer: Any, features: Array) -> Array:
     return call(nnx.to_pure_dict(parameters), nnx.to_pure_dict(rest), features)
 
 
-def without_feedback(module: nnx.Module) -> None:
+def without_feedback(network: nnx.Module) -> None:
     """Set B to W in every layer, in place: errors then are those of the energy."""
-    for _, layer in nnx.iter_modules(module):
+    layer: Any
+    for _, layer in nnx.iter_modules(network):
         if getattr(layer, "feedback", None) is not None:
             layer.feedback.set_value(
                 next(getattr(layer, name).kernel[...] for name in _MODULES if hasattr(layer, name))

@@ -155,7 +155,7 @@ class AbstractPCNetwork(NetworkBody):
         the labels are at the bottom (give `targets`), out-of-distribution scores, such as the least
         energy of an example, and questions of calibration. Where labels are at the top of a chain with a
         clamped input, energies follow the pass's own errors closely, so do not expect more of them than of
-        the pass: that they are nearly a monotone function of its softmax margin is the finding of Cacioli (2026).
+        the pass: they are nearly a monotone function of its softmax margin, as Cacioli (2026) found.
 
         Args:
             inputs: what is to be classified, where labels are the output's targets; or

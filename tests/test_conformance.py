@@ -86,6 +86,8 @@ INITIALIZERS = {
     "feedforward": pc.initializers.Feedforward(),
     "zeros": pc.initializers.Zeros(),
     "normal": pc.initializers.Normal(0.5),
+    "persistent": pc.initializers.Persistent(),
+    "class average": pc.initializers.ClassAverage(),
 }
 KEY = jax.random.key(0)
 

@@ -18,7 +18,7 @@ ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward History JSON
 NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork
 PCResidual PCRoot PCStack Reconstruction
 TensorBoardLogger Trainer analysis data energies inference initializers layers learning
-errors load_checkpoint metrics models networks parameterizations plotting""".split()
+errors load_checkpoint load_partial metrics models networks parameterizations plotting""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense PCEmbedding

@@ -33,7 +33,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         Langevin LinearSolve NewtonCG Seen Sequence Status StepInfo Trace UntilTolerance
         VectorField expect_algorithm finished make_problem observe""",
     "initializers": "Amortized Downward Feedforward Normal Zeros",
-    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction IncrementalPC
+    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit IncrementalPC
         LearningInfo Nudged PredictiveCoding ZIL apply spectral_penalty weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays load""",

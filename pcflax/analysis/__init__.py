@@ -2,6 +2,7 @@
 
 from .alignment import Credit as Credit
 from .alignment import gradient_alignment as gradient_alignment
+from .chains import chain_diagnostics as chain_diagnostics
 from .health import Health as Health
 from .health import InferenceHealth as InferenceHealth
 from .health import health as health

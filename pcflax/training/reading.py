@@ -295,7 +295,7 @@ class Reconstruction(AbstractReading):
             check_node(bound, self.code)
             if is_clamped(bound, known, self.code):
                 raise ValueError(
-                    f"code '{self.code}' is given by the data, so nothing is inferred of it; leave it out"
+                    f"code '{self.code}' is given by the data, so nothing is inferred of it; free it"
                 )
         result = _infer(network, known, self.inference, self.initializer, key)
         if self.code is None:

@@ -189,7 +189,8 @@ def take_step(
         before, optimizer.value, state.optimizer_state, batch, key=step_key, step=state.step
     )
     batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
-    network = network.replace(other=after_batch(before, batch, batch_size=batch_size).other)
+    after = after_batch(before, batch, batch_size=batch_size, activities=seen.activities)
+    network = network.replace(other=after.other)
     means = [mean.reshape(-1) for mean in layer_means(seen.energies).values()]
     energy = jnp.concatenate(means).sum()
     loss = None

@@ -41,7 +41,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "analysis": """Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum activity_spectrum
         bits_per_dimension chain_diagnostics frechet_distance gradient_alignment health inference_health
         log_likelihood_bound trajectories unit_health""",
-    "plotting": "alignment_figure inference_figure training_figure trajectory_figure",
+    "plotting": "alignment_figure image_figure inference_figure training_figure trajectory_figure",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }

@@ -182,7 +182,7 @@ class Langevin(AbstractIterativeInference):
         def walk(coordinates, steps):
             def body(coordinates, step):
                 own = None if key is None else jax.random.fold_in(key, step)
-                moved, _, info = self.step(problem, coordinates, (), step=step, key=own)
+                moved, _, info = self.step(problem.at(step), coordinates, (), step=step, key=own)
                 kept = keep_step(problem, coordinates, info, trace, record) if looks else None
                 return moved, kept
 
@@ -211,6 +211,7 @@ class Langevin(AbstractIterativeInference):
             steps[self.burn_in :].reshape(self.num_samples, self.thinning),
         )
         recorded, records = None, None
+        problem = problem.at(self.num_steps)
         if looks:
             last = observe(problem, coordinates)[0]
             end = keep_step(problem, coordinates, last, trace, record)

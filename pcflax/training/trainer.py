@@ -34,6 +34,7 @@ from .checks import (
 )
 from .evaluation import evaluate, predict
 from .fitting import Fit
+from .freezing import restrict
 from .history import History
 from .loggers import ConsoleLogger
 from .loop import Recipe
@@ -57,6 +58,8 @@ class Trainer:
         reads: how evaluations and `predict` read an answer: `pc.Feedforward()` unless given, or by
             inference, `pc.Equilibrium(...)` and `pc.Reconstruction(...)`. Training rows hold metrics of
             the pass upward, so with another reading they hold energy and loss alone.
+        wrt: which parameters learn; all unless given. Names or patterns of layers or paths, ("output",
+            "*.bias"), or a filter of nnx such as `nnx.LoRAParam`. The others stay as they are.
         checkpoints: where and what to save; nothing is saved without.
         metrics: {name: function of (prediction, targets) -> (batch,)}; of a reading of several nodes,
             {node: {name: function}}. Unless given, accuracy for labelled data, with the perplexity for
@@ -90,6 +93,7 @@ class Trainer:
         *,
         learning: AbstractLearning,
         reads: AbstractReading | None = None,
+        wrt: Any = None,
         checkpoints: Checkpoints | None = None,
         metrics: Mapping[str, MetricFunction] | None = None,
         callbacks: Iterable[Any] = (),
@@ -104,7 +108,8 @@ class Trainer:
             Checkpoints | None,
             "pc.Checkpoints('runs/mnist')",
         )
-        self.optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
+        optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
+        self.optimizer = restrict(optimizer, network, wrt)
         self.learning = check_rule("Trainer", learning, network)
         self.reads = self._check_reading(reads)
         self.metrics = None if metrics is None else by_node(metrics)

@@ -88,6 +88,8 @@ INITIALIZERS = {
     "feedforward": pc.initializers.Feedforward(),
     "zeros": pc.initializers.Zeros(),
     "normal": pc.initializers.Normal(0.5),
+    "persistent": pc.initializers.Persistent(),
+    "class average": pc.initializers.ClassAverage(),
 }
 # Networks whose layers are no chain of one predictor a node, and the start that they train by.
 FAMILIES = {

@@ -47,10 +47,12 @@ class AbstractLearning(Settings, abc.ABC):
     Attributes:
         weighs_examples: whether the rule counts each example by the evidence's weights; training refuses
             weights where it says no.
+        along_time: whether batches are sequences, (batch, time, *features).
         teaches_start: whether the rule adds the gradients of a start that learns.
     """
 
     weighs_examples: ClassVar[bool] = False
+    along_time: ClassVar[bool] = False
     teaches_start: ClassVar[bool] = False
 
     def check(self, network: AbstractPCNetwork) -> None:

@@ -21,8 +21,8 @@ TensorBoardLogger Trainer analysis data energies inference initializers layers l
 errors load_checkpoint load_partial metrics models networks parameterizations plotting""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
-    "layers": """Clamp Evidence Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense PCEmbedding
-        PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
+    "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
+        PCEmbedding PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
     "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork SplitNetwork Sum Wiring
         after_batch split write""",
     "models": "bidirectional conv_decoder decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",

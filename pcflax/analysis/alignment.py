@@ -46,7 +46,7 @@ def gradient_alignment(
 
     Both gradients are of batch means, at the network's present weights. Of a rule that moves the weights
     during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, at fixed weights.
-    Layers without parameters are left out.
+    Layers without parameters, and those that predict another layer's node, are left out.
 
     Args:
         network: not changed.
@@ -126,6 +126,6 @@ def _products(network: SplitNetwork, evidence, key, learning) -> dict[str, dict]
             "own": product(name, own, own),
             "other": product(name, other, other),
         }
-        for name in network.names
+        for name in bound.names
         if jax.tree.leaves(own.get(name))
     }

@@ -24,7 +24,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense PCEmbedding
         PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
     "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork SplitNetwork Sum Wiring
-        after_batch split write""",
+        after_batch from_adjacency split write""",
     "models": "bidirectional decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",
     "energies": """ActivityDecay Bernoulli Categorical Energy Gaussian Huber KL Laplace LearnedGaussian
         check_range check_same_shape sum_features total_energy""",
@@ -40,7 +40,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "parameterizations": "AbstractParameterization MuPC NTK Standard",
     "analysis": """Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum activity_spectrum
         gradient_alignment health inference_health trajectories unit_health""",
-    "plotting": "alignment_figure inference_figure training_figure trajectory_figure",
+    "plotting": "alignment_figure inference_figure recall_figure training_figure trajectory_figure",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }

@@ -25,7 +25,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
     "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork SplitNetwork Sum Wiring
         after_batch from_adjacency split write""",
-    "models": "bidirectional decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",
+    "models": "bidirectional conv_decoder decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",
     "energies": """ActivityDecay Bernoulli Categorical Energy Gaussian Huber KL Laplace LearnedGaussian
         check_range check_same_shape sum_features total_energy""",
     "inference": """AbstractInference AbstractIterativeInference CurvatureDescent ErrorCoordinates
@@ -33,14 +33,16 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         Langevin LinearSolve NewtonCG Seen Sequence Status StepInfo Trace UntilTolerance
         VectorField expect_algorithm finished make_problem observe""",
     "initializers": "Amortized Downward Feedforward Normal Zeros",
-    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction IncrementalPC
+    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit IncrementalPC
         LearningInfo Nudged PredictiveCoding ZIL apply spectral_penalty weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays load""",
     "parameterizations": "AbstractParameterization MuPC NTK Standard",
     "analysis": """Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum activity_spectrum
-        gradient_alignment health inference_health trajectories unit_health""",
-    "plotting": "alignment_figure inference_figure recall_figure training_figure trajectory_figure",
+        bits_per_dimension chain_diagnostics frechet_distance gradient_alignment health inference_health
+        log_likelihood_bound trajectories unit_health""",
+    "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure
+        trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks.along import known_along
 from pcflax.networks.given import node_of
 from pcflax.settings import Settings
 from pcflax.typing import Initializer, PRNGKey, PyTree
@@ -45,7 +46,8 @@ class Answer(NamedTuple):
         values: as metrics see them: activities, or predictions, which are logits under a categorical
             energy.
         means: what these stand for, as metrics marked by `reads_mean` see them.
-        truth: what the data say of the same nodes, or None.
+        truth: what the data say of the same nodes, or None; of sequences that are known in part a
+            `pc.Clamp` with a mask of steps, (batch, time).
         known: (batch,), whether the data say all of it, by example; None where they do of every one.
         energy: (batch,), F of each example.
         status: (batch,), the `pc.inference.Status` of each example; None without inference.
@@ -61,6 +63,8 @@ class Answer(NamedTuple):
 
 class AbstractReading(Settings, abc.ABC):
     """A way to read an answer from a network; a frozen dataclass, pure, called in compiled code."""
+
+    along_time: ClassVar[bool] = False  # whether it reads sequences, (batch, time, *features)
 
     @property
     def stops_at_tolerance(self) -> bool:
@@ -295,7 +299,7 @@ class Reconstruction(AbstractReading):
             check_node(bound, self.code)
             if is_clamped(bound, known, self.code):
                 raise ValueError(
-                    f"code '{self.code}' is given by the data, so nothing is inferred of it; leave it out"
+                    f"code '{self.code}' is given by the data, so nothing is inferred of it; free it"
                 )
         result = _infer(network, known, self.inference, self.initializer, key)
         if self.code is None:
@@ -344,12 +348,18 @@ def in_evaluation(network: SplitNetwork) -> SplitNetwork:
 
 
 def predicted(
-    bound: AbstractPCNetwork, prediction: Any, targets: Any
+    bound: AbstractPCNetwork, prediction: Any, targets: Any, *, along_time: bool = False
 ) -> tuple[Any, Any, Any, Array | None]:
     """Return an output's prediction, its mean, its truth and of which examples all of that is known.
 
-    Of several outputs, of those with targets.
+    Of several outputs, of those with targets. Of a sequence, of which examples some of it is.
     """
+    if along_time:
+        values, steps = known_along(targets)
+        values, means, truth, _ = predicted(bound, prediction, values)
+        if steps is None:
+            return values, means, truth, None
+        return values, means, Clamp(truth, steps), steps.any(axis=1)
     given = targets.values() if isinstance(targets, Mapping) else [targets]
     known = known_rows(
         [clamp.held() for clamp in given if isinstance(clamp, Clamp) and clamp.mask is not None]

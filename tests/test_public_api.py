@@ -26,11 +26,11 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork SplitNetwork Sum Wiring
         after_batch split write""",
     "models": "bidirectional decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",
-    "energies": """ActivityDecay Bernoulli Categorical Energy Gaussian Huber KL Laplace LearnedGaussian
-        check_range check_same_shape sum_features total_energy""",
+    "energies": """ActivityDecay Bernoulli Categorical Energy Gaussian Heteroscedastic Huber KL Laplace
+        LearnedGaussian RunningGaussian check_range check_same_shape sum_features total_energy""",
     "inference": """AbstractInference AbstractIterativeInference CurvatureDescent ErrorCoordinates
         FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
-        Langevin LinearSolve NewtonCG Seen Sequence Status StepInfo Trace UntilTolerance
+        Langevin LinearSolve NewtonCG Scheduled Seen Sequence Status StepInfo Trace UntilTolerance
         VectorField expect_algorithm finished make_problem observe""",
     "initializers": "Amortized Feedforward Normal Zeros",
     "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction IncrementalPC
@@ -39,7 +39,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         from_arrays load""",
     "parameterizations": "AbstractParameterization MuPC NTK Standard",
     "analysis": """Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum activity_spectrum
-        gradient_alignment health inference_health trajectories unit_health""",
+        effective_rank gradient_alignment health inference_health knn_probe linear_probe
+        participation_ratio representations target_alignment trajectories unit_health""",
     "plotting": "alignment_figure inference_figure training_figure trajectory_figure",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",

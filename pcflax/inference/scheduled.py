@@ -72,7 +72,9 @@ class Scheduled(AbstractIterativeInference):
                 f"equilibrium; give an algorithm that takes a fixed num_steps, such as "
                 f"pc.inference.GradientDescent(0.1, num_steps=20)"
             )
-        expect_kind(self, "weights", weights, Mapping, '{"hidden*": optax.linear_schedule(10, 1, 20)}')
+        expect_kind(
+            self, "weights", weights, Mapping, '{"hidden*": optax.linear_schedule(10, 1, 20)}'
+        )
         checked = {
             name: weight
             if callable(weight)

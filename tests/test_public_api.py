@@ -24,7 +24,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
         PCEmbedding PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
     "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork SplitNetwork Sum Wiring
-        after_batch split write""",
+        after_batch from_adjacency split write""",
     "models": "bidirectional conv_decoder decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",
     "energies": """ActivityDecay Bernoulli Categorical Energy Gaussian Huber KL Laplace LearnedGaussian
         check_range check_same_shape sum_features total_energy""",
@@ -41,7 +41,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "analysis": """Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum activity_spectrum
         bits_per_dimension chain_diagnostics frechet_distance gradient_alignment health inference_health
         log_likelihood_bound trajectories unit_health""",
-    "plotting": "alignment_figure image_figure inference_figure training_figure trajectory_figure",
+    "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure
+        trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }

@@ -26,8 +26,8 @@ _NAMES = {
     "parameterizations": "",
     "plotting": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
-    "EarlyStopping Equilibrium Feedforward History JSONLinesLogger Reconstruction TensorBoardLogger Trainer "
-    "load_checkpoint metrics",
+    "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger Reconstruction Smoother "
+    "TensorBoardLogger Trainer load_checkpoint load_partial metrics",
     "typing": "",
     "variables": "Activity",
 }
@@ -92,11 +92,15 @@ if TYPE_CHECKING:
     from .training import EarlyStopping as EarlyStopping
     from .training import Equilibrium as Equilibrium
     from .training import Feedforward as Feedforward
+    from .training import Filter as Filter
+    from .training import Forecast as Forecast
     from .training import History as History
     from .training import JSONLinesLogger as JSONLinesLogger
     from .training import Reconstruction as Reconstruction
+    from .training import Smoother as Smoother
     from .training import TensorBoardLogger as TensorBoardLogger
     from .training import Trainer as Trainer
     from .training import load_checkpoint as load_checkpoint
+    from .training import load_partial as load_partial
     from .training import metrics as metrics
     from .variables import Activity as Activity

@@ -15,6 +15,7 @@ from flax import nnx
 import pcflax as pc
 from pcflax import recipes
 from pcflax.layers import Evidence
+from pcflax.networks import AbstractPCNetwork
 
 from .fields import settings
 from .options import CONVOLUTIONAL, TrainOptions
@@ -49,6 +50,8 @@ def load_data(
         own["sequence_length"] = options.sequence_length
     if options.model in CONVOLUTIONAL:
         own["flatten"] = False
+    if options.model == "hybrid":  # which predicts images from labels
+        own |= {"inputs": "label", "targets": "image"}
     if batch_size is None:
         if options.augment:
             own["augment"] = (pc.data.Flip(), pc.data.Crop())
@@ -58,7 +61,7 @@ def load_data(
     return data
 
 
-def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
+def build_network(options: TrainOptions, spec: Evidence) -> AbstractPCNetwork:
     """The model that the options name, sized for batches of these shapes."""
     assert spec.inputs is not None  # `load` gives both
     assert spec.targets is not None
@@ -73,6 +76,10 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
         return pc.models.transformer(
             out_features, shape[0], options.width, num_blocks=options.depth, **own
         )
+    if options.model == "bidirectional":
+        return pc.models.bidirectional(math.prod(shape), *options.widths, out_features, **own)
+    if options.model == "hybrid":
+        return pc.models.hybrid(math.prod(shape), *options.widths[::-1], out_features, **own)
     own["energy"] = _OUTPUTS[options.output]()
     if options.model == "mlp":
         own |= {"activation_first": options.activation_first, "skip": options.skip}
@@ -121,6 +128,12 @@ def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
         ) from error
 
 
+def _label() -> pc.Equilibrium:
+    """The reading of a generator's label, which is hidden from inference."""
+    descent = pc.inference.GradientDescent(0.02, momentum=0.9, num_steps=100)
+    return pc.Equilibrium(descent, read="latent", initializer=pc.initializers.Amortized())
+
+
 def _own(option: str, options: TrainOptions) -> dict[str, Any]:
     """What the options say of a rule's or an algorithm's settings."""
     found = settings(option, getattr(options, option)).values()
@@ -151,7 +164,8 @@ def build_trainer(
         and options.model != "transformer"
     ):
         _check_probabilities(data)
-    best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
+    classified = data.num_classes or options.model == "hybrid"
+    best = ("eval/accuracy", "max") if classified else ("eval/squared_error", "min")
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
     rule: Any = build_learning(options)
@@ -173,6 +187,7 @@ def build_trainer(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
         ),
         callbacks=callbacks,
+        reads=_label() if options.model == "hybrid" else None,
         seed=options.seed,
         progress=False,
     )

@@ -46,10 +46,12 @@ class RunOptions:
     with; only --num-steps, --data-dir and --debug may change."""
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
-    (residual-mlp, those of muPC); convolutions for images (cifar10); a causal transformer of --depth
-    blocks for text. Each has defaults of its own, which --model NAME --help shows."""
+    (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
+    from below and from above (bidirectional), or images from labels, with amortizers that guess the label
+    (hybrid); a causal transformer of --depth blocks for text. Each has defaults of its own, which
+    --model NAME --help shows."""
     widths: tuple[int, ...] = (300, 300)
-    """Widths of the hidden layers of an mlp."""
+    """Widths of the hidden layers of an mlp, a bidirectional or a hybrid, from the images on."""
     depth: int = 4
     """Layers of a residual-mlp, first and last included, or blocks of a transformer."""
     width: int = 128
@@ -234,7 +236,7 @@ CONVOLUTIONAL = ("vgg5", "vgg7", "resnet18")
 
 # Options that only some models have.
 _MODELS: dict[str, tuple[str, ...]] = {
-    "widths": ("mlp",),
+    "widths": ("mlp", "bidirectional", "hybrid"),
     "skip": ("mlp",),
     "activation_first": ("mlp",),
     "parameterization": ("mlp", "residual-mlp"),

@@ -6,9 +6,11 @@ from .base import AbstractLearning as AbstractLearning
 from .base import LearningInfo as LearningInfo
 from .base import apply as apply
 from .fixed_prediction import FixedPrediction as FixedPrediction
+from .implicit import Implicit as Implicit
 from .incremental import IncrementalPC as IncrementalPC
 from .nudged import Nudged as Nudged
 from .predictive_coding import PredictiveCoding as PredictiveCoding
 from .regularizers import spectral_penalty as spectral_penalty
 from .regularizers import weight_decay as weight_decay
+from .temporal import Temporal as Temporal
 from .zil import ZIL as ZIL

@@ -2,10 +2,12 @@
 
 from pcflax.layers import Clamp as Clamp
 
+from .adjacency import from_adjacency as from_adjacency
 from .base import AbstractPCNetwork as AbstractPCNetwork
 from .batch_state import after_batch as after_batch
 from .network import PCGraph as PCGraph
 from .network import PCNetwork as PCNetwork
+from .previous import Previous as Previous
 from .pure import SplitNetwork as SplitNetwork
 from .pure import split as split
 from .pure import write as write

@@ -328,7 +328,8 @@ class NetworkBody(WiredLayers):
         Inside a function that jax transforms, nothing is stored in a network from outside.
 
         Args:
-            inputs: clamped below; None leaves a root free.
+            inputs: clamped below; None leaves a root free. Or a whole data set, of which every example is
+                solved in batches, in stored order; the result's arrays are then NumPy's, on the host.
             targets: clamped above; None leaves the output free.
             inference: the algorithm, such as `pc.inference.GradientDescent(0.1, num_steps=20)`. Equal
                 settings share one compiled program, and another step size needs no other.
@@ -356,9 +357,16 @@ class NetworkBody(WiredLayers):
                 f"expected inference to be an algorithm such as "
                 f"pc.inference.GradientDescent(0.1, num_steps=20), got {inference!r}"
             )
+        known: Any = Evidence(inputs, targets, clamps)
+        if hasattr(inputs, "batches"):
+            if targets is not None or clamps is not None:
+                raise ValueError(
+                    "a data set says what is known itself; leave targets and clamps out"
+                )
+            known = inputs
         return inference.run(
             self,
-            Evidence(inputs, targets, clamps),
+            known,
             initializer=initializer,
             key=key,
             trace=trace,

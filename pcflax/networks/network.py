@@ -16,6 +16,7 @@ from pcflax.layers.closures import refuse_hidden_modules
 from .amortize import amortize
 from .base import AbstractPCNetwork
 from .predictors import take_predictors
+from .previous import take_previous
 from .pure import split
 from .upward import wrong_shape
 from .wiring import Parents, Wiring, chain, checked_parents, known, order, places
@@ -90,7 +91,7 @@ class PCGraph(AbstractPCNetwork):
     Args:
         layers: {name: layer}, in any order.
         parents: {name: parents}, for every layer but roots: a name, a tuple of names, `Sum(...)` or
-            `Concatenate(...)`.
+            `Concatenate(...)`. `Previous(name)` is a node one step of time before.
         inputs: {name: shape of one example}, an int for a vector; or the name of a root, or several.
         output: the layer that targets clamp, or a tuple of several; targets and predictions are then
             dictionaries by name.
@@ -99,8 +100,8 @@ class PCGraph(AbstractPCNetwork):
             of one of them is the precision of its energy. The pass upward leaves them out.
         amortizers: {layer: node}: the same, but that they count in learning alone, and each predicts from
             what is known or amortized before it. They give `pc.initializers.Amortized()` its start.
-        shapes: {name: shape of one example's activity}, needed for layers on cycles only, where the
-            layer does not tell it.
+        shapes: {name: shape of one example's activity}, needed for layers on cycles and for those that
+            are a parent one step later, where the layer does not tell it.
         sweeps: how often a pass upward goes over the layers on cycles.
         compute_dtype: as for `PCNetwork`.
         remat: as for `PCNetwork`.
@@ -160,7 +161,10 @@ class PCGraph(AbstractPCNetwork):
             for name, size in (given.items() if isinstance(given, Mapping) else ())
             if size is not None
         }
-        checked = checked_parents(layers, parents, tuple(given), external)
+        before = take_previous(
+            layers, parents, shapes or {}, {*(predicts or {}), *(amortizers or {})}
+        )
+        checked = checked_parents(layers, parents, tuple(given), external | before)
         nodes, predictors, others = take_predictors(
             layers, checked, predicts or {}, amortizers or {}
         )
@@ -181,10 +185,11 @@ class PCGraph(AbstractPCNetwork):
             one_output=isinstance(output, str),
             predictors=predictors,
             amortizers=others,
+            previous=tuple(before.items()),
         )
         super().__init__(layers, wiring, compute_dtype=compute_dtype, remat=remat)
         _tell_places(layers, wiring)
-        _check_shapes(self, external)
+        _check_shapes(self, external | before)
 
     @property
     def parents(self) -> tuple[tuple[str, Any], ...]:

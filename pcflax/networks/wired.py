@@ -100,6 +100,12 @@ class WiredLayers(nnx.Module):
         )
 
     @property
+    def fed_back(self) -> tuple[str, ...]:
+        """The names of the layers whose errors go down through feedback weights of their own."""
+        layers = {name: self.layer(name).top_node_layer() for name in self.layer_names}
+        return tuple(name for name in layers if getattr(layers[name], "feedback", None) is not None)
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The names of all nodes, in order: a layer's own, and `name/0`, `name/1`, ... of a stack's."""
         return tuple(

@@ -114,9 +114,11 @@ class Wiring:
             energies count beside its own.
         amortizers: the same of layers whose energies count in learning alone, in an order in which each
             comes after those that it predicts from.
+        previous: (("z@-1", shape of one example), ...) of nodes of the step before, which come from
+            outside, too.
         names: the names of layers with a node of their own, parents before children where there is no
             cycle.
-        outside: the inputs that are no roots.
+        outside: the inputs that are no roots, those of the step before last.
         layer_names: the names of all layers.
         targets: {layer: node} of every layer whose energy counts.
     """
@@ -131,6 +133,7 @@ class Wiring:
     is_chain: bool = False
     predictors: tuple[tuple[str, Any, str], ...] = ()
     amortizers: tuple[tuple[str, Any, str], ...] = ()
+    previous: tuple[tuple[str, tuple[int, ...]], ...] = ()
     names: tuple[str, ...] = dataclasses.field(init=False)
     outside: tuple[str, ...] = dataclasses.field(init=False)
     layer_names: tuple[str, ...] = dataclasses.field(init=False)
@@ -140,7 +143,7 @@ class Wiring:
         names = tuple(name for name, _ in self.parents)
         object.__setattr__(self, "names", names)
         outside = tuple(name for name in self.inputs if name not in names)
-        object.__setattr__(self, "outside", outside)
+        object.__setattr__(self, "outside", (*outside, *(name for name, _ in self.previous)))
         others = tuple(name for name, *_ in (*self.predictors, *self.amortizers))
         object.__setattr__(self, "layer_names", (*names, *others))
         targets = {name: name for name in names} | {name: node for name, _, node in self.predictors}
@@ -154,7 +157,7 @@ class Wiring:
             tops: what layers show to those above them.
         """
         seen = dict(tops)
-        if self.inputs == self.outside[:1] and hasattr(inputs, "shape"):
+        if self.inputs == self.outside and hasattr(inputs, "shape"):
             seen[self.outside[0]] = inputs
         elif self.outside:
             seen |= self.external(inputs)
@@ -192,6 +195,12 @@ class Wiring:
                         "inputs are None, but the network has no root; give inputs, or put "
                         "pc.PCRoot(features) first to leave the root free"
                     )
+                if name in dict(self.previous):
+                    raise ValueError(
+                        f"the network is predicted from the step before, but this is a sequence without "
+                        f"time: '{name}' is missing; give it among the inputs, or go along a sequence by "
+                        f"pc.learning.Temporal and pc.Filter"
+                    )
                 raise ValueError(f"input '{name}' is missing; give it, or make it a pc.PCRoot")
         return found  # type: ignore[return-value]
 
@@ -206,7 +215,10 @@ class Wiring:
 
     def _given(self, inputs: Any) -> dict[str, Any]:
         """The inputs by name."""
-        given = {} if inputs is None else by_name(inputs, self.inputs)
+        names = self.inputs
+        if isinstance(inputs, Mapping):
+            names = (*names, *(name for name, _ in self.previous))
+        given = {} if inputs is None else by_name(inputs, names)
         for name in self.outside:
             if isinstance(given.get(name), Clamp):
                 title = "the inputs" if self.is_chain else f"the input '{name}'"
@@ -293,7 +305,7 @@ def checked_parents(
             )
     wiring = {}
     for name, layer in layers.items():
-        own = _as_parents(parents.get(name, ()))
+        own = as_parents(parents.get(name, ()))
         for parent in names_of(own):
             if parent not in layers and parent not in external:
                 raise ValueError(
@@ -316,7 +328,8 @@ def checked_parents(
     return wiring
 
 
-def _as_parents(parents: Parents) -> Any:
+def as_parents(parents: Parents) -> Any:
+    """Return parents as a tuple of names or a `Combine`."""
     if isinstance(parents, Combine):
         return parents
     return (parents,) if isinstance(parents, str) else tuple(parents)

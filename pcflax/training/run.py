@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from pcflax.data import Dataset
+from pcflax.inference.trajectory import make_trajectory
 from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
@@ -31,6 +32,7 @@ from .checkpoints.arrays import (
     unflatten,
     write_network_arrays,
 )
+from .checkpoints.fingerprint import describe
 from .record import Record
 from .step import TrainState, in_training
 
@@ -115,11 +117,18 @@ class Run:
         self.write()
         self._shown = True
 
-    def carry_activities(self, spec: Evidence | None) -> None:
+    def carry_activities(self, spec: Evidence | None, rule: AbstractLearning) -> None:
         """Let the state carry the activities of such batches from one to the next, or none."""
         network, shapes = self.state().network, {}
         if spec is not None:
-            shapes = jax.eval_shape(lambda batch: network.bind().start(batch), spec)
+
+            def start(batch: Evidence) -> Activities:
+                if not rule.along_time:
+                    return network.bind().start(batch)
+                problem = make_trajectory(network, batch)
+                return problem.decode(problem.start)
+
+            shapes = jax.eval_shape(start, spec)
         self.show()
         self._activities = {k: jnp.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
 
@@ -164,7 +173,11 @@ class Run:
 
     def meta(self) -> dict[str, Any]:
         """Return what a checkpoint stores beside its arrays."""
-        return {**self.record.to_meta(self.step), "layers": list(self._network.layer_names)}
+        return {
+            **self.record.to_meta(self.step),
+            "layers": list(self._network.layer_names),
+            "architecture": describe(self._network),
+        }
 
     def restore(self, stored: Checkpoint) -> None:
         """Go to a checkpoint, or change nothing."""

@@ -280,3 +280,28 @@ class TestRefusals:
         )
         with pytest.raises(ValueError, match="metric of node 'image', but what is read is label"):
             trainer.evaluate(data_of(*arrays))
+
+
+class TestCode:
+    def test_a_reconstruction_from_the_code_leaves_the_errors_between_out(self):
+        """The code is the Newton solution's; the prediction is that of the network from it."""
+        network = pc.models.decoder(2, 6, 5, rngs=nnx.Rngs(0), prior=pc.energies.Gaussian(0.1))
+        images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)
+        evidence, newton = pc.Evidence(targets=images), pc.inference.NewtonCG(num_steps=10)
+        full = pc.training.answer(network, evidence, pc.Reconstruction(newton)).values
+        found = pc.training.answer(network, evidence, pc.Reconstruction(newton, code="latent"))
+        code = network.infer(None, images, inference=newton).activities["latent"]
+        np.testing.assert_allclose(found.values, network.predict(code), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found.truth, images)
+        assert ((full - images) ** 2).mean() < 0.9 * ((found.values - images) ** 2).mean()
+
+    def test_a_code_that_is_given_or_unknown_is_refused(self):
+        network = pc.models.decoder(2, 6, 5, rngs=nnx.Rngs(0))
+        both = pc.Evidence(jnp.ones((4, 2)), jnp.ones((4, 5)))
+        for name, message in (
+            ("latent", "is given by the data"),
+            ("latnet", "did you mean 'latent'"),
+        ):
+            reading = pc.Reconstruction(pc.inference.GradientDescent(0.1), code=name)
+            with pytest.raises(ValueError, match=message):
+                pc.training.answer(network, both, reading)

@@ -22,8 +22,10 @@ def chain(batch=1):
         pc.PCDense(a, b, use_bias=False, rngs=rngs)
         for a, b in zip(widths, widths[1:], strict=False)
     ]
-    kernels = [np.asarray(layer.linear.kernel[...]) for layer in layers]
-    random = np.random.default_rng(0)
+    random, kernels = np.random.default_rng(0), []
+    for layer in layers:
+        kernels.append(random.normal(size=layer.linear.kernel.shape) / 2)
+        layer.linear.kernel.set_value(jnp.asarray(kernels[-1]))  # in 64 bits, where these are on
     return (
         pc.PCNetwork(layers),
         kernels,
@@ -61,7 +63,7 @@ class TestClosedForms:
         assert found < 0.999
 
     def test_predictive_coding_at_equilibrium(self):
-        """Errors e_l = r S^-1 P_l^T, activities z_l = z_{l-1} W_l + e_l; the change is sum_l (h.z) e_l P_l."""
+        """Errors e_l = r S^-1 P_l^T, z_l = z_{l-1} W_l + e_l; the change is sum_l (h.z) e_l P_l."""
         network, kernels, x, y = chain()
         r = y - np.asarray(network.predict(jnp.asarray(x)))
         products = [above(kernels, layer) for layer in range(3)]

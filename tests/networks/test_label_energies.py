@@ -17,7 +17,7 @@ def draw(*shape):
 
 @pytest.mark.parametrize("output", [pc.energies.Gaussian, pc.energies.Categorical])
 def test_are_those_of_one_class_after_the_other(output):
-    network, x = pc.models.mlp(3, 8, 4, output_energy=output(), rngs=nnx.Rngs(0)), draw(5, 3)
+    network, x = pc.models.mlp(3, 8, 4, energy=output(), rngs=nnx.Rngs(0)), draw(5, 3)
     found = network.label_energies(x, inference=DESCENT)
     for label in range(4):
         one_hot = jnp.tile(jax.nn.one_hot(label, 4), (5, 1))
@@ -35,7 +35,7 @@ def test_labels_at_the_bottom():
 
 
 def test_a_linear_gaussian_model_has_its_closed_form():
-    """y = h W, h = x V: F* of a class is r^T (I + W^T W)^-1 r / 2, with r = y - x V W."""
+    """With y = h W, h = x V: F* of a class is r^T (I + W^T W)^-1 r / 2, with r = y - x V W."""
     rngs = nnx.Rngs(0)
     network = pc.PCNetwork({"h": pc.PCDense(3, 5, rngs=rngs), "y": pc.PCDense(5, 4, rngs=rngs)})
     x = draw(6, 3)

@@ -66,9 +66,7 @@ class TestHeteroscedastic:
         net.init_activities(jnp.asarray(x), targets=jnp.asarray(y))
         found = net.energies(jnp.asarray(x))["y"] + 1.5 * np.log(2 * np.pi)
         np.testing.assert_allclose(found, -expected, **EXACT)
-        trainer = pc.Trainer(
-            net, optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False
-        )
+        trainer = pc.Trainer(net, optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False)
         data = pc.data.from_arrays(x, y, batch_size=4)
         error = trainer.evaluate(data)["squared_error"]
         np.testing.assert_allclose(error, ((y - mean) ** 2).mean(), rtol=1e-6)
@@ -89,7 +87,7 @@ class TestHeteroscedastic:
         net, x, y = network(), jnp.ones((2, 3)), jnp.asarray(draw((2, 3))[0])
         result = net.infer(x, y, inference=inference)
         h = np.asarray(result.activities["h"])
-        kernel, bias = parameters_of(net)[-1]
+        bias, kernel = parameters_of(net)[-2:]
         mean, log_precision = np.split(h @ kernel + bias, 2, axis=1)
         precision, error = np.exp(log_precision), np.asarray(y) - mean
         slopes = np.concatenate([-precision * error, 0.5 * (precision * error**2 - 1)], axis=1)
@@ -119,7 +117,9 @@ class TestHeteroscedastic:
 
 class TestRefusals:
     def test_targets_of_the_width_of_the_prediction(self):
-        with pytest.raises(ValueError, match=r"'y' predicts shape \(2, 3\).*\(2, 6\).*targets of width 3"):
+        with pytest.raises(
+            ValueError, match=r"'y' predicts shape \(2, 3\).*\(2, 6\).*targets of width 3"
+        ):
             network().infer(jnp.ones((2, 3)), jnp.ones((2, 6)), inference=pc.inference.NewtonCG())
 
     def test_an_odd_prediction(self):
@@ -134,9 +134,7 @@ def test_it_learns_noise_that_depends_on_the_input():
     y = (np.exp(x - 0.5) * random.normal(size=x.shape)).astype(np.float32)
     layer = pc.PCDense(1, 2, energy=Heteroscedastic(), rngs=nnx.Rngs(0))
     rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1))
-    trainer = pc.Trainer(
-        pc.PCNetwork([layer]), optax.adam(0.05), learning=rule, progress=False
-    )
+    trainer = pc.Trainer(pc.PCNetwork([layer]), optax.adam(0.05), learning=rule, progress=False)
     trainer.fit(pc.data.from_arrays(x, y, batch_size=1000), num_steps=200)
     # log precision = -2 (x - 1/2): slope -2, bias 1; the Fisher information says .04 for 4,000 examples
     np.testing.assert_allclose(layer.linear.kernel[0, 1], -2, atol=0.15)

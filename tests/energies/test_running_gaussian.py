@@ -10,6 +10,7 @@ from scipy import stats
 
 import pcflax as pc
 from pcflax.energies import RunningGaussian
+from tests.conftest import parameters_of
 from tests.references import numpy_pc as reference
 
 DESCENT = pc.inference.GradientDescent(0.1, num_steps=6)
@@ -41,7 +42,9 @@ def data():
 
 def variances(net):
     stacked = net.layer("b").stacked.energy
-    return [np.asarray(e.variance[...]) for e in (net.layer("a").energy, stacked, net.layer("c").energy)]
+    return [
+        np.asarray(e.variance[...]) for e in (net.layer("a").energy, stacked, net.layer("c").energy)
+    ]
 
 
 def train(net, folder=None, **fit):
@@ -72,13 +75,17 @@ def test_precisions_follow_inference_as_in_a_loop_by_hand():
     net = pc.PCNetwork(
         [
             pc.PCDense(
-                below, above, activation=jnp.tanh if above == 4 else None,
-                energy=RunningGaussian(*shape, momentum=0.7, least_variance=0.1), rngs=rngs,
+                below,
+                above,
+                activation=jnp.tanh if above == 4 else None,
+                energy=RunningGaussian(*shape, momentum=0.7, least_variance=0.1),
+                rngs=rngs,
             )
             for below, above, shape in ((3, 4, ()), (4, 2, (2,)))
         ]
     )
-    weights = parameters_of(net)
+    biases_and_kernels = parameters_of(net)
+    weights = [biases_and_kernels[1::-1], biases_and_kernels[3:1:-1]]
     by_hand = [np.array(1.0), np.ones(2)]
     for first in (0, 8, 16):
         rows = slice(first, first + 8)
@@ -146,5 +153,7 @@ def test_refusals():
 
 
 def test_samples_have_its_variance():
-    draws = RunningGaussian(variance=0.5, least_variance=0).sample(jnp.zeros((20_000, 1)), jax.random.key(0))
+    draws = RunningGaussian(variance=0.5, least_variance=0).sample(
+        jnp.zeros((20_000, 1)), jax.random.key(0)
+    )
     np.testing.assert_allclose(np.var(draws), 0.5, rtol=0.05)

@@ -45,11 +45,17 @@ class TestAgainstALoopByHand:
         chain = Chain()
         ways, energies = by_hand(chain)
         result = chain.network.infer(
-            chain.inputs, chain.targets, inference=SCHEDULED, trace=True, record=lambda seen: seen.activities
+            chain.inputs,
+            chain.targets,
+            inference=SCHEDULED,
+            trace=True,
+            record=lambda seen: seen.activities,
         )
         for step, activities in enumerate(ways):
             for name, expected in zip(chain.network.names, activities, strict=True):
-                np.testing.assert_allclose(result.records[name][step], expected, rtol=1e-6, atol=1e-8)
+                np.testing.assert_allclose(
+                    result.records[name][step], expected, rtol=1e-6, atol=1e-8
+                )
         for step, expected in enumerate(energies):  # a trace has them as they are weighed
             found = [result.trace.energies[name][step] for name in chain.network.names]
             np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -131,7 +137,9 @@ class TestRefusals:
         ids=["newton", "tolerance"],
     )
     def test_what_goes_to_an_equilibrium(self, inference):
-        with pytest.raises(ValueError, match="goes on to an equilibrium; give an algorithm that takes"):
+        with pytest.raises(
+            ValueError, match="goes on to an equilibrium; give an algorithm that takes"
+        ):
             pc.inference.Scheduled(inference, {"h": 1.0})
 
     def test_what_does_not_step(self):
@@ -144,17 +152,21 @@ class TestRefusals:
         with pytest.raises(TypeError, match="expected weights such as"):
             pc.inference.Scheduled(DESCENT, RAMP)
 
-    @pytest.mark.parametrize("rule", [None, pc.learning.PredictiveCoding, pc.learning.IncrementalPC])
+    @pytest.mark.parametrize(
+        "rule", [None, pc.learning.PredictiveCoding, pc.learning.IncrementalPC]
+    )
     def test_a_pattern_that_fits_no_layer(self, rule):
         chain, schedule = Chain(), pc.inference.Scheduled(DESCENT, {"layr_1": 2.0})
-        with pytest.raises(ValueError, match="fits none of the layers.*did you mean 'layer_1'"):
+
+        def use():
             if rule is None:
                 chain.network.infer(chain.inputs, chain.targets, inference=schedule)
             else:
                 pc.training.make_step(chain.network, optax.sgd(0.1), rule(schedule))
 
+        with pytest.raises(ValueError, match="fits none of the layers.*did you mean 'layer_1'"):
+            use()
+
     def test_a_field_that_is_no_gradient(self):
-        chain = Chain()
         with pytest.raises(TypeError, match="expected pc.inference.GradientDescent, got Scheduled"):
             pc.learning.FixedPrediction(SCHEDULED)
-        del chain

@@ -3,6 +3,8 @@
 from .alignment import Credit as Credit
 from .alignment import gradient_alignment as gradient_alignment
 from .chains import chain_diagnostics as chain_diagnostics
+from .continual import Continual as Continual
+from .continual import continual as continual
 from .generation import bits_per_dimension as bits_per_dimension
 from .generation import frechet_distance as frechet_distance
 from .generation import log_likelihood_bound as log_likelihood_bound

@@ -49,6 +49,12 @@ def load_data(
         own["sequence_length"] = options.sequence_length
     if options.model in CONVOLUTIONAL:
         own["flatten"] = False
+    if options.model == "generator":
+        own |= {
+            "inputs": None if options.latent else "label",
+            "targets": "image",
+            "normalize": False,
+        }
     if batch_size is None:
         if options.augment:
             own["augment"] = (pc.data.Flip(), pc.data.Crop())
@@ -60,9 +66,9 @@ def load_data(
 
 def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
     """The model that the options name, sized for batches of these shapes."""
-    assert spec.inputs is not None  # `load` gives both
     assert spec.targets is not None
-    shape, out_features = spec.inputs.shape[1:], spec.targets.shape[-1]
+    shape: tuple = () if spec.inputs is None else spec.inputs.shape[1:]
+    out_features = spec.targets.shape[-1]
     own: dict[str, Any] = {"rngs": nnx.Rngs(options.seed)}
     if options.activation is not None:
         none = None if options.model == "mlp" else _identity
@@ -73,6 +79,9 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
         return pc.models.transformer(
             out_features, shape[0], options.width, num_blocks=options.depth, **own
         )
+    if options.model == "generator":
+        sizes = (options.latent or shape[0], *options.widths, out_features)
+        return pc.models.decoder(*sizes, **own)
     own["energy"] = _OUTPUTS[options.output]()
     if options.model == "mlp":
         own |= {"activation_first": options.activation_first, "skip": options.skip}
@@ -128,6 +137,17 @@ def _own(option: str, options: TrainOptions) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def build_reading(options: TrainOptions) -> pc.training.AbstractReading:
+    """How evaluations read an answer: a generator's label, or its image from the code, by inference."""
+    if options.model != "generator":
+        return pc.Feedforward()
+    # longer than while learning: the label of an image takes its time to settle
+    settle = pc.inference.GradientDescent(options.step_size, momentum=0.9, num_steps=100)
+    if options.latent:
+        return pc.Reconstruction(settle, code="latent")
+    return pc.Equilibrium(settle, read="latent")
+
+
 def _check_probabilities(data: pc.data.Dataset) -> None:
     """Refuse targets that cross-entropy cannot score."""
     targets = np.asarray(data.targets)  # type: ignore[attr-defined]
@@ -152,6 +172,8 @@ def build_trainer(
     ):
         _check_probabilities(data)
     best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
+    if options.model == "generator" and not options.latent:
+        best = ("eval/accuracy", "max")  # of the labels that inference finds
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
     rule: Any = build_learning(options)
@@ -169,6 +191,7 @@ def build_trainer(
         network,
         recipes.optimizer(options.optimizer, rate),
         learning=rule,
+        reads=build_reading(options),
         checkpoints=pc.Checkpoints(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
         ),

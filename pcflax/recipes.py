@@ -61,6 +61,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "inference_steps": 80,
         "step_size": 0.05,
     },
+    "generator": {"activation": "tanh", "step_size": 0.05, "learning_rate": 5e-4},
     "transformer": {
         "inference": "error-coordinates",  # in activities, no credit reaches the first of 4 blocks
         "inference_steps": 8,

@@ -130,7 +130,9 @@ def main() -> None:
     parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="embedded digits, a small network")
-    parser.add_argument("--output", type=Path, help="the answers file; the committed one unless given")
+    parser.add_argument(
+        "--output", type=Path, help="the answers file; the committed one unless given"
+    )
     options = parser.parse_args()
     train, held_out, test = load(options)
     matrices = {}

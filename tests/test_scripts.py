@@ -19,8 +19,10 @@ import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
 from scripts import (
+    decoder,
     hybrid,
     label_to_image,
+    mcpc,
     memory,
     mlp_table,
     mutation,
@@ -436,3 +438,19 @@ class TestAnswers:
         assert values["starts_decoder_persistent"] < 0.03  # 0.07 is the variance of the images
         assert "semi_supervised" in values
         assert (tmp_path / "starts.png").stat().st_size > 5000
+
+    def test_a_decoder_explains_images_by_few_numbers(self, tmp_path, monkeypatch):
+        found = run_quickly(decoder, tmp_path, monkeypatch, "--seeds", "1")
+        data = pc.data.load("digits", split="test", batch_size=360, normalize=False)
+        variance = np.var(np.asarray(next(iter(data)).inputs), axis=0).mean()
+        assert set(found) == {"decoder_pc", "decoder_ipc"}
+        for answer in found.values():
+            assert answer["values"][0] < 0.6 * variance
+        assert (tmp_path / "decoder.png").stat().st_size > 5000
+
+    def test_samples_are_those_of_a_gaussian(self, tmp_path, monkeypatch, capsys):
+        pytest.importorskip("arviz_stats")
+        found = run_quickly(mcpc, tmp_path, monkeypatch, "--seeds", "1")
+        assert 3.5 < found["mcpc_variance"]["values"][0] < 6
+        assert found["mcpc_wasserstein"]["values"][0] < 0.3
+        assert "R-hat 1.0" in capsys.readouterr().out

@@ -12,11 +12,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float
 
 from pcflax.checks import expect_count, expect_kind
 from pcflax.energies import total_energy
+from pcflax.errors import NonFiniteEnergyError
 from pcflax.inference import AbstractInference, InferenceProblem, make_problem
 from pcflax.layers import Evidence
 from pcflax.layers.clamps import Known
@@ -57,6 +59,7 @@ def log_likelihood_bound(
         initializer: where inference starts: the feedforward pass unless given.
 
     Raises:
+        NonFiniteEnergyError: where inference diverged.
         ValueError: for a flat prior, an energy without a density, or a clamp of some elements only.
 
     Source: Burda, Grosse & Salakhutdinov (2016), ICLR, the importance-weighted bound; its q by Laplace's
@@ -98,6 +101,11 @@ def log_likelihood_bound(
     bound = _bound(
         split(network), known, inference, Argument(initializer), key, tuple(counted), num_samples
     )
+    if not isinstance(bound, Tracer) and not bool(jnp.isfinite(bound).all()):
+        raise NonFiniteEnergyError(
+            "inference of the likelihood's peak diverged; lower its step size, or take "
+            "pc.inference.NewtonCG(num_steps=10)"
+        )
     return bound - normalizer
 
 

@@ -52,6 +52,12 @@ def load_data(
         own["flatten"] = False
     if options.model == "hybrid":  # which predicts images from labels
         own |= {"inputs": "label", "targets": "image"}
+    if options.model == "generator":
+        own |= {
+            "inputs": None if options.latent else "label",
+            "targets": "image",
+            "normalize": False,
+        }
     if batch_size is None:
         if options.augment:
             own["augment"] = (pc.data.Flip(), pc.data.Crop())
@@ -63,9 +69,9 @@ def load_data(
 
 def build_network(options: TrainOptions, spec: Evidence) -> AbstractPCNetwork:
     """The model that the options name, sized for batches of these shapes."""
-    assert spec.inputs is not None  # `load` gives both
     assert spec.targets is not None
-    shape, out_features = spec.inputs.shape[1:], spec.targets.shape[-1]
+    shape: tuple = () if spec.inputs is None else spec.inputs.shape[1:]
+    out_features = spec.targets.shape[-1]
     own: dict[str, Any] = {"rngs": nnx.Rngs(options.seed)}
     if options.activation is not None:
         none = None if options.model == "mlp" else _identity
@@ -80,6 +86,9 @@ def build_network(options: TrainOptions, spec: Evidence) -> AbstractPCNetwork:
         return pc.models.bidirectional(math.prod(shape), *options.widths, out_features, **own)
     if options.model == "hybrid":
         return pc.models.hybrid(math.prod(shape), *options.widths[::-1], out_features, **own)
+    if options.model == "generator":
+        sizes = (options.latent or shape[0], *options.widths, out_features)
+        return pc.models.decoder(*sizes, **own)
     own["energy"] = _OUTPUTS[options.output]()
     if options.model == "mlp":
         own |= {"activation_first": options.activation_first, "skip": options.skip}
@@ -141,6 +150,17 @@ def _own(option: str, options: TrainOptions) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def build_reading(options: TrainOptions) -> pc.training.AbstractReading:
+    """How evaluations read an answer: a generator's label, or its image from the code, by inference."""
+    if options.model != "generator":
+        return pc.Feedforward()
+    # longer than while learning: the label of an image takes its time to settle
+    settle = pc.inference.GradientDescent(options.step_size, momentum=0.9, num_steps=100)
+    if options.latent:
+        return pc.Reconstruction(settle, code="latent")
+    return pc.Equilibrium(settle, read="latent")
+
+
 def _check_probabilities(data: pc.data.Dataset) -> None:
     """Refuse targets that cross-entropy cannot score."""
     targets = np.asarray(data.targets)  # type: ignore[attr-defined]
@@ -165,6 +185,8 @@ def build_trainer(
     ):
         _check_probabilities(data)
     classified = data.num_classes or options.model == "hybrid"
+    if options.model == "generator" and not options.latent:
+        classified = True  # of the labels that inference finds
     best = ("eval/accuracy", "max") if classified else ("eval/squared_error", "min")
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
@@ -183,6 +205,7 @@ def build_trainer(
         network,
         recipes.optimizer(options.optimizer, rate),
         learning=rule,
+        reads=build_reading(options),
         checkpoints=pc.Checkpoints(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
         ),

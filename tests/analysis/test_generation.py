@@ -78,6 +78,9 @@ class TestLikelihood:
 
     def test_what_has_no_likelihood_is_refused(self):
         descent = pc.inference.GradientDescent(0.1)
+        steep, x = pc.inference.GradientDescent(9.0, num_steps=2000), jnp.ones((1, 4))
+        with pytest.raises(pc.NonFiniteEnergyError, match="peak diverged; lower its step size"):
+            bound(chain(), pc.Evidence(targets=x), inference=steep, key=KEY)
         flat = pc.models.decoder(2, 3, rngs=nnx.Rngs(0))
         with pytest.raises(ValueError, match="precision of 0 is flat"):
             bound(flat, pc.Evidence(targets=jnp.ones((1, 3))), inference=descent, key=KEY)

@@ -163,7 +163,9 @@ def test_what_wants_a_curvature_says_so(inference):
 
 def test_the_gradient_through_the_equilibrium_wants_an_energy():
     rule = pc.learning.Implicit(pc.inference.GradientDescent(0.1, tolerance=1e-6))
-    with pytest.raises(ValueError, match="no energy, but Implicit goes by the minimum of one; take"):
+    with pytest.raises(
+        ValueError, match="no energy, but Implicit goes by the minimum of one; take"
+    ):
         rule.check(chain(FIXED))
 
 

@@ -61,14 +61,10 @@ class Implicit(AbstractGradientLearning):
             )
 
     def check(self, network: AbstractPCNetwork) -> None:
-        """Refuse several outputs, and feedback weights: its solve takes the derivatives' own transposes."""
+        """Refuse several outputs, and feedback weights."""
         super().check(network)
         network.check_one_output("Implicit descends the energy of one")
-        if network.fed_back:
-            raise ValueError(
-                f"Implicit descends the loss itself, but errors of layer '{network.fed_back[0]}' go down "
-                f"through feedback weights of their own; take pc.learning.PredictiveCoding"
-            )
+        network.check_no_feedback("Implicit goes by the minimum of one")
 
     def gradients(
         self,

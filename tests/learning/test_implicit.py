@@ -95,5 +95,5 @@ def test_feedback_weights_are_refused():
         [pc.PCDense(3, 4, rngs=rngs), pc.PCDense(4, 2, feedback=pc.layers.Feedback(), rngs=rngs)]
     )
     rule = pc.learning.Implicit(pc.inference.NewtonCG(tolerance=1e-4))
-    with pytest.raises(ValueError, match="errors of layer 'layer_1' go down through feedback"):
+    with pytest.raises(ValueError, match="feedback"):
         rule.check(network)

@@ -69,6 +69,7 @@ RULES = {
     "fixed prediction": pc.learning.FixedPrediction(
         pc.inference.GradientDescent(optax.sgd(1.0), num_steps=2)
     ),
+    "implicit": pc.learning.Implicit(pc.inference.NewtonCG(tolerance=1e-6, max_steps=20)),
     "zil": pc.learning.ZIL(),
     "nudged, positive": pc.learning.Nudged(FEW, beta=0.5),
     "nudged, negative": pc.learning.Nudged(FEW, beta=-0.5),
@@ -103,9 +104,9 @@ FAMILIES = {
 }
 # Those that a rule, or an algorithm, has to refuse.
 REFUSED = {
-    "hybrid": ("nudged", "backprop", "fixed prediction", "zil"),
+    "hybrid": ("nudged", "backprop", "fixed prediction", "zil", "implicit"),
     "bidirectional": ("backprop", "fixed prediction", "zil"),
-    "feedback": ("auto", "newton", "linear"),
+    "feedback": ("auto", "newton", "linear", "implicit"),
 }
 KEY = jax.random.key(0)
 
@@ -345,7 +346,7 @@ def test_a_rule_trains_every_family_or_says_that_it_cannot(name, family):
     rule, network = RULES[name], make()
     if start is not None and hasattr(rule, "initializer"):
         rule = dataclasses.replace(rule, initializer=start)
-    if refused(family, name) and "feedback" not in family:
+    if refused(family, name):
         with pytest.raises(ValueError, match=r"; (take|give) "):
             rule.check(network)
         return

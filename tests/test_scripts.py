@@ -20,12 +20,14 @@ from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
 from scripts import (
     decoder,
+    graph,
     hybrid,
     label_to_image,
     mcpc,
     memory,
     mlp_table,
     mutation,
+    sequence_memory,
     starts,
     transformer_text,
     vgg5_cifar10,
@@ -454,3 +456,16 @@ class TestAnswers:
         assert 3.5 < found["mcpc_variance"]["values"][0] < 6
         assert found["mcpc_wasserstein"]["values"][0] < 0.3
         assert "R-hat 1.0" in capsys.readouterr().out
+
+    def test_graphs_with_cycles_learn_by_both_rules(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(graph, "GRAPHS", {"cycle": (graph.cycle_edges, 16)})
+        found = run_quickly(graph, tmp_path, monkeypatch, "--seeds", "1")
+        assert set(found) == {"graph_cycle", "graph_cycle_implicit"}
+        assert all(answer["values"][0] > 25 for answer in found.values())  # chance is 10
+        assert "graph_cycle_implicit: " in capsys.readouterr().out
+
+    def test_a_sequence_is_recalled_in_order(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(sequence_memory, tmp_path, monkeypatch, "--seeds", "1")
+        assert found["sequence_memory"]["values"][0] < 1e-3  # 0.07 is the variance of the images
+        assert capsys.readouterr().out.count("15 of 15 right") == 2
+        assert (tmp_path / "sequence_memory.png").stat().st_size > 5000

@@ -75,7 +75,7 @@ def continual(
             )
         if not np.isfinite(np.diagonal(matrix, 1)).all():
             raise ValueError(
-                "continual expected finite accuracies; with `untrained`, measure the next task after each, too"
+                "continual expected finite accuracies; with `untrained`, measure the next task after each"
             )
         forward = float(np.mean(np.diagonal(matrix, 1) - before[1:]))
     return Continual(

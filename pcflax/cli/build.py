@@ -152,6 +152,8 @@ def _own(option: str, options: TrainOptions) -> dict[str, Any]:
 
 def build_reading(options: TrainOptions) -> pc.training.AbstractReading:
     """How evaluations read an answer: a generator's label, or its image from the code, by inference."""
+    if options.model == "hybrid":
+        return _label()
     if options.model != "generator":
         return pc.Feedforward()
     # longer than while learning: the label of an image takes its time to settle
@@ -210,7 +212,6 @@ def build_trainer(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
         ),
         callbacks=callbacks,
-        reads=_label() if options.model == "hybrid" else None,
         seed=options.seed,
         progress=False,
     )

@@ -108,7 +108,7 @@ class VectorField(abc.ABC):
     def take(self, examples: Int[Array, " some"]) -> Self:
         """Return the problem of some of the examples, by their places in the batch."""
         data = (self.inputs, self._whole_clamps(), self.start)
-        inputs, clamps, start = jax.tree.map(lambda leaf: leaf[examples], data)
+        inputs, clamps, start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[examples], data)
         return dataclasses.replace(self, inputs=inputs, clamps=clamps, start=start)
 
     def for_each_example(self, solve: Callable[..., Result], *data: PyTree) -> Result:

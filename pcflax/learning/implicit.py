@@ -61,7 +61,7 @@ class Implicit(AbstractGradientLearning):
             )
 
     def check(self, network: AbstractPCNetwork) -> None:
-        """Refuse several outputs."""
+        """Refuse several outputs, and feedback weights."""
         super().check(network)
         network.check_one_output("Implicit descends the energy of one")
         network.check_no_feedback("Implicit goes by the minimum of one")

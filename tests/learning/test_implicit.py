@@ -87,3 +87,13 @@ def test_refusals():
     rule = pc.learning.Implicit(pc.inference.NewtonCG(tolerance=1e-4))
     with pytest.raises(ValueError, match="Implicit needs targets"):
         rule.gradients(network, Evidence(jnp.ones((1, 3))), key=KEY)
+
+
+def test_feedback_weights_are_refused():
+    rngs = nnx.Rngs(0)
+    network = pc.PCNetwork(
+        [pc.PCDense(3, 4, rngs=rngs), pc.PCDense(4, 2, feedback=pc.layers.Feedback(), rngs=rngs)]
+    )
+    rule = pc.learning.Implicit(pc.inference.NewtonCG(tolerance=1e-4))
+    with pytest.raises(ValueError, match="feedback"):
+        rule.check(network)

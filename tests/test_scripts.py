@@ -19,6 +19,7 @@ import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
 from scripts import (
+    heteroscedastic,
     hybrid,
     label_to_image,
     memory,
@@ -436,3 +437,13 @@ class TestAnswers:
         assert values["starts_decoder_persistent"] < 0.03  # 0.07 is the variance of the images
         assert "semi_supervised" in values
         assert (tmp_path / "starts.png").stat().st_size > 5000
+
+    def test_predicted_noise_is_scored(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(heteroscedastic, tmp_path, monkeypatch, "--seeds", "1")
+        assert set(found) == {"heteroscedastic_correlation", "heteroscedastic_scale"}
+        assert 0 < found["heteroscedastic_scale"]["values"][0] < 10
+        assert "hidden precision 10000" in capsys.readouterr().out
+        assert (tmp_path / "heteroscedastic.png").stat().st_size > 5000
+        assert heteroscedastic.score(
+            heteroscedastic.true_sd(heteroscedastic.GRID)
+        ) == pytest.approx((1, 1))

@@ -21,6 +21,7 @@ from benchmarks import inference as benchmark
 from scripts import (
     decoder,
     graph,
+    heteroscedastic,
     hybrid,
     label_to_image,
     mcpc,
@@ -469,3 +470,13 @@ class TestAnswers:
         assert found["sequence_memory"]["values"][0] < 1e-3  # 0.07 is the variance of the images
         assert capsys.readouterr().out.count("15 of 15 right") == 2
         assert (tmp_path / "sequence_memory.png").stat().st_size > 5000
+
+    def test_predicted_noise_is_scored(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(heteroscedastic, tmp_path, monkeypatch, "--seeds", "1")
+        assert set(found) == {"heteroscedastic_correlation", "heteroscedastic_scale"}
+        assert 0 < found["heteroscedastic_scale"]["values"][0] < 10
+        assert "hidden precision 10000" in capsys.readouterr().out
+        assert (tmp_path / "heteroscedastic.png").stat().st_size > 5000
+        assert heteroscedastic.score(
+            heteroscedastic.true_sd(heteroscedastic.GRID)
+        ) == pytest.approx((1, 1))

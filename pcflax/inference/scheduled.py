@@ -60,7 +60,7 @@ class Scheduled(AbstractIterativeInference):
     """
 
     inference: AbstractIterativeInference
-    weights: Mapping[str, Any]
+    weights: tuple[tuple[str, Any], ...]
 
     def __init__(
         self, inference: AbstractIterativeInference, weights: Mapping[str, float | Callable]
@@ -83,7 +83,7 @@ class Scheduled(AbstractIterativeInference):
         }
         given = {
             "inference": inference,
-            "weights": checked,
+            "weights": tuple(checked.items()),  # hashable, as all settings are
             "num_steps": inference.num_steps,
             "tolerance": None,
             "max_steps": None,
@@ -95,7 +95,7 @@ class Scheduled(AbstractIterativeInference):
         """Refuse a pattern that fits no layer."""
         super().check(network)
         names = (*network.layer_names, *network.nodes)
-        for pattern in self.weights:
+        for pattern, _ in self.weights:
             if not fnmatch.filter(names, pattern):
                 raise ValueError(
                     f"Scheduled has a weight for '{pattern}', which fits none of the layers "
@@ -150,7 +150,7 @@ class Scheduled(AbstractIterativeInference):
         return lambda step: jnp.stack([jnp.asarray(_at(weight, step)) for weight in ones])
 
     def _first_fit(self, name: str) -> Any:
-        fits = (w for pattern, w in self.weights.items() if fnmatch.fnmatchcase(name, pattern))
+        fits = (w for pattern, w in self.weights if fnmatch.fnmatchcase(name, pattern))
         return next(fits, None)
 
 

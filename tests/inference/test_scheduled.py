@@ -65,7 +65,7 @@ class TestAgainstALoopByHand:
     def test_langevin_at_temperature_0(self):
         chain = Chain()
         sampler = pc.inference.Langevin(0.05, temperature=0.0, burn_in=5, num_samples=3)
-        schedule = pc.inference.Scheduled(sampler, SCHEDULED.weights)
+        schedule = pc.inference.Scheduled(sampler, dict(SCHEDULED.weights))
         result = chain.network.infer(chain.inputs, chain.targets, inference=schedule)
         for found, expected in zip(result.activities.values(), by_hand(chain)[0][-1], strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)

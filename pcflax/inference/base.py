@@ -111,7 +111,7 @@ class AbstractInference(Settings, abc.ABC):
                 network, batch, initializer=initializer, key=own, trace=trace, throw=throw
             )
             found.append(jax.device_get(result))
-        return concatenated(found)
+        return concatenated(found).in_order(network.names, network.layer_names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -161,9 +161,7 @@ class Equilibrium(AbstractReading):
         if isinstance(hide, str):
             hide = (hide,)
         if isinstance(hide, Mapping):
-            for name, mask in hide.items():
-                expect_mask(name, mask)
-            hide = dict(hide)
+            hide = {name: expect_mask(name, mask) for name, mask in hide.items()}
         elif hide is not None:
             hide = tuple(hide)
         object.__setattr__(self, "hide", hide)

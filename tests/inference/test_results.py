@@ -239,6 +239,13 @@ class TestWholeDataSets:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
         assert list(found.activities) == list(network.names)
 
+    def test_layers_come_in_the_networks_order(self):
+        root, layer = pc.PCRoot(2), pc.PCDense(2, 3, rngs=nnx.Rngs(0))
+        network = pc.PCNetwork({"z": root, "a": layer})
+        data = pc.data.from_arrays(None, np.ones((3, 3), np.float32), batch_size=2)
+        found = network.infer(data, inference=pc.inference.GradientDescent(0.1), trace=True)
+        assert list(found.activities) == list(found.trace.energies) == ["z", "a"]
+
     def test_samples_keep_their_axis_and_differ_between_batches(self, whole):
         network, _, _, data = whole
         sampler = pc.inference.Langevin(0.05, num_samples=3, keep_samples=True)

@@ -26,8 +26,8 @@ _NAMES = {
     "parameterizations": "",
     "plotting": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
-    "EarlyStopping Equilibrium Feedforward History JSONLinesLogger Reconstruction TensorBoardLogger Trainer "
-    "load_checkpoint load_partial metrics",
+    "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger Reconstruction Smoother "
+    "TensorBoardLogger Trainer load_checkpoint load_partial metrics",
     "typing": "",
     "variables": "Activity",
 }
@@ -92,9 +92,12 @@ if TYPE_CHECKING:
     from .training import EarlyStopping as EarlyStopping
     from .training import Equilibrium as Equilibrium
     from .training import Feedforward as Feedforward
+    from .training import Filter as Filter
+    from .training import Forecast as Forecast
     from .training import History as History
     from .training import JSONLinesLogger as JSONLinesLogger
     from .training import Reconstruction as Reconstruction
+    from .training import Smoother as Smoother
     from .training import TensorBoardLogger as TensorBoardLogger
     from .training import Trainer as Trainer
     from .training import load_checkpoint as load_checkpoint

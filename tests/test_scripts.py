@@ -27,6 +27,7 @@ from scripts import (
     memory,
     mlp_table,
     mutation,
+    starts,
     transformer_text,
     vgg5_cifar10,
 )
@@ -460,3 +461,11 @@ class TestAnswers:
         distances = [float(line.split()[-1]) for line in printed[0][1:]]
         assert distances == sorted(distances)
         assert distances[-1] > 2 * distances[0]
+
+    def test_starts_and_missing_labels(self, tmp_path, monkeypatch):
+        found = run_quickly(starts, tmp_path, monkeypatch, "--seeds", "1")
+        values = {name: answer["values"][0] for name, answer in found.items()}
+        assert values["starts_classifier_feedforward"] > 80
+        assert values["starts_decoder_persistent"] < 0.03  # 0.07 is the variance of the images
+        assert "semi_supervised" in values
+        assert (tmp_path / "starts.png").stat().st_size > 5000

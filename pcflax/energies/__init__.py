@@ -8,6 +8,7 @@ from .base import sum_features as sum_features
 from .base import total_energy as total_energy
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
+from .full_gaussian import FullGaussian as FullGaussian
 from .gaussian import Gaussian as Gaussian
 from .heteroscedastic import Heteroscedastic as Heteroscedastic
 from .huber import Huber as Huber

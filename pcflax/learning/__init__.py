@@ -12,4 +12,5 @@ from .nudged import Nudged as Nudged
 from .predictive_coding import PredictiveCoding as PredictiveCoding
 from .regularizers import spectral_penalty as spectral_penalty
 from .regularizers import weight_decay as weight_decay
+from .temporal import Temporal as Temporal
 from .zil import ZIL as ZIL

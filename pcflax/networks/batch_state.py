@@ -120,6 +120,13 @@ def _check_below(bound: Network, known: Known) -> None:
                 f"feedforward pass, whose statistics are taken, is the same for every example; take "
                 f"nnx.GroupNorm or nnx.LayerNorm, or network.eval()"
             )
+    for name in bound.layer_names[len(bound.names) :]:
+        if normalizing(bound.layer(name)):
+            raise ValueError(
+                f"layer '{name}' normalises over the batch, but predicts another layer's node, so that the "
+                f"feedforward pass, whose statistics are taken, leaves it out; take nnx.GroupNorm or "
+                f"nnx.LayerNorm"
+            )
 
 
 def _write(bound: Network, known: Known, batch_size: int | None = None) -> None:

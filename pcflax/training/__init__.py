@@ -13,6 +13,9 @@ from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import PartialReport as PartialReport
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import load_partial as load_partial
+from .filtering import Filter as Filter
+from .filtering import Forecast as Forecast
+from .filtering import Smoother as Smoother
 from .freezing import restrict as restrict
 from .history import History as History
 from .loggers import ConsoleLogger as ConsoleLogger
@@ -22,8 +25,8 @@ from .reading import AbstractReading as AbstractReading
 from .reading import Answer as Answer
 from .reading import Equilibrium as Equilibrium
 from .reading import Feedforward as Feedforward
-from .reading import Reconstruction as Reconstruction
 from .reading import answer as answer
+from .reconstruction import Reconstruction as Reconstruction
 from .step import TrainInfo as TrainInfo
 from .step import TrainState as TrainState
 from .step import make_step as make_step

@@ -127,8 +127,10 @@ def _run_shapes(
     network: SplitNetwork, evidence: Evidence, reads: AbstractReading, *, metrics: MetricFunctions
 ) -> None:
     bound = network.bind()
-    bound.set_activities(bound.start(evidence))
-    batch = next(iter(bound.energies(evidence.inputs).values())).shape[:1]
+    batch = (bound.known(evidence).batch_size,)
+    if not reads.along_time:
+        bound.set_activities(bound.start(evidence))
+        batch = next(iter(bound.energies(evidence.inputs).values())).shape[:1]
     answer = reads.answer(network, evidence, key=jax.random.key(0))
     if answer.truth is None:
         if metrics and not isinstance(reads, Feedforward):

@@ -62,7 +62,9 @@ def learn_batches(
         values = {"energy": info.energy}
         if batch.targets is not None:
             values["loss"] = info.loss
-            values_and_truth = predicted(state.network.bind(), info.prediction, batch.targets)
+            values_and_truth = predicted(
+                state.network.bind(), info.prediction, batch.targets, along_time=rule.along_time
+            )
             measured, known = measure(*values_and_truth[:3], recipe.metrics), values_and_truth[3]
             if known is None:
                 values |= {name: jnp.mean(at_least_32_bits(m)) for name, m in measured.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pcflax.layers import Clamp
 from pcflax.typing import PyTree
 
 from .metrics import MetricFunctions
@@ -13,11 +15,24 @@ from .metrics import MetricFunctions
 def measure(
     values: PyTree, means: PyTree, truth: PyTree, metrics: MetricFunctions
 ) -> dict[str, Float[Array, " batch"]]:
-    """Return what each metric gives, by name, of values, or of the means that these stand for."""
-    return {
-        name: metric(means if getattr(metric, "reads_mean", False) else values, truth)
-        for name, metric in metrics
-    }
+    """Return what each metric gives, by name, of values, or of the means that these stand for.
+
+    Of a truth that is a `Clamp`, (batch, time, *features), of which (batch, time) is known, it is the mean of
+    what it gives at each step that is.
+    """
+    if not isinstance(truth, Clamp):
+        return {
+            name: metric(means if getattr(metric, "reads_mean", False) else values, truth)
+            for name, metric in metrics
+        }
+    known: Array = truth.mask  # type: ignore
+    count = jnp.maximum(jnp.sum(known, axis=1), 1)
+    found = {}
+    for name, metric in metrics:
+        seen = means if getattr(metric, "reads_mean", False) else values
+        each = jax.vmap(metric, in_axes=1, out_axes=1)(seen, truth.value)
+        found[name] = jnp.sum(jnp.where(known, at_least_32_bits(each), 0), axis=1) / count
+    return found
 
 
 def at_least_32_bits(values: Array) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks.along import known_along
 from pcflax.networks.given import node_of
 from pcflax.settings import Settings
 from pcflax.typing import Initializer, PRNGKey, PyTree
@@ -45,7 +46,8 @@ class Answer(NamedTuple):
         values: as metrics see them: activities, or predictions, which are logits under a categorical
             energy.
         means: what these stand for, as metrics marked by `reads_mean` see them.
-        truth: what the data say of the same nodes, or None.
+        truth: what the data say of the same nodes, or None; of sequences that are known in part a
+            `pc.Clamp` with a mask of steps, (batch, time).
         known: (batch,), whether the data say all of it, by example; None where they do of every one.
         energy: (batch,), F of each example.
         status: (batch,), the `pc.inference.Status` of each example; None without inference.
@@ -61,6 +63,8 @@ class Answer(NamedTuple):
 
 class AbstractReading(Settings, abc.ABC):
     """A way to read an answer from a network; a frozen dataclass, pure, called in compiled code."""
+
+    along_time: ClassVar[bool] = False  # whether it reads sequences, (batch, time, *features)
 
     @property
     def stops_at_tolerance(self) -> bool:
@@ -150,7 +154,7 @@ class Equilibrium(AbstractReading):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
-        _expect_start(self, self.initializer)
+        expect_start(self, self.initializer)
         if self.read is not None and not isinstance(self.read, str):
             object.__setattr__(self, "read", tuple(self.read))
         hide = self.hide
@@ -171,7 +175,7 @@ class Equilibrium(AbstractReading):
 
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""
-        return _role(network.bind(), self.read)
+        return role_of(network.bind(), self.read)
 
     def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
         """Infer, and read the activities."""
@@ -179,7 +183,7 @@ class Equilibrium(AbstractReading):
         self.inference.check(bound)
         known = bound.known(evidence)
         several = not bound.one_output if self.read is None else not isinstance(self.read, str)
-        nodes = (self.read,) if isinstance(self.read, str) else self.read or _tops(bound)
+        nodes = (self.read,) if isinstance(self.read, str) else self.read or top_nodes(bound)
         hidden = self._hidden(bound, known, nodes)
         question = known
         for name, mask in hidden.items():
@@ -195,7 +199,7 @@ class Equilibrium(AbstractReading):
                     f"node '{name}' is read and clamped at once, so nothing is inferred of it; hide it, or "
                     f"take pc.Reconstruction to read its prediction"
                 )
-        result = _infer(network, question, self.inference, self.initializer, key)
+        result = infer_known(network, question, self.inference, self.initializer, key)
         values = {name: part_of(bound, result.activities, name) for name in nodes}
         found = {name: told_of(bound, known, name) for name in nodes}
         truth: Any = {name: clamp.value for name, clamp in found.items() if clamp is not None}
@@ -233,88 +237,6 @@ class Equilibrium(AbstractReading):
         return dict(hidden)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reconstruction(AbstractReading):
-    """Infer with all that is known, and read the mean that the network predicts of a node that was given.
-
-    z* = argmin_z F_i(z) with the node clamped; read is the mean of mu(z*). With a `code` it is what the pass
-    upward from z* of that node alone predicts, errors of the layers between left out: the measure of a
-    decoder, since the code is all that is kept of the example.
-
-    Args:
-        inference: the algorithm.
-        node: the node, known in the data; the output unless given.
-        initializer: where the free activities start: the feedforward pass unless given.
-        code: the layer whose inferred activity the node is predicted from again, or None.
-
-    Raises:
-        TypeError: where `inference` is no algorithm.
-        ValueError: on use, for a node that is not there, or of which the data say nothing, or a code that
-            is given instead of inferred.
-
-    >>> import jax.numpy as jnp, pcflax as pc
-    >>> from flax import nnx
-    >>> network = pc.models.decoder(2, 8, 5, rngs=nnx.Rngs(0))
-    >>> reading = pc.Reconstruction(pc.inference.GradientDescent(0.1))
-    >>> pc.training.answer(network, pc.Evidence(targets=jnp.ones((3, 5))), reading).values.shape
-    (3, 5)
-    """
-
-    inference: AbstractInference
-    node: str | None = None
-    initializer: Initializer | None = None
-    code: str | None = None
-
-    def __post_init__(self):
-        expect_algorithm(self, self.inference)
-        _expect_start(self, self.initializer)
-
-    @property
-    def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return self.inference.stops_at_tolerance
-
-    def role(self, network: SplitNetwork) -> str | None:
-        """Return whether the node that is read is the data's "inputs" or "targets"."""
-        return _role(network.bind(), self.node)
-
-    def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
-        """Infer, and read the prediction."""
-        bound = network.bind()
-        self.inference.check(bound)
-        name = _tops(bound)[0] if self.node is None else self.node
-        check_node(bound, name)
-        known = bound.known(evidence)
-        told = told_of(bound, known, name)
-        if told is None:
-            raise ValueError(
-                f"node '{name}' is to be reconstructed, but the data say nothing of it; give it, or read it "
-                f"by pc.Equilibrium"
-            )
-        if self.code is not None:
-            check_node(bound, self.code)
-            if is_clamped(bound, known, self.code):
-                raise ValueError(
-                    f"code '{self.code}' is given by the data, so nothing is inferred of it; free it"
-                )
-        result = _infer(network, known, self.inference, self.initializer, key)
-        if self.code is None:
-            predictions = network.bind(result.activities).predictions(known.inputs)
-            prediction = part_of(bound, predictions, name)
-        else:
-            layer, own = node_of(bound, name)[0], node_of(bound, self.code)[0]
-            others = {key: clamp for key, clamp in known.clamps.items() if key != layer}
-            passed = bound.pass_upward(
-                known.inputs,
-                batch_size=known.batch_size,
-                clamps=others | {own: Clamp(result.activities[own])},
-            )
-            prediction = passed.predictions[layer]
-        mean = _mean(bound, name, prediction)
-        rows = known_rows([] if told.mask is None else [told.mask])
-        return Answer(prediction, mean, told.value, rows, result.energy, result.status)
-
-
 def answer(
     network: AbstractPCNetwork,
     evidence: Evidence,
@@ -344,12 +266,18 @@ def in_evaluation(network: SplitNetwork) -> SplitNetwork:
 
 
 def predicted(
-    bound: AbstractPCNetwork, prediction: Any, targets: Any
+    bound: AbstractPCNetwork, prediction: Any, targets: Any, *, along_time: bool = False
 ) -> tuple[Any, Any, Any, Array | None]:
     """Return an output's prediction, its mean, its truth and of which examples all of that is known.
 
-    Of several outputs, of those with targets.
+    Of several outputs, of those with targets. Of a sequence, of which examples some of it is.
     """
+    if along_time:
+        values, steps = known_along(targets)
+        values, means, truth, _ = predicted(bound, prediction, values)
+        if steps is None:
+            return values, means, truth, None
+        return values, means, Clamp(truth, steps), steps.any(axis=1)
     given = targets.values() if isinstance(targets, Mapping) else [targets]
     known = known_rows(
         [clamp.held() for clamp in given if isinstance(clamp, Clamp) and clamp.mask is not None]
@@ -361,15 +289,16 @@ def predicted(
     )
     if not isinstance(prediction, Mapping):
         truth = next(iter(targets.values())) if isinstance(targets, Mapping) else targets
-        return prediction, _mean(bound, bound.output, prediction), truth, known
+        return prediction, mean_of(bound, bound.output, prediction), truth, known
     if isinstance(targets, Mapping):
         targets = {name: array for name, array in targets.items() if array is not None}
         prediction = {name: prediction[name] for name in targets}
-    means = {name: _mean(bound, name, value) for name, value in prediction.items()}
+    means = {name: mean_of(bound, name, value) for name, value in prediction.items()}
     return prediction, means, targets, known
 
 
-def _expect_start(reading: AbstractReading, initializer: Any) -> None:
+def expect_start(reading: AbstractReading, initializer: Any) -> None:
+    """Refuse a start that is kept of training examples."""
     if isinstance(initializer, AbstractKeptStart):
         raise ValueError(
             f"{type(reading).__name__} starts anew at every question, but {type(initializer).__name__} keeps "
@@ -377,23 +306,26 @@ def _expect_start(reading: AbstractReading, initializer: Any) -> None:
         )
 
 
-def _infer(network, known, inference, initializer, key):
+def infer_known(network, known, inference, initializer, key):
+    """Solve for what the evidence leaves free, from this start."""
     start_key, solve_key = jax.random.split(key)
     problem = make_problem(network, known, initializer=initializer, key=start_key)
     return inference.solve(problem, key=solve_key)
 
 
-def _mean(bound: AbstractPCNetwork, name: str, prediction: Array) -> Array:
+def mean_of(bound: AbstractPCNetwork, name: str, prediction: Array) -> Array:
+    """Return what a node's prediction stands for."""
     layer, _ = node_of(bound, name)
     return bound.layer(layer).top_node_layer().energy.mean(prediction)
 
 
-def _tops(bound: AbstractPCNetwork) -> tuple[str, ...]:
-    """The nodes that targets clamp."""
+def top_nodes(bound: AbstractPCNetwork) -> tuple[str, ...]:
+    """Return the nodes that targets clamp."""
     return tuple(bound.layer(name).each_node_name(name)[-1] for name in bound.outputs)
 
 
-def _role(bound: AbstractPCNetwork, read: Any) -> str | None:
-    if read is None or read in (*_tops(bound), *bound.outputs):
+def role_of(bound: AbstractPCNetwork, read: Any) -> str | None:
+    """Return whether a node is what the data's inputs or targets are of."""
+    if read is None or read in (*top_nodes(bound), *bound.outputs):
         return "targets"
     return "inputs" if read in bound.wiring.inputs else None

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from pcflax.data import Dataset
+from pcflax.inference.trajectory import make_trajectory
 from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
@@ -116,11 +117,18 @@ class Run:
         self.write()
         self._shown = True
 
-    def carry_activities(self, spec: Evidence | None) -> None:
+    def carry_activities(self, spec: Evidence | None, rule: AbstractLearning) -> None:
         """Let the state carry the activities of such batches from one to the next, or none."""
         network, shapes = self.state().network, {}
         if spec is not None:
-            shapes = jax.eval_shape(lambda batch: network.bind().start(batch), spec)
+
+            def start(batch: Evidence) -> Activities:
+                if not rule.along_time:
+                    return network.bind().start(batch)
+                problem = make_trajectory(network, batch)
+                return problem.decode(problem.start)
+
+            shapes = jax.eval_shape(start, spec)
         self.show()
         self._activities = {k: jnp.zeros(leaf.shape, leaf.dtype) for k, leaf in shapes.items()}
 

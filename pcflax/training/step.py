@@ -29,6 +29,7 @@ from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, after_batch, split, write
+from pcflax.networks.along import output_energy_along
 from pcflax.settings import Argument
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
@@ -189,13 +190,16 @@ def take_step(
         before, optimizer.value, state.optimizer_state, batch, key=step_key, step=state.step
     )
     batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
-    after = after_batch(before, batch, batch_size=batch_size, activities=seen.activities)
-    network = network.replace(other=after.other)
+    if not rule.along_time:  # nothing is normalised over the batch there
+        after = after_batch(before, batch, batch_size=batch_size, activities=seen.activities)
+        network = network.replace(other=after.other)
     means = [mean.reshape(-1) for mean in layer_means(seen.energies).values()]
     energy = jnp.concatenate(means).sum()
     loss = None
     if batch.targets is not None:
-        scores = state.network.bind().output_energy(seen.prediction, batch.targets)
+        bound = state.network.bind()
+        of = output_energy_along if rule.along_time else type(bound).output_energy
+        scores = of(bound, seen.prediction, batch.targets)
         loss = jnp.mean(at_least_32_bits(scores))
     # Parameters may turn NaN while the energy they come from is finite (the slope of a square root).
     # A sum of zeros is 0, and NaN where a number is none: one loop over each array.

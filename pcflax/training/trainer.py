@@ -33,13 +33,14 @@ from .checks import (
     total_steps,
 )
 from .evaluation import evaluate, predict
+from .filtering import Forecast
 from .fitting import Fit
 from .freezing import restrict
 from .history import History
 from .loggers import ConsoleLogger
 from .loop import Recipe
 from .metrics import MetricFunctions, by_node, default_metrics
-from .reading import AbstractReading, Feedforward
+from .reading import AbstractReading
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -55,9 +56,9 @@ class Trainer:
         optimizer: an optax transformation of the parameters' gradients. One that wants the `value`, such
             as `optax.contrib.reduce_on_plateau()`, gets the batch-mean energy.
         learning: the rule, such as `pc.learning.PredictiveCoding(...)`.
-        reads: how evaluations and `predict` read an answer: `pc.Feedforward()` unless given, or by
-            inference, `pc.Equilibrium(...)` and `pc.Reconstruction(...)`. Training rows hold metrics of
-            the pass upward, so with another reading they hold energy and loss alone.
+        reads: how evaluations and `predict` read an answer: `pc.Feedforward()` unless given (along
+            time `pc.Forecast`), or by inference, `pc.Equilibrium(...)` and `pc.Reconstruction(...)`. Training
+            rows hold metrics of the pass upward, so with another reading they hold energy and loss alone.
         wrt: which parameters learn; all unless given. Names or patterns of layers or paths, ("output",
             "*.bias"), or a filter of nnx such as `nnx.LoRAParam`. The others stay as they are.
         checkpoints: where and what to save; nothing is saved without.
@@ -111,6 +112,7 @@ class Trainer:
         optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
         self.optimizer = restrict(optimizer, network, wrt)
         self.learning = check_rule("Trainer", learning, network)
+        self.passes = Forecast.of(self.learning)
         self.reads = self._check_reading(reads)
         self.metrics = None if metrics is None else by_node(metrics)
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
@@ -197,14 +199,16 @@ class Trainer:
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
         total = total_steps(data, epochs, num_steps)
-        self.check_data(data, "training data", reads=Feedforward())
+        self.check_data(data, "training data", reads=self.passes)
         if eval_data is not None:
             self.check_data(eval_data, "evaluation data")
         log_every = expect_count("fit", "log_every", log_every, least=1)
         if eval_every is None:
             eval_every = data.num_batches
         eval_every = expect_count("fit", "eval_every", eval_every, least=1)
-        passes = isinstance(self.reads, Feedforward)  # and so rows of training measure what is read
+        passes = type(self.reads) is type(
+            self.passes
+        )  # and so rows of training measure what is read
         recipe = Recipe(self._metric_functions(data) if passes else (), data.reader)
         measured = self._metric_functions(eval_data or data)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
@@ -246,7 +250,7 @@ class Trainer:
         )
         self._run.stop_asked = False
         keeps = self.checkpoints is not None and self.checkpoints.activities
-        self._run.carry_activities(data.spec() if keeps else None)
+        self._run.carry_activities(data.spec() if keeps else None, self.learning)
         self._run.carry_starts(self.learning, data, goes_on=goes_on)
         with (
             SignalCatcher() as signals,  # until the last save is sealed
@@ -325,7 +329,7 @@ class Trainer:
 
     def _check_reading(self, reads: AbstractReading | None) -> AbstractReading:
         if reads is None:
-            return getattr(self, "reads", Feedforward())
+            return getattr(self, "reads", self.passes)
         return expect_kind(
             "Trainer", "reads", reads, AbstractReading, "pc.Equilibrium(inference, read='label')"
         )

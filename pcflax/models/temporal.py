@@ -1,0 +1,130 @@
+"""Temporal predictive coding: a state that is predicted from the step before, and what is seen of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array
+
+from pcflax.checks import expect_count
+from pcflax.energies import Energy
+from pcflax.layers import PCDense, PCLayer
+from pcflax.networks import PCGraph, Previous
+
+
+class Transition(PCLayer):
+    """mu_t = A f(z_{t-1}) + B u_t: a state predicted from the step before, and from what controls it.
+
+    Args:
+        features: of the state.
+        controls: of u; 0 for a system that nothing controls.
+        activation: f, or None for a linear system.
+        kernel_init: an initializer of A, orthogonal times 0.9 unless given, so that a state fades slowly.
+        energy: of the state; `Gaussian()` unless given.
+        rngs: source of the initial weights.
+
+    Attributes:
+        recurrent: `nnx.Linear`, A transposed.
+        control: `nnx.Linear`, B transposed; only with controls.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> pc.models.Transition(3, controls=1, rngs=nnx.Rngs(0)).predict(jnp.ones((2, 3)), jnp.ones((2, 1))).shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        controls: int = 0,
+        activation: Callable[[Array], Array] | None = None,
+        kernel_init: Callable[..., Array] | None = None,
+        energy: Energy | None = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(energy=energy)
+        init = nnx.initializers.orthogonal(0.9) if kernel_init is None else kernel_init
+        self.recurrent = nnx.Linear(features, features, use_bias=False, kernel_init=init, rngs=rngs)
+        if controls:
+            self.control = nnx.Linear(controls, features, use_bias=False, rngs=rngs)
+        self.activation = activation
+
+    def predict(self, before: Array, *controls: Array) -> Array:  # type: ignore[override]
+        """Predict the state from the step before, and from the control where there is one."""
+        moved = self.recurrent(before if self.activation is None else self.activation(before))
+        return moved + self.control(*controls) if controls else moved
+
+
+def temporal(
+    features: int,
+    observed: int,
+    *,
+    controls: int = 0,
+    activation: Callable[[Array], Array] | None = None,
+    kernel_init: Callable[..., Array] | None = None,
+    state_energy: Energy | None = None,
+    energy: Energy | None = None,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> PCGraph:
+    """A state z and what is seen of it, x: z_t is predicted from z_{t-1} and u_t, x_t from z_t.
+
+    F_t = E_z(z_t, A f(z_{t-1}) + B u_t) + E_x(x_t, C f(z_t)). Targets are x, (batch, time, observed), inputs
+    are u, (batch, time, controls), if there are controls. Train with `pc.learning.Temporal`, read with
+    `pc.Filter`, `pc.Smoother` and `pc.Forecast`. With Gaussian energies, a linear network and exact inference
+    these are Kalman's filter and smoother; see there.
+
+    Args:
+        features: of the state.
+        observed: features of what is seen.
+        controls: features of u; 0 for a system that nothing controls.
+        activation: f, or None for a linear system.
+        kernel_init: an initializer of A; see `pc.models.Transition`.
+        state_energy: of the state; `Gaussian()` unless given, whose precision is that of the transition.
+        energy: of what is seen; `Gaussian()` unless given.
+        rngs: source of the initial weights.
+        **options: compute_dtype and remat, as in `PCGraph`.
+
+    Raises:
+        TypeError, ValueError: for sizes that are not counts.
+
+    Source: Millidge et al. (2024), PLoS Computational Biology 20(4).
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.models.temporal(3, 2, controls=1, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    >>> network.names, network.wiring.outside
+    (('z', 'x'), ('u', 'z@-1'))
+    """
+    expect_count("temporal", "features", features, least=1)
+    expect_count("temporal", "observed", observed, least=1)
+    expect_count("temporal", "controls", controls)
+    before = Previous("z")
+    transition = Transition(
+        features,
+        controls=controls,
+        activation=activation,
+        kernel_init=kernel_init,
+        energy=state_energy,
+        rngs=rngs,
+    )
+    seen = PCDense(
+        features,
+        observed,
+        activation=activation,
+        activation_first=True,
+        use_bias=False,
+        energy=energy,
+        rngs=rngs,
+    )
+    return PCGraph(
+        {"z": transition, "x": seen},
+        parents={"z": (before, "u") if controls else before, "x": "z"},
+        inputs={"u": controls} if controls else {},
+        output="x",
+        shapes={"z": features},
+        **options,
+    )

@@ -20,6 +20,7 @@ from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
 from scripts import (
     decoder,
+    fid_features,
     graph,
     heteroscedastic,
     hybrid,
@@ -480,3 +481,17 @@ class TestAnswers:
         assert heteroscedastic.score(
             heteroscedastic.true_sd(heteroscedastic.GRID)
         ) == pytest.approx((1, 1))
+
+    def test_distances_of_features_rise_with_noise_and_the_classifier_is_found_again(
+        self, tmp_path, monkeypatch, capsys
+    ):
+        arguments = ["fid_features.py", "--quick", "--cache", str(tmp_path)]
+        printed = []
+        for _ in range(2):
+            monkeypatch.setattr(sys, "argv", arguments)
+            fid_features.main()
+            printed.append(capsys.readouterr().out.splitlines())
+        assert printed[0] == printed[1]
+        distances = [float(line.split()[-1]) for line in printed[0][1:]]
+        assert distances == sorted(distances)
+        assert distances[-1] > 2 * distances[0]

@@ -50,14 +50,14 @@ def load_data(
         own["sequence_length"] = options.sequence_length
     if options.model in CONVOLUTIONAL:
         own["flatten"] = False
-    if options.model == "hybrid":  # which predicts images from labels
-        own |= {"inputs": "label", "targets": "image"}
     if options.model == "generator":
         own |= {
             "inputs": None if options.latent else "label",
             "targets": "image",
             "normalize": False,
         }
+    if options.model == "hybrid":  # which predicts images from labels
+        own |= {"inputs": "label", "targets": "image"}
     if batch_size is None:
         if options.augment:
             own["augment"] = (pc.data.Flip(), pc.data.Crop())
@@ -82,13 +82,13 @@ def build_network(options: TrainOptions, spec: Evidence) -> AbstractPCNetwork:
         return pc.models.transformer(
             out_features, shape[0], options.width, num_blocks=options.depth, **own
         )
+    if options.model == "generator":
+        sizes = (options.latent or shape[0], *options.widths, out_features)
+        return pc.models.decoder(*sizes, **own)
     if options.model == "bidirectional":
         return pc.models.bidirectional(math.prod(shape), *options.widths, out_features, **own)
     if options.model == "hybrid":
         return pc.models.hybrid(math.prod(shape), *options.widths[::-1], out_features, **own)
-    if options.model == "generator":
-        sizes = (options.latent or shape[0], *options.widths, out_features)
-        return pc.models.decoder(*sizes, **own)
     own["energy"] = _OUTPUTS[options.output]()
     if options.model == "mlp":
         own |= {"activation_first": options.activation_first, "skip": options.skip}
@@ -186,10 +186,10 @@ def build_trainer(
         and options.model != "transformer"
     ):
         _check_probabilities(data)
-    classified = data.num_classes or options.model == "hybrid"
-    if options.model == "generator" and not options.latent:
-        classified = True  # of the labels that inference finds
-    best = ("eval/accuracy", "max") if classified else ("eval/squared_error", "min")
+    inferred = options.model == "hybrid" or (options.model == "generator" and not options.latent)
+    best = (
+        ("eval/accuracy", "max") if data.num_classes or inferred else ("eval/squared_error", "min")
+    )
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
     rule: Any = build_learning(options)

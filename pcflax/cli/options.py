@@ -47,12 +47,12 @@ class RunOptions:
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
-    from below and from above (bidirectional), or images from labels, with amortizers that guess the label
-    (hybrid); a generator that draws images from labels or a free code; a causal transformer of --depth
-    blocks for text. Each has defaults of its own, which --model NAME --help shows."""
+    from below and from above (bidirectional), images from labels or a free code (generator), or images from
+    labels, with amortizers that guess the label (hybrid); a causal transformer of --depth blocks for text.
+    Each has defaults of its own, which --model NAME --help shows."""
     widths: tuple[int, ...] = (300, 300)
-    """Widths of the hidden layers of an mlp, a bidirectional or a hybrid, from the images on, or of a
-    generator, from the code on."""
+    """Widths of the hidden layers: of an mlp, a bidirectional or a hybrid from the images on, of a generator
+    towards them."""
     latent: int = 0
     """Width of the code that a generator draws images from, inferred for each image; 0 draws them from the
     labels, and evaluations infer these."""

@@ -44,6 +44,8 @@ ALGORITHMS = {
     "errors, newton": pc.inference.ErrorCoordinates(NEWTON),
     "langevin at temperature 0": pc.inference.Langevin(0.1, temperature=0.0, burn_in=2999),
     "sequence": pc.inference.Sequence(pc.inference.ErrorCoordinates(FEW), ADAPTIVE),
+    # with weights of 1 at the end, whatever they were on the way
+    "scheduled": pc.inference.Scheduled(DESCENT, {"*": optax.linear_schedule(0.2, 1.0, 100)}),
 }
 # Those that only know networks that are linear in their free activities.
 LINEAR_ALGORITHMS = {
@@ -77,6 +79,7 @@ RULES = {
 ENERGIES = {
     "gaussian": pc.energies.Gaussian(1.5),
     "learned gaussian": pc.energies.LearnedGaussian(precision=1.5),
+    "running gaussian": pc.energies.RunningGaussian(variance=1.5),
     "laplace": pc.energies.Laplace(0.7),
     "huber": pc.energies.Huber(0.7),
     "categorical": pc.energies.Categorical(),
@@ -428,6 +431,37 @@ class TestEnergy:
     def test_refuses_shapes_that_would_broadcast(self, energy):
         with pytest.raises(ValueError, match=r"one shape, got \(3, 4\) and \(3, 1\)"):
             energy(jnp.ones((3, 4)), jnp.ones((3, 1)))
+
+
+class TestEnergyOfWiderPredictions:
+    """What is asked of every energy, where a prediction has more numbers than the activity."""
+
+    ENERGY = pc.energies.Heteroscedastic()
+
+    def draw(self, *shape):
+        random = np.random.RandomState(0)
+        prediction = jnp.asarray(random.normal(size=(*shape[:-1], 2 * shape[-1])))
+        return jnp.asarray(random.normal(size=shape)), prediction
+
+    def test_is_one_number_an_example_whatever_the_batch(self):
+        activity, prediction = self.draw(5, 4)
+        alone = [self.ENERGY(activity[i : i + 1], prediction[i : i + 1])[0] for i in range(5)]
+        np.testing.assert_allclose(self.ENERGY(activity, prediction), alone, rtol=1e-5)
+
+    def test_sums_over_every_feature_axis(self):
+        activity, prediction = self.draw(2, 3, 4)
+        rows = self.ENERGY(activity.reshape(6, 4), prediction.reshape(6, 8)).reshape(2, 3)
+        np.testing.assert_allclose(self.ENERGY(activity, prediction), rows.sum(axis=1), rtol=1e-5)
+
+    def test_is_least_over_activities_at_the_mean(self):
+        _, prediction = self.draw(3, 4)
+        mean = self.ENERGY.mean(prediction)
+        gradient = jax.grad(lambda z: self.ENERGY(z, prediction).sum())(mean)
+        np.testing.assert_array_equal(gradient, 0)
+
+    def test_refuses_shapes_that_would_broadcast(self):
+        with pytest.raises(ValueError, match=r"one shape, got \(3, 4\) and \(3, 1\)"):
+            self.ENERGY(jnp.ones((3, 4)), jnp.ones((3, 2)))
 
 
 @pytest.mark.parametrize("initializer", INITIALIZERS.values(), ids=INITIALIZERS.keys())

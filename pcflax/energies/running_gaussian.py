@@ -15,7 +15,7 @@ from .gaussian import check_one_for_each_feature
 
 
 class RunningGaussian(Energy):
-    """E(z, mu) = 1/2 sum_i (pi_i (z_i - mu_i)^2 - log pi_i), pi = 1/(variance + least_variance) measured.
+    """E(z, mu) = 1/2 sum_i (pi_i (z_i - mu_i)^2 - log pi_i), pi = 1/(variance + least_variance).
 
     The variance is a running mean of squared errors, taken once a batch, at the activities where inference
     ended and the weights that it ran with:

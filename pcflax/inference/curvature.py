@@ -35,13 +35,9 @@ def expect_curvature(owner: object, problem: Any) -> None:
     Raises:
         TypeError, ValueError: naming the owner.
     """
-    if names := expect_energy(owner, problem).network.bind().fed_back:
-        name = owner if isinstance(owner, str) else type(owner).__name__
-        raise ValueError(
-            f"{name} needs the curvature of an energy, but errors of layer '{names[0]}' go down through "
-            f"feedback weights of their own, along the gradient of none; take pc.inference.GradientDescent "
-            f"with a step size"
-        )
+    name = owner if isinstance(owner, str) else type(owner).__name__
+    bound = expect_energy(owner, problem).network.bind()
+    bound.check_no_feedback(f"{name} needs the curvature of one")
 
 
 def hessian_vector(problem: InferenceProblem, coordinates: PyTree, vector: PyTree) -> PyTree:

@@ -211,7 +211,7 @@ class Langevin(AbstractIterativeInference):
             steps[self.burn_in :].reshape(self.num_samples, self.thinning),
         )
         recorded, records = None, None
-        problem = problem.at(self.num_steps)
+        problem = problem.at(len(steps))
         if looks:
             last = observe(problem, coordinates)[0]
             end = keep_step(problem, coordinates, last, trace, record)

@@ -64,6 +64,7 @@ class Implicit(AbstractGradientLearning):
         """Refuse several outputs."""
         super().check(network)
         network.check_one_output("Implicit descends the energy of one")
+        network.check_no_feedback("Implicit goes by the minimum of one")
 
     def gradients(
         self,

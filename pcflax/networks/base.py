@@ -151,11 +151,11 @@ class AbstractPCNetwork(NetworkBody):
         All examples and classes are inferred in one call, a batch of batch * classes; no stored activity
         changes. The class of the least energy is a classification, by inference and not by a pass;
         `softmax(-energies)` is a posterior over classes, as far as F stands for -log p(x, class): at a
-        point estimate it leaves out how sharp each minimum is. Uses are generative classification, where
-        the labels are at the bottom (give `targets`), out-of-distribution scores, such as the least
-        energy of an example, and questions of calibration. Where labels are at the top of a chain with a
-        clamped input, energies follow the pass's own errors closely, so do not expect more of them than of
-        the pass: they are nearly a monotone function of its softmax margin, as Cacioli (2026) found.
+        point estimate it leaves out how sharp each minimum is. It is for generative classification, where
+        the labels are at the bottom (give `targets`), for out-of-distribution scores, such as the least
+        energy of an example, and for questions of calibration. Do not expect more of it than of softmax where
+        the inputs are clamped below and a categorical output is on top: the margins of energies are then
+        nearly a function of the logits' margin (Cacioli, 2026).
 
         Args:
             inputs: what is to be classified, where labels are the output's targets; or

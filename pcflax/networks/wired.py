@@ -188,6 +188,15 @@ class WiredLayers(nnx.Module):
                 f"pc.learning.PredictiveCoding or IncrementalPC"
             )
 
+    def check_no_feedback(self, reason: str) -> None:
+        """Refuse feedback weights, for the sake of what wants an energy."""
+        if self.fed_back:
+            raise ValueError(
+                f"errors of layer '{self.fed_back[0]}' go down through feedback weights of their own, along "
+                f"the gradient of no energy, but {reason}; take pc.learning.PredictiveCoding and "
+                f"pc.inference.GradientDescent(0.1)"
+            )
+
     def check_one_output(self, reason: str) -> None:
         """Refuse several outputs."""
         if not self.one_output:

@@ -157,8 +157,14 @@ class TestTraining:
 )
 def test_what_wants_a_curvature_says_so(inference):
     inputs, targets = (array.astype(np.float32) for array in batch())
-    with pytest.raises(ValueError, match="errors of layer 'layer_0' go down through feedback"):
+    with pytest.raises(ValueError, match="errors of layer 'layer_0' go down.*needs the curvature"):
         chain(FIXED).infer(inputs, targets, inference=inference)
+
+
+def test_the_gradient_through_the_equilibrium_wants_an_energy():
+    rule = pc.learning.Implicit(pc.inference.GradientDescent(0.1, tolerance=1e-6))
+    with pytest.raises(ValueError, match="no energy, but Implicit goes by the minimum of one; take"):
+        rule.check(chain(FIXED))
 
 
 def test_the_analysis_knows_that_there_is_no_energy_and_what_backpropagation_is():

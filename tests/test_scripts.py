@@ -32,6 +32,7 @@ from scripts import (
     mutation,
     sequence_memory,
     starts,
+    tracking,
     transformer_text,
     vgg5_cifar10,
 )
@@ -507,3 +508,9 @@ class TestAnswers:
         distances = [float(line.split()[-1]) for line in printed[0][1:]]
         assert distances == sorted(distances)
         assert distances[-1] > 2 * distances[0]
+
+    def test_a_filter_is_near_kalmans_and_has_its_gain(self, tmp_path, monkeypatch):
+        found = run_quickly(tracking, tmp_path, monkeypatch, "--seeds", "1")
+        assert found["tracking_gain_error"]["values"][0] < 1e-6
+        assert 1 < found["tracking_ratio"]["values"][0] < 1.2
+        assert (tmp_path / "tracking.png").stat().st_size > 5000

@@ -59,7 +59,7 @@ def chain_diagnostics(samples: PyTree, *, chains: int = 4) -> dict[str, PyTree]:
         return whole.reshape(draws, rows // chains, chains, *whole.shape[2:])
 
     arrays = jax.tree.map(by_chain, samples)
-    axes = {"chain_axis": 2, "draw_axis": 0}
+    axes: Any = {"chain_axis": 2, "draw_axis": 0}
     return {
         "r_hat": jax.tree.map(lambda array: np.asarray(array_stats.rhat(array, **axes)), arrays),
         "ess": jax.tree.map(lambda array: np.asarray(array_stats.ess(array, **axes)), arrays),

@@ -23,8 +23,8 @@ class Previous(str):
     It makes no cycle: at its step it is known. The network takes it as one more input, by the name
     "z@-1" of node z.
 
-    Args:
-        node: the name of a layer of one node.
+    Attributes:
+        node: the name of a layer of one node, `Previous(node)`.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx

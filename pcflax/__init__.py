@@ -27,7 +27,7 @@ _NAMES = {
     "plotting": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
     "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger Reconstruction Smoother "
-    "TensorBoardLogger Trainer load_checkpoint metrics",
+    "TensorBoardLogger Trainer load_checkpoint load_partial metrics",
     "typing": "",
     "variables": "Activity",
 }
@@ -101,5 +101,6 @@ if TYPE_CHECKING:
     from .training import TensorBoardLogger as TensorBoardLogger
     from .training import Trainer as Trainer
     from .training import load_checkpoint as load_checkpoint
+    from .training import load_partial as load_partial
     from .training import metrics as metrics
     from .variables import Activity as Activity

@@ -54,13 +54,19 @@ def train(seed: int, data: pc.data.Dataset, hidden: int, num_steps: int) -> pc.T
         rngs=nnx.Rngs(seed),
     )
     rule = pc.learning.PredictiveCoding(
-        pc.inference.GradientDescent(0.1, num_steps=40), initializer=GUESS
+        pc.inference.GradientDescent(0.05, num_steps=80), initializer=GUESS
     )
+    optimizer = optax.partition({"generator": optax.adam(8e-4), "guess": optax.adam(5e-4)}, by_role)
     trainer = pc.Trainer(
-        network, optax.adam(8e-4), learning=rule, reads=read(100, GUESS), seed=seed, progress=False
+        network, optimizer, learning=rule, reads=read(100, GUESS), seed=seed, progress=False
     )
     trainer.fit(data, num_steps=num_steps)
     return trainer
+
+
+def by_role(parameters):
+    """Label each layer's parameters for an optimizer of its own."""
+    return {name: "guess" if "guess" in name else "generator" for name in parameters}
 
 
 def draw(curves: dict[str, list[list[float]]], path: Path) -> None:

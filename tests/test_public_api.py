@@ -18,7 +18,7 @@ ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward History JSON
 NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork
 PCResidual PCRoot PCStack Reconstruction
 TensorBoardLogger Trainer analysis data energies inference initializers layers learning
-errors load_checkpoint metrics models networks parameterizations plotting""".split()
+errors load_checkpoint load_partial metrics models networks parameterizations plotting""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense PCEmbedding
@@ -32,7 +32,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
         Langevin LinearSolve NewtonCG Seen Sequence Status StepInfo Trace UntilTolerance
         VectorField expect_algorithm finished make_problem observe""",
-    "initializers": "Amortized Feedforward Normal Zeros",
+    "initializers": "Amortized Downward Feedforward Normal Zeros",
     "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction IncrementalPC
         LearningInfo Nudged PredictiveCoding ZIL apply spectral_penalty weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset

@@ -18,7 +18,15 @@ from rich.console import Console
 import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
-from scripts import label_to_image, mlp_table, mutation, transformer_text, vgg5_cifar10
+from scripts import (
+    hybrid,
+    label_to_image,
+    memory,
+    mlp_table,
+    mutation,
+    transformer_text,
+    vgg5_cifar10,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -403,3 +411,19 @@ class TestAnswers:
         found = run_quickly(label_to_image, tmp_path, monkeypatch, "--seeds", "1")
         assert found["label_to_image"]["values"][0] > 75
         assert (tmp_path / "label_to_image.png").stat().st_size > 5000
+
+    def test_guesses_and_inference_agree_on_labels(self, tmp_path, monkeypatch):
+        found = run_quickly(hybrid, tmp_path, monkeypatch, "--seeds", "1")
+        assert {name for name, answer in found.items() if answer["values"][0] > 70} == set(found)
+        assert set(found) == {"amortizer", "hybrid", "hybrid_generator"}
+        assert (tmp_path / "hybrid.png").stat().st_size > 5000
+
+    def test_a_memory_recalls_better_than_its_cue(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(memory, tmp_path, monkeypatch, "--seeds", "1")
+        data = pc.data.load("digits", batch_size=20, shuffle=False, normalize=False)
+        images = np.asarray(next(iter(data)).inputs)
+        grey = np.where(np.arange(64) < 32, images, 0.5)
+        assert found["memory_half"]["values"][0] < np.mean((grey - images) ** 2) / 1.5
+        printed = capsys.readouterr().out
+        assert "Hopfield: covered pixels wrong" in printed
+        assert (tmp_path / "memory.png").stat().st_size > 5000

@@ -116,7 +116,7 @@ def from_sequences(
         role: {key: cut(a, 0) if role == "inputs" else masked(a) for key, a in arrays.items()}
         for role, arrays in parts.items()
     }
-    alone = {role: own[None] if None in own else own for role, own in taken.items()}
+    alone = {role: own.get(None, own) for role, own in taken.items()}
     return from_arrays(
         alone.get("inputs"),
         alone.get("targets"),

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from pcflax.typing import Energies
+from pcflax.typing import Energies, PRNGKey
 
 Values: TypeAlias = Float[Array, " batch *features"]
 PerExample: TypeAlias = Float[Array, " batch"]
@@ -61,6 +61,40 @@ class Energy(nnx.Module, abc.ABC):
         The identity unless a subclass predicts something else than the activity itself (logits).
         """
         return prediction
+
+    def sample(self, prediction: Values, key: PRNGKey) -> Values:
+        """Draw an activity from the distribution whose negative log is this energy, given a prediction.
+
+        Args:
+            prediction: mu, (batch, *features).
+            key: randomness; each example and feature draws for itself.
+
+        Raises:
+            ValueError: for an energy that has no distribution, or none that we draw from.
+        """
+        del prediction, key
+        raise ValueError(
+            f"{type(self).__name__} has no distribution to draw from; give the layer "
+            f"pc.energies.Gaussian(), LearnedGaussian(), Laplace(), Bernoulli() or Categorical(), or write "
+            f"`def sample(self, prediction, key)`"
+        )
+
+    def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
+        """Return log of the integral of exp(-E(z, mu)) over z: what makes a density of exp(-E).
+
+        The log-likelihood of an activity is -E - log_normalizer, in nats, for one example.
+
+        Args:
+            features: the shape of one example's activity.
+
+        Raises:
+            ValueError: for an energy that is no negative log of a density.
+        """
+        del features
+        raise ValueError(
+            f"{type(self).__name__} is not the negative log of a density, so that no likelihood can be "
+            f"had; write `def log_normalizer(self, features)`"
+        )
 
     @property
     def predicts_activity(self) -> bool:

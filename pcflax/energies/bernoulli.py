@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
+
+from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_range, check_same_shape, sum_features
 
@@ -33,6 +36,16 @@ class Bernoulli(Energy):
     def mean(self, prediction: Values) -> Values:
         """Probabilities sigmoid(prediction)."""
         return jax.nn.sigmoid(prediction)
+
+    def sample(self, prediction: Values, key: PRNGKey) -> Values:
+        """Draw bits, 1 with probability sigmoid(prediction)."""
+        bits = jax.random.bernoulli(key, jax.nn.sigmoid(prediction))
+        return bits.astype(prediction.dtype)
+
+    def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
+        """0: the energy of bits is their negative log-likelihood as it is."""
+        del features
+        return jnp.zeros(())
 
     def check_targets(self, targets: ArrayLike) -> None:
         """Refuse targets outside of [0, 1], which are no probabilities: standardized images, say."""

@@ -7,7 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
+
+from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_range, check_same_shape, sum_features
 
@@ -41,6 +43,16 @@ class Categorical(Energy):
     def mean(self, prediction: Values) -> Values:
         """Class probabilities softmax(prediction), over the last axis."""
         return jax.nn.softmax(jnp.asarray(prediction), axis=-1)
+
+    def sample(self, prediction: Values, key: PRNGKey) -> Values:
+        """Draw a class along the last axis, one-hot, with probabilities softmax(prediction)."""
+        classes = jax.random.categorical(key, prediction)
+        return jax.nn.one_hot(classes, prediction.shape[-1], dtype=prediction.dtype)
+
+    def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
+        """0: the energy of a class is its negative log-likelihood as it is."""
+        del features
+        return jnp.zeros(())
 
     def check_targets(self, targets: ArrayLike) -> None:
         """Refuse targets below 0, which are neither probabilities nor counts of classes."""

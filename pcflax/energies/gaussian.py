@@ -5,13 +5,17 @@ The precisions here are fixed; `learned_gaussian.py` learns them.
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from pcflax.checks import expect_number
+from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
@@ -68,6 +72,31 @@ class Gaussian(Energy):
             self, self.precision.shape, features, f"give precisions of shape {features}, or a float"
         )
         return 0.5 * sum_features(self.precision[...] * error * error)
+
+    def sample(self, prediction: Values, key: PRNGKey) -> Values:
+        """Draw from N(prediction, 1/precision).
+
+        Raises:
+            ValueError: for a precision of 0, which is no distribution.
+        """
+        noise = jax.random.normal(key, prediction.shape, prediction.dtype)
+        return prediction + noise * self._proper() ** -0.5
+
+    def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
+        """1/2 sum_i log(2 pi / precision_i)."""
+        each = 0.5 * jnp.log(2 * jnp.pi / jnp.asarray(self._proper()))
+        return jnp.sum(jnp.broadcast_to(each, features))
+
+    def _proper(self) -> Any:
+        """The precision, refused where it is 0."""
+        stored = self.precision
+        precision = stored[...] if isinstance(stored, nnx.Variable) else stored
+        if not isinstance(precision, Tracer) and np.any(np.asarray(precision) == 0):
+            raise ValueError(
+                "Gaussian with a precision of 0 is flat: it has no distribution to draw from and no "
+                "likelihood; give it a precision above 0, or clamp the layer"
+            )
+        return precision
 
 
 def check_one_for_each_feature(

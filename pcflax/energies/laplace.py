@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from pcflax.checks import expect_number
+from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
@@ -39,3 +44,11 @@ class Laplace(Energy):
         error = activity - prediction
         # jax differentiates abs to 1 at 0, where every feedforward start lies; this has slope 0 there
         return sum_features(error * jnp.sign(error)) / self.scale
+
+    def sample(self, prediction: Values, key: PRNGKey) -> Values:
+        """Draw from the Laplace density at the prediction."""
+        return prediction + self.scale * jax.random.laplace(key, prediction.shape, prediction.dtype)
+
+    def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
+        """log(2 scale) for each feature."""
+        return math.prod(features) * jnp.log(2 * jnp.asarray(self.scale))

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
 from .gaussian import check_one_for_each_feature
@@ -79,3 +82,13 @@ class LearnedGaussian(Energy):
             score += self.least_variance * precision
         # one precision for all features broadcasts, so that its log is counted for each of them
         return 0.5 * sum_features(score)
+
+    def sample(self, prediction: Values, key: PRNGKey) -> Values:
+        """Draw from N(prediction, 1/pi), with the precisions as they are learned so far."""
+        noise = jax.random.normal(key, prediction.shape, prediction.dtype)
+        return prediction + noise * jnp.exp(-0.5 * self.log_precision[...])
+
+    def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
+        """log(2 pi)/2 for each feature: the energy has the rest, less what `least_variance` adds."""
+        extra = 0.5 * self.least_variance * jnp.exp(self.log_precision[...])
+        return jnp.sum(jnp.broadcast_to(0.5 * jnp.log(2 * jnp.pi) - extra, features))

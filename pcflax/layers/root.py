@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax import nnx
+from jaxtyping import Array, ArrayLike, Float
 
 from pcflax.energies import Energy
 from pcflax.typing import PyTree
@@ -14,15 +15,23 @@ from .evaluate import Numerics
 
 
 class PCRoot(PCLayer):
-    """A first layer without a layer below: z_0 ~ N(0, I/precision), clamped or free.
+    """A first layer without a layer below: z_0 ~ N(mean, I/precision), clamped or free.
 
     Put it first in a network. `inputs` then clamp its activity; without inputs it is free, and
-    inference finds the z_0 that best explains what is clamped above. A prior of one's own is a
-    subclass whose `predict` takes nothing and returns the prior's mean, of shape (*features,).
+    inference finds the z_0 that best explains what is clamped above. A prior whose mean depends on a
+    class is no root: it is a layer that a clamped root of labels predicts, `pc.PCDense(10, 16)`. A prior of
+    one's own is a subclass whose `predict` takes nothing and returns the prior's mean, of shape
+    (*features,).
 
     Args:
         *features: the shape of one example's activity.
-        energy: the prior; `Gaussian()` is a standard normal, `Gaussian(precision=0.0)` is flat.
+        mean: of the prior: an array of that shape, or one number for all; 0 unless given.
+        learn_mean: whether learning moves the mean, from there on.
+        energy: the prior; `Gaussian()` is a standard normal, `Gaussian(precision=0.0)` is flat, and
+            `LearnedGaussian(*features)` learns its precisions.
+
+    Raises:
+        ValueError: for a mean of another shape, or to be learned under a flat prior.
 
     >>> import pcflax as pc
     >>> pc.PCRoot(10).predict().shape
@@ -30,14 +39,35 @@ class PCRoot(PCLayer):
     """
 
     is_root_node = True
+    mean: nnx.Variable | None = None
 
-    def __init__(self, *features: int, energy: Energy | None = None):
+    def __init__(
+        self,
+        *features: int,
+        mean: ArrayLike | None = None,
+        learn_mean: bool = False,
+        energy: Energy | None = None,
+    ):
         super().__init__(energy=energy)
         self.features = tuple(features)
+        if mean is None and not learn_mean:
+            return
+        if learn_mean and getattr(energy, "precision", None) == 0.0:
+            raise ValueError(
+                "PCRoot has a flat prior, Gaussian(0.0), under which no mean can be learned; give "
+                "energy=pc.energies.Gaussian() or leave learn_mean out"
+            )
+        start = jnp.zeros(()) if mean is None else jnp.asarray(mean)
+        if start.shape not in ((), self.features):
+            raise ValueError(
+                f"PCRoot{self.features} expected a mean of that shape or one number, got {start.shape}"
+            )
+        start = jnp.broadcast_to(start, self.features).astype(jnp.result_type(float, start))
+        self.mean = (nnx.Param if learn_mean else nnx.Variable)(start)
 
     def predict(self) -> Float[Array, " *features"]:  # type: ignore[override]
-        """Return the mean of the prior: zero, alike for every example, hence without a batch axis."""
-        return jnp.zeros(self.features)
+        """Return the mean of the prior, alike for every example, hence without a batch axis."""
+        return jnp.zeros(self.features) if self.mean is None else self.mean[...]
 
     def predict_nodes(
         self, belows: tuple[Array, ...], activity: Array, numerics: Numerics

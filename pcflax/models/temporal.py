@@ -31,7 +31,8 @@ class Transition(PCLayer):
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
-    >>> pc.models.Transition(3, controls=1, rngs=nnx.Rngs(0)).predict(jnp.ones((2, 3)), jnp.ones((2, 1))).shape
+    >>> transition = pc.models.Transition(3, controls=1, rngs=nnx.Rngs(0))
+    >>> transition.predict(jnp.ones((2, 3)), jnp.ones((2, 1))).shape
     (2, 3)
     """
 

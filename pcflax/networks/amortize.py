@@ -1,4 +1,4 @@
-"""The amortizers' own pass: from what is known, each node's guess from the guesses before it."""
+"""Passes of the layers without a node of their own: amortizers' guesses, and predictors from above."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from jaxtyping import Array
 from pcflax.layers.evaluate import evaluate, failed
 from pcflax.typing import Network
 
+from .wiring import names_of
+
 
 class Guess(NamedTuple):
     """What an amortizer predicts, of which node, and what from."""
@@ -19,6 +21,27 @@ class Guess(NamedTuple):
     belows: tuple[Array, ...]
     prediction: Array
     mean: Array
+
+
+def descend(network: Network, inputs: Any, known: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the mean that predictors of other layers' nodes give, by node, as far as they can begin.
+
+    Those of which all parents are known go first, then those that predict from what these gave. A node that
+    has two predictors takes the first.
+    """
+    wiring = network.wiring
+    seen = dict(known)
+    if inputs is not None and wiring.outside:
+        seen |= wiring.external(inputs)
+    waiting = list(wiring.predictors)
+    while ready := [one for one in waiting if set(names_of(one[1])) <= seen.keys()]:
+        for name, parents, node in ready:
+            if node not in seen:
+                layer = network.layer(name)
+                below = wiring.below(name, parents, seen)
+                seen[node] = layer.energy.mean(evaluate(layer, below, network.numerics)[0])
+        waiting = [one for one in waiting if one not in ready]
+    return {node: value for node, value in seen.items() if node in network.names}
 
 
 def amortize(network: Network, inputs: Any, known: Mapping[str, Array]) -> dict[str, Guess]:

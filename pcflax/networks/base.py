@@ -5,12 +5,17 @@ Next file to read: `network.py`, then `pcflax/inference/problem.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from jaxtyping import Array, Bool, Float
 
+from pcflax.layers import Clamp
 from pcflax.typing import Inference, Initializer, PRNGKey
 
 from .body import NetworkBody
 from .recall import recall
+from .sampling import sample
 
 
 class AbstractPCNetwork(NetworkBody):
@@ -87,3 +92,45 @@ class AbstractPCNetwork(NetworkBody):
             initializer=initializer,
             key=key,
         )
+
+    def sample(
+        self,
+        batch_size: int | None = None,
+        *,
+        key: PRNGKey,
+        inputs: Float[Array, " batch *in"] | None = None,
+        clamps: Mapping[str, Clamp | Array] | None = None,
+        nodes: str | Sequence[str] | None = None,
+        means: str | Sequence[str] = (),
+    ) -> Any:
+        """Draw activities from the network's own distribution, parents first; store none.
+
+        Each z_l is drawn from exp(-E_l(z_l, mu_l)) at the prediction mu_l from the activities drawn below
+        it, a root from its prior. What is clamped stays: a class of a labels' root, or a code to draw the
+        image of. A clamp says nothing of the nodes below it, which are drawn as if it were not there; to
+        sample what explains an image, take `pc.inference.Langevin`.
+
+        Args:
+            batch_size: how many to draw; that of inputs and clamps where there are some.
+            key: randomness; the same key draws the same samples.
+            inputs: what the first layer is predicted from, or the root is clamped to.
+            clamps: {node: array or `pc.Clamp(value, mask)`} of activities that are given.
+            nodes: whose activities are returned, one name or several; the outputs unless given.
+            means: nodes that stand at the mean of their prediction instead of being drawn: images are
+                shown without the noise of their pixels by `means="image"`.
+
+        Returns:
+            (batch, *features) of one node, or {node: array} where several are asked for.
+
+        Raises:
+            ValueError: for an unknown node, a batch size that is missing or another than that of what is
+                given, an energy without a distribution (a flat prior, say), a network with cycles, or a
+                node with several predictors.
+
+        >>> import jax, jax.numpy as jnp, pcflax as pc
+        >>> from flax import nnx
+        >>> network = pc.PCNetwork({"latent": pc.PCRoot(2), "image": pc.PCDense(2, 5, rngs=nnx.Rngs(0))})
+        >>> network.sample(3, key=jax.random.key(0), means="image").shape
+        (3, 5)
+        """
+        return sample(self, batch_size, inputs, clamps, nodes, means, key)

@@ -10,10 +10,13 @@ from .callbacks import EarlyStopping as EarlyStopping
 from .callbacks import RunningTrainer as RunningTrainer
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import Checkpoints as Checkpoints
+from .checkpoints import PartialReport as PartialReport
 from .checkpoints import load_checkpoint as load_checkpoint
+from .checkpoints import load_partial as load_partial
 from .filtering import Filter as Filter
 from .filtering import Forecast as Forecast
 from .filtering import Smoother as Smoother
+from .freezing import restrict as restrict
 from .history import History as History
 from .loggers import ConsoleLogger as ConsoleLogger
 from .loggers import JSONLinesLogger as JSONLinesLogger

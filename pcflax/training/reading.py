@@ -241,17 +241,20 @@ class Equilibrium(AbstractReading):
 class Reconstruction(AbstractReading):
     """Infer with all that is known, and read the mean that the network predicts of a node that was given.
 
-    z* = argmin_z F_i(z) with the node clamped; read is the mean of mu(z*). It is the measure of a decoder:
-    how well its code explains the example that it was inferred from.
+    z* = argmin_z F_i(z) with the node clamped; read is the mean of mu(z*). With a `code` it is what the pass
+    upward from z* of that node alone predicts, errors of the layers between left out: the measure of a
+    decoder, since the code is all that is kept of the example.
 
     Args:
         inference: the algorithm.
         node: the node, known in the data; the output unless given.
         initializer: where the free activities start: the feedforward pass unless given.
+        code: the layer whose inferred activity the node is predicted from again, or None.
 
     Raises:
         TypeError: where `inference` is no algorithm.
-        ValueError: on use, for a node that is not there, or of which the data say nothing.
+        ValueError: on use, for a node that is not there, or of which the data say nothing, or a code that
+            is given instead of inferred.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -264,6 +267,7 @@ class Reconstruction(AbstractReading):
     inference: AbstractInference
     node: str | None = None
     initializer: Initializer | None = None
+    code: str | None = None
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
@@ -291,9 +295,25 @@ class Reconstruction(AbstractReading):
                 f"node '{name}' is to be reconstructed, but the data say nothing of it; give it, or read it "
                 f"by pc.Equilibrium"
             )
+        if self.code is not None:
+            check_node(bound, self.code)
+            if is_clamped(bound, known, self.code):
+                raise ValueError(
+                    f"code '{self.code}' is given by the data, so nothing is inferred of it; leave it out"
+                )
         result = _infer(network, known, self.inference, self.initializer, key)
-        predictions = network.bind(result.activities).predictions(known.inputs)
-        prediction = part_of(bound, predictions, name)
+        if self.code is None:
+            predictions = network.bind(result.activities).predictions(known.inputs)
+            prediction = part_of(bound, predictions, name)
+        else:
+            layer, own = node_of(bound, name)[0], node_of(bound, self.code)[0]
+            others = {key: clamp for key, clamp in known.clamps.items() if key != layer}
+            passed = bound.pass_upward(
+                known.inputs,
+                batch_size=known.batch_size,
+                clamps=others | {own: Clamp(result.activities[own])},
+            )
+            prediction = passed.predictions[layer]
         mean = _mean(bound, name, prediction)
         rows = known_rows([] if told.mask is None else [told.mask])
         return Answer(prediction, mean, told.value, rows, result.energy, result.status)

@@ -32,6 +32,7 @@ from .checkpoints.arrays import (
     unflatten,
     write_network_arrays,
 )
+from .checkpoints.fingerprint import describe
 from .record import Record
 from .step import TrainState, in_training
 
@@ -172,7 +173,11 @@ class Run:
 
     def meta(self) -> dict[str, Any]:
         """Return what a checkpoint stores beside its arrays."""
-        return {**self.record.to_meta(self.step), "layers": list(self._network.layer_names)}
+        return {
+            **self.record.to_meta(self.step),
+            "layers": list(self._network.layer_names),
+            "architecture": describe(self._network),
+        }
 
     def restore(self, stored: Checkpoint) -> None:
         """Go to a checkpoint, or change nothing."""

@@ -35,6 +35,7 @@ from .checks import (
 from .evaluation import evaluate, predict
 from .filtering import Forecast
 from .fitting import Fit
+from .freezing import restrict
 from .history import History
 from .loggers import ConsoleLogger
 from .loop import Recipe
@@ -58,6 +59,8 @@ class Trainer:
         reads: how evaluations and `predict` read an answer: `pc.Feedforward()` unless given (along
             time `pc.Forecast`), or by inference, `pc.Equilibrium(...)` and `pc.Reconstruction(...)`. Training
             rows hold metrics of the pass upward, so with another reading they hold energy and loss alone.
+        wrt: which parameters learn; all unless given. Names or patterns of layers or paths, ("output",
+            "*.bias"), or a filter of nnx such as `nnx.LoRAParam`. The others stay as they are.
         checkpoints: where and what to save; nothing is saved without.
         metrics: {name: function of (prediction, targets) -> (batch,)}; of a reading of several nodes,
             {node: {name: function}}. Unless given, accuracy for labelled data, with the perplexity for
@@ -91,6 +94,7 @@ class Trainer:
         *,
         learning: AbstractLearning,
         reads: AbstractReading | None = None,
+        wrt: Any = None,
         checkpoints: Checkpoints | None = None,
         metrics: Mapping[str, MetricFunction] | None = None,
         callbacks: Iterable[Any] = (),
@@ -105,7 +109,8 @@ class Trainer:
             Checkpoints | None,
             "pc.Checkpoints('runs/mnist')",
         )
-        self.optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
+        optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
+        self.optimizer = restrict(optimizer, network, wrt)
         self.learning = check_rule("Trainer", learning, network)
         self.passes = Forecast.of(self.learning)
         self.reads = self._check_reading(reads)

@@ -30,6 +30,7 @@ from .arrays import (
     renamed,
     write_network_arrays,
 )
+from .fingerprint import check_fingerprint
 from .folder import Folder, is_ours, plain_name, read_meta
 from .seals import damage, seal_of
 
@@ -83,8 +84,10 @@ class Checkpoint(NamedTuple):
             optimizer_state: a tree of arrays; the optimizer's arrays are left out unless given.
 
         Raises:
-            CheckpointError: naming the first array that does not fit.
+            CheckpointError: naming the first array that does not fit, or what the network computes
+                otherwise than the one that was saved.
         """
+        check_fingerprint(self.meta.get("architecture"), network)
         parameters, other = network_arrays(network)
         then = tuple(self.meta.get("layers") or network.layer_names)
         stored = {name: self.sections[name] for name in ("parameters", "other", "optimizer")}

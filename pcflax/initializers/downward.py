@@ -1,0 +1,46 @@
+"""The start from above: every node where a predictor from another layer puts it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxtyping import Array
+
+from pcflax.layers import Clamp
+from pcflax.networks import AbstractPCNetwork
+from pcflax.networks.amortize import descend
+from pcflax.settings import Settings
+from pcflax.typing import Activities, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Downward(Settings):
+    """z_i = g_k(z_j), the prediction of a layer that `predicts` node i, from what is clamped.
+
+    In a bidirectional network the pass downward: with the label clamped, each node begins at its
+    prediction from above, the image last. Nodes that no predictor reaches follow by the pass upward.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> network = pc.models.bidirectional(4, 3, 2, rngs=nnx.Rngs(0))
+    >>> stays = pc.inference.GradientDescent(0.1, num_steps=0)
+    >>> start = network.infer(None, jnp.eye(2), inference=stays, initializer=pc.initializers.Downward())
+    >>> start.energies["down_image"], start.energies["down_hidden_1"]
+    (Array([0., 0.], dtype=float32), Array([0., 0.], dtype=float32))
+    """
+
+    def __call__(
+        self,
+        network: AbstractPCNetwork,
+        inputs: Array | None,
+        *,
+        batch_size: int,
+        clamps: Mapping[str, Clamp],
+        key: PRNGKey | None,
+    ) -> Activities:
+        """Return the start of every activity by layer name."""
+        del key  # deterministic
+        known = {name: clamp.value for name, clamp in clamps.items() if clamp.mask is None}
+        held = {name: Clamp(value) for name, value in descend(network, inputs, known).items()}
+        return network.feedforward(inputs, batch_size=batch_size, clamps={**held, **clamps})

@@ -55,6 +55,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "vgg5": {"inference_steps": 7, "step_size": 0.02},
     "vgg7": {"inference_steps": 7, "step_size": 0.1},
     "resnet18": {"inference_steps": 7, "step_size": 0.1, "learning_rate": 3e-3},
+    "generator": {"activation": "tanh", "step_size": 0.05, "learning_rate": 5e-4},
+    "bidirectional": {"step_size": 0.01},
+    "hybrid": {
+        "initializer": "amortized",
+        "inference_steps": 80,
+        "step_size": 0.05,
+    },
     "transformer": {
         "inference": "error-coordinates",  # in activities, no credit reaches the first of 4 blocks
         "inference_steps": 8,

@@ -27,3 +27,7 @@ class Activity(nnx.Variable):
 
 class Connectivity(nnx.Variable):
     """Which weights of a layer there are; nothing writes it, and checkpoints hold it."""
+
+
+class FeedbackWeights(Connectivity):
+    """Fixed weights that a layer's error goes down through; nothing writes them, either."""

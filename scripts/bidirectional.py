@@ -56,8 +56,8 @@ def train(
         rngs=nnx.Rngs(seed),
     )
     rule = pc.learning.PredictiveCoding(LEARN)
-    rate = optax.warmup_cosine_decay_schedule(0.0, 4e-3, num_steps // 10, num_steps)
-    optimizer = optax.adamw(rate, weight_decay=1.0)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 5e-3, num_steps // 10, num_steps)
+    optimizer = optax.adamw(rate, b2=0.99, weight_decay=2.0)
     trainer = pc.Trainer(network, optimizer, learning=rule, seed=seed, progress=False)
     trainer.fit(data, num_steps=num_steps)
     return trainer

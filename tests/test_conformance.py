@@ -3,6 +3,7 @@
 A new one joins by one line in a table here; the tests then ask of it what users rely on.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -43,6 +44,8 @@ ALGORITHMS = {
     "errors, newton": pc.inference.ErrorCoordinates(NEWTON),
     "langevin at temperature 0": pc.inference.Langevin(0.1, temperature=0.0, burn_in=2999),
     "sequence": pc.inference.Sequence(pc.inference.ErrorCoordinates(FEW), ADAPTIVE),
+    # with weights of 1 at the end, whatever they were on the way
+    "scheduled": pc.inference.Scheduled(DESCENT, {"*": optax.linear_schedule(0.2, 1.0, 100)}),
 }
 # Those that only know networks that are linear in their free activities.
 LINEAR_ALGORITHMS = {
@@ -52,6 +55,7 @@ LINEAR_ALGORITHMS = {
 SAMPLERS = {
     "langevin": pc.inference.Langevin(0.1, burn_in=3, num_samples=2, keep_samples=True),
 }
+ALL = ALGORITHMS | LINEAR_ALGORITHMS | SAMPLERS
 RULES = {
     "predictive coding": pc.learning.PredictiveCoding(FEW),
     "predictive coding, errors": pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(FEW)),
@@ -65,6 +69,7 @@ RULES = {
     "fixed prediction": pc.learning.FixedPrediction(
         pc.inference.GradientDescent(optax.sgd(1.0), num_steps=2)
     ),
+    "implicit": pc.learning.Implicit(pc.inference.NewtonCG(tolerance=1e-6, max_steps=20)),
     "zil": pc.learning.ZIL(),
     "nudged, positive": pc.learning.Nudged(FEW, beta=0.5),
     "nudged, negative": pc.learning.Nudged(FEW, beta=-0.5),
@@ -75,6 +80,7 @@ RULES = {
 ENERGIES = {
     "gaussian": pc.energies.Gaussian(1.5),
     "learned gaussian": pc.energies.LearnedGaussian(precision=1.5),
+    "running gaussian": pc.energies.RunningGaussian(variance=1.5),
     "laplace": pc.energies.Laplace(0.7),
     "huber": pc.energies.Huber(0.7),
     "categorical": pc.energies.Categorical(),
@@ -86,6 +92,21 @@ INITIALIZERS = {
     "feedforward": pc.initializers.Feedforward(),
     "zeros": pc.initializers.Zeros(),
     "normal": pc.initializers.Normal(0.5),
+    "persistent": pc.initializers.Persistent(),
+    "class average": pc.initializers.ClassAverage(),
+}
+# Networks whose layers are no chain of one predictor a node, and the start that they train by.
+FAMILIES = {
+    "bidirectional": (lambda: pc.models.bidirectional(3, 5, 2, rngs=nnx.Rngs(0)), None),
+    "hybrid": (lambda: pc.models.hybrid(3, 5, 2, rngs=nnx.Rngs(0)), pc.initializers.Amortized()),
+    "feedback": (lambda: feedback_network(False), None),
+    "learned feedback": (lambda: feedback_network(True), None),
+}
+# Those that a rule, or an algorithm, has to refuse.
+REFUSED = {
+    "hybrid": ("nudged", "backprop", "fixed prediction", "zil", "implicit"),
+    "bidirectional": ("backprop", "fixed prediction", "zil"),
+    "feedback": ("auto", "newton", "linear", "implicit"),
 }
 KEY = jax.random.key(0)
 
@@ -219,9 +240,7 @@ class TestInference:
         np.testing.assert_array_equal(held, clamp.value[clamp.mask])
         assert (result.residual < 1e-7).all()
 
-    @pytest.mark.parametrize(
-        "inference", (ALL := ALGORITHMS | LINEAR_ALGORITHMS | SAMPLERS).values(), ids=ALL.keys()
-    )
+    @pytest.mark.parametrize("inference", ALL.values(), ids=ALL.keys())
     def test_is_hashable_and_finds_its_compiled_program(self, inference):
         assert hash(inference) == hash(inference)
         traces = []
@@ -307,6 +326,66 @@ class TestLearning:
         assert hash(rule) == hash(rule)
 
 
+def feedback_network(learns):
+    rngs, feedback = nnx.Rngs(0), pc.layers.Feedback(learns=learns)
+    return pc.PCNetwork(
+        [pc.PCDense(*size, feedback=feedback, rngs=rngs) for size in ((3, 5), (5, 4), (4, 2))]
+    )
+
+
+def refused(family, name):
+    """Whether that is to be refused: by the first words of a rule, or any of an algorithm."""
+    return any(word in name for word in REFUSED.get(family.removeprefix("learned "), ()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_trains_every_family_or_says_that_it_cannot(name, family):
+    """By abstract evaluation: structures, shapes and dtypes stay."""
+    make, start = FAMILIES[family]
+    rule, network = RULES[name], make()
+    if start is not None and hasattr(rule, "initializer"):
+        rule = dataclasses.replace(rule, initializer=start)
+    if refused(family, name):
+        with pytest.raises(ValueError, match=r"; (take|give) "):
+            rule.check(network)
+        return
+    rule.check(network)
+    pure, optimizer = pc.networks.split(network), optax.adam(0.1)
+    state = optimizer.init(pure.parameters)
+    evidence = pc.Evidence(jnp.ones((4, 3)), jnp.ones((4, 2)))
+    new, new_state, info = jax.eval_shape(
+        lambda n, s: rule.update(n, optimizer, s, evidence, key=KEY), pure, state
+    )
+    for before, after in ((pure, new), (state, new_state)):
+        assert jax.tree.structure(before) == jax.tree.structure(after)
+        for left, right in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            assert (left.shape, left.dtype) == (right.shape, right.dtype)
+    assert set(info.activities) == set(network.names)
+    assert set(info.energies) == set(network.wiring.targets)
+
+
+@pytest.mark.parametrize("family", ["bidirectional", "hybrid", "feedback"])
+@pytest.mark.parametrize("name", ALL)
+def test_an_algorithm_infers_in_every_family_or_says_that_it_cannot(name, family):
+    make, start = FAMILIES[family]
+    pure = pc.networks.split(make())
+    evidence = pc.Evidence(None if start else jnp.ones((4, 3)), jnp.ones((4, 2)))
+    problem = pc.inference.make_problem(pure, evidence, initializer=start)
+    if "feedback" in family and refused(family, name):
+        with pytest.raises(ValueError, match="feedback weights of their own.*; take "):
+            jax.eval_shape(lambda: ALL[name].solve(problem, key=KEY))
+        return
+    if name in LINEAR_ALGORITHMS:
+        return  # these have an activation; linear ones are in `test_predictors.py`
+    result = jax.eval_shape(lambda: ALL[name].solve(problem, key=KEY))
+    bound = pure.bind()
+    assert {n: a.shape for n, a in result.activities.items()} == {
+        n: a.shape for n, a in problem.decode(problem.start).items()
+    }
+    assert set(result.energies) == set(bound.wiring.targets)
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", [name for name in RULES if "samples" not in name])
 def test_with_zero_output_error_nothing_is_learned(name):
@@ -353,6 +432,37 @@ class TestEnergy:
     def test_refuses_shapes_that_would_broadcast(self, energy):
         with pytest.raises(ValueError, match=r"one shape, got \(3, 4\) and \(3, 1\)"):
             energy(jnp.ones((3, 4)), jnp.ones((3, 1)))
+
+
+class TestEnergyOfWiderPredictions:
+    """What is asked of every energy, where a prediction has more numbers than the activity."""
+
+    ENERGY = pc.energies.Heteroscedastic()
+
+    def draw(self, *shape):
+        random = np.random.RandomState(0)
+        prediction = jnp.asarray(random.normal(size=(*shape[:-1], 2 * shape[-1])))
+        return jnp.asarray(random.normal(size=shape)), prediction
+
+    def test_is_one_number_an_example_whatever_the_batch(self):
+        activity, prediction = self.draw(5, 4)
+        alone = [self.ENERGY(activity[i : i + 1], prediction[i : i + 1])[0] for i in range(5)]
+        np.testing.assert_allclose(self.ENERGY(activity, prediction), alone, rtol=1e-5)
+
+    def test_sums_over_every_feature_axis(self):
+        activity, prediction = self.draw(2, 3, 4)
+        rows = self.ENERGY(activity.reshape(6, 4), prediction.reshape(6, 8)).reshape(2, 3)
+        np.testing.assert_allclose(self.ENERGY(activity, prediction), rows.sum(axis=1), rtol=1e-5)
+
+    def test_is_least_over_activities_at_the_mean(self):
+        _, prediction = self.draw(3, 4)
+        mean = self.ENERGY.mean(prediction)
+        gradient = jax.grad(lambda z: self.ENERGY(z, prediction).sum())(mean)
+        np.testing.assert_array_equal(gradient, 0)
+
+    def test_refuses_shapes_that_would_broadcast(self):
+        with pytest.raises(ValueError, match=r"one shape, got \(3, 4\) and \(3, 1\)"):
+            self.ENERGY(jnp.ones((3, 4)), jnp.ones((3, 2)))
 
 
 @pytest.mark.parametrize("initializer", INITIALIZERS.values(), ids=INITIALIZERS.keys())

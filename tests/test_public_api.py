@@ -21,26 +21,33 @@ TensorBoardLogger Trainer analysis data energies inference initializers layers l
 errors load_checkpoint load_partial metrics models networks parameterizations plotting""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
-    "layers": """Clamp Evidence Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense PCEmbedding
-        PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
-    "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork SplitNetwork Sum Wiring
-        after_batch split write""",
-    "models": "bidirectional decoder hybrid mlp residual_mlp resnet18 transformer vgg5 vgg7",
-    "energies": """ActivityDecay Bernoulli Categorical Energy Gaussian Huber KL Laplace LearnedGaussian
-        check_range check_same_shape sum_features total_energy""",
+    "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
+        PCEmbedding PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
+    "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork Previous SplitNetwork Sum
+        Wiring after_batch from_adjacency split write""",
+    "models": """Transition bidirectional conv_decoder decoder hybrid mlp residual_mlp resnet18 temporal
+        transformer vgg5 vgg7""",
+    "energies": """ActivityDecay Bernoulli Categorical Energy FullGaussian Gaussian Heteroscedastic Huber
+        KL Laplace LearnedGaussian RunningGaussian check_range check_same_shape sum_features
+        total_energy""",
     "inference": """AbstractInference AbstractIterativeInference CurvatureDescent ErrorCoordinates
         FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
-        Langevin LinearSolve NewtonCG Seen Sequence Status StepInfo Trace UntilTolerance
-        VectorField expect_algorithm finished make_problem observe""",
-    "initializers": "Amortized Downward Feedforward Normal Zeros",
-    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction IncrementalPC
-        LearningInfo Nudged PredictiveCoding ZIL apply spectral_penalty weight_decay""",
+        Langevin LinearSolve NewtonCG Scheduled Seen Sequence Status StepInfo Trace
+        UntilTolerance VectorField expect_algorithm finished make_problem observe""",
+    "initializers": """AbstractKeptStart Amortized ClassAverage Downward Feedforward Normal
+        Persistent Zeros""",
+    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit
+        IncrementalPC LearningInfo Nudged PredictiveCoding Temporal ZIL apply spectral_penalty
+        weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
-        from_arrays load""",
+        from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization MuPC NTK Standard",
     "analysis": """Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum activity_spectrum
-        gradient_alignment health inference_health trajectories unit_health""",
-    "plotting": "alignment_figure inference_figure training_figure trajectory_figure",
+        bits_per_dimension chain_diagnostics effective_rank frechet_distance gradient_alignment
+        health inference_health knn_probe linear_probe log_likelihood_bound participation_ratio
+        representations target_alignment trajectories unit_health""",
+    "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure
+        trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }

@@ -19,11 +19,18 @@ import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
 from scripts import (
+    decoder,
+    fid_features,
+    graph,
+    heteroscedastic,
     hybrid,
     label_to_image,
+    mcpc,
     memory,
     mlp_table,
     mutation,
+    sequence_memory,
+    starts,
     transformer_text,
     vgg5_cifar10,
 )
@@ -427,3 +434,64 @@ class TestAnswers:
         printed = capsys.readouterr().out
         assert "Hopfield: covered pixels wrong" in printed
         assert (tmp_path / "memory.png").stat().st_size > 5000
+
+    def test_starts_and_missing_labels(self, tmp_path, monkeypatch):
+        found = run_quickly(starts, tmp_path, monkeypatch, "--seeds", "1")
+        values = {name: answer["values"][0] for name, answer in found.items()}
+        assert values["starts_classifier_feedforward"] > 80
+        assert values["starts_decoder_persistent"] < 0.03  # 0.07 is the variance of the images
+        assert "semi_supervised" in values
+        assert (tmp_path / "starts.png").stat().st_size > 5000
+
+    def test_a_decoder_explains_images_by_few_numbers(self, tmp_path, monkeypatch):
+        found = run_quickly(decoder, tmp_path, monkeypatch, "--seeds", "1")
+        data = pc.data.load("digits", split="test", batch_size=360, normalize=False)
+        variance = np.var(np.asarray(next(iter(data)).inputs), axis=0).mean()
+        assert set(found) == {"decoder_pc", "decoder_ipc"}
+        for answer in found.values():
+            assert answer["values"][0] < 0.6 * variance
+        assert (tmp_path / "decoder.png").stat().st_size > 5000
+
+    def test_samples_are_those_of_a_gaussian(self, tmp_path, monkeypatch, capsys):
+        pytest.importorskip("arviz_stats")
+        found = run_quickly(mcpc, tmp_path, monkeypatch, "--seeds", "1")
+        assert 3.5 < found["mcpc_variance"]["values"][0] < 6
+        assert found["mcpc_wasserstein"]["values"][0] < 0.3
+        assert "R-hat 1.0" in capsys.readouterr().out
+
+    def test_graphs_with_cycles_learn_by_both_rules(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(graph, "GRAPHS", {"cycle": (graph.cycle_edges, 16)})
+        found = run_quickly(graph, tmp_path, monkeypatch, "--seeds", "1")
+        assert set(found) == {"graph_cycle", "graph_cycle_implicit"}
+        assert all(answer["values"][0] > 25 for answer in found.values())  # chance is 10
+        assert "graph_cycle_implicit: " in capsys.readouterr().out
+
+    def test_a_sequence_is_recalled_in_order(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(sequence_memory, tmp_path, monkeypatch, "--seeds", "1")
+        assert found["sequence_memory"]["values"][0] < 1e-3  # 0.07 is the variance of the images
+        assert capsys.readouterr().out.count("15 of 15 right") == 2
+        assert (tmp_path / "sequence_memory.png").stat().st_size > 5000
+
+    def test_predicted_noise_is_scored(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(heteroscedastic, tmp_path, monkeypatch, "--seeds", "1")
+        assert set(found) == {"heteroscedastic_correlation", "heteroscedastic_scale"}
+        assert 0 < found["heteroscedastic_scale"]["values"][0] < 10
+        assert "hidden precision 10000" in capsys.readouterr().out
+        assert (tmp_path / "heteroscedastic.png").stat().st_size > 5000
+        assert heteroscedastic.score(
+            heteroscedastic.true_sd(heteroscedastic.GRID)
+        ) == pytest.approx((1, 1))
+
+    def test_distances_of_features_rise_with_noise_and_the_classifier_is_found_again(
+        self, tmp_path, monkeypatch, capsys
+    ):
+        arguments = ["fid_features.py", "--quick", "--cache", str(tmp_path)]
+        printed = []
+        for _ in range(2):
+            monkeypatch.setattr(sys, "argv", arguments)
+            fid_features.main()
+            printed.append(capsys.readouterr().out.splitlines())
+        assert printed[0] == printed[1]
+        distances = [float(line.split()[-1]) for line in printed[0][1:]]
+        assert distances == sorted(distances)
+        assert distances[-1] > 2 * distances[0]

@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array
 
 from pcflax.layers import Evidence
+from pcflax.layers.feedback import without_feedback
 from pcflax.learning import AbstractLearning, Backprop
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.typing import PRNGKey, PyTree
@@ -45,7 +46,7 @@ def gradient_alignment(
 
     Both gradients are of batch means, at the network's present weights. Of a rule that moves the weights
     during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, at fixed weights.
-    Layers without parameters are left out.
+    Layers without parameters, and those that predict another layer's node, are left out.
 
     Args:
         network: not changed.
@@ -111,8 +112,9 @@ def _key(key: PRNGKey | None) -> PRNGKey:
 @jax.jit
 def _products(network: SplitNetwork, evidence, key, learning) -> dict[str, dict]:
     own = rule_gradient(network, evidence, learning=learning, key=key)
-    other = rule_gradient(network, evidence, learning=Backprop(), key=key)
     bound = network.bind()
+    without_feedback(bound)
+    other = rule_gradient(split(bound), evidence, learning=Backprop(), key=key)
 
     def product(name, left, right):
         pairs = zip(jax.tree.leaves(left[name]), jax.tree.leaves(right[name]), strict=True)
@@ -124,6 +126,6 @@ def _products(network: SplitNetwork, evidence, key, learning) -> dict[str, dict]
             "own": product(name, own, own),
             "other": product(name, other, other),
         }
-        for name in network.names
+        for name in bound.names
         if jax.tree.leaves(own.get(name))
     }

@@ -134,6 +134,8 @@ def inference_health(
     inference = getattr(learning, "inference", None)
     if not isinstance(inference, AbstractInference) or isinstance(learning, FixedPrediction):
         return None
+    if network.fed_back:
+        return None
     key = jax.random.key(0) if key is None else key
     found = _inference_health(split(network), Evidence(inputs, targets), key, learning, reference)
     layers = network.by_node(found["layers"])

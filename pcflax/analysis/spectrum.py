@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from pcflax.inference import InferenceProblem, make_problem
-from pcflax.inference.curvature import hessian_vector
+from pcflax.inference.curvature import expect_curvature, hessian_vector
 from pcflax.layers import Clamp, Evidence
 from pcflax.networks import AbstractPCNetwork, split
 
@@ -79,6 +79,7 @@ def activity_spectrum(
     """
     known = network.known(Evidence(inputs, targets, clamps))
     problem = make_problem(split(network), known)
+    expect_curvature("a spectrum", problem)
     if stored:
         problem = problem.restarted(network.activities())
     if not problem.start:

@@ -15,6 +15,7 @@ from flax import nnx
 import pcflax as pc
 from pcflax import recipes
 from pcflax.layers import Evidence
+from pcflax.networks import AbstractPCNetwork
 
 from .fields import settings
 from .options import CONVOLUTIONAL, TrainOptions
@@ -49,6 +50,14 @@ def load_data(
         own["sequence_length"] = options.sequence_length
     if options.model in CONVOLUTIONAL:
         own["flatten"] = False
+    if options.model == "generator":
+        own |= {
+            "inputs": None if options.latent else "label",
+            "targets": "image",
+            "normalize": False,
+        }
+    if options.model == "hybrid":  # which predicts images from labels
+        own |= {"inputs": "label", "targets": "image"}
     if batch_size is None:
         if options.augment:
             own["augment"] = (pc.data.Flip(), pc.data.Crop())
@@ -58,11 +67,11 @@ def load_data(
     return data
 
 
-def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
+def build_network(options: TrainOptions, spec: Evidence) -> AbstractPCNetwork:
     """The model that the options name, sized for batches of these shapes."""
-    assert spec.inputs is not None  # `load` gives both
     assert spec.targets is not None
-    shape, out_features = spec.inputs.shape[1:], spec.targets.shape[-1]
+    shape: tuple = () if spec.inputs is None else spec.inputs.shape[1:]
+    out_features = spec.targets.shape[-1]
     own: dict[str, Any] = {"rngs": nnx.Rngs(options.seed)}
     if options.activation is not None:
         none = None if options.model == "mlp" else _identity
@@ -73,6 +82,13 @@ def build_network(options: TrainOptions, spec: Evidence) -> pc.PCNetwork:
         return pc.models.transformer(
             out_features, shape[0], options.width, num_blocks=options.depth, **own
         )
+    if options.model == "generator":
+        sizes = (options.latent or shape[0], *options.widths, out_features)
+        return pc.models.decoder(*sizes, **own)
+    if options.model == "bidirectional":
+        return pc.models.bidirectional(math.prod(shape), *options.widths, out_features, **own)
+    if options.model == "hybrid":
+        return pc.models.hybrid(math.prod(shape), *options.widths[::-1], out_features, **own)
     own["energy"] = _OUTPUTS[options.output]()
     if options.model == "mlp":
         own |= {"activation_first": options.activation_first, "skip": options.skip}
@@ -121,11 +137,30 @@ def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
         ) from error
 
 
+def _label() -> pc.Equilibrium:
+    """The reading of a generator's label, which is hidden from inference."""
+    descent = pc.inference.GradientDescent(0.02, momentum=0.9, num_steps=100)
+    return pc.Equilibrium(descent, read="latent", initializer=pc.initializers.Amortized())
+
+
 def _own(option: str, options: TrainOptions) -> dict[str, Any]:
     """What the options say of a rule's or an algorithm's settings."""
     found = settings(option, getattr(options, option)).values()
     values = {one.name: one.value(options) for one in found if one.kind is not None}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def build_reading(options: TrainOptions) -> pc.training.AbstractReading:
+    """How evaluations read an answer: a generator's label, or its image from the code, by inference."""
+    if options.model == "hybrid":
+        return _label()
+    if options.model != "generator":
+        return pc.Feedforward()
+    # longer than while learning: the label of an image takes its time to settle
+    settle = pc.inference.GradientDescent(options.step_size, momentum=0.9, num_steps=100)
+    if options.latent:
+        return pc.Reconstruction(settle, code="latent")
+    return pc.Equilibrium(settle, read="latent")
 
 
 def _check_probabilities(data: pc.data.Dataset) -> None:
@@ -151,7 +186,10 @@ def build_trainer(
         and options.model != "transformer"
     ):
         _check_probabilities(data)
-    best = ("eval/accuracy", "max") if data.num_classes else ("eval/squared_error", "min")
+    inferred = options.model == "hybrid" or (options.model == "generator" and not options.latent)
+    best = (
+        ("eval/accuracy", "max") if data.num_classes or inferred else ("eval/squared_error", "min")
+    )
     if options.model == "transformer":
         best = ("eval/perplexity", "min")
     rule: Any = build_learning(options)
@@ -169,6 +207,7 @@ def build_trainer(
         network,
         recipes.optimizer(options.optimizer, rate),
         learning=rule,
+        reads=build_reading(options),
         checkpoints=pc.Checkpoints(
             run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
         ),

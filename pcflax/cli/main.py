@@ -85,12 +85,13 @@ def _stopping_at_once() -> Iterator[None]:
 def _run(arguments: list[str]) -> None:
     import tyro
 
-    from .options import EvaluateOptions, InspectOptions, TrainOptions
+    from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
 
     verbs = (
         Annotated[TrainOptions, tyro.conf.subcommand("train", default=_defaults(arguments))]
         | Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
         | Annotated[InspectOptions, tyro.conf.subcommand("inspect")]
+        | Annotated[SampleOptions, tyro.conf.subcommand("sample")]
     )
     options = tyro.cli(
         verbs,

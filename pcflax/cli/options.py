@@ -46,10 +46,16 @@ class RunOptions:
     with; only --num-steps, --data-dir and --debug may change."""
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
-    (residual-mlp, those of muPC); convolutions for images (cifar10); a causal transformer of --depth
-    blocks for text. Each has defaults of its own, which --model NAME --help shows."""
+    (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
+    from below and from above (bidirectional), images from labels or a free code (generator), or images from
+    labels, with amortizers that guess the label (hybrid); a causal transformer of --depth blocks for text.
+    Each has defaults of its own, which --model NAME --help shows."""
     widths: tuple[int, ...] = (300, 300)
-    """Widths of the hidden layers of an mlp."""
+    """Widths of the hidden layers: of an mlp, a bidirectional or a hybrid from the images on, of a generator
+    towards them."""
+    latent: int = 0
+    """Width of the code that a generator draws images from, inferred for each image; 0 draws them from the
+    labels, and evaluations infer these."""
     depth: int = 4
     """Layers of a residual-mlp, first and last included, or blocks of a transformer."""
     width: int = 128
@@ -157,6 +163,18 @@ class InspectOptions(CheckpointOptions):
     early layers learn; a sentence for each layer."""
 
 
+@dataclasses.dataclass(frozen=True)
+class SampleOptions(CheckpointOptions):
+    """Draw images with a trained generator, into a picture."""
+
+    count: int = 50
+    """Images to draw from codes; a generator of labels draws one of each class."""
+    seed: int = 0
+    """Seed of the codes."""
+    output: Path | None = None
+    """The picture, a .png, .pdf or .svg file; samples.png in the run's folder unless given."""
+
+
 # A resumed run may be told these anew; everything else is as it was.
 MAY_CHANGE = ("num_steps", "data_dir", "run_dir", "resume", "debug")
 
@@ -234,7 +252,8 @@ CONVOLUTIONAL = ("vgg5", "vgg7", "resnet18")
 
 # Options that only some models have.
 _MODELS: dict[str, tuple[str, ...]] = {
-    "widths": ("mlp",),
+    "widths": ("mlp", "bidirectional", "hybrid", "generator"),
+    "latent": ("generator",),
     "skip": ("mlp",),
     "activation_first": ("mlp",),
     "parameterization": ("mlp", "residual-mlp"),
@@ -283,6 +302,8 @@ def check_options(options: TrainOptions) -> None:
             "--inference linear solves linear networks only; add --activation identity (and --output "
             "gaussian), or take --inference newton"
         )
+    if options.latent < 0:
+        raise ValueError(f"expected --latent of at least 0, got {options.latent}")
     if any(width < 1 for width in options.widths):
         raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
 

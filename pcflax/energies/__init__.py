@@ -10,7 +10,9 @@ from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
 from .full_gaussian import FullGaussian as FullGaussian
 from .gaussian import Gaussian as Gaussian
+from .heteroscedastic import Heteroscedastic as Heteroscedastic
 from .huber import Huber as Huber
 from .kl import KL as KL
 from .laplace import Laplace as Laplace
 from .learned_gaussian import LearnedGaussian as LearnedGaussian
+from .running_gaussian import RunningGaussian as RunningGaussian

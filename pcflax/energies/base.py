@@ -101,6 +101,19 @@ class Energy(nnx.Module, abc.ABC):
         """Whether a prediction is the activity that it stands for, and not logits of it, say."""
         return type(self).mean is Energy.mean
 
+    @property
+    def observes(self) -> bool:
+        """Whether the energy keeps something of every batch's errors; see `observe`."""
+        return type(self).observe is not Energy.observe
+
+    def observe(self, activity: Values, prediction: Values) -> None:
+        """Keep what the energy wants of a batch, once the batch is learned from: nothing, unless overridden.
+
+        Training calls it once a batch, at the activities where inference ended. What is kept are variables
+        that are no `nnx.Param`.
+        """
+        del activity, prediction
+
     def check_targets(self, targets: ArrayLike) -> None:
         """Refuse targets that the energy has no meaning for; any number will do by default.
 

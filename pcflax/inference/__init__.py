@@ -18,6 +18,7 @@ from .result import InferenceResult as InferenceResult
 from .result import Seen as Seen
 from .result import Status as Status
 from .result import Trace as Trace
+from .scheduled import Scheduled as Scheduled
 from .sequence import Sequence as Sequence
 from .solve import FixedSteps as FixedSteps
 from .solve import StepInfo as StepInfo

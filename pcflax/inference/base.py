@@ -28,7 +28,7 @@ from pcflax.settings import Argument, Settings
 from pcflax.typing import Initializer, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField, make_problem
-from .result import InferenceResult, Seen
+from .result import InferenceResult, Seen, concatenated
 from .solve import FixedSteps, StepInfo, UntilTolerance, iterate
 
 
@@ -82,6 +82,8 @@ class AbstractInference(Settings, abc.ABC):
 
         This is what `network.infer(..., inference=self)` calls.
         """
+        if hasattr(evidence, "batches"):
+            return self._run_all(network, evidence, initializer, key, trace, record, throw)
         if record is not None and "record" not in inspect.signature(self.solve).parameters:
             raise TypeError(f"{type(self).__name__} keeps no record of its way; leave record out")
         self.check(network)
@@ -96,6 +98,20 @@ class AbstractInference(Settings, abc.ABC):
         with contextlib.suppress(TraceContextError):
             network.set_activities(jax.tree.map(jnp.copy, result.activities))
         return result
+
+    def _run_all(self, network, data, initializer, key, trace, record, throw) -> InferenceResult:
+        """Solve for every example of a data set, batch by batch; the network keeps the last one's."""
+        if record is not None or isinstance(initializer, Mapping):
+            what = "record" if record is not None else "an initializer of given activities"
+            raise ValueError(f"{what} is of one batch; write `for batch in data.batches()`")
+        found = []
+        for number, batch in enumerate(data.batches()):
+            own = None if key is None else jax.random.fold_in(key, number)
+            result = self.run(
+                network, batch, initializer=initializer, key=own, trace=trace, throw=throw
+            )
+            found.append(jax.device_get(result))
+        return concatenated(found).in_order(network.names, network.layer_names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ two gradients. Its largest eigenvalue bounds the step of gradient descent, step_
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pcflax.typing import Energies, PyTree
 
 from .problem import InferenceProblem
-from .solve import over
+from .solve import expect_energy, over
 
 if TYPE_CHECKING:
     import lineax
@@ -27,6 +27,17 @@ class Direction(NamedTuple):
 
     vector: PyTree  # shaped as the coordinates, of norm 1 for each example
     eigenvalue: Float[Array, " batch"]  # |H v|: at most the largest |eigenvalue| of the Hessian
+
+
+def expect_curvature(owner: object, problem: Any) -> None:
+    """Refuse what has no symmetric Hessian: what is no energy's, or has feedback weights.
+
+    Raises:
+        TypeError, ValueError: naming the owner.
+    """
+    name = owner if isinstance(owner, str) else type(owner).__name__
+    bound = expect_energy(owner, problem).network.bind()
+    bound.check_no_feedback(f"{name} needs the curvature of one")
 
 
 def hessian_vector(problem: InferenceProblem, coordinates: PyTree, vector: PyTree) -> PyTree:

@@ -10,9 +10,15 @@ import jax.numpy as jnp
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
-from .curvature import Direction, largest_eigenvalue, power_iteration, random_direction
+from .curvature import (
+    Direction,
+    expect_curvature,
+    largest_eigenvalue,
+    power_iteration,
+    random_direction,
+)
 from .problem import InferenceProblem
-from .solve import StepInfo, expect_energy, observe, over
+from .solve import StepInfo, observe, over
 
 # Power iterations before the first step; one more goes along with every step.
 _FIRST_ITERATIONS = 10
@@ -49,7 +55,7 @@ class CurvatureDescent(AbstractIterativeInference):
 
     def init(self, problem: InferenceProblem) -> Direction | tuple:
         """Return a direction for each example, and the curvature along it."""
-        expect_energy(self, problem)
+        expect_curvature(self, problem)
         if not problem.start:
             return ()
         return largest_eigenvalue(

@@ -207,9 +207,7 @@ class GradientDescent(AbstractIterativeInference):
         """Return one optimizer state for each example."""
         if not problem.start:
             return ()
-        return jax.vmap(self.transformation(problem.start, problem.network.names).init)(
-            problem.start
-        )
+        return jax.vmap(self.transformation(problem.start, _nodes(problem)).init)(problem.start)
 
     def step(
         self, problem: VectorField, coordinates, state, *, step, key: PRNGKey | None
@@ -219,7 +217,7 @@ class GradientDescent(AbstractIterativeInference):
         info, field = observe(problem, coordinates)
         if not coordinates:
             return coordinates, state, info
-        update = self.transformation(coordinates, problem.network.names).update
+        update = self.transformation(coordinates, _nodes(problem)).update
 
         def move(field, state, coordinates, energy):  # of one example
             updates, state = update(field, state, coordinates, value=energy)
@@ -228,3 +226,8 @@ class GradientDescent(AbstractIterativeInference):
         energy = total_energy(info.energies)
         moved, state = jax.vmap(move)(field, state, coordinates, energy)
         return moved, state, info
+
+
+def _nodes(problem: VectorField) -> tuple[str, ...]:
+    """The names of the layers with an activity."""
+    return tuple(dict.fromkeys((*problem.start, *problem.clamps)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
+from jaxtyping import ArrayLike
 
-from pcflax.checks import expect_count, expect_number
+from pcflax.checks import did_you_mean, expect_count, expect_kind, expect_number
 from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
@@ -21,11 +23,17 @@ from .solve import StepInfo, finished, keep_step, observe
 
 @dataclasses.dataclass(frozen=True)
 class Langevin(AbstractIterativeInference):
-    """z <- z - step_size * dF/dz + sqrt(2 * step_size * temperature) * noise (MCPC).
+    """z <- z - step_size * M dF/dz + sqrt(2 * step_size * temperature * M) * noise (MCPC).
 
     Samples: exp(-F_i(z)/temperature), at temperature 1 the posterior over the free activities; the
     discretisation biases it by an amount of the order of step_size. (On a Gaussian with precision p
     the variance is 1/(p (1 - step_size p / 2)), to which tests hold it.)
+
+    M is the `preconditioner`, 1 unless given: positive numbers that the steps of an element and its noise
+    are scaled by. The distribution that is sampled is the same for any that stays fixed; with M near the
+    variance of each element all of them mix alike, and step_size is counted in these. One that follows the
+    gradients, as Adam's does, is a function of the state, and leaves a bias that no small step removes: so
+    settle by Adam and then sample, `Sequence(GradientDescent(optax.adam(0.1)), Langevin(...))`.
 
     Fixed point: none; at temperature 0 it is gradient descent, step for step.
 
@@ -36,13 +44,18 @@ class Langevin(AbstractIterativeInference):
     Fails: by bias where the step is large, by slow mixing where it is small or the Hessian is
     ill-conditioned.
 
-    Source: Oliviers, Bogacz & Meulemans (2024), PLoS Computational Biology.
+    Source: Oliviers, Bogacz & Meulemans (2024), PLoS Computational Biology, whose code preconditions by
+    Adam; that a preconditioner which depends on the state needs a further term: Li et al. (2016), AAAI.
 
-    Example i draws from a key of its own, so that no example's samples depend on the others.
+    Example i draws from a key of its own, so that no example's samples depend on the others, and several
+    chains of an example are several rows of it: `jnp.repeat(x, 4, axis=0)`. Whether they have mixed tells
+    `pc.analysis.chain_diagnostics`.
 
     Args:
         step_size: positive, per example.
         temperature: at least 0.
+        preconditioner: {layer name: M}, a positive number or an array of one example's shape; 1 for a layer
+            that is not named.
         burn_in: steps before the first sample.
         num_samples: samples taken after the burn-in, `thinning` steps apart.
         thinning: steps for each sample.
@@ -67,6 +80,7 @@ class Langevin(AbstractIterativeInference):
 
     step_size: float
     temperature: float = dataclasses.field(default=1.0, kw_only=True)
+    preconditioner: Mapping[str, ArrayLike] | None = dataclasses.field(default=None, kw_only=True)
     burn_in: int = dataclasses.field(default=0, kw_only=True)
     num_samples: int = dataclasses.field(default=1, kw_only=True)
     thinning: int = dataclasses.field(default=1, kw_only=True)
@@ -84,6 +98,8 @@ class Langevin(AbstractIterativeInference):
         }
         for name, least in (("burn_in", 0), ("num_samples", 1), ("thinning", 1)):
             checked[name] = expect_count(self, name, getattr(self, name), least)
+        if self.preconditioner is not None:
+            checked["preconditioner"] = _expect_positive(self.preconditioner)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         total = self.burn_in + self.num_samples * self.thinning
@@ -106,6 +122,9 @@ class Langevin(AbstractIterativeInference):
         """Step down the gradient, and add noise."""
         del step  # the key is the step's own
         info, gradient = observe(problem, coordinates)
+        scales = self._scales(problem, coordinates)
+        if scales is not None:
+            gradient = jax.tree.map(jnp.multiply, scales, gradient)
         moved = jax.tree.map(lambda z, g: z - self.step_size * g, coordinates, gradient)
         if _is_zero(self.temperature) or not coordinates:
             return moved, state, info
@@ -122,8 +141,32 @@ class Langevin(AbstractIterativeInference):
             ]
 
         noises = jax.vmap(noise)(jnp.arange(problem.batch_size))
+        if scales is not None:
+            roots = map(jnp.sqrt, jax.tree.leaves(scales))
+            noises = [root * draw for root, draw in zip(roots, noises, strict=True)]
         moved = [leaf + scale * draw for leaf, draw in zip(leaves, noises, strict=True)]
         return jax.tree.unflatten(structure, moved), state, info
+
+    def _scales(self, problem: VectorField, coordinates: PyTree) -> PyTree | None:
+        """M, shaped as one example's coordinates; None where all of it is 1."""
+        if self.preconditioner is None:
+            return None
+        names = problem.network.names
+        for name, scale in self.preconditioner.items():
+            if name not in names:
+                raise ValueError(
+                    f"Langevin has a preconditioner of '{name}', which is none of the layers "
+                    f"{', '.join(names)}{did_you_mean(name, names)}"
+                )
+            if name in coordinates and jnp.shape(scale) not in ((), coordinates[name].shape[1:]):
+                raise ValueError(
+                    f"Langevin has a preconditioner of shape {jnp.shape(scale)} for layer '{name}', of which "
+                    f"one example has {coordinates[name].shape[1:]}; give that shape, or one number"
+                )
+        return {
+            name: jnp.asarray(self.preconditioner.get(name, 1.0), start.dtype)
+            for name, start in coordinates.items()
+        }
 
     def solve(
         self,
@@ -139,7 +182,7 @@ class Langevin(AbstractIterativeInference):
         def walk(coordinates, steps):
             def body(coordinates, step):
                 own = None if key is None else jax.random.fold_in(key, step)
-                moved, _, info = self.step(problem, coordinates, (), step=step, key=own)
+                moved, _, info = self.step(problem.at(step), coordinates, (), step=step, key=own)
                 kept = keep_step(problem, coordinates, info, trace, record) if looks else None
                 return moved, kept
 
@@ -168,6 +211,7 @@ class Langevin(AbstractIterativeInference):
             steps[self.burn_in :].reshape(self.num_samples, self.thinning),
         )
         recorded, records = None, None
+        problem = problem.at(len(steps))
         if looks:
             last = observe(problem, coordinates)[0]
             end = keep_step(problem, coordinates, last, trace, record)
@@ -185,3 +229,16 @@ class Langevin(AbstractIterativeInference):
 
 def _is_zero(temperature: Any) -> bool:
     return not isinstance(temperature, Tracer) and temperature == 0
+
+
+def _expect_positive(preconditioner: Any) -> dict[str, Any]:
+    """Refuse what is no {layer name: positive numbers}."""
+    expect_kind(Langevin, "preconditioner", preconditioner, Mapping, "{'latent': 0.1}")
+    for name, scale in preconditioner.items():
+        if not isinstance(scale, Tracer):
+            values = np.asarray(scale)
+            if values.dtype.kind not in "fiu" or not (np.isfinite(values) & (values > 0)).all():
+                raise ValueError(
+                    f"Langevin expected a preconditioner of positive numbers for '{name}', got {scale}"
+                )
+    return {n: float(m) if isinstance(m, int) else m for n, m in preconditioner.items()}

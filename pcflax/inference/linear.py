@@ -13,10 +13,16 @@ from pcflax.checks import expect_count
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractInference
-from .curvature import check_solver, conjugate_gradients, hessian_vector, solve_symmetric
+from .curvature import (
+    check_solver,
+    conjugate_gradients,
+    expect_curvature,
+    hessian_vector,
+    solve_symmetric,
+)
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
-from .solve import expect_energy, finished, nothing_to_do, observe
+from .solve import finished, nothing_to_do, observe
 
 if TYPE_CHECKING:
     import lineax
@@ -80,7 +86,7 @@ class LinearSolve(AbstractInference):
     ) -> InferenceResult:
         """Solve one linear system for each example; the trace has its start and its end."""
         del key  # deterministic
-        expect_energy(self, problem)
+        expect_curvature(self, problem)
         if not problem.start:
             return nothing_to_do(problem, trace)
         refuse_nonlinear(problem)

@@ -15,9 +15,15 @@ from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
-from .curvature import check_solver, conjugate_gradients, hessian_vector, solve_symmetric
+from .curvature import (
+    check_solver,
+    conjugate_gradients,
+    expect_curvature,
+    hessian_vector,
+    solve_symmetric,
+)
 from .problem import InferenceProblem
-from .solve import StepInfo, expect_energy, observe, over
+from .solve import StepInfo, observe, over
 
 if TYPE_CHECKING:
     import lineax
@@ -62,7 +68,7 @@ class AbstractNewton(AbstractIterativeInference):
 
     def init(self, problem: InferenceProblem) -> NewtonState:
         """Return a small damping for each example."""
-        expect_energy(self, problem)
+        expect_curvature(self, problem)
         dtype = jnp.result_type(float, *jax.tree.leaves(problem.start))
         return NewtonState(jnp.full((problem.batch_size,), _FIRST_DAMPING, dtype))
 

@@ -91,6 +91,11 @@ class VectorField(abc.ABC):
         """Return the same problem, begun at these activities."""
         return dataclasses.replace(self, start=self.encode(activities))
 
+    def at(self, step: Int[Array, ""] | int) -> Self:
+        """Return the problem as it is at this step of inference; the same, where nothing is scheduled."""
+        del step
+        return self
+
     @property
     def separable(self) -> bool:
         """Whether part of the batch may be solved apart from the rest.
@@ -103,7 +108,7 @@ class VectorField(abc.ABC):
     def take(self, examples: Int[Array, " some"]) -> Self:
         """Return the problem of some of the examples, by their places in the batch."""
         data = (self.inputs, self._whole_clamps(), self.start)
-        inputs, clamps, start = jax.tree.map(lambda leaf: leaf[examples], data)
+        inputs, clamps, start = jax.tree.map(lambda leaf: jnp.asarray(leaf)[examples], data)
         return dataclasses.replace(self, inputs=inputs, clamps=clamps, start=start)
 
     def for_each_example(self, solve: Callable[..., Result], *data: PyTree) -> Result:
@@ -152,10 +157,18 @@ class InferenceProblem(VectorField):
     """Minimise F_i(z) over the free activities z of each example i on its own: the field is dF_i/dz_i.
 
     Attributes:
-        weights: {layer name: factor of its energy}; 1 for a layer that is not named.
+        weights: {layer name: factor of its energy, or a function of the inference step that returns it};
+            1 for a layer that is not named.
     """
 
-    weights: Mapping[str, float | Array] = dataclasses.field(default_factory=dict, kw_only=True)
+    weights: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)
+
+    def at(self, step: Int[Array, ""] | int) -> Self:
+        """Return the problem with the weights of this step."""
+        if not any(callable(weight) for weight in self.weights.values()):
+            return self
+        now = {name: w(step) if callable(w) else w for name, w in self.weights.items()}
+        return dataclasses.replace(self, weights=now)
 
     def energies(self, coordinates: PyTree) -> Energies:
         """Return the energy of each example at each layer."""

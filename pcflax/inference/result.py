@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -147,3 +148,17 @@ class InferenceResult(NamedTuple):
                     f"{failed.size} of {status.size} examples, the first of them example "
                     f"{failed[0]}: {failure.sentence}"
                 )
+
+
+def concatenated(results: list[InferenceResult]) -> InferenceResult:
+    """Return the results of several batches as one, in NumPy arrays."""
+
+    def join(axis: int, *parts: PyTree) -> PyTree:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis), *parts)
+
+    # what was kept at every step, or of every sample, has that axis first
+    first = {name: 1 if name in ("trace", "samples") else 0 for name in InferenceResult._fields}
+    columns = zip(*results, strict=True)
+    return InferenceResult(
+        *(join(axis, *parts) for axis, parts in zip(first.values(), columns, strict=True))
+    )

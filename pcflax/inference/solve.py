@@ -120,7 +120,7 @@ def iterate(
     def advance(problem: VectorField, carry: _Carry, step) -> tuple[_Carry, StepInfo]:
         step_key = None if key is None else jax.random.fold_in(key, step)
         coordinates, state, info = algorithm.step(
-            problem, carry.coordinates, carry.state, step=step, key=step_key
+            problem.at(step), carry.coordinates, carry.state, step=step, key=step_key
         )
         if carry.active is None or not isinstance(stop, UntilTolerance):
             return _Carry(coordinates, state, None, carry.taken + 1), info
@@ -134,7 +134,7 @@ def iterate(
         return _Carry(coordinates, state, active, carry.taken + active), info
 
     def begin(start: PyTree) -> _Carry:
-        state = algorithm.init(problem)
+        state = algorithm.init(problem.at(0))
         if isinstance(stop, FixedSteps):
             # one number for all examples; only the result spreads it over them
             return _Carry(start, state, None, jnp.int32(0))
@@ -162,7 +162,7 @@ def iterate(
         coordinates, (taken, kept) = at_equilibrium(problem, solve)
     else:
         coordinates, (taken, kept) = solve(problem.start)
-    last = observe(problem, coordinates)[0]
+    last = observe(problem.at(steps), coordinates)[0]
     traced, records = None, None
     if kept is not None:
         end = keep_step(problem, coordinates, last, trace, record)

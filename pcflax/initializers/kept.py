@@ -55,8 +55,19 @@ class AbstractKeptStart(Settings, abc.ABC):
         """Return the initializer for one batch; pure, called inside jit."""
 
     @abc.abstractmethod
-    def after(self, state: PyTree, evidence: Evidence, activities: Activities) -> PyTree:
-        """Return what is kept after a batch whose inference ended at these activities; pure."""
+    def after(
+        self,
+        state: PyTree,
+        evidence: Evidence,
+        activities: Activities,
+        *,
+        applied: Bool[Array, ""] | bool = True,
+    ) -> PyTree:
+        """Return what is kept after a batch whose inference ended at these activities; pure.
+
+        The same as before where the step was not `applied`, as one that is not finite: row by row, since a
+        choice between two whole states would copy them.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +133,25 @@ class Persistent(AbstractKeptStart):
         rows = {name: kept[places] for name, kept in state["activities"].items()}
         return Kept(rows, state["seen"][places])
 
-    def after(self, state: PyTree, evidence: Evidence, activities: Activities) -> PyTree:
+    def after(
+        self,
+        state: PyTree,
+        evidence: Evidence,
+        activities: Activities,
+        *,
+        applied: Bool[Array, ""] | bool = True,
+    ) -> PyTree:
         """Return the state with these examples' activities in their places."""
         places = _places(evidence)
+
+        def put(kept, new):
+            return kept.at[places].set(jnp.where(applied, new, kept[places]))
+
         kept = {
-            name: rows.at[places].set(activities[name].astype(rows.dtype))
+            name: put(rows, activities[name].astype(rows.dtype))
             for name, rows in state["activities"].items()
         }
-        return {"seen": state["seen"].at[places].set(True), "activities": kept}
+        return {"seen": put(state["seen"], True), "activities": kept}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +204,17 @@ class ClassAverage(AbstractKeptStart):
         rows = {name: kept[label] for name, kept in state["activities"].items()}
         return Kept(rows, state["seen"][label] & known)
 
-    def after(self, state: PyTree, evidence: Evidence, activities: Activities) -> PyTree:
+    def after(
+        self,
+        state: PyTree,
+        evidence: Evidence,
+        activities: Activities,
+        *,
+        applied: Bool[Array, ""] | bool = True,
+    ) -> PyTree:
         """Return the averages with those of this batch."""
         label, known = self._label(evidence)
-        seen = state["seen"]
+        seen, known = state["seen"], known & applied
         counts = jax.ops.segment_sum(known.astype(jnp.int32), label, len(seen))
         kept = {}
         for name, old in state["activities"].items():

@@ -11,6 +11,7 @@ from .conv import PCConv as PCConv
 from .conv import PCConvTranspose as PCConvTranspose
 from .dense import PCDense as PCDense
 from .embedding import PCEmbedding as PCEmbedding
+from .feedback import Feedback as Feedback
 from .root import PCRoot as PCRoot
 from .shape import Flatten as Flatten
 from .shape import Reshape as Reshape

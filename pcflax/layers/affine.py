@@ -18,6 +18,7 @@ from pcflax.energies import Energy
 
 from .base import PCLayer
 from .closures import refuse_hidden_modules
+from .feedback import through_feedback
 from .kernels.pooling import POOLS, pool_by
 
 Function = Callable[[Array], Array]
@@ -55,6 +56,8 @@ class PCAffine(PCLayer):
     >>> pc.layers.PCAffine(low_rank, activation=jnp.tanh).predict(jnp.ones((4, 3))).shape
     (4, 5)
     """
+
+    feedback: Any = None  # weights that errors go down through, where they are others
 
     def __init__(
         self,
@@ -112,7 +115,9 @@ class PCAffine(PCLayer):
         activation, features = self.activation, below
         if activation is not None and self.activation_first:
             features = activation(features)
-        features = self.affine(features)
+        features = (
+            self.affine(features) if self.feedback is None else through_feedback(self, features)
+        )
         if self.norm is not None:
             features = self.norm(features)
         if activation is not None and not self.activation_first:

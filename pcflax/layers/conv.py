@@ -19,6 +19,7 @@ from pcflax.checks import expect_count
 from pcflax.energies import Energy
 
 from .affine import Function, PCAffine, make_affine
+from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
 
 _default_kernel_init = nnx.initializers.lecun_normal()
@@ -50,6 +51,7 @@ class _Convolution(PCAffine):
         skip: bool = False,
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
+        feedback: Feedback | None = None,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
         **options: Any,
@@ -101,6 +103,9 @@ class _Convolution(PCAffine):
             rngs=rngs,
             **options,
         )
+        if feedback is not None:
+            init = kernel_init or _default_kernel_init
+            self.feedback = make_feedback(self, feedback, self.conv.kernel, init, rngs)
 
     def _check(self, below: Float[Array, " batch *space in"]) -> None:
         """Refuse an activity below of another number of axes or channels."""
@@ -152,6 +157,7 @@ class PCConv(_Convolution):
         use_bias: whether there is a bias, one for each channel, zero at the start.
         kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features);
             LeCun normal unless given.
+        feedback: weights of their own that errors go down through, `pc.layers.Feedback()`.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Conv`: bias_init, param_dtype, precision, kernel_metadata, ...
 

@@ -16,6 +16,7 @@ from pcflax.parameterizations import AbstractParameterization, Standard
 from pcflax.variables import Connectivity
 
 from .affine import Function, PCAffine, make_affine
+from .feedback import Feedback, make_feedback
 
 _default_kernel_init = nnx.initializers.lecun_normal()
 
@@ -40,6 +41,7 @@ class PCDense(PCAffine):
         mask: which weights there are: (in_features, out_features) of Booleans, or of 0 and 1, or
             "no-diagonal" for a node that predicts itself. The others are 0, get no gradient and stay 0. A
             checkpoint holds the mask.
+        feedback: weights of their own that the layer's error goes down through, `pc.layers.Feedback()`.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Linear`: bias_init, param_dtype, precision, kernel_metadata (such as
             the names of axes for sharding), ...
@@ -74,6 +76,7 @@ class PCDense(PCAffine):
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
         mask: Any = None,
+        feedback: Feedback | None = None,
         norm: Function | None = None,
         dropout: float = 0.0,
         energy: Energy | None = None,
@@ -98,19 +101,22 @@ class PCDense(PCAffine):
             AbstractParameterization,
             "pc.parameterizations.MuPC()",
         )
+        init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
         self.linear: nnx.Linear = make_affine(
             self,
             nnx.Linear,
             self.in_features,
             self.out_features,
             use_bias=use_bias,
-            kernel_init=kernel_init or self.parameterization.kernel_init or _default_kernel_init,
+            kernel_init=init,
             rngs=rngs,
             **options,
         )
         if mask is not None:
             self.mask = Connectivity(_as_mask(mask, self.in_features, self.out_features))
             self.linear.kernel.set_value(self.linear.kernel[...] * self.mask[...])
+        if feedback is not None:
+            self.feedback = make_feedback(self, feedback, self.linear.kernel, init, rngs)
         self.set_place(0, 1)
 
     def set_place(self, index: int, depth: int) -> None:

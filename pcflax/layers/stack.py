@@ -272,6 +272,21 @@ class _StackedEnergy(Energy):
     def predicts_activity(self):
         return self.one.predicts_activity
 
+    @property
+    def observes(self):
+        return self.one.observes
+
+    def observe(self, activity, prediction):
+        graphdef, state = nnx.split(self.one)
+
+        def observed(state, activity, prediction):
+            one = nnx.merge(graphdef, state, copy=True)
+            one.observe(activity, prediction)
+            return nnx.state(one)
+
+        pairs = depth_first(activity), depth_first(prediction)
+        nnx.update(self.one, jax.vmap(observed)(state, *pairs))
+
     def check_targets(self, targets):
         self.one.check_targets(targets)
 

@@ -6,6 +6,7 @@ from .base import AbstractLearning as AbstractLearning
 from .base import LearningInfo as LearningInfo
 from .base import apply as apply
 from .fixed_prediction import FixedPrediction as FixedPrediction
+from .implicit import Implicit as Implicit
 from .incremental import IncrementalPC as IncrementalPC
 from .nudged import Nudged as Nudged
 from .predictive_coding import PredictiveCoding as PredictiveCoding

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Int
 
 from pcflax.layers import Evidence
-from pcflax.networks import SplitNetwork
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractGradientLearning, LearningInfo
@@ -21,6 +21,7 @@ class Backprop(AbstractGradientLearning):
 
     Only the output's energy counts; hidden energies, and parameters that they alone hold, do not. The
     derivative goes through the feedforward pass (not at fixed activities, as in predictive coding).
+    Layers with feedback weights send their deltas down through these: that is feedback alignment.
 
     Source: Rumelhart, Hinton & Williams (1986), Nature 323.
 
@@ -30,6 +31,10 @@ class Backprop(AbstractGradientLearning):
     """
 
     weighs_examples: ClassVar[bool] = True
+
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse layers that the pass upward leaves out."""
+        network.check_one_predictor("Backprop trains by the pass upward, which leaves it out")
 
     def gradients(
         self,

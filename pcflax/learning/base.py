@@ -48,10 +48,12 @@ class AbstractLearning(Settings, abc.ABC):
         weighs_examples: whether the rule counts each example by the evidence's weights; training refuses
             weights where it says no.
         along_time: whether batches are sequences, (batch, time, *features).
+        teaches_start: whether the rule adds the gradients of a start that learns.
     """
 
     weighs_examples: ClassVar[bool] = False
     along_time: ClassVar[bool] = False
+    teaches_start: ClassVar[bool] = False
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse a network that the rule cannot train; any will do unless a subclass, or its inference,
@@ -63,10 +65,13 @@ class AbstractLearning(Settings, abc.ABC):
         inference = getattr(self, "inference", None)
         if inference is not None:
             inference.check(network)
-        if network.wiring.amortizers and not hasattr(getattr(self, "initializer", None), "learn"):
+        learns = self.teaches_start and hasattr(getattr(self, "initializer", None), "learn")
+        if network.wiring.amortizers and not learns:
+            name, first = type(self).__name__, network.wiring.amortizers[0][0]
+            taker = name if self.teaches_start else "pc.learning.PredictiveCoding"
             raise ValueError(
-                f"the network has amortizers ({network.wiring.amortizers[0][0]}), which learn by a start of "
-                f"theirs; give {type(self).__name__} initializer=pc.initializers.Amortized()"
+                f"the network has amortizers ({first}), which {name} would not train; give {taker} "
+                f"initializer=pc.initializers.Amortized()"
             )
 
     @abc.abstractmethod

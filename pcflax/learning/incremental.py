@@ -50,6 +50,7 @@ class IncrementalPC(AbstractLearning):
     """
 
     weighs_examples: ClassVar[bool] = True
+    teaches_start: ClassVar[bool] = True
     inference: AbstractIterativeInference
     initializer: Initializer | None = None
 

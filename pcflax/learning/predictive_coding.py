@@ -43,6 +43,7 @@ class PredictiveCoding(AbstractGradientLearning):
     """
 
     weighs_examples: ClassVar[bool] = True
+    teaches_start: ClassVar[bool] = True
     inference: AbstractInference
     initializer: Initializer | None = None
 

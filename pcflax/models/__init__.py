@@ -2,6 +2,7 @@
 
 from .both_ways import bidirectional as bidirectional
 from .both_ways import hybrid as hybrid
+from .decoder import conv_decoder as conv_decoder
 from .decoder import decoder as decoder
 from .mlp import mlp as mlp
 from .residual_mlp import residual_mlp as residual_mlp

@@ -2,6 +2,7 @@
 
 from pcflax.layers import Clamp as Clamp
 
+from .adjacency import from_adjacency as from_adjacency
 from .base import AbstractPCNetwork as AbstractPCNetwork
 from .batch_state import after_batch as after_batch
 from .network import PCGraph as PCGraph

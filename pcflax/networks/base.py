@@ -14,6 +14,7 @@ from pcflax.layers import Clamp
 from pcflax.typing import Inference, Initializer, PRNGKey
 
 from .body import NetworkBody
+from .label_energies import label_energies
 from .recall import recall
 from .sampling import sample
 
@@ -134,3 +135,58 @@ class AbstractPCNetwork(NetworkBody):
         (3, 5)
         """
         return sample(self, batch_size, inputs, clamps, nodes, means, key)
+
+    def label_energies(
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        targets: Float[Array, " batch *out"] | None = None,
+        *,
+        inference: Inference,
+        num_classes: int | None = None,
+        initializer: Initializer | None = None,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, " batch classes"]:
+        """Return the energy of each example under each class: F where inference ends, the class clamped.
+
+        All examples and classes are inferred in one call, a batch of batch * classes; no stored activity
+        changes. The class of the least energy is a classification, by inference and not by a pass;
+        `softmax(-energies)` is a posterior over classes, as far as F stands for -log p(x, class): at a
+        point estimate it leaves out how sharp each minimum is. It is for generative classification, where
+        the labels are at the bottom (give `targets`), for out-of-distribution scores, such as the least
+        energy of an example, and for questions of calibration. Do not expect more of it than of softmax where
+        the inputs are clamped below and a categorical output is on top: the margins of energies are then
+        nearly a function of the logits' margin (Cacioli, 2026).
+
+        Args:
+            inputs: what is to be classified, where labels are the output's targets; or
+            targets: what is to be classified, where labels are the inputs.
+            inference: the algorithm; the same number of steps for each class, or a tolerance.
+            num_classes: how many classes there are, one-hot; the width of the labels' layer unless given.
+            initializer: where the free activities start.
+            key: randomness for what wants it.
+
+        Returns:
+            (batch, classes), in nats up to a constant.
+
+        Raises:
+            ValueError, TypeError: for both or none of inputs and targets, wrong shapes or dtypes.
+            NonFiniteEnergyError: where an energy is not finite.
+
+        Source: Cacioli (2026), arXiv 2604.11011.
+
+        >>> import jax.numpy as jnp, pcflax as pc
+        >>> from flax import nnx
+        >>> network = pc.models.mlp(3, 8, 4, rngs=nnx.Rngs(0))
+        >>> descent = pc.inference.GradientDescent(0.1)
+        >>> network.label_energies(jnp.ones((5, 3)), inference=descent).shape
+        (5, 4)
+        """
+        return label_energies(
+            self,
+            inputs,
+            targets,
+            inference=inference,
+            num_classes=num_classes,
+            initializer=initializer,
+            key=key,
+        )

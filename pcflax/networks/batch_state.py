@@ -7,6 +7,7 @@ frozen: inference sees constants, examples stay independent, and the number of i
 The running statistics, which evaluation uses, move once a batch, at learning.
 
 What other layers write while they predict is kept the same way: once a batch, from the feedforward pass.
+What an energy keeps of errors (`Energy.observe`) is of the activities where inference ended.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flax import nnx
 from pcflax.energies import Energy
 from pcflax.layers.clamps import Evidence, Known
 from pcflax.layers.evaluate import written
-from pcflax.typing import Network
+from pcflax.typing import Activities, Network
 
 from .pure import SplitNetwork, split, write
 
@@ -45,15 +46,29 @@ def with_batch_statistics(network: SplitNetwork, known: Known) -> SplitNetwork:
 
 
 def after_batch(
-    network: SplitNetwork, evidence: Evidence | Known, *, batch_size: int
+    network: SplitNetwork,
+    evidence: Evidence | Known,
+    *,
+    batch_size: int,
+    activities: Activities | None = None,
 ) -> SplitNetwork:
-    """Return the network with what its layers write in one feedforward pass: running statistics, say."""
+    """Return the network with what it keeps of a batch.
+
+    What layers write in one feedforward pass, running statistics, say; and what energies observe at the
+    activities where inference ended, if they are given.
+    """
     if not network.other:
         return network
     bound = network.bind()
     if not nnx.to_flat_state(written(bound)):
         return network
-    _write(bound, bound.known(evidence), batch_size)
+    known = bound.known(evidence)
+    _write(bound, known, batch_size)
+    if activities and any(layer.energy.observes for layer in bound.layers):
+        inferred = with_batch_statistics(network, known).bind(activities)
+        predictions = inferred.predictions(known.inputs)
+        for name, node in bound.wiring.targets.items():
+            bound.layer(name).energy.observe(activities[node], predictions[name])
     return network.replace(other=split(bound).other)
 
 
@@ -62,8 +77,10 @@ def end_batch(network: Network, inputs: Any) -> None:
     pure = split(network)
     if not pure.other:
         return
-    size = next(iter(network.activities().values())).shape[0]
-    write(network, after_batch(pure, Known(inputs, {}), batch_size=size).other)
+    activities = network.activities()
+    size = next(iter(activities.values())).shape[0]
+    kept = after_batch(pure, Known(inputs, {}), batch_size=size, activities=activities)
+    write(network, kept.other)
     for _, count in nnx.to_flat_state(nnx.state(network, nnx.RngCount)):
         count.set_value(count[...] + 1)
 
@@ -102,6 +119,13 @@ def _check_below(bound: Network, known: Known) -> None:
                 f"a layer normalises over the batch, but the root '{name}' is free, so that the "
                 f"feedforward pass, whose statistics are taken, is the same for every example; take "
                 f"nnx.GroupNorm or nnx.LayerNorm, or network.eval()"
+            )
+    for name in bound.layer_names[len(bound.names) :]:
+        if normalizing(bound.layer(name)):
+            raise ValueError(
+                f"layer '{name}' normalises over the batch, but predicts another layer's node, so that the "
+                f"feedforward pass, whose statistics are taken, leaves it out; take nnx.GroupNorm or "
+                f"nnx.LayerNorm"
             )
 
 

@@ -21,9 +21,9 @@ from pcflax.layers.evaluate import failed, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, normalizing, with_batch_statistics
-from .given import check_batch, parse, says_nothing
+from .given import check_batch, node_of, parse, says_nothing
 from .pure import split
-from .upward import Pass, no_rows, pass_upward
+from .upward import Pass, check_shapes, no_rows, pass_upward
 from .wired import WiredLayers, no_activity
 
 
@@ -95,14 +95,15 @@ class NetworkBody(WiredLayers):
         if initializer is None or isinstance(initializer, Mapping):
             start = self.feedforward(known.inputs, batch_size=size, clamps=known.clamps)
             for name, value in (initializer or {}).items():
-                self.layer(name)  # refuses
-                value = jnp.asarray(value)
-                if value.shape != start[name].shape:
+                layer, index = node_of(self, name)
+                whole = start[layer]
+                place = slice(None) if index is None else (slice(None), index)
+                if (got := jnp.shape(value)) != (shape := whole[place].shape):
                     raise ValueError(
-                        f"layer '{name}' has activities of shape {start[name].shape}, but inference was "
-                        f"to start from {value.shape}; give that shape"
+                        f"layer '{name}' has activities of shape {shape}, but inference was to start "
+                        f"from {got}; give that shape"
                     )
-                start[name] = jnp.asarray(value, start[name].dtype)
+                start[layer] = whole.at[place].set(jnp.asarray(value, whole.dtype))
         else:
             start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
         for name, clamp in known.clamps.items():
@@ -213,17 +214,7 @@ class NetworkBody(WiredLayers):
         network = self._frozen(inputs) if self.numerics.stateful else self
         energies: Energies = {}
         for name, layer, activity, prediction in network._predicted(inputs):
-            if activity.shape != prediction.shape:
-                raise ValueError(
-                    f"layer '{name}' predicts shape {prediction.shape} but its activity is "
-                    f"{activity.shape}; "
-                    + (
-                        f"set out_features={activity.shape[-1]} or give an activity (or targets) of "
-                        f"that width"
-                        if activity.shape[:1] == prediction.shape[:1]
-                        else "give inputs and activities of one batch size"
-                    )
-                )
+            check_shapes(name, layer, activity, prediction)
             energies[name] = layer.energy(activity, prediction)
             if energies[name].shape != activity.shape[: layer.node_axes]:
                 raise ValueError(
@@ -337,13 +328,14 @@ class NetworkBody(WiredLayers):
         Inside a function that jax transforms, nothing is stored in a network from outside.
 
         Args:
-            inputs: clamped below; None leaves a root free.
+            inputs: clamped below; None leaves a root free. Or a whole data set, of which every example is
+                solved in batches, in stored order; the result's arrays are then NumPy's, on the host.
             targets: clamped above; None leaves the output free.
             inference: the algorithm, such as `pc.inference.GradientDescent(0.1, num_steps=20)`. Equal
                 settings share one compiled program, and another step size needs no other.
             clamps: {layer name: value or `pc.Clamp(value, mask)`} for any other layer.
             initializer: where the free activities start: the feedforward pass unless given; or
-                activities by layer name, to go on from those of an earlier result.
+                activities by layer name, or by a node's, `hidden/3`, to go on from an earlier result.
             key: randomness for algorithms and initializers that want it.
             trace: whether to record energies and residuals at every step.
             record: a function of `pc.inference.Seen` whose values the result keeps, step by step:
@@ -365,9 +357,16 @@ class NetworkBody(WiredLayers):
                 f"expected inference to be an algorithm such as "
                 f"pc.inference.GradientDescent(0.1, num_steps=20), got {inference!r}"
             )
+        known: Any = Evidence(inputs, targets, clamps)
+        if hasattr(inputs, "batches"):
+            if targets is not None or clamps is not None:
+                raise ValueError(
+                    "a data set says what is known itself; leave targets and clamps out"
+                )
+            known = inputs
         return inference.run(
             self,
-            Evidence(inputs, targets, clamps),
+            known,
             initializer=initializer,
             key=key,
             trace=trace,

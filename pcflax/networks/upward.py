@@ -111,3 +111,25 @@ def no_rows(name: str, layer: PCLayer, prediction: Any, belows: tuple[Array, ...
         f"layer '{name}' ({type(layer).__name__}) predicted {got} from an activity of shape "
         f"{belows[0].shape}; expected one row an example, ({belows[0].shape[0]}, ...)"
     )
+
+
+def check_shapes(name: str, layer: PCLayer, activity: Array, prediction: Array) -> None:
+    """Refuse an activity that has not the shape of the mean which the prediction stands for."""
+    means = prediction
+    if not layer.energy.predicts_activity:
+        try:
+            means = jax.eval_shape(layer.energy.mean, prediction)
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error
+    if activity.shape == means.shape:
+        return
+    factor = prediction.shape[-1] / max(means.shape[-1], 1)
+    raise ValueError(
+        f"layer '{name}' predicts shape {means.shape} but its activity is {activity.shape}; "
+        + (
+            f"set out_features={round(factor * activity.shape[-1])} or give an activity (or targets) of "
+            f"that width"
+            if activity.shape[:1] == prediction.shape[:1]
+            else "give inputs and activities of one batch size"
+        )
+    )

@@ -100,6 +100,12 @@ class WiredLayers(nnx.Module):
         )
 
     @property
+    def fed_back(self) -> tuple[str, ...]:
+        """The names of the layers whose errors go down through feedback weights of their own."""
+        layers = {name: self.layer(name).top_node_layer() for name in self.layer_names}
+        return tuple(name for name in layers if getattr(layers[name], "feedback", None) is not None)
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The names of all nodes, in order: a layer's own, and `name/0`, `name/1`, ... of a stack's."""
         return tuple(
@@ -180,6 +186,15 @@ class WiredLayers(nnx.Module):
             raise ValueError(
                 f"layer '{name}' predicts another layer's node, but {reason}; take "
                 f"pc.learning.PredictiveCoding or IncrementalPC"
+            )
+
+    def check_no_feedback(self, reason: str) -> None:
+        """Refuse feedback weights, for the sake of what wants an energy."""
+        if self.fed_back:
+            raise ValueError(
+                f"errors of layer '{self.fed_back[0]}' go down through feedback weights of their own, along "
+                f"the gradient of no energy, but {reason}; take pc.learning.PredictiveCoding and "
+                f"pc.inference.GradientDescent(0.1)"
             )
 
     def check_one_output(self, reason: str) -> None:

@@ -1,6 +1,8 @@
 """Plotting: arrays in, a matplotlib Figure out."""
 
 from .alignment import alignment_figure as alignment_figure
+from .images import image_figure as image_figure
 from .inference import inference_figure as inference_figure
 from .inference import trajectory_figure as trajectory_figure
+from .recall import recall_figure as recall_figure
 from .training import training_figure as training_figure

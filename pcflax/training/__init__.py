@@ -25,8 +25,8 @@ from .reading import AbstractReading as AbstractReading
 from .reading import Answer as Answer
 from .reading import Equilibrium as Equilibrium
 from .reading import Feedforward as Feedforward
-from .reading import Reconstruction as Reconstruction
 from .reading import answer as answer
+from .reconstruction import Reconstruction as Reconstruction
 from .step import TrainInfo as TrainInfo
 from .step import TrainState as TrainState
 from .step import make_step as make_step

@@ -6,7 +6,7 @@ Shapes go through the network without being computed, so nothing is compiled and
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +21,10 @@ from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import PyTree
 
+from .hiding import check_node
 from .measure import measure
-from .metrics import MetricFunctions
-from .reading import AbstractReading, Feedforward
+from .metrics import AtNode, MetricFunctions, OfMean
+from .reading import AbstractReading, Feedforward, role_of
 
 
 def as_optimizer(
@@ -132,6 +133,8 @@ def _run_shapes(
         bound.set_activities(bound.start(evidence))
         batch = next(iter(bound.energies(evidence.inputs).values())).shape[:1]
     answer = reads.answer(network, evidence, key=jax.random.key(0))
+    if not isinstance(answer.values, Mapping):
+        _check_nodes(bound, reads.role(network), reads, metrics)
     if answer.truth is None:
         if metrics and not isinstance(reads, Feedforward):
             raise ValueError(
@@ -145,6 +148,22 @@ def _run_shapes(
             raise ValueError(
                 f"metric '{name}' returned shape {jnp.shape(values)}, expected one number an example, "
                 f"{batch}"
+            )
+
+
+def _check_nodes(
+    bound: AbstractPCNetwork, role: str | None, reads: AbstractReading, metrics: MetricFunctions
+) -> None:
+    """Refuse metrics of a node that is not there, or is not the one that is read."""
+    for name, metric in metrics:
+        at = metric.metric if isinstance(metric, OfMean) else metric
+        if not isinstance(at, AtNode):
+            continue
+        check_node(bound, at.node)
+        if at.node != getattr(reads, "read", None) and role_of(bound, at.node) != role:
+            raise ValueError(
+                f"metric '{name}' is of node '{at.node}', which {type(reads).__name__} does not read; take "
+                f"pc.Equilibrium(inference, read='{at.node}')"
             )
 
 

@@ -83,6 +83,9 @@ def predict(
     """Return what is read of an array (examples, *in), evidence, or a data set in stored order.
 
     Several nodes come as a dictionary by name.
+
+    Raises:
+        NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
     """
     rows = []
     if isinstance(inputs, Dataset):
@@ -93,7 +96,8 @@ def predict(
         for number, items, valid in _numbered(inputs, 1):
             found = predict_batch(network, read(items), number, reads, key, len(valid[0]))
             rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+            _expect_finite(rows[-1][1], reads)
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
     batch_size = expect_count("predict", "batch_size", batch_size, least=1)
     evidence = inputs if isinstance(inputs, Evidence) else Evidence(inputs)
     evidence = jax.tree.map(np.asarray, evidence)
@@ -103,7 +107,20 @@ def predict(
         size = min(batch_size, total - begin)
         found = predict_batch(network, chunk, number, reads, key, size)
         rows.append(jax.tree.map(np.asarray, found))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+        _expect_finite(rows[-1][1], reads)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
+
+
+def _expect_finite(status: np.ndarray | None, reads: AbstractReading) -> None:
+    """Refuse answers that are not numbers: the largest of them would be class 0."""
+    if status is None:
+        return
+    failed = int(np.sum(status == Status.NOT_FINITE))
+    if failed:
+        raise NonFiniteEnergyError(
+            f"inference ended at numbers that are not finite in {failed} of a batch's {len(status)} "
+            f"examples; lower the step size of {type(reads).__name__}'s inference"
+        )
 
 
 def _numbered(data: Dataset, count: int) -> Iterator[tuple[int, PyTree, np.ndarray]]:
@@ -164,9 +181,13 @@ def predict_batch(
     reads: AbstractReading,
     key: PRNGKey,
     batch_size: int,
-) -> PyTree:
-    """Return what is read of one batch; without evidence a prior's prediction, for every example."""
+) -> tuple[PyTree, Array | None]:
+    """Return what is read of one batch, and its status if there was inference.
+
+    Without evidence it is a prior's prediction, for every example.
+    """
     network = in_evaluation(network)
     if isinstance(reads, Feedforward):  # which asks nothing of the outputs
-        return network.bind().predict(evidence.inputs, batch_size=batch_size)
-    return reads.answer(network, evidence, key=jax.random.fold_in(key, number)).values
+        return network.bind().predict(evidence.inputs, batch_size=batch_size), None
+    answer = reads.answer(network, evidence, key=jax.random.fold_in(key, number))
+    return answer.values, answer.status

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
@@ -85,11 +86,17 @@ def known_rows(masks: list[Array]) -> Array | None:
     return None if not rows else jnp.stack(rows).all(axis=0)
 
 
-def expect_mask(name: str, mask: Any) -> None:
-    """Refuse a mask that is not Boolean."""
+def expect_mask(name: str, mask: Any) -> Any:
+    """Return the mask; refuse one that is not Boolean or hides nothing."""
     dtype = getattr(mask, "dtype", None)
     if mask is not None and dtype != jnp.bool_:
         raise TypeError(
             f"the reading hides elements of '{name}' where a mask is True; expected a Boolean array, got "
             f"{type(mask).__name__ if dtype is None else dtype}; compare: mask > 0.5"
         )
+    if mask is not None and not isinstance(mask, Tracer) and not np.any(mask):
+        raise ValueError(
+            f"the reading hides no element of '{name}': its mask is False everywhere; make it True where "
+            f"inference is to find the answer"
+        )
+    return mask

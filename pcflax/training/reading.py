@@ -154,16 +154,14 @@ class Equilibrium(AbstractReading):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
-        _expect_start(self, self.initializer)
+        expect_start(self, self.initializer)
         if self.read is not None and not isinstance(self.read, str):
             object.__setattr__(self, "read", tuple(self.read))
         hide = self.hide
         if isinstance(hide, str):
             hide = (hide,)
         if isinstance(hide, Mapping):
-            for name, mask in hide.items():
-                expect_mask(name, mask)
-            hide = dict(hide)
+            hide = {name: expect_mask(name, mask) for name, mask in hide.items()}
         elif hide is not None:
             hide = tuple(hide)
         object.__setattr__(self, "hide", hide)
@@ -175,7 +173,7 @@ class Equilibrium(AbstractReading):
 
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""
-        return _role(network.bind(), self.read)
+        return role_of(network.bind(), self.read)
 
     def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
         """Infer, and read the activities."""
@@ -183,7 +181,7 @@ class Equilibrium(AbstractReading):
         self.inference.check(bound)
         known = bound.known(evidence)
         several = not bound.one_output if self.read is None else not isinstance(self.read, str)
-        nodes = (self.read,) if isinstance(self.read, str) else self.read or _tops(bound)
+        nodes = (self.read,) if isinstance(self.read, str) else self.read or top_nodes(bound)
         hidden = self._hidden(bound, known, nodes)
         question = known
         for name, mask in hidden.items():
@@ -199,7 +197,7 @@ class Equilibrium(AbstractReading):
                     f"node '{name}' is read and clamped at once, so nothing is inferred of it; hide it, or "
                     f"take pc.Reconstruction to read its prediction"
                 )
-        result = _infer(network, question, self.inference, self.initializer, key)
+        result = infer_known(network, question, self.inference, self.initializer, key)
         values = {name: part_of(bound, result.activities, name) for name in nodes}
         found = {name: told_of(bound, known, name) for name in nodes}
         truth: Any = {name: clamp.value for name, clamp in found.items() if clamp is not None}
@@ -235,88 +233,6 @@ class Equilibrium(AbstractReading):
                         f"one example has {shape[1:]}; give a mask of that shape"
                     )
         return dict(hidden)
-
-
-@dataclasses.dataclass(frozen=True)
-class Reconstruction(AbstractReading):
-    """Infer with all that is known, and read the mean that the network predicts of a node that was given.
-
-    z* = argmin_z F_i(z) with the node clamped; read is the mean of mu(z*). With a `code` it is what the pass
-    upward from z* of that node alone predicts, errors of the layers between left out: the measure of a
-    decoder, since the code is all that is kept of the example.
-
-    Args:
-        inference: the algorithm.
-        node: the node, known in the data; the output unless given.
-        initializer: where the free activities start: the feedforward pass unless given.
-        code: the layer whose inferred activity the node is predicted from again, or None.
-
-    Raises:
-        TypeError: where `inference` is no algorithm.
-        ValueError: on use, for a node that is not there, or of which the data say nothing, or a code that
-            is given instead of inferred.
-
-    >>> import jax.numpy as jnp, pcflax as pc
-    >>> from flax import nnx
-    >>> network = pc.models.decoder(2, 8, 5, rngs=nnx.Rngs(0))
-    >>> reading = pc.Reconstruction(pc.inference.GradientDescent(0.1))
-    >>> pc.training.answer(network, pc.Evidence(targets=jnp.ones((3, 5))), reading).values.shape
-    (3, 5)
-    """
-
-    inference: AbstractInference
-    node: str | None = None
-    initializer: Initializer | None = None
-    code: str | None = None
-
-    def __post_init__(self):
-        expect_algorithm(self, self.inference)
-        _expect_start(self, self.initializer)
-
-    @property
-    def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return self.inference.stops_at_tolerance
-
-    def role(self, network: SplitNetwork) -> str | None:
-        """Return whether the node that is read is the data's "inputs" or "targets"."""
-        return _role(network.bind(), self.node)
-
-    def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
-        """Infer, and read the prediction."""
-        bound = network.bind()
-        self.inference.check(bound)
-        name = _tops(bound)[0] if self.node is None else self.node
-        check_node(bound, name)
-        known = bound.known(evidence)
-        told = told_of(bound, known, name)
-        if told is None:
-            raise ValueError(
-                f"node '{name}' is to be reconstructed, but the data say nothing of it; give it, or read it "
-                f"by pc.Equilibrium"
-            )
-        if self.code is not None:
-            check_node(bound, self.code)
-            if is_clamped(bound, known, self.code):
-                raise ValueError(
-                    f"code '{self.code}' is given by the data, so nothing is inferred of it; leave it out"
-                )
-        result = _infer(network, known, self.inference, self.initializer, key)
-        if self.code is None:
-            predictions = network.bind(result.activities).predictions(known.inputs)
-            prediction = part_of(bound, predictions, name)
-        else:
-            layer, own = node_of(bound, name)[0], node_of(bound, self.code)[0]
-            others = {key: clamp for key, clamp in known.clamps.items() if key != layer}
-            passed = bound.pass_upward(
-                known.inputs,
-                batch_size=known.batch_size,
-                clamps=others | {own: Clamp(result.activities[own])},
-            )
-            prediction = passed.predictions[layer]
-        mean = _mean(bound, name, prediction)
-        rows = known_rows([] if told.mask is None else [told.mask])
-        return Answer(prediction, mean, told.value, rows, result.energy, result.status)
 
 
 def answer(
@@ -371,15 +287,16 @@ def predicted(
     )
     if not isinstance(prediction, Mapping):
         truth = next(iter(targets.values())) if isinstance(targets, Mapping) else targets
-        return prediction, _mean(bound, bound.output, prediction), truth, known
+        return prediction, mean_of(bound, bound.output, prediction), truth, known
     if isinstance(targets, Mapping):
         targets = {name: array for name, array in targets.items() if array is not None}
         prediction = {name: prediction[name] for name in targets}
-    means = {name: _mean(bound, name, value) for name, value in prediction.items()}
+    means = {name: mean_of(bound, name, value) for name, value in prediction.items()}
     return prediction, means, targets, known
 
 
-def _expect_start(reading: AbstractReading, initializer: Any) -> None:
+def expect_start(reading: AbstractReading, initializer: Any) -> None:
+    """Refuse a start that is kept of training examples."""
     if isinstance(initializer, AbstractKeptStart):
         raise ValueError(
             f"{type(reading).__name__} starts anew at every question, but {type(initializer).__name__} keeps "
@@ -387,23 +304,26 @@ def _expect_start(reading: AbstractReading, initializer: Any) -> None:
         )
 
 
-def _infer(network, known, inference, initializer, key):
+def infer_known(network, known, inference, initializer, key):
+    """Solve for what the evidence leaves free, from this start."""
     start_key, solve_key = jax.random.split(key)
     problem = make_problem(network, known, initializer=initializer, key=start_key)
     return inference.solve(problem, key=solve_key)
 
 
-def _mean(bound: AbstractPCNetwork, name: str, prediction: Array) -> Array:
+def mean_of(bound: AbstractPCNetwork, name: str, prediction: Array) -> Array:
+    """Return what a node's prediction stands for."""
     layer, _ = node_of(bound, name)
     return bound.layer(layer).top_node_layer().energy.mean(prediction)
 
 
-def _tops(bound: AbstractPCNetwork) -> tuple[str, ...]:
-    """The nodes that targets clamp."""
+def top_nodes(bound: AbstractPCNetwork) -> tuple[str, ...]:
+    """Return the nodes that targets clamp."""
     return tuple(bound.layer(name).each_node_name(name)[-1] for name in bound.outputs)
 
 
-def _role(bound: AbstractPCNetwork, read: Any) -> str | None:
-    if read is None or read in (*_tops(bound), *bound.outputs):
+def role_of(bound: AbstractPCNetwork, read: Any) -> str | None:
+    """Return whether a node is what the data's inputs or targets are of."""
+    if read is None or read in (*top_nodes(bound), *bound.outputs):
         return "targets"
     return "inputs" if read in bound.wiring.inputs else None

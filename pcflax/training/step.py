@@ -191,7 +191,8 @@ def take_step(
     )
     batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
     if not rule.along_time:  # nothing is normalised over the batch there
-        network = network.replace(other=after_batch(before, batch, batch_size=batch_size).other)
+        after = after_batch(before, batch, batch_size=batch_size, activities=seen.activities)
+        network = network.replace(other=after.other)
     means = [mean.reshape(-1) for mean in layer_means(seen.energies).values()]
     energy = jnp.concatenate(means).sum()
     loss = None
@@ -205,11 +206,13 @@ def take_step(
     zeros = [jnp.sum(leaf * 0) for leaf in jax.tree.leaves(network.parameters)]
     finite = jnp.isfinite(functools.reduce(jnp.add, zeros, energy))
     activities = seen.activities if state.activities else {}
+    new = TrainState(network, optimizer_state, state.step + 1, activities)
+    old = dataclasses.replace(state, starts={})
+    kept = jax.lax.cond(finite, lambda: new, lambda: old)
     starts = state.starts
-    if isinstance(initializer, AbstractKeptStart):
-        starts = initializer.after(starts, batch, seen.activities)
-    new = TrainState(network, optimizer_state, state.step + 1, activities, starts)
-    kept = jax.lax.cond(finite, lambda: new, lambda: state)
+    if isinstance(initializer, AbstractKeptStart):  # a choice of its own, since it may be large
+        starts = initializer.after(starts, batch, seen.activities, applied=finite)
+    kept = dataclasses.replace(kept, starts=starts)
     converged = None if seen.status is None else jnp.mean(seen.status == Status.CONVERGED)
     return kept, TrainInfo(
         energy, loss, seen.energies, seen.activities, seen.prediction, converged, finite

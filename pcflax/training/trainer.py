@@ -199,17 +199,18 @@ class Trainer:
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
         total = total_steps(data, epochs, num_steps)
-        self.check_data(data, "training data", reads=self.passes)
+        # rows of training measure the pass upward, where that is what is read
+        passes = type(self.reads) is type(self.passes)
+        metrics = self._metric_functions(data) if passes else ()
+        network = self._run.state().network
+        check_data(network, data, lambda _: metrics, "training data", self.passes)
         if eval_data is not None:
             self.check_data(eval_data, "evaluation data")
         log_every = expect_count("fit", "log_every", log_every, least=1)
         if eval_every is None:
             eval_every = data.num_batches
         eval_every = expect_count("fit", "eval_every", eval_every, least=1)
-        passes = type(self.reads) is type(
-            self.passes
-        )  # and so rows of training measure what is read
-        recipe = Recipe(self._metric_functions(data) if passes else (), data.reader)
+        recipe = Recipe(metrics, data.reader)
         measured = self._metric_functions(eval_data or data)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
         if self.checkpoints is not None:
@@ -304,6 +305,9 @@ class Trainer:
         Returns:
             (examples, *features), logits where the layer's energy works on logits; of several nodes a
             dictionary by name.
+
+        Raises:
+            NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
         reads = self._check_reading(reads)
         return predict(self._run.state().network, inputs, batch_size, reads, self._run.key)

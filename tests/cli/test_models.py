@@ -83,11 +83,19 @@ def test_a_residual_mlp_learns_by_its_defaults(tmp_path):
     assert last_eval(run_dir)["accuracy"] > 0.95
 
 
-def test_a_resumed_stack_ends_as_the_run_never_interrupted(tmp_path):
-    whole = train(tmp_path / "whole", *RESIDUAL)
-    train(tmp_path / "parts", *RESIDUAL, "--num-steps", 2)
-    main(["train", "--run-dir", str(tmp_path / "parts"), "--resume", *SHORT, *RESIDUAL])
+@pytest.mark.parametrize(
+    "options",
+    [RESIDUAL, *(["--model", name, "--widths", "8"] for name in ("bidirectional", "hybrid"))],
+    ids=lambda options: options[1],
+)
+def test_a_resumed_run_ends_as_the_one_never_interrupted(tmp_path, capsys, options):
+    whole = train(tmp_path / "whole", *options)
+    train(tmp_path / "parts", *options, "--num-steps", 2)
+    main(["train", "--run-dir", str(tmp_path / "parts"), "--resume", *SHORT, *options])
     assert digest(tmp_path / "parts") == digest(whole)
+    capsys.readouterr()
+    again = json.loads(output(capsys, "evaluate", str(whole), "--json"))
+    assert again["accuracy"] == pytest.approx(last_eval(whole)["accuracy"], abs=1e-6)
 
 
 def test_text_trains_a_transformer_and_tells_perplexity(tmp_path, text, capsys):

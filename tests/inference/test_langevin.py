@@ -305,3 +305,53 @@ def test_what_is_no_number_is_refused(arguments, message):
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=f"Langevin {message}"):
         pc.inference.Langevin(**{"step_size": 0.1, **arguments})
+
+
+class TestPreconditioner:
+    PRECISION = np.array([0.25, 1.0, 100.0])
+
+    def draw(self, sampler, rows=6000):
+        network = pc.PCNetwork({"root": pc.PCRoot(3, energy=pc.energies.Gaussian(self.PRECISION))})
+        free = {"root": pc.Clamp(np.zeros((rows, 3)), np.zeros(3, bool))}
+        result = network.infer(clamps=free, inference=sampler, key=KEY)
+        return np.asarray(result.activities["root"])
+
+    def test_all_elements_mix_alike_and_keep_their_distribution(self):
+        """With M = 1/p all have the variance 1/(p (1 - h/2)); h = 0.5 without M is unstable at p = 100."""
+        own = {"root": 1 / self.PRECISION}
+        draw = self.draw(pc.inference.Langevin(0.5, burn_in=20, preconditioner=own))
+        expected = 1 / (self.PRECISION * (1 - 0.5 / 2))
+        np.testing.assert_allclose(draw.var(axis=0), expected, rtol=5 * (2 / 6000) ** 0.5)
+        np.testing.assert_allclose(draw.mean(axis=0), 0, atol=5 * (expected.max() / 6000) ** 0.5)
+
+    def test_one_number_is_another_step_size(self):
+        scaled = pc.inference.Langevin(0.004, burn_in=5, preconditioner={"root": 2})
+        plain = pc.inference.Langevin(0.008, burn_in=5)
+        np.testing.assert_allclose(self.draw(scaled, 3), self.draw(plain, 3), rtol=1e-12)
+
+    def test_a_layer_that_is_not_named_has_1(self):
+        chain = Chain()
+        sampler = pc.inference.Langevin(0.01, burn_in=3, preconditioner={"layer_1": 3.0})
+        ones = dataclasses.replace(sampler, preconditioner={"layer_0": 1.0, "layer_1": 3.0})
+        for got, expected in zip(
+            arrays(infer(chain, sampler).activities),
+            arrays(infer(chain, ones).activities),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-14)
+
+    def test_what_is_no_preconditioner_is_refused(self):
+        for wrong in (0.0, -1.0, np.array([1.0, np.nan]), "adam"):
+            with pytest.raises(ValueError, match="preconditioner of positive numbers for 'root'"):
+                pc.inference.Langevin(0.1, preconditioner={"root": wrong})
+        with pytest.raises(TypeError, match="expected preconditioner such as"):
+            pc.inference.Langevin(0.1, preconditioner=0.5)
+        for wrong, message in (
+            ({"rot": 1.0}, "none of the layers root; did you mean 'root'"),
+            (
+                {"root": np.ones(2)},
+                r"of shape \(2,\) for layer 'root', of which one example has \(3,\)",
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                self.draw(pc.inference.Langevin(0.1, preconditioner=wrong), 2)

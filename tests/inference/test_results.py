@@ -216,3 +216,47 @@ def test_infer_inside_of_transformations():
     assert slope.shape == x.shape
     for name, activity in network.activities().items():
         np.testing.assert_array_equal(activity, stored[name])
+
+
+class TestWholeDataSets:
+    """Oracle: the same examples solved in one batch."""
+
+    @pytest.fixture
+    def whole(self):
+        random = np.random.default_rng(0)
+        x, y = (random.normal(size=(10, size)).astype(np.float32) for size in (3, 2))
+        network = pc.models.mlp(3, 4, 2, rngs=nnx.Rngs(0))
+        return network, x, y, pc.data.from_arrays(x, y, batch_size=4, shuffle=False)
+
+    def test_every_example_is_solved_in_stored_order(self, whole):
+        network, x, y, data = whole
+        descent = pc.inference.GradientDescent(0.1, num_steps=3)
+        found = network.infer(data, inference=descent, trace=True)
+        expected = network.infer(x, y, inference=descent, trace=True)
+        assert found.trace.energy.shape == (4, 10)
+        assert isinstance(found.residual, np.ndarray)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        assert list(found.activities) == list(network.names)
+
+    def test_layers_come_in_the_networks_order(self):
+        root, layer = pc.PCRoot(2), pc.PCDense(2, 3, rngs=nnx.Rngs(0))
+        network = pc.PCNetwork({"z": root, "a": layer})
+        data = pc.data.from_arrays(None, np.ones((3, 3), np.float32), batch_size=2)
+        found = network.infer(data, inference=pc.inference.GradientDescent(0.1), trace=True)
+        assert list(found.activities) == list(found.trace.energies) == ["z", "a"]
+
+    def test_samples_keep_their_axis_and_differ_between_batches(self, whole):
+        network, _, _, data = whole
+        sampler = pc.inference.Langevin(0.05, num_samples=3, keep_samples=True)
+        found = network.infer(data, inference=sampler, key=jax.random.key(0))
+        assert found.samples["hidden_1"].shape == (3, 10, 4)
+        assert len(np.unique(found.samples["hidden_1"])) == 3 * 10 * 4
+
+    def test_what_a_data_set_says_itself_is_refused_twice(self, whole):
+        network, _, y, data = whole
+        descent = pc.inference.GradientDescent(0.1)
+        with pytest.raises(ValueError, match="a data set says what is known itself"):
+            network.infer(data, y, inference=descent)
+        with pytest.raises(ValueError, match="record is of one batch"):
+            network.infer(data, inference=descent, record=lambda seen: seen.residual)

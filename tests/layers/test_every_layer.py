@@ -43,6 +43,20 @@ LAYERS = {
         lambda r: pc.PCConv(4, 4, 3, activation=jnp.tanh, activation_first=True, skip=True, rngs=r),
         120,
     ),
+    "conv with feedback": (
+        IMAGES,
+        lambda r: pc.PCConv(
+            4, 6, 3, activation=jnp.tanh, pool="max", feedback=pc.layers.Feedback(), rngs=r
+        ),
+        36,
+    ),
+    "conv transpose with learned feedback": (
+        IMAGES,
+        lambda r: pc.PCConvTranspose(
+            4, 2, 3, strides=2, feedback=pc.layers.Feedback(learns=True), rngs=r
+        ),
+        240,
+    ),
     "conv transpose": (
         IMAGES,
         lambda r: pc.PCConvTranspose(4, 2, 3, strides=2, activation=jnp.tanh, rngs=r),

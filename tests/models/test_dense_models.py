@@ -159,3 +159,10 @@ def test_residual_mlp_compiles_in_bfloat16_and_with_remat():
     assert low.predict(x).dtype == jnp.float32
     np.testing.assert_allclose(low.predict(x), plain.predict(x), atol=0.02)
     assert not np.array_equal(low.predict(x), plain.predict(x))
+
+    def test_a_root_may_be_the_prior(self):
+        root = pc.PCRoot(2, mean=3.0, energy=pc.energies.Gaussian())
+        network = pc.models.decoder(2, 5, 4, prior=root, rngs=nnx.Rngs(0))
+        assert network.layer("latent").predict().tolist() == [3.0, 3.0]
+        with pytest.raises(ValueError, match=r"code of width 3, got a prior PCRoot\(2,\)"):
+            pc.models.decoder(3, 5, 4, prior=root, rngs=nnx.Rngs(0))

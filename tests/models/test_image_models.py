@@ -197,3 +197,42 @@ class TestResNet18:
         for wrong in ("layer", nnx.LayerNorm, nnx.LayerNorm(4, rngs=nnx.Rngs(0))):
             with pytest.raises(ValueError, match=text):
                 small_resnet(wrong)
+
+
+class TestConvDecoder:
+    def test_each_layer_doubles_the_image(self):
+        network = pc.models.conv_decoder(3, (8, 12, 2), widths=(5, 4), rngs=nnx.Rngs(0))
+        assert network.names == ("latent", "hidden_1", "hidden_2", "output")
+        network.init_activities(None, targets=jnp.ones((2, 8, 12, 2)))
+        shapes = {name: value.shape[1:] for name, value in network.activities().items()}
+        assert shapes == {
+            "latent": (3,), "hidden_1": (2, 3, 5), "hidden_2": (4, 6, 4), "output": (8, 12, 2),
+        }  # fmt: skip
+
+    def test_is_the_same_layers_one_after_the_other(self):
+        network = pc.models.conv_decoder(3, (4, 4, 1), widths=(2,), rngs=nnx.Rngs(0))
+        code = 3 * jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)), jnp.float32)
+        linear = network.layer("hidden_1").module.layers[0]
+        hidden = jnp.clip(code @ linear.kernel[...] + linear.bias[...], -1, 1).reshape(2, 2, 2, 2)
+        expected = jax.lax.conv_transpose(
+            hidden, network.layer("output").conv.kernel[...], (2, 2), "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        np.testing.assert_allclose(network.predict(code), expected, rtol=1e-5, atol=1e-6)
+
+    def test_is_sampled_and_learns_its_prior(self):
+        root = pc.PCRoot(3, learn_mean=True, energy=pc.energies.LearnedGaussian(3))
+        network = pc.models.conv_decoder(3, (4, 4, 1), widths=(2,), prior=root, rngs=nnx.Rngs(0))
+        assert network.sample(5, key=jax.random.key(0)).shape == (5, 4, 4, 1)
+
+    @pytest.mark.parametrize(
+        ("shape", "widths", "message"),
+        [
+            ((28, 28, 1), (8, 8, 8), "28 x 28 is no such size; give images of a multiple of 8"),
+            ((28, 28, 1), (), "is no such size"),
+            ((1, 28, 28), (8,), "channels last"),
+        ],
+    )
+    def test_other_sizes_are_refused(self, shape, widths, message):
+        with pytest.raises(ValueError, match=message):
+            pc.models.conv_decoder(3, shape, widths=widths, rngs=nnx.Rngs(0))

@@ -254,6 +254,37 @@ class TestRefusals:
         with pytest.raises(ValueError, match="initializer=pc.initializers.Amortized"):
             pc.learning.PredictiveCoding(descent).check(self.graph(amortizers={"down": "a"}))
 
+    def test_rules_that_would_leave_layers_untrained_say_so(self):
+        nudged = pc.learning.Nudged(
+            pc.inference.GradientDescent(0.1), initializer=pc.initializers.Amortized()
+        )
+        with pytest.raises(ValueError, match="Nudged would not train; give pc.learning.Predictive"):
+            nudged.check(self.graph(amortizers={"down": "a"}))
+        with pytest.raises(
+            ValueError, match="'down' predicts another.*Backprop trains by the pass"
+        ):
+            pc.learning.Backprop().check(self.graph(predicts={"down": "a"}))
+
+    def test_a_step_size_of_a_predictor_is_told(self):
+        with pytest.raises(ValueError, match="step size for 'down', which fits none of the layers"):
+            self.graph(predicts={"down": "a"}).infer(
+                jnp.ones((1, 3)), inference=pc.inference.GradientDescent({"down": 0.1, "*": 0.1})
+            )
+
+    def test_a_predictor_cannot_normalise_over_the_batch(self):
+        rngs = nnx.Rngs(0)
+        layers = {
+            "a": pc.PCDense(3, 4, rngs=rngs),
+            "b": pc.PCDense(4, 2, rngs=rngs),
+            "down": pc.PCDense(2, 4, norm=nnx.BatchNorm(4, rngs=rngs), rngs=rngs),
+        }
+        parents = {"a": "x", "b": "a", "down": "b"}
+        network = pc.PCGraph(
+            layers, parents=parents, inputs={"x": 3}, output="b", predicts={"down": "a"}
+        )
+        with pytest.raises(ValueError, match="'down' normalises over the batch, but predicts"):
+            network.infer(jnp.ones((2, 3)), inference=pc.inference.GradientDescent(0.1))
+
     def test_guesses_begin_at_what_is_known(self):
         network = self.graph(amortizers={"down": "a"})
         with pytest.raises(

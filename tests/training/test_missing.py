@@ -143,3 +143,24 @@ def test_a_root_is_known_in_part():
         )
         np.testing.assert_allclose(found[row][free], solved, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(found[row][known], X[row][known])
+
+
+def test_a_row_over_a_resume_counts_what_was_known_before(tmp_path):
+    def trainer():
+        return trainer_of(network(), checkpoints=pc.Checkpoints(tmp_path, every=4, keep_latest=9))
+
+    whole = trainer().fit(data_of(), num_steps=6, log_every=6).rows
+    digest = pc.load_checkpoint(tmp_path).digest()
+    resumed = trainer()
+    resumed.restore(step=4)
+    assert resumed.fit(data_of(), num_steps=6, log_every=6).rows == whole
+    assert pc.load_checkpoint(tmp_path).digest() == digest
+
+
+def test_inference_is_compared_with_known_targets_alone():
+    net, known = network(), KNOWN & (LABELS > 0)
+    reading = pc.Equilibrium(pc.inference.GradientDescent(0.1, num_steps=50))
+    found = trainer_of(net, reads=reading).evaluate(data_of(known, batch_size=5))
+    # a free output of a chain is its prediction
+    right = np.asarray(net.predict(X)).argmax(1) == LABELS
+    assert found["accuracy"] == pytest.approx(right[known].mean())

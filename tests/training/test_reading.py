@@ -175,15 +175,15 @@ class TestEquilibrium:
         trainer = trainer_of(
             generator(),
             reads=pc.Equilibrium(NEWTON, read="label"),
-            metrics={"error": pc.metrics.squared_error},
-            checkpoints=pc.Checkpoints(tmp_path, every=1, keep_best=("eval/error", "min")),
+            metrics={"label": {"error": pc.metrics.squared_error}},
+            checkpoints=pc.Checkpoints(tmp_path, every=1, keep_best=("eval/label/error", "min")),
         )
         data = data_of(*arrays)
         history = trainer.fit(data, num_steps=4, eval_data=data, eval_every=1)
-        assert "train/error" not in history.names()
-        best = int(np.argmin(history["eval/error"])) + 1
+        assert "train/label/error" not in history.names()
+        best = int(np.argmin(history["eval/label/error"])) + 1
         assert trainer.restore(best=True) == best
-        assert trainer.evaluate(data)["error"] == min(history["eval/error"])
+        assert trainer.evaluate(data)["label/error"] == min(history["eval/label/error"])
 
     def test_dropout_is_of_training_only(self, arrays):
         _, images = arrays
@@ -264,6 +264,17 @@ class TestRefusals:
         with pytest.raises(pc.NonFiniteEnergyError, match="not finite in 10 of 10 examples"):
             trainer_of(generator()).evaluate(data_of(*arrays), reads=wild)
 
+    def test_a_prediction_that_diverges_is_told_too(self, arrays):
+        wild = pc.Equilibrium(pc.inference.GradientDescent(50.0, num_steps=200), read="label")
+        trainer = trainer_of(generator(), reads=wild)
+        for asked in (data_of(*arrays), pc.Evidence(targets=arrays[1])):
+            with pytest.raises(pc.NonFiniteEnergyError, match="not finite in"):
+                trainer.predict(asked)
+
+    def test_a_mask_that_hides_nothing_is_refused(self):
+        with pytest.raises(ValueError, match="hides no element of 'image'"):
+            pc.Equilibrium(NEWTON, hide={"image": np.zeros(5, bool)})
+
     def test_what_is_no_reading_or_no_mask_is_refused(self):
         with pytest.raises(TypeError, match="expected reads such as pc.Equilibrium"):
             trainer_of(generator(), reads=NEWTON)
@@ -280,3 +291,45 @@ class TestRefusals:
         )
         with pytest.raises(ValueError, match="metric of node 'image', but what is read is label"):
             trainer.evaluate(data_of(*arrays))
+
+    @pytest.mark.parametrize(
+        ("node", "message"),
+        [
+            ("lable", "did you mean 'label'"),
+            ("image", "of node 'image', which Equilibrium does not"),
+        ],
+    )
+    def test_a_metric_of_another_node_than_the_one_that_is_read_is_refused(
+        self, node, message, arrays
+    ):
+        metrics = {node: {"accuracy": pc.metrics.accuracy}}
+        trainer = trainer_of(
+            generator(), reads=pc.Equilibrium(NEWTON, read="label"), metrics=metrics
+        )
+        with pytest.raises(ValueError, match=message):
+            trainer.evaluate(data_of(*arrays))
+
+
+class TestCode:
+    def test_a_reconstruction_from_the_code_leaves_the_errors_between_out(self):
+        """The code is the Newton solution's; the prediction is that of the network from it."""
+        network = pc.models.decoder(2, 6, 5, rngs=nnx.Rngs(0), prior=pc.energies.Gaussian(0.1))
+        images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)
+        evidence, newton = pc.Evidence(targets=images), pc.inference.NewtonCG(num_steps=10)
+        full = pc.training.answer(network, evidence, pc.Reconstruction(newton)).values
+        found = pc.training.answer(network, evidence, pc.Reconstruction(newton, code="latent"))
+        code = network.infer(None, images, inference=newton).activities["latent"]
+        np.testing.assert_allclose(found.values, network.predict(code), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found.truth, images)
+        assert ((full - images) ** 2).mean() < 0.9 * ((found.values - images) ** 2).mean()
+
+    def test_a_code_that_is_given_or_unknown_is_refused(self):
+        network = pc.models.decoder(2, 6, 5, rngs=nnx.Rngs(0))
+        both = pc.Evidence(jnp.ones((4, 2)), jnp.ones((4, 5)))
+        for name, message in (
+            ("latent", "is given by the data"),
+            ("latnet", "did you mean 'latent'"),
+        ):
+            reading = pc.Reconstruction(pc.inference.GradientDescent(0.1), code=name)
+            with pytest.raises(ValueError, match=message):
+                pc.training.answer(network, both, reading)

@@ -1,0 +1,160 @@
+"""Scheduled inference: how much each layer's energy weighs, as a function of the inference step."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pcflax.checks import did_you_mean, expect_kind, expect_number
+from pcflax.networks import AbstractPCNetwork
+from pcflax.typing import PRNGKey, PyTree
+
+from .base import AbstractIterativeInference, expect_algorithm
+from .problem import InferenceProblem
+from .result import InferenceResult, Seen
+from .solve import StepInfo, expect_energy, finished
+
+Problem = TypeVar("Problem", bound=InferenceProblem)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Scheduled(AbstractIterativeInference):
+    """Run an iterative algorithm on sum_l w_l(t) E_l at step t: precisions that change on the way.
+
+    A weight w_l is a factor of layer l's energy, and so of a Gaussian's precision. In a deep chain the error
+    of the output reaches lower layers weakly; weights that are high where it arrives, and while it does, send
+    it on.
+
+    Minimises: where the schedule has ended, sum_l w_l E_l. What the result tells, its energies and its
+    residual, is of the network's own energy, as is what a rule learns from; a trace has the energies as they
+    are weighed at each step.
+
+    Fixed point: that of the last weights.
+
+    Rate, cost a step, failures: those of the algorithm. With Langevin, temperatures of single layers.
+
+    Source: precisions that follow the steps of inference are of Qi et al. (2025), arXiv 2506.23800; the
+    patterns are ours.
+
+    Args:
+        inference: an iterative algorithm with a fixed number of steps, such as `GradientDescent`.
+        weights: {layer name or pattern: a number, or a function of the step t = 0, 1, ..., such as an optax
+            schedule}. The first pattern that fits a layer's name counts; a layer that none fits has 1. One
+            layer of a stack goes by its node's name, `hidden/3`.
+
+    Raises:
+        TypeError: for an algorithm that does not step.
+        ValueError: for one that stops at a tolerance or finds the equilibrium, where the way does not
+            matter; for a negative weight; on use, for a pattern that fits no layer.
+
+    >>> import optax, pcflax as pc
+    >>> ramp = optax.linear_schedule(10.0, 1.0, 20)
+    >>> descent = pc.inference.GradientDescent(0.05, num_steps=20)
+    >>> pc.inference.Scheduled(descent, {"hidden*": ramp, "output": 2.0}).num_steps
+    20
+    """
+
+    inference: AbstractIterativeInference
+    weights: tuple[tuple[str, Any], ...]
+
+    def __init__(
+        self, inference: AbstractIterativeInference, weights: Mapping[str, float | Callable]
+    ):
+        expect_algorithm(self, inference, AbstractIterativeInference)
+        if inference.stops_at_tolerance or inference.finds_equilibrium:
+            raise ValueError(
+                f"Scheduled changes the energy step by step, but {type(inference).__name__} goes on to an "
+                f"equilibrium; give an algorithm that takes a fixed num_steps, such as "
+                f"pc.inference.GradientDescent(0.1, num_steps=20)"
+            )
+        expect_kind(
+            self, "weights", weights, Mapping, '{"hidden*": optax.linear_schedule(10, 1, 20)}'
+        )
+        checked = {
+            name: weight
+            if callable(weight)
+            else expect_number(self, f"weight of '{name}'", weight, least=0)
+            for name, weight in weights.items()
+        }
+        given = {
+            "inference": inference,
+            "weights": tuple(checked.items()),  # hashable, as all settings are
+            "num_steps": inference.num_steps,
+            "tolerance": None,
+            "max_steps": None,
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse a pattern that fits no layer."""
+        super().check(network)
+        names = (*network.layer_names, *network.nodes)
+        for pattern, _ in self.weights:
+            if not fnmatch.filter(names, pattern):
+                raise ValueError(
+                    f"Scheduled has a weight for '{pattern}', which fits none of the layers "
+                    f"{', '.join(network.layer_names)}{did_you_mean(pattern, names)}"
+                )
+
+    def init(self, problem: InferenceProblem) -> PyTree:
+        """Return the algorithm's state at the first weights."""
+        return self.inference.init(self.weighed(problem).at(0))
+
+    def step(
+        self, problem: InferenceProblem, coordinates, state, *, step, key: PRNGKey | None
+    ) -> tuple[PyTree, PyTree, StepInfo]:
+        """Make the algorithm's step at this step's weights."""
+        now = self.weighed(problem).at(step)
+        return self.inference.step(now, coordinates, state, step=step, key=key)
+
+    def solve(
+        self,
+        problem: InferenceProblem,
+        *,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Callable[[Seen], PyTree] | None = None,
+    ) -> InferenceResult:
+        """Solve by the algorithm, then tell energies and residual of the network's own energy."""
+        expect_energy(self, problem)
+        result = self.inference.solve(self.weighed(problem), key=key, trace=trace, record=record)
+        ended = finished(problem, problem.encode(result.activities), result.num_steps)
+        return result._replace(
+            energies=ended.energies, residual=ended.residual, status=ended.status
+        )
+
+    def weighed(self, problem: Problem) -> Problem:
+        """Return the problem with the layers' weights, functions of the step among them."""
+        bound = problem.network.bind()
+        weights = dict(problem.weights)
+        for name in bound.layer_names:
+            own, other = self._of_layer(bound, name), weights.get(name, 1)
+            if own is not None:
+                weights[name] = lambda step, own=own, other=other: own(step) * other
+        return dataclasses.replace(problem, weights=weights)
+
+    def _of_layer(self, bound: AbstractPCNetwork, name: str) -> Callable[[Any], Array] | None:
+        """The weight of a layer by the step, (depth,) for a stack; None where it has none."""
+        whole = self._first_fit(name)
+        nodes = bound.layer(name).each_node_name(name)
+        single = [self._first_fit(node) if len(nodes) > 1 else None for node in nodes]
+        if all(weight is None for weight in single):
+            return None if whole is None else lambda step: _at(whole, step)
+        ones = [whole if weight is None else weight for weight in single]
+        return lambda step: jnp.stack([jnp.asarray(_at(weight, step)) for weight in ones])
+
+    def _first_fit(self, name: str) -> Any:
+        fits = (w for pattern, w in self.weights if fnmatch.fnmatchcase(name, pattern))
+        return next(fits, None)
+
+
+def _at(weight: Any, step: Any) -> Any:
+    if weight is None:
+        return 1.0
+    return weight(step) if callable(weight) else weight

@@ -12,8 +12,8 @@ uncertainty of its past can tell much. Expected:
   filter with its steady-state gain, in 64 bits (`tracking_gain_error`): at most 1e-6;
 - A, B and C learned from observations and controls alone, 300 batches of 16 sequences of 200 steps: the error
   of the next observation over that of the Kalman filter, which knows the system (`tracking_learned`), on new
-  sequences: at most 1.10. The rate was chosen on sequences of other seeds. A starts at 0.9 times the identity:
-  from a random orthogonal matrix, one run of thirteen ended at 21 times the error;
+  sequences: at most 1.10. The rate was chosen on sequences of other seeds. A starts at 0.9 times the
+  identity: from a random orthogonal matrix, one run of thirteen ended at 21 times the error;
 - a pendulum, seen as (sin, cos) under noise, whose gravity is learned: the error of the next observation over
   that of an extended Kalman filter, which knows it (`tracking_pendulum`): at most 1.05.
 
@@ -256,24 +256,25 @@ def track(seed: int, steps: int) -> dict[str, float]:
 
 
 def draw(found: list[dict[str, float]], steps: int, path: Path) -> None:
-    """Draw one state along time, and the error of each inference over the Kalman filter's."""
+    """Draw the error of one state along time, and the error of each inference over the Kalman filter's."""
     from matplotlib.figure import Figure
 
     states, seen, controls = simulate(0, 1, min(steps, 100))
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    left.plot(states[0, :, 2], color="0.6", linewidth=3, label="true")
-    left.plot(kalman(seen, controls)[0][0, :, 2], label="Kalman filter")
-    left.plot(follow(known_system(), EXACT, seen, controls)[0, :, 2], "--", label="equilibrium")
-    left.plot(
-        follow(known_system(), READERS["1 step"], seen, controls)[0, :, 2], ":", label="1 step"
-    )
-    left.set(xlabel="step of time", ylabel="acceleration")
-    left.legend(frameon=False)
+    found_by = {
+        "1 step": follow(known_system(), READERS["1 step"], seen, controls),
+        "Kalman filter": kalman(seen, controls)[0],
+        "equilibrium": follow(known_system(), EXACT, seen, controls),
+    }
+    for (name, z), line in zip(found_by.items(), ("C2:", "C0-", "C1--"), strict=True):
+        left.plot((z - states)[0, :, 0], line, label=name)
+    left.set(xlabel="step of time", ylabel="error of the position")
+    left.legend(frameon=False, ncols=3)
     names = [*READERS, "steady precision"]
     right.barh(names, [statistics.mean(run[name] for run in found) for name in names], color="C1")
     right.axvline(1, color="C0", label="Kalman filter")
-    right.set(xlabel="latent error, over the Kalman filter's")
+    right.set(xlabel="latent error / Kalman's")
     right.invert_yaxis()
     right.legend(frameon=False)
     figure.savefig(path, dpi=130)

@@ -31,6 +31,7 @@ from scripts import (
     mutation,
     sequence_memory,
     starts,
+    tracking,
     transformer_text,
     vgg5_cifar10,
 )
@@ -471,6 +472,15 @@ class TestAnswers:
         assert found["sequence_memory"]["values"][0] < 1e-3  # 0.07 is the variance of the images
         assert capsys.readouterr().out.count("15 of 15 right") == 2
         assert (tmp_path / "sequence_memory.png").stat().st_size > 5000
+
+    def test_linear_systems_and_pendulums_are_followed(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(tracking, tmp_path, monkeypatch, "--seeds", "1")
+        names = {"tracking_ratio", "tracking_gain_error", "tracking_learned", "tracking_pendulum"}
+        assert set(found) == names
+        assert 1 < found["tracking_ratio"]["values"][0] < 1.2  # of 16 sequences of 60 steps
+        assert found["tracking_gain_error"]["values"][0] < 1e-6
+        assert "us a step" in capsys.readouterr().out
+        assert (tmp_path / "tracking.png").stat().st_size > 5000
 
     def test_predicted_noise_is_scored(self, tmp_path, monkeypatch, capsys):
         found = run_quickly(heteroscedastic, tmp_path, monkeypatch, "--seeds", "1")

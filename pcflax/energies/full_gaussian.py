@@ -15,8 +15,8 @@ class FullGaussian(Energy):
     """E(z, mu) = 1/2 (z - mu)^T P (z - mu) over the last axis, one number for each example.
 
     Summed over other axes of features, if there are any. The negative log of a Gaussian with mean mu and
-    covariance P^-1, without its constant. With the steady state's precision of a linear system, the inverse of
-    the covariance that a Kalman filter predicts with, inference has the Kalman filter's gain.
+    covariance P^-1, without its constant. With the steady state's precision of a linear system, the inverse
+    of the covariance that a Kalman filter predicts with, inference has the Kalman filter's gain.
 
     Args:
         precision: P, (features, features), symmetric and positive semidefinite. It is fixed: state that

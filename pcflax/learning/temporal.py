@@ -141,15 +141,13 @@ class Temporal(AbstractLearning):
         carry = (line.before, network.parameters, optimizer_state, total)
         steps = (jnp.arange(line.length), line.steps, line.counts)
         (_, parameters, state, total), seen = jax.lax.scan(go, carry, steps)
-        counted = line.counted(seen.energies)  # pytrees forget an order, which is the network's
-        energies = {name: counted[name].sum(axis=0) for name in network.names if name in counted}
+        energies = {name: e.sum(axis=0) for name, e in line.counted(seen.energies).items()}
         by_example = jax.tree.map(
             lambda leaf: jnp.moveaxis(leaf, 0, 1), (seen.activities, seen.prediction)
         )
         # the least of the codes for "ran", "converged" and "still above" that says how all steps ended
         status = None if seen.status is None else seen.status.max(axis=0)
-        activities = {name: by_example[0][name] for name in bound.names}
-        info = LearningInfo(activities, energies, by_example[1], status)
+        info = LearningInfo(by_example[0], energies, by_example[1], status)
         if total is None:
             return network.replace(parameters=parameters), state, info
         network, state = apply(network, optimizer, optimizer_state, total, energies)

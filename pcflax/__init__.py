@@ -27,7 +27,7 @@ _NAMES = {
     "plotting": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
     "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger Reconstruction Smoother "
-    "TensorBoardLogger Trainer load_checkpoint load_partial metrics",
+    "TensorBoardLogger Trainer load_checkpoint load_partial load_weights metrics save_weights",
     "typing": "",
     "variables": "Activity",
 }
@@ -102,5 +102,7 @@ if TYPE_CHECKING:
     from .training import Trainer as Trainer
     from .training import load_checkpoint as load_checkpoint
     from .training import load_partial as load_partial
+    from .training import load_weights as load_weights
     from .training import metrics as metrics
+    from .training import save_weights as save_weights
     from .variables import Activity as Activity

@@ -7,9 +7,11 @@ network 784-256-10, no replay, accuracy A[i, j] on the test images of task j aft
 class-incremental, the largest of all ten outputs, and task-incremental, the larger of the task's two.
 
 A rule that learns less also forgets less. So all are stopped at one learned accuracy: each task is trained in
-steps of five batches of 64, until 97 % of the 5,000 last training images that are of this task are classified
+steps of two batches of 64, until 97 % of the 5,000 last training images that are of this task are classified
 among all ten. Predictive coding, incremental predictive coding and backpropagation have one optimizer, plain
-SGD; rates were chosen on those images, of seed 100, as the ones that forget least (task-incremental).
+SGD, at rates (of 0.01, 0.03, 0.1; incremental 0.001, 0.003, 0.01; on those images, seed 100) with which all
+see about as much: 168, 208 and 174 batches. (At the lowest rates the three keep 81 % each, task-incremental.)
+Measured: class-incremental 19.5, 19.4, 19.4 %; task-incremental 79.5 +- 5.3, 82.0 +- 3.1, 83.2 +- 1.9 %.
 Answers, five seeds each, in percent: `continual_RULE_class`, `continual_RULE_task` (average accuracy) and
 `continual_RULE_learned`, of RULE pc, incremental, backprop; a figure of the accuracy matrices.
 """
@@ -36,10 +38,10 @@ TASKS = [(2 * task, 2 * task + 1) for task in range(5)]
 INFERENCE = pc.inference.GradientDescent(0.1, num_steps=20)
 RULES = {
     "pc": (pc.learning.PredictiveCoding(INFERENCE), 0.1),
-    "incremental": (pc.learning.IncrementalPC(INFERENCE), 0.01),
-    "backprop": (pc.learning.Backprop(), 0.1),
+    "incremental": (pc.learning.IncrementalPC(INFERENCE), 0.003),
+    "backprop": (pc.learning.Backprop(), 0.03),
 }
-ENOUGH, MOST_STEPS, PACE = 0.97, 1000, 5
+ENOUGH, MOST_STEPS, PACE = 0.97, 1000, 2
 
 
 def accuracies(trainer: pc.Trainer, images: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -14,11 +14,12 @@ import pcflax as pc
 from tests.conftest import ROOT
 
 TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints Clamp ConvergenceError
-ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward History JSONLinesLogger
+ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward Filter Forecast History JSONLinesLogger
 NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork
-PCResidual PCRoot PCStack Reconstruction
+PCResidual PCRoot PCStack Reconstruction Smoother
 TensorBoardLogger Trainer analysis data energies inference initializers layers learning
-errors load_checkpoint load_partial metrics models networks parameterizations plotting""".split()
+errors load_checkpoint load_partial load_weights metrics models networks parameterizations plotting
+save_weights""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
@@ -42,10 +43,11 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization MuPC NTK Standard",
-    "analysis": """Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum activity_spectrum
-        bits_per_dimension chain_diagnostics effective_rank frechet_distance gradient_alignment
-        health inference_health knn_probe linear_probe log_likelihood_bound participation_ratio
-        representations target_alignment trajectories unit_health""",
+    "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
+        activity_spectrum bits_per_dimension chain_diagnostics continual effective_rank
+        frechet_distance gradient_alignment health inference_health knn_probe linear_probe
+        log_likelihood_bound participation_ratio representations target_alignment trajectories
+        unit_health""",
     "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure
         trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
@@ -92,6 +94,7 @@ WITHOUT_EXAMPLE = {
     "pc.learning.AbstractLearning",
     "pc.learning.LearningInfo",
     "pc.parameterizations.AbstractParameterization",
+    "pc.analysis.Continual",
     "pc.analysis.Credit",
     "pc.analysis.Health",
     "pc.analysis.InferenceHealth",

@@ -19,6 +19,7 @@ import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
 from scripts import (
+    continual,
     decoder,
     fid_features,
     graph,
@@ -435,6 +436,17 @@ class TestAnswers:
         printed = capsys.readouterr().out
         assert "Hopfield: covered pixels wrong" in printed
         assert (tmp_path / "memory.png").stat().st_size > 5000
+
+    def test_tasks_in_a_row_at_one_learned_accuracy(self, tmp_path, monkeypatch):
+        found = run_quickly(continual, tmp_path, monkeypatch, "--seeds", "1")
+        for rule in continual.RULES:
+            values = {
+                part: found[f"continual_{rule}_{part}"]["values"][0]
+                for part in ("learned", "class", "task")
+            }
+            assert values["learned"] > 94
+            assert values["class"] < 30 < 85 < values["task"]
+        assert (tmp_path / "continual.png").stat().st_size > 5000
 
     def test_starts_and_missing_labels(self, tmp_path, monkeypatch):
         found = run_quickly(starts, tmp_path, monkeypatch, "--seeds", "1")

@@ -1,1 +1,44 @@
 """The command line: one file a verb."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pcflax import Trainer
+
+
+def load_run(
+    folder: str | Path,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    data_dir: str | Path | None = None,
+) -> Trainer:
+    """Return the Trainer of a run that `pcflax train` made, restored: `.network`, `.history`, `.evaluate`.
+
+    Its `fit` would go on in the run's folder. The network is sized for the run's data, which must be there.
+
+    Args:
+        folder: the run's folder, with `config.json` and `checkpoints/`.
+        step: a step; the newest good one unless given.
+        best: the best by the metric that the run kept its best by.
+        data_dir: where the data are; where the run had them unless given.
+
+    Raises:
+        FileNotFoundError: for no run, no checkpoint or no data.
+        CheckpointError: where the checkpoint is damaged.
+    """
+    # what is slow to load is no business of the command's start
+    from .build import build_trainer, load_data
+    from .options import read_config
+
+    folder = Path(folder)
+    options = read_config(folder)
+    if data_dir is not None:
+        options = dataclasses.replace(options, data_dir=Path(data_dir))
+    trainer = build_trainer(options, load_data(options, "train"), folder)
+    trainer.restore(step, best=best)
+    return trainer

@@ -9,7 +9,7 @@ write `__call__`; nothing else has to know about it. `huber.py` is the shortest 
 from __future__ import annotations
 
 import abc
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -96,10 +96,12 @@ class Energy(nnx.Module, abc.ABC):
             f"had; write `def log_normalizer(self, features)`"
         )
 
-    @property
-    def predicts_activity(self) -> bool:
-        """Whether a prediction is the activity that it stands for, and not logits of it, say."""
-        return type(self).mean is Energy.mean
+    # Whether a prediction is the activity that it stands for, and not logits of it, say.
+    predicts_activity: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        cls.predicts_activity = cls.mean is Energy.mean
 
     @property
     def observes(self) -> bool:

@@ -27,6 +27,10 @@ class AbstractKeptStart(Settings, abc.ABC):
     """An initializer with state, which training carries along.
 
     Called by itself, as `network.infer` does, it has kept nothing and starts at the feedforward pass.
+
+    >>> import pcflax as pc
+    >>> isinstance(pc.initializers.Persistent(), pc.initializers.AbstractKeptStart)
+    True
     """
 
     def __call__(

@@ -214,7 +214,8 @@ class NetworkBody(WiredLayers):
         network = self._frozen(inputs) if self.numerics.stateful else self
         energies: Energies = {}
         for name, layer, activity, prediction in network._predicted(inputs):
-            check_shapes(name, layer, activity, prediction)
+            if activity.shape != prediction.shape or not layer.energy.predicts_activity:
+                check_shapes(name, layer, activity, prediction)
             energies[name] = layer.energy(activity, prediction)
             if energies[name].shape != activity.shape[: layer.node_axes]:
                 raise ValueError(

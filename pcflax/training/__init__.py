@@ -13,6 +13,8 @@ from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import PartialReport as PartialReport
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import load_partial as load_partial
+from .checkpoints import load_weights as load_weights
+from .checkpoints import save_weights as save_weights
 from .filtering import Filter as Filter
 from .filtering import Forecast as Forecast
 from .filtering import Smoother as Smoother

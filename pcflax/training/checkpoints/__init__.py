@@ -5,3 +5,5 @@ from .partial import load_partial as load_partial
 from .reading import Checkpoint as Checkpoint
 from .reading import load_checkpoint as load_checkpoint
 from .store import Checkpoints as Checkpoints
+from .weights import load_weights as load_weights
+from .weights import save_weights as save_weights

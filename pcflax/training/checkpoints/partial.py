@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pcflax.checks import did_you_mean
 from pcflax.networks import AbstractPCNetwork
@@ -33,7 +33,7 @@ class PartialReport(NamedTuple):
     def __str__(self) -> str:
         rows = [(path, "loaded") for path in self.loaded if path not in self.renamed]
         rows += [(path, f"loaded from {old}") for path, old in self.renamed.items()]
-        rows += [(path, "missing in the checkpoint") for path in self.missing]
+        rows += [(path, "missing") for path in self.missing]
         rows += [(path, f"skipped: {why}") for path, why in self.skipped.items()]
         rows += [(path, "unused") for path in self.unused]
         width = max((len(path) for path, _ in rows), default=0)
@@ -55,7 +55,8 @@ def load_partial(
     Args:
         path: a run folder, its `checkpoints` folder, or one checkpoint's own folder.
         network: gets parameters and other state (batch statistics).
-        rename: {layer in the checkpoint: layer of the network}; those that are not named keep their name.
+        rename: {layer in the checkpoint: layer of the network}, or beginnings of paths such as
+            "hidden_1.linear"; those that are not named keep their name.
         step: a step; the newest good one unless given.
         best: the best by the metric that the run kept its best by.
 
@@ -83,23 +84,27 @@ def load_partial(
     stored = {**checkpoint.sections["parameters"], **checkpoint.sections["other"]}
     if by_place(stored):
         stored = renamed(stored, tuple(checkpoint.meta.get("layers") or network.layer_names))
-    changed = dict(rename or {})
-    there = dict.fromkeys(name.partition(".")[0] for name in stored)
-    for old, new in changed.items():
-        for name, names, whose in (
-            (old, there, "checkpoint"),
-            (new, network.layer_names, "network"),
-        ):
-            if name not in names:
-                raise ValueError(
-                    f"rename names the layer '{name}', which the {whose} does not have"
-                    f"{did_you_mean(name, names)}"
-                )
-    places = {}
-    for old_path in stored:
-        layer, dot, rest = old_path.partition(".")
-        places[f"{changed.get(layer, layer)}{dot}{rest}"] = old_path
     expected = {k: v for kind in network_arrays(network) for k, v in kind.items() if v.size > 0}
+    return load_fitting(stored, expected, network, rename, "checkpoint", str(checkpoint.path))
+
+
+def load_fitting(
+    stored: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    network: AbstractPCNetwork,
+    rename: Mapping[str, str] | None,
+    source: str,
+    whole: str | None = None,
+    accept: Callable[[PartialReport], None] | None = None,
+) -> PartialReport:
+    """Write those stored arrays that are expected into a network; `source` is what errors call theirs.
+
+    `accept` is given the report before anything is written, and may raise.
+
+    Raises:
+        ValueError: for a name in `rename` that is not there, or where nothing fits; nothing is changed.
+    """
+    places, displaced = _places(stored, expected, dict(rename or {}), source)
     skipped, found = {}, {}
     for name, array in expected.items():
         if name not in places:
@@ -110,15 +115,51 @@ def load_partial(
         else:
             skipped[name] = f"{own.dtype}{list(own.shape)}, not {array.dtype}{list(array.shape)}"
     if not found:
+        there = dict.fromkeys(name.partition(".")[0] for name in stored)
         raise ValueError(
-            f"no array of {checkpoint.path} fits the network; it has {', '.join(there)} and the network "
-            f"{', '.join(network.layer_names)}; give rename={{old: new}}"
+            f"no array of {whole or f'the {source}'} fits the network; it has {', '.join(there)} and the "
+            f"network {', '.join(network.layer_names)}; give rename={{old: new}}"
         )
-    write_network_arrays(network, found)
-    return PartialReport(
+    unused = [old for name, old in places.items() if name not in expected]
+    report = PartialReport(
         loaded=tuple(found),
         renamed={name: places[name] for name in found if places[name] != name},
         missing=tuple(name for name in expected if name not in places),
         skipped=skipped,
-        unused=tuple(old for name, old in places.items() if name not in expected),
+        unused=(*unused, *displaced),
     )
+    if accept is not None:
+        accept(report)
+    write_network_arrays(network, found)
+    return report
+
+
+def _places(
+    stored: Mapping[str, Any], expected: Mapping[str, Any], rename: Mapping[str, str], source: str
+) -> tuple[dict[str, str], list[str]]:
+    """Return {path in the network: path where stored}, and what gives way to an array of a new name."""
+    for old, new in rename.items():
+        for name, paths, whose in ((old, stored, source), (new, expected, "network")):
+            if not any(_is_in(path, name) for path in paths):
+                layers = dict.fromkeys(path.partition(".")[0] for path in paths)
+                raise ValueError(
+                    f"rename names the layer '{name}', which the {whose} does not have"
+                    f"{did_you_mean(name, layers)}"
+                )
+    moved: dict[str, str] = {}
+    for path in stored:
+        prefixes = [old for old in rename if _is_in(path, old)]
+        if not prefixes:
+            continue
+        old = max(prefixes, key=len)
+        new = rename[old] + path[len(old) :]
+        if new in moved:
+            raise ValueError(f"rename brings both '{moved[new]}' and '{path}' to '{new}'; drop one")
+        moved[new] = path
+    others = [path for path in stored if not any(_is_in(path, old) for old in rename)]
+    displaced = [path for path in others if path in moved]
+    return moved | {path: path for path in others if path not in moved}, displaced
+
+
+def _is_in(path: str, prefix: str) -> bool:
+    return f"{path}.".startswith(f"{prefix}.")

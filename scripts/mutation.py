@@ -106,7 +106,7 @@ MUTANTS = [
     Mutant(
         "learning, sum for mean over the batch",
         "networks/pure.py",
-        "jnp.mean(total_energy(weighed))",
+        "weighted_mean(total_energy(weighed), of_examples)",
         "jnp.sum(total_energy(weighed))",
         "learning/test_rules.py",
     ),

@@ -50,7 +50,7 @@ def representations(
     >>> from flax import nnx
     >>> network = pc.models.mlp(3, 8, 4, rngs=nnx.Rngs(0))
     >>> {name: array.shape for name, array in pc.analysis.representations(network, jnp.ones((5, 3))).items()}
-    {'layer_0': (5, 8), 'layer_1': (5, 4)}
+    {'hidden_1': (5, 8), 'output': (5, 4)}
     """
     if inference is None and (inputs is None or targets is not None):
         raise ValueError(

@@ -95,7 +95,7 @@ class ArrayDataset(Dataset):
         >>> import pcflax as pc
         >>> data = pc.data.load("digits").only([0, 1])
         >>> data.num_classes, data.num_examples, data.name
-        (10, 290, 'digits/train of 0, 1')
+        (10, 294, 'digits/train of 0, 1')
         """
         labels, wanted = self.targets, sorted({int(label) for label in classes})
         known: Any = True

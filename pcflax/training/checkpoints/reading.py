@@ -87,7 +87,6 @@ class Checkpoint(NamedTuple):
             CheckpointError: naming the first array that does not fit, or what the network computes
                 otherwise than the one that was saved.
         """
-        check_fingerprint(self.meta.get("architecture"), network)
         parameters, other = network_arrays(network)
         then = tuple(self.meta.get("layers") or network.layer_names)
         stored = {name: self.sections[name] for name in ("parameters", "other", "optimizer")}
@@ -95,6 +94,7 @@ class Checkpoint(NamedTuple):
             stored = {name: renamed(flat, then) for name, flat in stored.items()}
         check_arrays("parameter", stored["parameters"], parameters)
         check_arrays("state", stored["other"], other)
+        check_fingerprint(self.meta.get("architecture"), network)
         if optimizer_state is None:
             return {**stored["parameters"], **stored["other"]}, {}
         expected = flatten(optimizer_state)

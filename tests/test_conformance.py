@@ -81,6 +81,7 @@ ENERGIES = {
     "gaussian": pc.energies.Gaussian(1.5),
     "learned gaussian": pc.energies.LearnedGaussian(precision=1.5),
     "running gaussian": pc.energies.RunningGaussian(variance=1.5),
+    "full gaussian": pc.energies.FullGaussian(np.diag([1.0, 2.0, 3.0, 4.0]) + 0.5),
     "laplace": pc.energies.Laplace(0.7),
     "huber": pc.energies.Huber(0.7),
     "categorical": pc.energies.Categorical(),
@@ -401,6 +402,52 @@ def test_with_zero_output_error_nothing_is_learned(name):
     before, after = jax.tree.leaves(network.parameters), jax.tree.leaves(new.parameters)
     for left, right in zip(before, after, strict=True):
         np.testing.assert_allclose(right, left, rtol=0, atol=1e-13)
+
+
+RULES_ALONG_TIME = {
+    "temporal, by sequence": pc.learning.Temporal(FEW),
+    "temporal, by step": pc.learning.Temporal(FEW, every="step"),
+    "temporal, incremental": pc.learning.Temporal(pc.learning.IncrementalPC(FEW), every="step"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES_ALONG_TIME.values(), ids=RULES_ALONG_TIME.keys())
+class TestLearningAlongTime:
+    """What is asked of every rule, of batches of sequences."""
+
+    INPUTS = np.random.RandomState(0).normal(size=(8, 6, 1)).astype(np.float32)
+
+    def network(self):
+        return pc.models.temporal(2, 3, controls=1, activation=jnp.tanh, rngs=nnx.Rngs(0))
+
+    def test_update_keeps_structure_shapes_and_dtypes(self, rule):
+        network, optimizer = pc.networks.split(self.network()), optax.adam(0.1)
+        state, evidence = (
+            optimizer.init(network.parameters),
+            pc.Evidence(self.INPUTS, jnp.ones((8, 6, 3))),
+        )
+        new, new_state, info = jax.eval_shape(
+            lambda n, s: rule.update(n, optimizer, s, evidence, key=KEY), network, state
+        )
+        for before, after in ((network, new), (state, new_state)):
+            assert jax.tree.structure(before) == jax.tree.structure(after)
+            for left, right in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+                assert (left.shape, left.dtype) == (right.shape, right.dtype)
+        assert set(info.energies) == set(info.activities) == set(network.names)
+        assert [energy.shape for energy in info.energies.values()] == [(8,), (8,)]
+        assert info.prediction.shape == (8, 6, 3)
+
+    def test_learns_through_the_trainer(self, rule):
+        data = pc.data.from_sequences(
+            self.INPUTS, np.tanh(np.cumsum(self.INPUTS, axis=1) * [1, -1, 0.5]), batch_size=4
+        )
+        trainer = pc.Trainer(self.network(), optax.adam(0.01), learning=rule, progress=False)
+        before = trainer.evaluate(data)["energy"]
+        trainer.fit(data, epochs=60)
+        assert trainer.evaluate(data)["energy"] < 0.5 * before
+
+    def test_is_hashable(self, rule):
+        assert hash(rule) == hash(rule)
 
 
 @pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES.keys())

@@ -485,6 +485,15 @@ class TestAnswers:
         assert capsys.readouterr().out.count("15 of 15 right") == 2
         assert (tmp_path / "sequence_memory.png").stat().st_size > 5000
 
+    def test_linear_systems_and_pendulums_are_followed(self, tmp_path, monkeypatch, capsys):
+        found = run_quickly(tracking, tmp_path, monkeypatch, "--seeds", "1")
+        names = {"tracking_ratio", "tracking_gain_error", "tracking_learned", "tracking_pendulum"}
+        assert set(found) == names
+        assert 1 < found["tracking_ratio"]["values"][0] < 1.2  # of 16 sequences of 60 steps
+        assert found["tracking_gain_error"]["values"][0] < 1e-6
+        assert "us a step" in capsys.readouterr().out
+        assert (tmp_path / "tracking.png").stat().st_size > 5000
+
     def test_predicted_noise_is_scored(self, tmp_path, monkeypatch, capsys):
         found = run_quickly(heteroscedastic, tmp_path, monkeypatch, "--seeds", "1")
         assert set(found) == {"heteroscedastic_correlation", "heteroscedastic_scale"}
@@ -508,9 +517,3 @@ class TestAnswers:
         distances = [float(line.split()[-1]) for line in printed[0][1:]]
         assert distances == sorted(distances)
         assert distances[-1] > 2 * distances[0]
-
-    def test_a_filter_is_near_kalmans_and_has_its_gain(self, tmp_path, monkeypatch):
-        found = run_quickly(tracking, tmp_path, monkeypatch, "--seeds", "1")
-        assert found["tracking_gain_error"]["values"][0] < 1e-6
-        assert 1 < found["tracking_ratio"]["values"][0] < 1.2
-        assert (tmp_path / "tracking.png").stat().st_size > 5000

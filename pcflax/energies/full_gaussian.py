@@ -8,15 +8,15 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from .base import Energy, PerExample, Values, check_same_shape
+from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
 
 class FullGaussian(Energy):
-    """E(z, mu) = 1/2 (z - mu)^T P (z - mu) over the features of a vector, one number for each example.
+    """E(z, mu) = 1/2 (z - mu)^T P (z - mu) over the last axis, one number for each example.
 
-    The negative log of a Gaussian with mean mu and covariance P^-1, without its constant. With the steady
-    state's precision of a linear system, the inverse of the covariance that a Kalman filter predicts with,
-    inference has the Kalman filter's gain.
+    Summed over other axes of features, if there are any. The negative log of a Gaussian with mean mu and
+    covariance P^-1, without its constant. With the steady state's precision of a linear system, the inverse
+    of the covariance that a Kalman filter predicts with, inference has the Kalman filter's gain.
 
     Args:
         precision: P, (features, features), symmetric and positive semidefinite. It is fixed: state that
@@ -60,10 +60,10 @@ class FullGaussian(Energy):
         """1/2 (activity - prediction)^T P (activity - prediction) of each example."""
         check_same_shape(self, activity, prediction)
         precision: Float[Array, "features features"] = self.precision[...]
-        if activity.shape[1:] != precision.shape[:1]:
+        if activity.shape[-1] != len(precision):
             raise ValueError(
                 f"FullGaussian has a precision of shape {precision.shape}, but one example of the activity "
-                f"has shape {activity.shape[1:]}; give one row and column for each feature of a vector"
+                f"has shape {activity.shape[1:]}; give one row and column for each feature of the last axis"
             )
         error = activity - prediction
-        return 0.5 * jnp.sum((error @ precision) * error, axis=-1)
+        return 0.5 * sum_features((error @ precision) * error)

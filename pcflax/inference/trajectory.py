@@ -1,7 +1,8 @@
 """The problem of a whole sequence: the activities of all its steps, inferred together.
 
 F_i = sum_t F_i(z_t, z_{t-1}) over the steps of example i, each predicted from the step before, which now is
-free, too: what comes later corrects what came before. Coordinates are (batch, time, *features), and every
+free, too: what comes later corrects what came before. Steps after the last that is known follow from those
+before at no cost. Coordinates are (batch, time, *features), and every
 algorithm solves it as it solves one step. Next file to read: `problem.py`.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from pcflax.layers import Clamp, Evidence
 from pcflax.networks import SplitNetwork
@@ -28,8 +29,7 @@ class TrajectoryProblem(InferenceProblem):
     """Minimise F_i over the free activities of all steps; see the head of this file.
 
     Attributes:
-        inputs: {"given": inputs along time, "before": what stands before the first step, "counts": (batch,
-            time), which steps are part of the sequence}.
+        inputs: {"given": inputs along time, "before": what stands before the first step}.
     """
 
     def energies(self, coordinates: PyTree) -> Energies:
@@ -46,14 +46,9 @@ class TrajectoryProblem(InferenceProblem):
 
     def energies_of_pairs(self, pairs: tuple[Activities, Activities]) -> Energies:
         """Return the energies as a function of activities and predictions."""
-        counts: Bool[Array, "batch time"] = self.inputs["counts"]
-        each = super().energies_of_pairs(jax.tree.map(_one_axis, pairs))
-        found = {}
-        for name, energy in each.items():
-            energy = energy.reshape(*counts.shape, *energy.shape[1:])
-            mask = counts.reshape(*counts.shape, *[1] * (energy.ndim - 2))
-            found[name] = jnp.where(mask, energy, 0).sum(axis=1)
-        return found
+        shape = next(iter(pairs[0].values())).shape[:2]
+        each = super().energies_of_pairs(_flat(pairs))
+        return {name: e.reshape(*shape, *e.shape[1:]).sum(axis=1) for name, e in each.items()}
 
     def seen(self, activities: Mapping[str, Array]) -> dict[str, Array]:
         """Return what each step gets from outside: the inputs, and the activities one step earlier."""
@@ -90,10 +85,8 @@ def make_trajectory(network: SplitNetwork, evidence: Evidence) -> TrajectoryProb
     start, clamps, given = jax.tree.map(
         lambda leaf: jnp.moveaxis(leaf, 0, 1), (start, clamps, line.steps.inputs)
     )
-    batch = jax.tree.leaves((start, clamps))[0].shape[0]
-    counts = jnp.ones((batch, line.length), bool) if line.counts is None else line.counts.T
     given = {name: value for name, value in given.items() if not isinstance(value, Clamp)}
-    inputs: Any = {"given": given, "before": line.before, "counts": counts}
+    inputs: Any = {"given": given, "before": line.before}
     return TrajectoryProblem(network, inputs, clamps, start)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -14,6 +15,15 @@ from pcflax.layers import PCDense, PCLayer
 from pcflax.networks import PCGraph, Previous
 
 
+def lasting(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """Return 0.9 times the identity, as an initializer of the weights of a state from one step to the next.
+
+    Source: Le, Jaitly & Hinton (2015), arXiv 1504.00941, with a factor that lets the past fade.
+    """
+    del key  # deterministic
+    return 0.9 * jnp.eye(*shape, dtype=dtype)
+
+
 class Transition(PCLayer):
     """mu_t = A f(z_{t-1}) + B u_t: a state predicted from the step before, and from what controls it.
 
@@ -21,7 +31,8 @@ class Transition(PCLayer):
         features: of the state.
         controls: of u; 0 for a system that nothing controls.
         activation: f, or None for a linear system.
-        kernel_init: an initializer of A, orthogonal times 0.9 unless given, so that a state fades slowly.
+        kernel_init: an initializer of A; 0.9 times the identity unless given, so that a state lasts and does
+            not turn. A random orthogonal start now and then ends in a bad minimum.
         energy: of the state; `Gaussian()` unless given.
         rngs: source of the initial weights.
 
@@ -31,8 +42,8 @@ class Transition(PCLayer):
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
-    >>> layer = pc.models.Transition(3, controls=1, rngs=nnx.Rngs(0))
-    >>> layer.predict(jnp.ones((2, 3)), jnp.ones((2, 1))).shape
+    >>> transition = pc.models.Transition(3, controls=1, rngs=nnx.Rngs(0))
+    >>> transition.predict(jnp.ones((2, 3)), jnp.ones((2, 1))).shape
     (2, 3)
     """
 
@@ -47,8 +58,9 @@ class Transition(PCLayer):
         rngs: nnx.Rngs,
     ):
         super().__init__(energy=energy)
-        init = nnx.initializers.orthogonal(0.9) if kernel_init is None else kernel_init
-        self.recurrent = nnx.Linear(features, features, use_bias=False, kernel_init=init, rngs=rngs)
+        self.recurrent = nnx.Linear(
+            features, features, use_bias=False, kernel_init=kernel_init or lasting, rngs=rngs
+        )
         if controls:
             self.control = nnx.Linear(controls, features, use_bias=False, rngs=rngs)
         self.activation = activation

@@ -142,7 +142,7 @@ def _is_masked(value: Any) -> bool:
 
 
 def _full(value: Any) -> Any:
-    """A clamp whose mask has a row for each example and step; (..., 1) for all of its features stays."""
+    """A clamp with a row of its mask for each example and step; one number for all features stays one."""
     if not isinstance(value, Clamp):
         return jnp.asarray(value)
     array, mask = jnp.asarray(value.value), value.mask

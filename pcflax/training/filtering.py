@@ -31,9 +31,9 @@ class Filter(AbstractReading):
     At each step F_i(z_t, z_{t-1}) is minimised with z_{t-1} where the step before left it. What the data say
     of the node that is read is hidden from inference, and what it is compared with.
 
-    With a linear network, `pc.energies.FullGaussian` of the steady state's precision and exact inference it
-    is the Kalman filter in its steady state. With fixed precisions it is a filter of fixed gain, which does
-    not know how uncertain z_{t-1} is.
+    With a linear network, exact inference and `pc.energies.FullGaussian` of the steady state's precision
+    it is the Kalman filter in its steady state. With other precisions its gain is another fixed one, for it
+    does not know how uncertain z_{t-1} is.
 
     Args:
         inference: the algorithm of each step.

@@ -7,8 +7,8 @@ from .decoder import decoder as decoder
 from .mlp import mlp as mlp
 from .residual_mlp import residual_mlp as residual_mlp
 from .resnet import resnet18 as resnet18
-from .temporal import Transition as Transition
-from .temporal import temporal as temporal
+from .state_space import Transition as Transition
+from .state_space import temporal as temporal
 from .transformer import transformer as transformer
 from .vgg import vgg5 as vgg5
 from .vgg import vgg7 as vgg7

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence
-from pcflax.layers.clamps import Known, weighted_mean
+from pcflax.layers.clamps import Known, weighted_mean, whole_values
 from pcflax.layers.evaluate import evaluate
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.amortize import Guess, amortize
@@ -92,5 +92,4 @@ def _guesses(network: AbstractPCNetwork, inputs, clamps: Mapping[str, Clamp]) ->
             "the Amortized start needs a network with amortizers, and this one has none; take "
             "pc.models.hybrid, or pc.PCGraph(..., amortizers={layer: node})"
         )
-    known = {name: clamp.value for name, clamp in clamps.items() if clamp.mask is None}
-    return amortize(network, inputs, known)
+    return amortize(network, inputs, whole_values(clamps))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from jaxtyping import Array
 
 from pcflax.layers import Clamp
+from pcflax.layers.clamps import whole_values
 from pcflax.networks import AbstractPCNetwork
 from pcflax.networks.amortize import descend
 from pcflax.settings import Settings
@@ -41,6 +42,6 @@ class Downward(Settings):
     ) -> Activities:
         """Return the start of every activity by layer name."""
         del key  # deterministic
-        known = {name: clamp.value for name, clamp in clamps.items() if clamp.mask is None}
-        held = {name: Clamp(value) for name, value in descend(network, inputs, known).items()}
+        means = descend(network, inputs, whole_values(clamps))
+        held = {name: Clamp(value) for name, value in means.items()}
         return network.feedforward(inputs, batch_size=batch_size, clamps={**held, **clamps})

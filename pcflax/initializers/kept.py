@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool
 
 from pcflax.checks import expect_number
 from pcflax.layers import Clamp, Evidence
+from pcflax.layers.clamps import whole_values
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Settings
 from pcflax.typing import Activities, PRNGKey, PyTree
@@ -258,7 +259,7 @@ def _nothing(network: AbstractPCNetwork | SplitNetwork, data: Any, number: int) 
     def free(evidence):
         bound = pure.bind()
         known = bound.known(evidence)
-        whole = {name for name, clamp in known.clamps.items() if clamp.mask is None}
+        whole = whole_values(known.clamps)
         return {k: value for k, value in bound.start(known).items() if k not in whole}
 
     shapes = jax.eval_shape(free, data.spec())

@@ -149,6 +149,11 @@ def check_weights(weights: Any, batch_size: int) -> None:
         raise ValueError("expected weights that are finite and at least 0, got others; mend them")
 
 
+def whole_values(clamps: Clamps) -> dict[str, Array]:
+    """Return the values of the clamps that hold all elements, by name."""
+    return {name: clamp.value for name, clamp in clamps.items() if clamp.mask is None}
+
+
 class ClampShapeError(ValueError):
     """A clamp has another shape than its layer predicts; told with the layer's name."""
 

@@ -90,9 +90,7 @@ class Implicit(AbstractGradientLearning):
             )
             result = self.inference.solve(problem, key=solve_key)
             bound = problem.network.bind()
-            answer = result.activities[bound.output]
-            if bound.layer(bound.output).node_axes > 1:
-                answer = answer[bound.layer(bound.output).top_node]
+            answer = result.activities[bound.output][bound.layer(bound.output).top_node]
             return evidence.mean(bound.output_energy(answer, evidence.targets)), (result, answer)
 
         gradients, (result, answer) = jax.grad(mean_output_energy, has_aux=True)(network.parameters)

@@ -60,11 +60,6 @@ class Filter(AbstractReading):
     def __post_init__(self):
         expect_algorithm(self, self.inference)
 
-    @property
-    def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return self.inference.stops_at_tolerance
-
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""
         return "targets" if self.read in network.bind().outputs else None
@@ -123,11 +118,6 @@ class Smoother(AbstractReading):
     def __post_init__(self):
         expect_algorithm(self, self.inference)
 
-    @property
-    def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return self.inference.stops_at_tolerance
-
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""
         return "targets" if self.read in network.bind().outputs else None
@@ -178,11 +168,6 @@ class Forecast(AbstractReading):
         """Return the reading of what a rule learns to predict without inference of the outputs."""
         inference = getattr(rule, "inference", None)
         return cls(inference) if rule.along_time and inference is not None else Feedforward()
-
-    @property
-    def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return self.inference.stops_at_tolerance
 
     def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
         """Go along the sequences, and read the predictions."""

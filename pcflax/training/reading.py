@@ -68,8 +68,9 @@ class AbstractReading(Settings, abc.ABC):
 
     @property
     def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return False
+        """Whether an example's inference, where there is one, ends where it converged."""
+        inference = getattr(self, "inference", None)
+        return inference is not None and inference.stops_at_tolerance
 
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether what is read are the data's "inputs" or "targets"; None for anything else."""
@@ -165,11 +166,6 @@ class Equilibrium(AbstractReading):
         elif hide is not None:
             hide = tuple(hide)
         object.__setattr__(self, "hide", hide)
-
-    @property
-    def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return self.inference.stops_at_tolerance
 
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""

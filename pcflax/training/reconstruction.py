@@ -58,11 +58,6 @@ class Reconstruction(AbstractReading):
         expect_algorithm(self, self.inference)
         expect_start(self, self.initializer)
 
-    @property
-    def stops_at_tolerance(self) -> bool:
-        """Whether an example's inference ends where it converged."""
-        return self.inference.stops_at_tolerance
-
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""
         return role_of(network.bind(), self.node)

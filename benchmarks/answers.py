@@ -9,8 +9,10 @@ of other scripts as they are.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,3 +42,27 @@ def record_answer(
     record[name] = {"values": found, "unit": unit, "command": command}
     write_results(dict(sorted(record.items())), path)
     return path
+
+
+def answer_parser(
+    description: str | None, *, quick: str, seeds: int = 3, data: bool = True
+) -> argparse.ArgumentParser:
+    """Return the parser of the options that every script of answers has.
+
+    Args:
+        description: the script's docstring.
+        quick: what `--quick` makes of it.
+        seeds: how many there are unless given.
+        data: whether the script reads a prepared set, from `--data-dir` or TFDS_DATA_DIR.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if data:
+        parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument(
+        "--output", type=Path, help="the answers file; the committed one unless given"
+    )
+    return parser

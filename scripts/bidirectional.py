@@ -17,8 +17,6 @@ small factor leaves the nodes at their predictions from below. Answers: `bidirec
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -31,7 +29,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 # U(+-1/sqrt(fan_in)), as PyTorch's and Equinox's linear layers have it
@@ -65,36 +63,19 @@ def train(
 
 def draw(trainers: list[pc.Trainer], path: Path) -> None:
     """Draw every class by every seed's network."""
-    from matplotlib.figure import Figure
-
     classes = trainers[0].network.layer("label").out_features
     labels = pc.Evidence(targets=jnp.eye(classes))
-    figure = Figure(figsize=(classes, len(trainers) + 0.5), layout="constrained")
-    axes = figure.subplots(len(trainers), classes, squeeze=False)
-    for seed, (row, trainer) in enumerate(zip(axes, trainers, strict=True)):
-        images = np.asarray(trainer.predict(labels, reads=DRAW))
-        side = int(images.shape[1] ** 0.5)
-        for label, (axis, image) in enumerate(zip(row, images, strict=True)):
-            axis.imshow(image.reshape(side, side), cmap="gray")
-            axis.axis("off")
-            if seed == 0:
-                axis.set_title(str(label))
-    figure.suptitle("images inferred from a clamped label, one row a seed", fontsize=9)
+    figure = pc.plotting.image_figure(
+        np.concatenate([trainer.predict(labels, reads=DRAW) for trainer in trainers]),
+        columns=classes,
+        title="images inferred from clamped labels 0 to 9, one row a seed",
+    )
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     """Train a network a seed, answer both ways, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the embedded digits, small networks")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="the embedded digits, small networks").parse_args()
     quick = options.quick
     given: dict = {"normalize": False} | ({} if quick else {"data_dir": options.data_dir})
     name, part, hidden, size = (

@@ -19,7 +19,6 @@ Answers, five seeds each, in percent: `continual_RULE_class`, `continual_RULE_ta
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 TASKS = [(2 * task, 2 * task + 1) for task in range(5)]
@@ -126,16 +125,7 @@ def draw(matrices: dict[str, np.ndarray], path: Path) -> None:
 
 def main() -> None:
     """Learn, print scores with intervals, write answers and the figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="embedded digits, a small network")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="embedded digits, a small network", seeds=5).parse_args()
     train, held_out, test = load(options)
     matrices = {}
     for name in RULES:

@@ -18,8 +18,6 @@ benchmarks/results/answers-cpu.json, and a picture beside it.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -33,7 +31,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 ZEROS = pc.initializers.Zeros()
@@ -118,16 +116,8 @@ def draw(trainer: pc.Trainer, images: np.ndarray, test: np.ndarray, path: Path) 
 
 def main() -> None:
     """Train by both rules, a network a seed, and compare with principal components."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the embedded digits, few epochs")
+    parser = answer_parser(__doc__, quick="the embedded digits, few epochs")
     parser.add_argument("--rules", default=",".join(SETTINGS), help="pc, ipc or both")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
     options = parser.parse_args()
     name, hidden, latent, epochs = ("digits", 32, 8, 40) if options.quick else ("mnist", 128, 64, 0)
     given = {} if options.quick else {"data_dir": options.data_dir}

@@ -13,8 +13,6 @@ not tuned. Answers: `graph_random`, `graph_cycle`, and `_implicit` beside them.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -28,7 +26,7 @@ from scipy.stats import t
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 
 SETTLE = pc.inference.NewtonCG(tolerance=1e-3, max_steps=20)
 RULES = {
@@ -71,17 +69,9 @@ def build(edges: np.ndarray, width: int, spec, seed: int) -> pc.PCGraph:
 
 def main() -> None:
     """Train each graph by each rule, read all test images at equilibrium, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = answer_parser(__doc__, quick="the embedded digits, one epoch")
     parser.add_argument("--rate", type=float, default=2e-3, help="Adam's learning rate")
     parser.add_argument("--validate", action="store_true", help="on the last 5,000 training images")
-    parser.add_argument("--quick", action="store_true", help="the embedded digits, one epoch")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
     options = parser.parse_args()
     if options.quick:
         data, test, epochs = pc.data.load("digits"), pc.data.load("digits", split="test"), 1

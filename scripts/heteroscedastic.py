@@ -13,7 +13,6 @@ precisions beside it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 GRID = np.linspace(-1, 1, 201, dtype=np.float32)[:, None]
@@ -105,15 +104,7 @@ def picture(fits: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, path: Pat
 
 def main() -> None:
     """Train a network a seed and, on the first seed, at lower precisions; write answers and figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="50 batches")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one by default"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="50 batches", data=False).parse_args()
     num_steps = 50 if options.quick else 2000
     fits, correlations, scales = {}, [], []
     runs = [(1, precision, False) for precision in PRECISIONS[:-1]] + [(1, 1.0, True)]

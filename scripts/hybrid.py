@@ -12,8 +12,6 @@ inference steps each start needs: a figure, beside the answers `hybrid`, `hybrid
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -24,7 +22,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 GUESS = pc.initializers.Amortized()
@@ -89,16 +87,7 @@ def draw(curves: dict[str, list[list[float]]], path: Path) -> None:
 
 def main() -> None:
     """Train a network a seed, read labels in each way, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the embedded digits, a small network")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="the embedded digits, a small network").parse_args()
     roles = {"inputs": "label", "targets": "image"}
     name, hidden, num_steps = ("digits", 32, 400) if options.quick else ("mnist", 300, 300)
     given = {} if options.quick else {"data_dir": options.data_dir}

@@ -11,21 +11,20 @@ benchmarks/results/answers-cpu.json and a picture of each class drawn, beside it
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 SETTLE = pc.inference.GradientDescent(0.02, momentum=0.9, num_steps=100)
@@ -60,40 +59,19 @@ def train(seed: int, data: pc.data.Dataset, hidden: int, num_steps: int) -> pc.T
 
 def draw(trainers: list[pc.Trainer], data: pc.data.Dataset, path: Path) -> None:
     """Draw every class by every seed's network, as it predicts an image from the clamped label."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    classes, pixels = data.spec().inputs.shape[1], data.spec().targets.shape[1]
-    side = int(pixels**0.5)
-    figure, axes = plt.subplots(
-        len(trainers), classes, figsize=(classes, len(trainers) + 0.4), squeeze=False
+    labels, decoder = jnp.eye(data.spec().inputs.shape[1]), data.reader.decoder
+    images = [trainer.predict(labels, reads=pc.Feedforward()) for trainer in trainers]
+    figure = pc.plotting.image_figure(
+        np.concatenate(images) * decoder.std[0] + decoder.mean[0],
+        columns=len(labels),
+        title="images drawn from clamped labels 0 to 9, one row a seed",
     )
-    for seed, (row, trainer) in enumerate(zip(axes, trainers, strict=True)):
-        images = trainer.predict(jnp.eye(classes), reads=pc.Feedforward())
-        for label, (axis, image) in enumerate(zip(row, images, strict=True)):
-            axis.imshow(image.reshape(side, side), cmap="gray")
-            axis.axis("off")
-            if seed == 0:
-                axis.set_title(str(label))
-    figure.suptitle("images drawn from a clamped label, one row a seed", fontsize=9, y=1.02)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     """Train a network a seed, infer the labels of the test images, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the embedded digits, a small network")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="the embedded digits, a small network").parse_args()
     roles = {"inputs": "label", "targets": "image"}
     name, hidden, num_steps = ("digits", 32, 400) if options.quick else ("mnist", 300, 200)
     given = {} if options.quick else {"data_dir": options.data_dir}

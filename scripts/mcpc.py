@@ -13,7 +13,6 @@ benchmarks/results/answers-cpu.json.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from scipy import stats
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 
 COUNT, CHAINS = 10240, 4
 
@@ -68,15 +67,7 @@ def mixing(network: pc.PCNetwork, seed: int, num_samples: int) -> tuple[float, f
 
 def main() -> None:
     """Train a network a seed, draw from it, and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="few epochs and samples")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="few epochs and samples", data=False).parse_args()
     epochs, num_samples = (6, 500) if options.quick else (40, 20000)
     variances, distances = [], []
     for seed in range(options.seeds):

@@ -18,8 +18,6 @@ and 2; the longest sequence of which less than 1 % of the bits come out wrong.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -32,7 +30,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 COUNT, NOISE = 50, 0.2
@@ -217,16 +215,7 @@ def draw(images, mask, found, counts, wrong, correlations, longest, path: Path) 
 
 def main() -> None:
     """Store and recall, measure capacities, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="20 embedded digits, short curves")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="20 embedded digits, short curves").parse_args()
     quick = options.quick
     given = {} if quick else {"data_dir": options.data_dir, "split": "train[:5000]"}
     data = pc.data.load("digits" if quick else "mnist", normalize=False, shuffle=False, **given)

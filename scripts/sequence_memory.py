@@ -12,8 +12,6 @@ seed draws 16 other images. Expected: all in order, by the nearest stored image,
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 LENGTH = 16
@@ -58,16 +56,7 @@ def recall(trainer: pc.Trainer, sequence: np.ndarray) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Store a sequence a seed, recall it in both ways, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the embedded digits, fewer steps")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(__doc__, quick="the embedded digits, fewer steps").parse_args()
     name = "digits" if options.quick else "mnist"
     given = {} if options.quick else {"data_dir": options.data_dir, "split": "train[:500]"}
     data = pc.data.load(name, normalize=False, shuffle=False, **given)

@@ -18,7 +18,6 @@ into the answers, and a picture beside.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
@@ -31,7 +30,7 @@ from flax import nnx
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 STARTS = {
@@ -154,17 +153,9 @@ def draw(found: dict[tuple[str, str], np.ndarray], steps: tuple[int, ...], path:
 
 def main() -> None:
     """Train by each start and number of steps, then with and without unlabelled digits; write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="of the starts; two more of the second part"
-    )
-    parser.add_argument("--quick", action="store_true", help="two numbers of steps, one epoch")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(
+        __doc__, quick="two numbers of steps, one epoch", data=False
+    ).parse_args()
     steps, epochs = ((1, 3), 2) if options.quick else (STEPS, 10)
     answer = {"command": "python scripts/starts.py", "path": options.output}
     found = {}

@@ -22,7 +22,6 @@ The task is that of Millidge et al. (2024), PLoS Computational Biology 20(4). Wr
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -39,7 +38,7 @@ from scipy.linalg import solve_discrete_are
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.answers import record_answer
+from benchmarks.answers import answer_parser, record_answer
 from benchmarks.records import RESULTS
 
 DT = 1e-3
@@ -282,15 +281,9 @@ def draw(found: list[dict[str, float]], steps: int, path: Path) -> None:
 
 def main() -> None:
     """Follow and learn with each seed, write the answers and the figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="short sequences, little learning")
-    parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
-    )
-    options = parser.parse_args()
+    options = answer_parser(
+        __doc__, quick="short sequences, little learning", seeds=5, data=False
+    ).parse_args()
     steps, length, batches, swings = (60, 20, 2, 2) if options.quick else (1000, 200, 300, 150)
     found = [track(seed, steps) for seed in range(options.seeds)]
     learned, pendulum = [], []

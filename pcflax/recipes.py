@@ -31,6 +31,7 @@ INFERENCE: dict[str, tuple[str, ...]] = {
     "flow": ("GradientFlow",),
     "gauss-newton": ("GaussNewton",),
     "newton": ("NewtonCG",),
+    "output-newton": ("OutputNewton",),
     "langevin": ("Langevin",),
     "linear": ("LinearSolve",),
 }

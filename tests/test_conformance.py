@@ -37,6 +37,7 @@ ALGORITHMS = {
     "newton": NEWTON,
     # linear where errors are large: it wants more steps than Newton's method
     "gauss-newton": pc.inference.GaussNewton(tolerance=1e-8, max_steps=300),
+    "output-newton": pc.inference.OutputNewton(tolerance=1e-8, max_steps=300),
     # at rest to 1e-10 only where the controller keeps the path to 1e-11 and 1e-12
     "flow": pc.inference.GradientFlow(tolerance=1e-10, max_steps=4000),
     "errors, gradient": pc.inference.ErrorCoordinates(DESCENT),
@@ -109,6 +110,7 @@ REFUSED = {
     "bidirectional": ("backprop", "fixed prediction", "zil"),
     "feedback": ("auto", "newton", "linear", "implicit"),
 }
+ONE_PREDICTOR = ("output-newton",)  # algorithms that want it
 KEY = jax.random.key(0)
 
 pytestmark = pytest.mark.usefixtures("explicit_ranks")
@@ -375,6 +377,10 @@ def test_an_algorithm_infers_in_every_family_or_says_that_it_cannot(name, family
     problem = pc.inference.make_problem(pure, evidence, initializer=start)
     if "feedback" in family and refused(family, name):
         with pytest.raises(ValueError, match="feedback weights of their own.*; take "):
+            jax.eval_shape(lambda: ALL[name].solve(problem, key=KEY))
+        return
+    if name in ONE_PREDICTOR and "feedback" not in family:
+        with pytest.raises(ValueError, match="predicts another layer's node.*; take "):
             jax.eval_shape(lambda: ALL[name].solve(problem, key=KEY))
         return
     if name in LINEAR_ALGORITHMS:

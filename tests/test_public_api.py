@@ -33,7 +33,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         total_energy""",
     "inference": """AbstractInference AbstractIterativeInference CurvatureDescent ErrorCoordinates
         FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
-        Langevin LinearSolve NewtonCG Scheduled Seen Sequence Status StepInfo Trace
+        Langevin LinearSolve NewtonCG OutputNewton Scheduled Seen Sequence Status StepInfo Trace
         UntilTolerance VectorField expect_algorithm finished make_problem observe""",
     "initializers": """AbstractKeptStart Amortized ClassAverage Downward Feedforward Normal
         Persistent Zeros""",

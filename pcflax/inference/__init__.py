@@ -11,6 +11,7 @@ from .langevin import Langevin as Langevin
 from .linear import LinearSolve as LinearSolve
 from .newton import GaussNewton as GaussNewton
 from .newton import NewtonCG as NewtonCG
+from .output_newton import OutputNewton as OutputNewton
 from .problem import InferenceProblem as InferenceProblem
 from .problem import VectorField as VectorField
 from .problem import make_problem as make_problem

@@ -112,13 +112,27 @@ class ErrorCoordinates(AbstractInference):
         record: Callable[[Seen], PyTree] | None = None,
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
-        more = {} if record is None else {"record": record}
-        expect_energy(self, problem)
-        result = self.inference.solve(error_problem(problem), key=key, trace=trace, **more)
-        ended = finished(problem, problem.encode(result.activities), result.num_steps)
-        broken = ended.status == Status.NOT_FINITE
-        return result._replace(
-            energies=ended.energies,
-            residual=ended.residual,
-            status=jnp.where(broken, ended.status, result.status),
-        )
+        solve = self.inference.solve
+        return solve_over_errors(self, problem, solve, key=key, trace=trace, record=record)
+
+
+def solve_over_errors(
+    owner: object,
+    problem: InferenceProblem,
+    solve: Callable[..., InferenceResult],
+    *,
+    key: PRNGKey | None,
+    trace: bool,
+    record: Callable[[Seen], PyTree] | None,
+) -> InferenceResult:
+    """Solve over errors, and tell energies and residual at the activities they stand for."""
+    more = {} if record is None else {"record": record}
+    expect_energy(owner, problem)
+    result = solve(error_problem(problem), key=key, trace=trace, **more)
+    ended = finished(problem, problem.encode(result.activities), result.num_steps)
+    broken = ended.status == Status.NOT_FINITE
+    return result._replace(
+        energies=ended.energies,
+        residual=ended.residual,
+        status=jnp.where(broken, ended.status, result.status),
+    )

@@ -120,6 +120,7 @@ class TestBuilt:
             ("flow", pc.inference.GradientFlow),
             ("gauss-newton", pc.inference.GaussNewton),
             ("newton", pc.inference.NewtonCG),
+            ("output-newton", pc.inference.OutputNewton),
             ("langevin", pc.inference.Langevin),
             ("linear", pc.inference.LinearSolve),
         ],

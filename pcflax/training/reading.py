@@ -96,8 +96,12 @@ class Feedforward(AbstractReading):
     """Read the outputs' prediction after a pass upward from the inputs; no inference.
 
     The energy is F at the activities of that pass with the targets scored on top, which on a chain is the
-    output's energy. Of a network whose root is free it reads the prior's own prediction, the same for
-    every example: take `Equilibrium` or `Reconstruction` there.
+    output's energy. Of data that say nothing below the outputs, such as images alone to a network with a free
+    root, the pass would be the prior's own prediction, the same for every example: it refuses these.
+
+    Raises:
+        ValueError: on use, where nothing is known below the outputs; `Equilibrium` or `Reconstruction` infer
+            there.
 
     >>> import pcflax as pc
     >>> pc.Feedforward()
@@ -109,12 +113,20 @@ class Feedforward(AbstractReading):
         del key  # deterministic
         bound = network.bind()
         known = bound.known(evidence)
-        prediction = bound.predict(
-            evidence.inputs, batch_size=known.batch_size, clamps=known.clamps
-        )
+        prediction = self.prediction(bound, known)
         bound.set_activities(bound.start(known))
         energy = bound.energy(known.inputs)
         return Answer(*predicted(bound, prediction, evidence.targets), energy, None)
+
+    def prediction(self, bound: AbstractPCNetwork, known: Known) -> Any:
+        """Return what the pass upward predicts of the outputs."""
+        if not is_told_below(bound, known):
+            raise ValueError(
+                "nothing is known below the outputs, so no evidence determines an answer: a pass upward would "
+                "be the same for every example; give inputs, or infer by pc.Equilibrium(inference, read=...) "
+                "or pc.Reconstruction(inference)"
+            )
+        return bound.predict(known.inputs, batch_size=known.batch_size, clamps=known.clamps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +301,12 @@ def predicted(
         prediction = {name: prediction[name] for name in targets}
     means = {name: mean_of(bound, name, value) for name, value in prediction.items()}
     return prediction, means, targets, known
+
+
+def is_told_below(bound: AbstractPCNetwork, known: Known | Evidence) -> bool:
+    """Return whether anything is known below the outputs, which a pass upward would begin from."""
+    below = [clamp for name, clamp in (known.clamps or {}).items() if name not in bound.outputs]
+    return bool(jax.tree.leaves((known.inputs, below)))
 
 
 def expect_start(reading: AbstractReading, initializer: Any) -> None:

@@ -246,6 +246,30 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             trainer.evaluate(data_of(*arrays), reads=reads)
 
+    def test_a_pass_upward_from_nothing_determines_no_answer(self, arrays):
+        """All examples would get the prior's prediction."""
+        _, images = arrays
+        trainer = trainer_of(generator())
+        for ask in (
+            lambda: trainer.evaluate(data_of(None, images)),
+            lambda: trainer.predict(data_of(None, images)),
+            lambda: trainer.predict(pc.Evidence(targets=images)),
+            lambda: trainer.fit(data_of(None, images), num_steps=1, eval_data=data_of(None, images)),
+        ):
+            with pytest.raises(ValueError, match=r"no evidence determines an answer.*Reconstruction"):
+                ask()
+        history = trainer.fit(data_of(None, images), num_steps=1)  # by inference, which has an answer
+        layers = ["train/energy/image", "train/energy/label"]
+        assert sorted(history.names()) == ["train/energy", *layers, "train/loss"]
+
+    def test_what_is_clamped_below_determines_a_pass(self, arrays):
+        labels, images = arrays
+        network = generator()
+        asked = pc.Evidence(None, images, clamps={"label": labels})
+        linear = network.layers["image"].linear
+        expected = labels @ np.asarray(linear.kernel[...]) + np.asarray(linear.bias[...])
+        np.testing.assert_allclose(trainer_of(network).predict(asked), expected, rtol=1e-5)
+
     def test_nothing_to_compare_with_is_told(self, arrays):
         _, images = arrays
         trainer = trainer_of(generator(), reads=pc.Equilibrium(NEWTON, read="label", hide=()))

@@ -122,8 +122,8 @@ class Feedforward(AbstractReading):
         """Return what the pass upward predicts of the outputs."""
         if not is_told_below(bound, known):
             raise ValueError(
-                "nothing is known below the outputs, so no evidence determines an answer: a pass upward would "
-                "be the same for every example; give inputs, or infer by pc.Equilibrium(inference, read=...) "
+                "nothing is known below the outputs, so no evidence determines an answer: a pass upward is "
+                "the same for every example; give inputs, or infer by pc.Equilibrium(inference, read=...) "
                 "or pc.Reconstruction(inference)"
             )
         return bound.predict(known.inputs, batch_size=known.batch_size, clamps=known.clamps)

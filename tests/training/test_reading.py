@@ -254,11 +254,17 @@ class TestRefusals:
             lambda: trainer.evaluate(data_of(None, images)),
             lambda: trainer.predict(data_of(None, images)),
             lambda: trainer.predict(pc.Evidence(targets=images)),
-            lambda: trainer.fit(data_of(None, images), num_steps=1, eval_data=data_of(None, images)),
+            lambda: trainer.fit(
+                data_of(None, images), num_steps=1, eval_data=data_of(None, images)
+            ),
         ):
-            with pytest.raises(ValueError, match=r"no evidence determines an answer.*Reconstruction"):
+            with pytest.raises(
+                ValueError, match=r"no evidence determines an answer.*Reconstruction"
+            ):
                 ask()
-        history = trainer.fit(data_of(None, images), num_steps=1)  # by inference, which has an answer
+        history = trainer.fit(
+            data_of(None, images), num_steps=1
+        )  # by inference, which has an answer
         layers = ["train/energy/image", "train/energy/label"]
         assert sorted(history.names()) == ["train/energy", *layers, "train/loss"]
 

@@ -58,8 +58,8 @@ class Trainer:
         learning: the rule, such as `pc.learning.PredictiveCoding(...)`.
         reads: how evaluations and `predict` read an answer: `pc.Feedforward()` unless given (along
             time `pc.Forecast`), or by inference, `pc.Equilibrium(...)` and `pc.Reconstruction(...)`. Training
-            rows hold metrics of the pass upward, so with another reading, and of data that say nothing below the
-            outputs, they hold energy and loss alone.
+            rows hold metrics of the pass upward, so with another reading, and of data that say nothing below
+            the outputs, they hold energy and loss alone.
         wrt: which parameters learn; all unless given. Names or patterns of layers or paths, ("output",
             "*.bias"), or a filter of nnx such as `nnx.LoRAParam`. The others stay as they are.
         checkpoints: where and what to save; nothing is saved without.

@@ -1,4 +1,4 @@
-"""Every kind of model, tiny, as a Trainer and data; as a script, each trains in a process until it is killed."""
+"""Every kind of model, tiny, as a Trainer and data; as a script, each trains until it is killed."""
 
 import os
 import sys
@@ -96,5 +96,5 @@ if __name__ == "__main__":  # forks, before jax has begun anything: importing it
     for name in FAMILIES:
         if os.fork() == 0:
             train(name, Path(sys.argv[1]) / name, 10**9)
-    for name in FAMILIES:
+    for _ in FAMILIES:
         os.wait()

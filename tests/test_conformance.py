@@ -95,6 +95,7 @@ INITIALIZERS = {
     "normal": pc.initializers.Normal(0.5),
     "persistent": pc.initializers.Persistent(),
     "class average": pc.initializers.ClassAverage(),
+    "direct feedback": pc.initializers.DirectFeedback(),
 }
 # Networks whose layers are no chain of one predictor a node, and the start that they train by.
 FAMILIES = {

@@ -43,10 +43,10 @@ class DirectFeedback(AbstractKeptStart):
         seed: of the first weights.
 
     Raises:
-        TypeError, ValueError: for numbers out of range; on `begin`, for several outputs, or a stack as output.
+        TypeError, ValueError: for numbers out of range; on `begin`, for several outputs or a stack on top.
 
     Source: after Casnici et al. (2026), direct Kolen-Pollack predictive coding, arXiv 2602.15571, whose
-    abstract we have read; Kolen & Pollack (1994), ICNN, for the rule. Deepity, an implementation of the former,
+    abstract we have read; Kolen & Pollack (1994), ICNN, for the rule. Deepity, which implements the former,
     moves the weights below each layer by this feedback instead of the activities, and Psi by AdamW.
 
     >>> import pcflax as pc

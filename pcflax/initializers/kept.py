@@ -71,8 +71,8 @@ class AbstractKeptStart(Settings, abc.ABC):
     ) -> PyTree:
         """Return what is kept after a batch whose inference ended at these activities; pure.
 
-        `network` is that before the step. The same as before where the step was not `applied`, as one that is not finite: row by row, since a
-        choice between two whole states would copy them.
+        `network` is that before the step. What is kept stays where the step was not `applied`, as one that is
+        not finite: row by row, since a choice between two whole states would copy them.
         """
 
 

@@ -146,7 +146,7 @@ def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **option
     return make(*sizes, rngs=rngs, **options)
 
 
-def mask_weights(owner: PCLayer, kernel: Any, mask: Any) -> None:
+def mask_weights(owner: PCAffine, kernel: Any, mask: Any) -> None:
     """Keep a mask of a layer's weights in it, and set those that it leaves out to 0."""
     if mask is None:
         return

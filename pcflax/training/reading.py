@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -47,7 +48,7 @@ class Answer(NamedTuple):
             energy.
         means: what these stand for, as metrics marked by `reads_mean` see them.
         truth: what the data say of the same nodes, or None; of sequences that are known in part a
-            `pc.Clamp` with a mask of steps, (batch, time).
+            `pc.Clamp` with a mask of steps, (batch, time); with one of elements where these alone count.
         known: (batch,), whether the data say all of it, by example; None where they do of every one.
         energy: (batch,), F of each example.
         status: (batch,), the `pc.inference.Status` of each example; None without inference.
@@ -145,11 +146,14 @@ class Equilibrium(AbstractReading):
             elements alone where the mask is True, of one example's shape or (batch, *features); unless
             given, the nodes that are read.
         initializer: where the free activities start: the feedforward pass unless given.
+        hidden_only: whether metrics compare the hidden elements alone, not those that stayed known. They see
+            one element at a time, and their mean over these is an example's.
 
     Raises:
         TypeError: where `inference` is no algorithm.
-        ValueError: on use, for a node that is not there, a mask of another shape, a node to read that
-            stays clamped, or a question in which nothing is known.
+        ValueError: for `hidden_only` without a mask of the one node that is read; on use, for a node that is
+            not there, a mask of another shape, a node to read that stays clamped, or a question in which
+            nothing is known.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -164,6 +168,7 @@ class Equilibrium(AbstractReading):
     read: str | tuple[str, ...] | None = None
     hide: Any = None
     initializer: Initializer | None = None
+    hidden_only: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
@@ -178,6 +183,12 @@ class Equilibrium(AbstractReading):
         elif hide is not None:
             hide = tuple(hide)
         object.__setattr__(self, "hide", hide)
+        masks = hide if isinstance(hide, dict) else {}
+        if self.hidden_only and (isinstance(self.read, tuple) or masks.get(self.read) is None):
+            raise ValueError(
+                "Equilibrium compares hidden elements alone, so it reads one node of which a mask hides "
+                "some; give read=node and hide={node: mask}, or leave hidden_only out"
+            )
 
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""
@@ -214,8 +225,12 @@ class Equilibrium(AbstractReading):
             truth = None
         if not several:
             values, truth = values[nodes[0]], None if truth is None else truth[nodes[0]]
-        status = result.status
-        return Answer(values, values, truth, known_rows(masks), result.energy, status)
+        known_of = known_rows(masks)
+        if self.hidden_only and truth is not None:
+            mask = hidden[nodes[0]]
+            truth = Clamp(truth, jnp.asarray(mask) & found[nodes[0]].held())
+            known_of = jnp.any(truth.mask, axis=tuple(range(1, truth.mask.ndim)))
+        return Answer(values, values, truth, known_of, result.energy, result.status)
 
     def _hidden(
         self, bound: AbstractPCNetwork, known: Known, nodes: tuple[str, ...]

@@ -226,9 +226,9 @@ class Equilibrium(AbstractReading):
         if not several:
             values, truth = values[nodes[0]], None if truth is None else truth[nodes[0]]
         known_of = known_rows(masks)
-        if self.hidden_only and truth is not None:
+        if self.hidden_only and (told := found[nodes[0]]) is not None:
             mask = hidden[nodes[0]]
-            truth = Clamp(truth, jnp.asarray(mask) & found[nodes[0]].held())
+            truth = Clamp(truth, jnp.asarray(mask) & told.held())
             known_of = jnp.any(truth.mask, axis=tuple(range(1, truth.mask.ndim)))
         return Answer(values, values, truth, known_of, result.energy, result.status)
 

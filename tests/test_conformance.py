@@ -59,7 +59,7 @@ ALL = ALGORITHMS | LINEAR_ALGORITHMS | SAMPLERS
 RULES = {
     "predictive coding": pc.learning.PredictiveCoding(FEW),
     "predictive coding, weights": pc.learning.PredictiveCoding(
-        FEW, weights={"*": lambda step: 2.0 + step}
+        FEW, weights={"*": lambda step: 1 + 1 / (1 + step)}
     ),
     "predictive coding, errors": pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(FEW)),
     "predictive coding, samples": pc.learning.PredictiveCoding(

@@ -59,6 +59,9 @@ SAMPLERS = {
 ALL = ALGORITHMS | LINEAR_ALGORITHMS | SAMPLERS
 RULES = {
     "predictive coding": pc.learning.PredictiveCoding(FEW),
+    "predictive coding, weights": pc.learning.PredictiveCoding(
+        FEW, weights={"*": lambda step: 1 + 1 / (1 + step)}
+    ),
     "predictive coding, errors": pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(FEW)),
     "predictive coding, samples": pc.learning.PredictiveCoding(
         pc.inference.Langevin(
@@ -96,6 +99,7 @@ INITIALIZERS = {
     "normal": pc.initializers.Normal(0.5),
     "persistent": pc.initializers.Persistent(),
     "class average": pc.initializers.ClassAverage(),
+    "direct feedback": pc.initializers.DirectFeedback(),
 }
 # Networks whose layers are no chain of one predictor a node, and the start that they train by.
 FAMILIES = {

@@ -35,8 +35,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
         Langevin LinearSolve NewtonCG OutputNewton Scheduled Seen Sequence Status StepInfo Trace
         UntilTolerance VectorField expect_algorithm finished make_problem observe""",
-    "initializers": """AbstractKeptStart Amortized ClassAverage Downward Feedforward Normal
-        Persistent Zeros""",
+    "initializers": """AbstractKeptStart Amortized ClassAverage DirectFeedback Downward Feedforward
+        Normal Persistent Zeros""",
     "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit
         IncrementalPC LearningInfo Nudged PredictiveCoding Temporal ZIL apply spectral_penalty
         weight_decay""",

@@ -25,7 +25,7 @@ from pcflax.checks import expect_count, expect_number
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument, Settings
-from pcflax.typing import Initializer, PRNGKey, PyTree
+from pcflax.typing import Activities, Initializer, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField, make_problem
 from .result import InferenceResult, Seen, concatenated
@@ -82,8 +82,20 @@ class AbstractInference(Settings, abc.ABC):
 
         This is what `network.infer(..., inference=self)` calls.
         """
-        if hasattr(evidence, "batches"):
-            return self._run_all(network, evidence, initializer, key, trace, record, throw)
+        solve = self._run_all if hasattr(evidence, "batches") else self._run_one
+        result, activities = solve(network, evidence, initializer, key, trace, record)
+        if not isinstance(result.status, Tracer):
+            result.raise_failures(throw=throw)
+        # A function that is traced may not change a network from outside. Else the caller keeps the result
+        # and the network its activities: two buffers, so that neither loses them to a donated call.
+        with contextlib.suppress(TraceContextError):
+            network.set_activities(jax.tree.map(jnp.copy, activities))
+        return result
+
+    def _run_one(
+        self, network, evidence, initializer, key, trace, record
+    ) -> tuple[InferenceResult, Activities]:
+        """Solve for one batch, and return what the network keeps, too."""
         if record is not None and "record" not in inspect.signature(self.solve).parameters:
             raise TypeError(f"{type(self).__name__} keeps no record of its way; leave record out")
         self.check(network)
@@ -91,15 +103,11 @@ class AbstractInference(Settings, abc.ABC):
         start, keep = Argument(initializer), Argument(record)
         result = _run(split(network), known, self, start, key, keep, trace=trace)
         result = result.in_order(network.names, network.layer_names)
-        if not isinstance(result.status, Tracer):
-            result.raise_failures(throw=throw)
-        # A function that is traced may not change a network from outside. Else the caller keeps the result
-        # and the network its activities: two buffers, so that neither loses them to a donated call.
-        with contextlib.suppress(TraceContextError):
-            network.set_activities(jax.tree.map(jnp.copy, result.activities))
-        return result
+        return result, result.activities
 
-    def _run_all(self, network, data, initializer, key, trace, record, throw) -> InferenceResult:
+    def _run_all(
+        self, network, data, initializer, key, trace, record
+    ) -> tuple[InferenceResult, Activities]:
         """Solve for every example of a data set, batch by batch; the network keeps the last one's."""
         if record is not None or isinstance(initializer, Mapping):
             what = "record" if record is not None else "an initializer of given activities"
@@ -107,11 +115,10 @@ class AbstractInference(Settings, abc.ABC):
         found = []
         for number, batch in enumerate(data.batches()):
             own = None if key is None else jax.random.fold_in(key, number)
-            result = self.run(
-                network, batch, initializer=initializer, key=own, trace=trace, throw=throw
-            )
+            result, _ = self._run_one(network, batch, initializer, own, trace, None)
             found.append(jax.device_get(result))
-        return concatenated(found).in_order(network.names, network.layer_names)
+        joined = concatenated(found).in_order(network.names, network.layer_names)
+        return joined, found[-1].activities
 
 
 @dataclasses.dataclass(frozen=True)

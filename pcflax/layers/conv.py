@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from pcflax.checks import expect_count
 from pcflax.energies import Energy
 
-from .affine import Function, PCAffine, make_affine
+from .affine import Function, PCAffine, make_affine, mask_weights
 from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
 
@@ -51,6 +51,7 @@ class _Convolution(PCAffine):
         skip: bool = False,
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
+        mask: Any = None,
         feedback: Feedback | None = None,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
@@ -103,6 +104,7 @@ class _Convolution(PCAffine):
             rngs=rngs,
             **options,
         )
+        mask_weights(self, self.conv.kernel, mask)
         if feedback is not None:
             init = kernel_init or _default_kernel_init
             self.feedback = make_feedback(self, feedback, self.conv.kernel, init, rngs)
@@ -127,7 +129,11 @@ class _Convolution(PCAffine):
     def affine(self, features: Float[Array, " batch *space in"]) -> Float[Array, " batch *new out"]:
         """Compute the convolution and its bias: the layer without norm, activation, pool and skip."""
         self._check(features)
-        found = self.conv(features)
+        conv = self.conv
+        if self.mask is not None:
+            conv = nnx.clone(conv)  # with the weights that there are
+            conv.kernel.set_value(conv.kernel[...] * self.mask[...].astype(conv.kernel.dtype))
+        found = conv(features)
         if 0 in found.shape[1:-1]:
             raise ValueError(
                 f"a kernel of {self.conv.kernel_size} with padding={self.conv.padding!r} leaves "
@@ -157,6 +163,8 @@ class PCConv(_Convolution):
         use_bias: whether there is a bias, one for each channel, zero at the start.
         kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features);
             LeCun normal unless given.
+        mask: which weights there are, of the weights' shape, of Booleans or of 0 and 1. The others are 0, get
+            no gradient and stay 0. A checkpoint holds the mask.
         feedback: weights of their own that errors go down through, `pc.layers.Feedback()`.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Conv`: bias_init, param_dtype, precision, kernel_metadata, ...

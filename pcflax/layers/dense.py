@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_kind
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization, Standard
-from pcflax.variables import Connectivity
 
-from .affine import Function, PCAffine, make_affine
+from .affine import Function, PCAffine, make_affine, mask_weights
 from .feedback import Feedback, make_feedback
 
 _default_kernel_init = nnx.initializers.lecun_normal()
@@ -112,9 +110,9 @@ class PCDense(PCAffine):
             rngs=rngs,
             **options,
         )
-        if mask is not None:
-            self.mask = Connectivity(_as_mask(mask, self.in_features, self.out_features))
-            self.linear.kernel.set_value(self.linear.kernel[...] * self.mask[...])
+        if isinstance(mask, str):
+            mask = _without_diagonal(mask, self.in_features, self.out_features)
+        mask_weights(self, self.linear.kernel, mask)
         if feedback is not None:
             self.feedback = make_feedback(self, feedback, self.linear.kernel, init, rngs)
         self.set_place(0, 1)
@@ -139,7 +137,7 @@ class PCDense(PCAffine):
         if self.multiplier != 1.0:
             # on this side of the product: it leaves the bias alone, and N(0, 1) weights sum to O(1)
             features = self.multiplier * features
-        if not hasattr(self, "mask"):
+        if self.mask is None:
             return self.linear(features)
         linear = self.linear
         kernel = linear.kernel[...] * self.mask[...].astype(linear.kernel.dtype)
@@ -150,19 +148,10 @@ class PCDense(PCAffine):
         return product if bias is None else product + bias
 
 
-def _as_mask(mask: Any, in_features: int, out_features: int) -> Array:
-    shape = (in_features, out_features)
-    if isinstance(mask, str):
-        if mask != "no-diagonal" or in_features != out_features:
-            raise ValueError(
-                f"PCDense expected a mask of shape {shape}, or 'no-diagonal' of a square one, got {mask!r}"
-            )
-        return ~jnp.eye(in_features, dtype=bool)
-    found = np.asarray(mask)
-    if found.shape != shape:
+def _without_diagonal(mask: str, in_features: int, out_features: int) -> Array:
+    if mask != "no-diagonal" or in_features != out_features:
         raise ValueError(
-            f"PCDense expected a mask of shape {shape}, (in_features, out_features), got {found.shape}"
+            f"PCDense expected a mask of shape {(in_features, out_features)}, or 'no-diagonal' of a square "
+            f"one, got {mask!r}"
         )
-    if not np.isin(found, (0, 1)).all():
-        raise ValueError("PCDense expected a mask of Booleans, or of 0 and 1; compare: mask > 0.5")
-    return jnp.asarray(found, bool)
+    return ~jnp.eye(in_features, dtype=bool)

@@ -38,11 +38,11 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "initializers": """AbstractKeptStart Amortized ClassAverage Downward Feedforward Normal
         Persistent Zeros""",
     "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit
-        IncrementalPC LearningInfo Nudged PredictiveCoding Temporal ZIL apply spectral_penalty
-        weight_decay""",
+        IncrementalPC LearningInfo Nudged PredictiveCoding Temporal ZIL apply scale_by_layer
+        spectral_penalty weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays from_sequences load""",
-    "parameterizations": "AbstractParameterization MuPC NTK Standard",
+    "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
         activity_spectrum bits_per_dimension chain_diagnostics continual effective_rank
         frechet_distance gradient_alignment health inference_health knn_probe linear_probe

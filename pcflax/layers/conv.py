@@ -7,6 +7,7 @@ as inference moves it: published VGGs learn with the pool inside and hardly with
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -17,17 +18,19 @@ from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count
 from pcflax.energies import Energy
+from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, PCAffine, make_affine
+from .affine import Function, make_affine
 from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
+from .scaled import PCScaled, as_parameterization, multiplied
 
 _default_kernel_init = nnx.initializers.lecun_normal()
 Sizes: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
 
-class _Convolution(PCAffine):
+class _Convolution(PCScaled):
     """What both convolutions share: how `conv`, the module, is made, and what fits below it."""
 
     _make: type[nnx.Conv] | type[nnx.ConvTranspose]
@@ -49,6 +52,7 @@ class _Convolution(PCAffine):
         pool_size: Sizes = 2,
         dropout: float = 0.0,
         skip: bool = False,
+        parameterization: AbstractParameterization | None = None,
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
         feedback: Feedback | None = None,
@@ -85,6 +89,8 @@ class _Convolution(PCAffine):
             energy=energy,
             rngs=rngs,
         )
+        self.parameterization = as_parameterization(self, parameterization)
+        init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
         if groups > 1:  # a transposed convolution has none
             options["feature_group_count"] = groups
         if self._make is nnx.Conv:
@@ -99,13 +105,22 @@ class _Convolution(PCAffine):
             padding=as_ints(padding),
             kernel_dilation=for_each_dimension("dilation", dilation, dimensions),
             use_bias=use_bias,
-            kernel_init=kernel_init or _default_kernel_init,
+            kernel_init=init,
             rngs=rngs,
             **options,
         )
         if feedback is not None:
-            init = kernel_init or _default_kernel_init
             self.feedback = make_feedback(self, feedback, self.conv.kernel, init, rngs)
+        self.set_place(0, 1)
+
+    @property
+    def fan_in(self) -> float:
+        """The area of the kernel times the channels that it sees.
+
+        A transposed convolution spreads them over as many places as its strides make of one.
+        """
+        found = math.prod(self.conv.kernel.shape[:-1])
+        return found / math.prod(self.conv.strides) if self._make is nnx.ConvTranspose else found
 
     def _check(self, below: Float[Array, " batch *space in"]) -> None:
         """Refuse an activity below of another number of axes or channels."""
@@ -127,7 +142,7 @@ class _Convolution(PCAffine):
     def affine(self, features: Float[Array, " batch *space in"]) -> Float[Array, " batch *new out"]:
         """Compute the convolution and its bias: the layer without norm, activation, pool and skip."""
         self._check(features)
-        found = self.conv(features)
+        found = self.conv(multiplied(features, self.multiplier))
         if 0 in found.shape[1:-1]:
             raise ValueError(
                 f"a kernel of {self.conv.kernel_size} with padding={self.conv.padding!r} leaves "
@@ -154,9 +169,11 @@ class PCConv(_Convolution):
             in `nnx.Conv`.
         dilation: distance between the kernel's taps, an int or one for each dimension.
         groups: blocks that the channels are divided into, each seeing only its own.
+        parameterization: the multiplier of the weights and their initializer, as in `pc.layers.PCDense`;
+            a unit's in_features are the kernel's area times the channels of a group.
         use_bias: whether there is a bias, one for each channel, zero at the start.
-        kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features);
-            LeCun normal unless given.
+        kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features); unless
+            given the parameterization's, and where it has none LeCun normal.
         feedback: weights of their own that errors go down through, `pc.layers.Feedback()`.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Conv`: bias_init, param_dtype, precision, kernel_metadata, ...
@@ -190,7 +207,8 @@ class PCConvTranspose(_Convolution):
     flip the kernel (torch does).
 
     The arguments are those of `PCConv`, where `strides` say by how much space grows; there are no
-    groups. Further options are those of `nnx.ConvTranspose`.
+    groups, and a parameterization counts the area of the kernel over that of the strides. Further options
+    are those of `nnx.ConvTranspose`.
 
     >>> import jax, jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx

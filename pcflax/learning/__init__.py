@@ -8,6 +8,7 @@ from .base import apply as apply
 from .fixed_prediction import FixedPrediction as FixedPrediction
 from .implicit import Implicit as Implicit
 from .incremental import IncrementalPC as IncrementalPC
+from .layer_rates import scale_by_layer as scale_by_layer
 from .nudged import Nudged as Nudged
 from .predictive_coding import PredictiveCoding as PredictiveCoding
 from .regularizers import spectral_penalty as spectral_penalty

@@ -144,7 +144,7 @@ def _weights(parameters: PyTree) -> PyTree:
 
     def is_weight(path, parameter):
         axes = jnp.ndim(parameter) - _in_stack(path)  # a stack's arrays begin with the axis depth
-        return axes >= 2 and _in_layer(path)[:1] != ["energy"]
+        return axes >= 2 and in_layer(path)[1:2] != ["energy"]
 
     return jax.tree_util.tree_map_with_path(is_weight, parameters)
 
@@ -154,10 +154,10 @@ def _in_stack(path: Any) -> bool:
     return STACKED in [_name(key) for key in path]
 
 
-def _in_layer(path: Any) -> list[str]:
-    """Return the path within a layer, without its name and a stack's mark."""
+def in_layer(path: Any) -> list[str]:
+    """Return a layer's name and the path within it, without a stack's mark."""
     names = [_name(key) for key in path if _name(key) != STACKED]
-    return names[2:] if names[0] == "layers" else names[1:]  # of an nnx.State, or of a SplitNetwork
+    return names[1:] if names[0] == "layers" else names  # of an nnx.State, or of a SplitNetwork
 
 
 def _name(key: Any) -> str:

@@ -56,10 +56,10 @@ class AbstractParameterization(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def base_multiplier(self, *, index: int, depth: int, in_features: int, skip: bool) -> float:
+    def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
         """The multiplier a_l before gamma divides the last one; the arguments are `multiplier`'s."""
 
-    def multiplier(self, *, index: int, depth: int, in_features: int, skip: bool) -> float:
+    def multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
         """The multiplier a_l of a layer's weights, the last one divided by gamma.
 
         The only layer of a network is its first and its last: it has the first one's multiplier,
@@ -68,8 +68,9 @@ class AbstractParameterization(abc.ABC):
         Args:
             index: which of the layers that predict this one is, from 0.
             depth: how many layers predict, L.
-            in_features: width of the activity below: D for the first layer, N for the others. Where
-                widths differ, each layer goes by its own.
+            in_features: how many products a unit sums up: the width of the activity below (D for the
+                first layer, N for the others), in a convolution the area of its kernel times the channels
+                of a group. Where widths differ, each layer goes by its own.
             skip: whether the layer adds the activity below to its prediction.
 
         Raises:
@@ -107,6 +108,29 @@ class AbstractParameterization(abc.ABC):
         del width, depth  # no rule
         return base
 
+    def weight_rate(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
+        """The factor of Adam's rate for the weights of one layer, 1 unless a subclass scales it.
+
+        Adam's steps have the size of its rate whatever the gradient, so that a layer's prediction moves by
+        multiplier * rate * in_features where all weights of a unit push one way. The arguments are
+        `multiplier`'s; `pc.learning.scale_by_layer` puts the factors of all layers behind Adam.
+        """
+        del index, depth, in_features, skip  # no rule
+        return 1.0
+
+    def bias_rate(self, *, index: int, depth: int, skip: bool, within: bool = False) -> float:
+        """The factor of Adam's rate for biases and norms, which have no multiplier: 1 unless scaled.
+
+        `within` says that they are inside of a branch, at whose end the skip's multiplier stands.
+        """
+        del index, depth, skip, within  # no rule
+        return 1.0
+
+    def attention_multiplier(self, head_features: int) -> float:
+        """What queries are multiplied by beside the usual 1/sqrt(head_features): 1 unless scaled."""
+        del head_features
+        return 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Standard(AbstractParameterization):
@@ -122,7 +146,7 @@ class Standard(AbstractParameterization):
     1.0
     """
 
-    def base_multiplier(self, *, index: int, depth: int, in_features: int, skip: bool) -> float:
+    def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
         """1 everywhere."""
         del index, depth, in_features, skip  # the same for every layer
         return 1.0
@@ -137,14 +161,19 @@ class _FanIn(AbstractParameterization):
         """N(0, 1) for every weight."""
         return _unit_normal
 
-    def base_multiplier(self, *, index: int, depth: int, in_features: int, skip: bool) -> float:
+    def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
         """1/sqrt(in_features), for a hidden layer with a skip 1/sqrt(in_features * depth).
 
         L skips together then add no more than one layer would. Skips of the first and the last layer
         change nothing.
         """
-        hidden = 0 < index < depth - 1
-        return 1 / math.sqrt(in_features * depth if skip and hidden else in_features)
+        share = depth if _in_between(index, depth, skip) else 1
+        return 1 / math.sqrt(in_features * share)
+
+
+def _in_between(index: int, depth: int, skip: bool) -> bool:
+    """Whether this is one of the layers that add to what passes by them."""
+    return skip and 0 < index < depth - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +222,7 @@ class MuPC(_FanIn):
     (10.0, 0.01)
     """
 
-    def base_multiplier(self, *, index: int, depth: int, in_features: int, skip: bool) -> float:
+    def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
         """1/sqrt(in_features), with a skip 1/sqrt(in_features * depth); the last 1/in_features."""
         if 0 < index == depth - 1:
             return 1 / in_features
@@ -206,8 +235,78 @@ class MuPC(_FanIn):
     def adam_learning_rate(self, base: float, *, width: int, depth: int | None = None) -> float:
         """The rate base / sqrt(N), or base / sqrt(N L) where depth is given, for layers with skips.
 
-        One rate for all layers, under which the first layer, whose input does not widen, moves its
-        features as 1/sqrt(N). Adam's epsilon wants care: gradients shrink as the width grows, and where
-        they are no longer large against it, steps are smaller than the rate says.
+        The source's one rate for all layers, which is right for the hidden ones. Two others move less than
+        they could: the first layer, whose input does not widen, as 1/sqrt(N), with depth as 1/sqrt(N L),
+        and the last one's own weights as much. Rates by layer (`weight_rate`, put to use by
+        `pc.learning.scale_by_layer`) mend both. Adam's epsilon wants care: gradients shrink as the width
+        grows, and where they are no longer large against it, steps are smaller than the rate says.
         """
         return base / math.sqrt(width if depth is None else width * depth)
+
+    def weight_rate(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
+        """1/sqrt(in_features), with a skip 1/sqrt(in_features * depth), of the last layer 1.
+
+        Under these factors each layer's prediction moves by as much as the rate says, with a skip by
+        1/depth of it, so that all skips together move what passes by them as one layer does. The factors
+        of hidden layers are those of `adam_learning_rate`.
+        """
+        if 0 < index == depth - 1:
+            return 1.0
+        share = depth if _in_between(index, depth, skip) else 1
+        return 1 / math.sqrt(in_features * share)
+
+    def bias_rate(self, *, index: int, depth: int, skip: bool, within: bool = False) -> float:
+        """1, with a skip 1/depth, as nothing multiplies biases and all skips add up; within 1/sqrt(depth)."""
+        share = depth if _in_between(index, depth, skip) else 1
+        return 1 / math.sqrt(share) if within else 1 / share
+
+    def attention_multiplier(self, head_features: int) -> float:
+        """1/sqrt(head_features), so that products of queries and keys are divided by head_features.
+
+        As they learn, queries and keys line up, and their product grows as their width.
+
+        Source: Yang et al. (2022), arXiv 2203.03466, definition 4.1.
+        """
+        return 1 / math.sqrt(head_features)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompleteP(MuPC):
+    """muPC with 1/L in the place of 1/sqrt(L) where a layer has a skip, and Adam's rates free of depth.
+
+    a_l = 1/(L sqrt(N)) for hidden layers with skips; all else is `MuPC`'s. What L layers add at the start
+    then goes to 0 as 1/sqrt(L), and each of them still moves what passes by it by 1/L as it learns: as the
+    network deepens, no layer's learning becomes that of its linearization. The rate of gradient descent is
+    muPC's, which has no rule for the depth here: hidden layers with skips would want L times that.
+
+    Source: Dey et al. (2025), arXiv 2505.01618, table 1 at alpha = 1, in the form of multipliers and
+    weights of variance 1. The rates of its input layer do not count that layer's width, which is constant.
+
+    >>> import pcflax as pc
+    >>> mupc, complete = pc.parameterizations.MuPC(), pc.parameterizations.CompleteP()
+    >>> place = {"index": 1, "depth": 4, "in_features": 16, "skip": True}
+    >>> mupc.multiplier(**place), complete.multiplier(**place)
+    (0.125, 0.0625)
+    >>> mupc.weight_rate(**place), complete.weight_rate(**place)
+    (0.125, 0.25)
+    """
+
+    def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
+        """As `MuPC`, with a skip 1/(sqrt(in_features) * depth)."""
+        base = super().base_multiplier(
+            index=index, depth=depth, in_features=in_features, skip=False
+        )
+        return base / depth if _in_between(index, depth, skip) else base
+
+    def adam_learning_rate(self, base: float, *, width: int, depth: int | None = None) -> float:
+        """The rate base / sqrt(N) at every depth."""
+        del depth  # the multipliers have it
+        return super().adam_learning_rate(base, width=width)
+
+    def weight_rate(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
+        """1/sqrt(in_features), of the last layer 1."""
+        return super().weight_rate(index=index, depth=depth, in_features=in_features, skip=False)
+
+    def bias_rate(self, *, index: int, depth: int, skip: bool, within: bool = False) -> float:
+        """1, with a skip 1/depth; within 1, since the multiplier at the branch's end has the depth."""
+        return 1.0 if within else super().bias_rate(index=index, depth=depth, skip=skip)

@@ -39,6 +39,7 @@ LEARNING: dict[str, tuple[str, ...]] = {
     "pc": ("PredictiveCoding",),
     "ipc": ("IncrementalPC",),
     "fpa": ("FixedPrediction",),
+    "meta-pcn": ("MetaPCN",),
     "zil": ("ZIL",),
     "nudged": ("Nudged",),
     "backprop": ("Backprop",),

@@ -73,6 +73,8 @@ RULES = {
     "fixed prediction": pc.learning.FixedPrediction(
         pc.inference.GradientDescent(optax.sgd(1.0), num_steps=2)
     ),
+    "meta-pcn": pc.learning.MetaPCN(pc.inference.GradientDescent(optax.sgd(1.0), num_steps=2)),
+    "meta-pcn, whole gradient": pc.learning.MetaPCN(FEW, semi_gradient=False),
     "implicit": pc.learning.Implicit(pc.inference.NewtonCG(tolerance=1e-6, max_steps=20)),
     "zil": pc.learning.ZIL(),
     "nudged, positive": pc.learning.Nudged(FEW, beta=0.5),
@@ -110,8 +112,8 @@ FAMILIES = {
 }
 # Those that a rule, or an algorithm, has to refuse.
 REFUSED = {
-    "hybrid": ("nudged", "backprop", "fixed prediction", "zil", "implicit"),
-    "bidirectional": ("backprop", "fixed prediction", "zil"),
+    "hybrid": ("nudged", "backprop", "fixed prediction", "meta-pcn", "zil", "implicit"),
+    "bidirectional": ("backprop", "fixed prediction", "meta-pcn", "zil"),
     "feedback": ("auto", "newton", "linear", "implicit"),
 }
 ONE_PREDICTOR = ("output-newton",)  # algorithms that want it

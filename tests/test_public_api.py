@@ -27,7 +27,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork Previous SplitNetwork Sum
         Wiring after_batch from_adjacency split write""",
     "models": """Transition bidirectional conv_decoder decoder hybrid mlp residual_mlp resnet18 temporal
-        transformer vgg5 vgg7""",
+        transformer vgg10 vgg5 vgg7""",
     "energies": """ActivityDecay Bernoulli Categorical Energy FullGaussian Gaussian Heteroscedastic Huber
         KL Laplace LearnedGaussian RunningGaussian check_range check_same_shape sum_features
         total_energy""",
@@ -38,11 +38,11 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "initializers": """AbstractKeptStart Amortized ClassAverage DirectFeedback Downward Feedforward
         Normal Persistent Zeros""",
     "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit
-        IncrementalPC LearningInfo Nudged PredictiveCoding Temporal ZIL apply spectral_penalty
-        weight_decay""",
+        IncrementalPC LearningInfo MetaPCN Nudged PredictiveCoding Temporal ZIL apply matrix_steps
+        normalize_spectral scale_by_layer spectral_penalty weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays from_sequences load""",
-    "parameterizations": "AbstractParameterization MuPC NTK Standard",
+    "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
         activity_spectrum bits_per_dimension chain_diagnostics continual effective_rank
         frechet_distance gradient_alignment health inference_health knn_probe linear_probe

@@ -10,7 +10,7 @@ each other; a network wires them, by the verbs at the end of the class, which a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -106,6 +106,17 @@ class PCLayer(nnx.Module):
             depth: how many of them there are.
         """
         del index, depth  # predictions depend on the place only where a subclass says so
+
+    def rate_of(self, path: Sequence[str], index: int, depth: int) -> float:
+        """Return the factor of Adam's rate for one parameter: 1 unless a layer has a parameterization.
+
+        Args:
+            path: the parameter's path within the layer, such as ("linear", "kernel").
+            index: the layer's place, as in `set_place`.
+            depth: of the network, as in `set_place`.
+        """
+        del path, index, depth
+        return 1.0
 
     # The verbs by which a network works with any layer.
 

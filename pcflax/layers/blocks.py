@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +13,73 @@ from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count
 from pcflax.energies import Energy
+from pcflax.parameterizations import AbstractParameterization
 
 from .affine import Function, add_shortcut, make_affine, make_dropout
 from .base import PCLayer
 from .closures import refuse_hidden_modules
+from .scaled import as_parameterization, multiplied
 
 
-class PCAttention(PCLayer):
+class PCBranch(PCLayer):
+    """What `PCAttention` and `PCMLP` share: matrices within a branch, and one at its end that adds to z.
+
+    The former have a hidden layer's multiplier and rate, the latter those of a layer with a skip at the
+    block's own place.
+    """
+
+    parameterization: AbstractParameterization
+    inner: float = 1.0  # the multiplier of the matrices within
+    outer: float = 1.0  # of the one at the end
+    end: str = ""  # its name
+
+    @property
+    def fan_ins(self) -> tuple[int, int]:
+        """How many products the units within sum up, and those at the end."""
+        raise NotImplementedError
+
+    def set_place(self, index: int, depth: int) -> None:
+        """Choose the multipliers of this place: the block is number `index` of `depth`, from 0."""
+        (within, end), make = self.fan_ins, self.parameterization.multiplier
+        self.inner = make(index=1, depth=3, in_features=within, skip=False)
+        self.outer = make(index=index, depth=depth, in_features=end, skip=True)
+
+    def rate_of(self, path: Sequence[str], index: int, depth: int) -> float:
+        """The parameterization's factors of Adam's rate: for weights, and for biases and norms."""
+        within = self.end not in path
+        if path[0] == "energy":
+            return 1.0
+        if path[-1] != "kernel":
+            return self.parameterization.bias_rate(
+                index=index, depth=depth, skip=True, within=within
+            )
+        if within and index == depth - 1:  # no matrix within is a network's last
+            index, depth = 1, 3
+        return self.parameterization.weight_rate(
+            index=index, depth=depth, in_features=self.fan_ins[not within], skip=True
+        )
+
+    def _parameterized(self, parameterization: Any) -> dict[str, Any]:
+        """Keep the parameterization; return the options of the modules that follow from it."""
+        self.parameterization = as_parameterization(self, parameterization)
+        init = self.parameterization.kernel_init
+        return {} if init is None else {"kernel_init": init}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledAttention:
+    """Attention with its queries multiplied on the way in and its result on the way out; equal by value."""
+
+    attend: Callable[..., Array]
+    query: float
+    result: float
+
+    def __call__(self, query: Array, key: Array, value: Array, **options: Any) -> Array:
+        """Return result * attend(query multiplied, key, value)."""
+        return self.result * self.attend(self.query * query, key, value, **options)
+
+
+class PCAttention(PCBranch):
     """mu = z + dropout(MultiHeadAttention(LayerNorm(z))) for sequences z (batch, length, features).
 
     The pre-norm order: what is below passes unchanged, attention adds to it. Every place of the
@@ -28,6 +90,9 @@ class PCAttention(PCLayer):
         features: width of the activity below and of this layer's.
         num_heads: number of heads; must divide features.
         causal: whether a place sees only itself and the places before it.
+        parameterization: multipliers and initial weights, as in `pc.layers.PCDense`: of queries, keys and
+            values those of a hidden layer, of the projection at the end those of one with a skip, and of
+            the products of queries and keys its `attention_multiplier`.
         dropout: of what is added, as in `pc.layers.PCAffine`.
         energy: `Gaussian()` unless given.
         rngs: source of the initial weights, and of the masks of dropout.
@@ -47,12 +112,15 @@ class PCAttention(PCLayer):
     (2, 5, 8)
     """
 
+    end = "out"
+
     def __init__(
         self,
         features: int,
         num_heads: int,
         *,
         causal: bool = False,
+        parameterization: AbstractParameterization | None = None,
         dropout: float = 0.0,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
@@ -66,12 +134,26 @@ class PCAttention(PCLayer):
                 f"PCAttention expected num_heads that divides features={features}, got {num_heads}"
             )
         self.norm = make_norm(features, rngs, options)
-        options = {"decode": False} | options
+        options = {"decode": False} | self._parameterized(parameterization) | options
         self.attention: nnx.MultiHeadAttention = make_affine(
             self, nnx.MultiHeadAttention, num_heads, features, rngs=rngs, **options
         )
+        self.attend = self.attention.attention_fn
         self.causal = causal
         self.dropout = make_dropout(self, dropout, rngs)
+        self.set_place(0, 1)
+
+    @property
+    def fan_ins(self) -> tuple[int, int]:
+        """The width of z, and that of all heads together."""
+        return self.attention.in_features, self.attention.qkv_features
+
+    def set_place(self, index: int, depth: int) -> None:
+        """Choose the multipliers of this place: the block is number `index` of `depth`, from 0."""
+        super().set_place(index, depth)
+        of_query = self.parameterization.attention_multiplier(self.attention.head_dim)
+        if (of_query, self.outer) != (1.0, 1.0):
+            self.attention.attention_fn = ScaledAttention(self.attend, of_query, self.outer)
 
     def predict(
         self, below: Float[Array, " batch length features"]
@@ -85,11 +167,11 @@ class PCAttention(PCLayer):
             )
         # one mask for all examples and heads
         mask = nnx.make_causal_mask(jnp.ones((1, below.shape[1]))) if self.causal else None
-        branch = self.attention(self.norm(below), mask=mask)
+        branch = self.attention(multiplied(self.norm(below), self.inner), mask=mask)
         return below + (branch if self.dropout is None else self.dropout(branch))
 
 
-class PCMLP(PCLayer):
+class PCMLP(PCBranch):
     """mu = z + dropout(W2 activation(W1 LayerNorm(z) + b1) + b2), over the last axis of z.
 
     All other axes count as examples, so that it works on (batch, features) and on every place of
@@ -99,6 +181,8 @@ class PCMLP(PCLayer):
         features: width of the activity below and of this layer's.
         hidden_features: width in between; four times features is usual in transformers.
         activation: elementwise function.
+        parameterization: multipliers and initial weights, as in `pc.layers.PCDense`: of W1 those of a
+            hidden layer, of W2 those of one with a skip.
         dropout: of what is added to z, as in `pc.layers.PCAffine`.
         energy: `Gaussian()` unless given.
         rngs: source of the initial weights, and of the masks of dropout.
@@ -116,12 +200,15 @@ class PCMLP(PCLayer):
     (2, 5, 8)
     """
 
+    end = "down"
+
     def __init__(
         self,
         features: int,
         hidden_features: int,
         *,
         activation: Function = jax.nn.gelu,
+        parameterization: AbstractParameterization | None = None,
         dropout: float = 0.0,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
@@ -134,10 +221,17 @@ class PCMLP(PCLayer):
         )
         refuse_hidden_modules(self, activation=activation)
         self.norm = make_norm(widths[0], rngs, options)
+        options = self._parameterized(parameterization) | options
         self.up: nnx.Linear = make_affine(self, nnx.Linear, *widths, rngs=rngs, **options)
         self.down: nnx.Linear = make_affine(self, nnx.Linear, *widths[::-1], rngs=rngs, **options)
         self.activation = activation
         self.dropout = make_dropout(self, dropout, rngs)
+        self.set_place(0, 1)
+
+    @property
+    def fan_ins(self) -> tuple[int, int]:
+        """The width of z, and the one in between."""
+        return self.up.in_features, self.down.in_features
 
     def predict(
         self, below: Float[Array, " batch *places features"]
@@ -148,7 +242,8 @@ class PCMLP(PCLayer):
                 f"expected an input of shape (batch, ..., {self.up.in_features}), got {below.shape}; "
                 f"set features={below.shape[-1]} or change what is below"
             )
-        branch = self.down(self.activation(self.up(self.norm(below))))
+        hidden = self.activation(self.up(multiplied(self.norm(below), self.inner)))
+        branch = self.down(multiplied(hidden, self.outer))
         return below + (branch if self.dropout is None else self.dropout(branch))
 
 

@@ -7,6 +7,7 @@ as inference moves it: published VGGs learn with the pool inside and hardly with
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -17,17 +18,19 @@ from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count
 from pcflax.energies import Energy
+from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, PCAffine, make_affine, mask_weights
+from .affine import Function, make_affine, mask_weights
 from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
+from .scaled import PCScaled, as_parameterization, multiplied
 
 _default_kernel_init = nnx.initializers.lecun_normal()
 Sizes: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
 
-class _Convolution(PCAffine):
+class _Convolution(PCScaled):
     """What both convolutions share: how `conv`, the module, is made, and what fits below it."""
 
     _make: type[nnx.Conv] | type[nnx.ConvTranspose]
@@ -49,6 +52,7 @@ class _Convolution(PCAffine):
         pool_size: Sizes = 2,
         dropout: float = 0.0,
         skip: bool = False,
+        parameterization: AbstractParameterization | None = None,
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
         mask: Any = None,
@@ -86,6 +90,8 @@ class _Convolution(PCAffine):
             energy=energy,
             rngs=rngs,
         )
+        self.parameterization = as_parameterization(self, parameterization)
+        init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
         if groups > 1:  # a transposed convolution has none
             options["feature_group_count"] = groups
         if self._make is nnx.Conv:
@@ -100,14 +106,23 @@ class _Convolution(PCAffine):
             padding=as_ints(padding),
             kernel_dilation=for_each_dimension("dilation", dilation, dimensions),
             use_bias=use_bias,
-            kernel_init=kernel_init or _default_kernel_init,
+            kernel_init=init,
             rngs=rngs,
             **options,
         )
         mask_weights(self, self.conv.kernel, mask)
         if feedback is not None:
-            init = kernel_init or _default_kernel_init
             self.feedback = make_feedback(self, feedback, self.conv.kernel, init, rngs)
+        self.set_place(0, 1)
+
+    @property
+    def fan_in(self) -> float:
+        """The area of the kernel times the channels that it sees.
+
+        A transposed convolution spreads them over as many places as its strides make of one.
+        """
+        found = math.prod(self.conv.kernel.shape[:-1])
+        return found / math.prod(self.conv.strides) if self._make is nnx.ConvTranspose else found
 
     def _check(self, below: Float[Array, " batch *space in"]) -> None:
         """Refuse an activity below of another number of axes or channels."""
@@ -133,7 +148,7 @@ class _Convolution(PCAffine):
         if self.mask is not None:
             conv = nnx.clone(conv)  # with the weights that there are
             conv.kernel.set_value(conv.kernel[...] * self.mask[...].astype(conv.kernel.dtype))
-        found = conv(features)
+        found = conv(multiplied(features, self.multiplier))
         if 0 in found.shape[1:-1]:
             raise ValueError(
                 f"a kernel of {self.conv.kernel_size} with padding={self.conv.padding!r} leaves "
@@ -160,9 +175,11 @@ class PCConv(_Convolution):
             in `nnx.Conv`.
         dilation: distance between the kernel's taps, an int or one for each dimension.
         groups: blocks that the channels are divided into, each seeing only its own.
+        parameterization: the multiplier of the weights and their initializer, as in `pc.layers.PCDense`;
+            a unit's in_features are the kernel's area times the channels of a group.
         use_bias: whether there is a bias, one for each channel, zero at the start.
-        kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features);
-            LeCun normal unless given.
+        kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features); unless
+            given the parameterization's, and where it has none LeCun normal.
         mask: which weights there are, of the weights' shape, of Booleans or of 0 and 1. The others are 0, get
             no gradient and stay 0. A checkpoint holds the mask.
         feedback: weights of their own that errors go down through, `pc.layers.Feedback()`.
@@ -198,7 +215,8 @@ class PCConvTranspose(_Convolution):
     flip the kernel (torch does).
 
     The arguments are those of `PCConv`, where `strides` say by how much space grows; there are no
-    groups. Further options are those of `nnx.ConvTranspose`.
+    groups, and a parameterization counts the area of the kernel over that of the strides. Further options
+    are those of `nnx.ConvTranspose`.
 
     >>> import jax, jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pcflax.checks import expect_count, expect_kind
+from pcflax.checks import expect_count
 from pcflax.energies import Energy
-from pcflax.parameterizations import AbstractParameterization, Standard
+from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, PCAffine, make_affine, mask_weights
+from .affine import Function, make_affine, mask_weights
 from .feedback import Feedback, make_feedback
+from .scaled import PCScaled, as_parameterization, multiplied
 
 _default_kernel_init = nnx.initializers.lecun_normal()
 
 
-class PCDense(PCAffine):
+class PCDense(PCScaled):
     """mu = activation(a * below @ W + b), or a * activation(below) @ W + b with `activation_first`.
 
     With `skip` the activity below is added to that: the residual layer of muPC is
@@ -92,13 +93,7 @@ class PCDense(PCAffine):
             energy=energy,
             rngs=rngs,
         )
-        self.parameterization = expect_kind(
-            self,
-            "parameterization",
-            Standard() if parameterization is None else parameterization,
-            AbstractParameterization,
-            "pc.parameterizations.MuPC()",
-        )
+        self.parameterization = as_parameterization(self, parameterization)
         init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
         self.linear: nnx.Linear = make_affine(
             self,
@@ -117,11 +112,10 @@ class PCDense(PCAffine):
             self.feedback = make_feedback(self, feedback, self.linear.kernel, init, rngs)
         self.set_place(0, 1)
 
-    def set_place(self, index: int, depth: int) -> None:
-        """Choose the multiplier of this place: the layer is number `index` of `depth`, from 0."""
-        self.multiplier = self.parameterization.multiplier(
-            index=index, depth=depth, in_features=self.linear.in_features, skip=self.skip
-        )
+    @property
+    def fan_in(self) -> float:
+        """The width of the activity below."""
+        return self.linear.in_features
 
     def affine(self, features: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
         """Compute a * (features @ W) + b: the layer without its activation and its skip.
@@ -134,9 +128,7 @@ class PCDense(PCAffine):
                 f"expected an input of shape (batch, {self.linear.in_features}), got {features.shape}; "
                 f"set in_features={features.shape[-1]} or change what is below"
             )
-        if self.multiplier != 1.0:
-            # on this side of the product: it leaves the bias alone, and N(0, 1) weights sum to O(1)
-            features = self.multiplier * features
+        features = multiplied(features, self.multiplier)
         if self.mask is None:
             return self.linear(features)
         linear = self.linear

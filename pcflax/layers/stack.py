@@ -112,6 +112,10 @@ class PCStack(PCLayer):
                     f"first and the last layer of the network outside of the stack"
                 )
 
+    def rate_of(self, path: Sequence[str], index: int, depth: int) -> float:
+        """Return the factor of the lowest layer, which is that of all."""
+        return self.stacked.rate_of(path, index, depth)
+
     def predict(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:  # type: ignore[override]
         """Return the top layer's prediction after a feedforward pass from below."""
         return self.advance_nodes((below,), Numerics(), batch_size=None)[1]

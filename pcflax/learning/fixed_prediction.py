@@ -117,15 +117,20 @@ class FixedPrediction(AbstractGradientLearning):
         expect_algorithm(self, self.inference)
         if not isinstance(self.inference, GradientDescent):
             raise TypeError(
-                f"FixedPrediction follows a vector field that is the gradient of no energy, so it "
+                f"{type(self).__name__} follows a vector field that is the gradient of no energy, so it "
                 f"expected pc.inference.GradientDescent, got {type(self.inference).__name__}; with "
                 f"precision 1, a step size of 1 settles in as many steps as there are hidden layers"
             )
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse cycles."""
-        network.check_acyclic("FixedPrediction takes all predictions from one feedforward pass")
-        network.check_one_predictor("FixedPrediction takes a node's one prediction from that pass")
+        name = type(self).__name__
+        network.check_acyclic(f"{name} takes all predictions from one feedforward pass")
+        network.check_one_predictor(f"{name} takes a node's one prediction from that pass")
+
+    def field_problem(self, network: SplitNetwork, evidence: Evidence) -> FixedPredictionProblem:
+        """Return what is followed."""
+        return fixed_prediction_problem(network, evidence)
 
     def gradients(
         self,
@@ -138,7 +143,7 @@ class FixedPrediction(AbstractGradientLearning):
         """Return the gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
         del step  # alike at every step
         self.check(network.bind())
-        problem = fixed_prediction_problem(network, evidence)
+        problem = self.field_problem(network, evidence)
         result = self.inference.solve(problem, key=key)
         coordinates = problem.encode(result.activities)
         prediction = problem.predicted(network)

@@ -1,9 +1,9 @@
-"""Regularizers: optax transformations that add the gradient of a penalty on the weights.
+"""Regularizers: optax transformations that add the gradient of a penalty on the weights, or constrain them.
 
-They stand before the optimizer, so every learning rule can use them, and learning descends the batch
-mean of the energy plus the penalty:
+Penalties stand before the optimizer, so every learning rule can use them, and learning descends the batch
+mean of the energy plus the penalty; a constraint stands behind it:
 
-    optax.chain(spectral_penalty(1e-3), optax.adam(1e-3))
+    optax.chain(spectral_penalty(1e-3), optax.adam(1e-3), normalize_spectral())
 
 A regularizer that finds nothing to act on says so when the optimizer is initialised.
 """
@@ -104,7 +104,7 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
             )
 
         def added(path, update, weight):
-            gradient = jax.vmap(penalty_gradient) if _in_stack(path) else penalty_gradient
+            gradient = jax.vmap(penalty_gradient) if in_stack(path) else penalty_gradient
             return update + rate * gradient(weight)
 
         return jax.tree_util.tree_map_with_path(added, updates, parameters)
@@ -133,6 +133,61 @@ def penalty_gradient(weight: Float[Array, " *leading last"]) -> Float[Array, " *
     return gradient.reshape(weight.shape)
 
 
+def normalize_spectral(*, mask: Mask | None = None) -> optax.GradientTransformation:
+    """Set W <- W / ((sqrt(m) + sqrt(n)) std(W)) after each step, for weights W of shape (m, n).
+
+    (sqrt(m) + sqrt(n)) std(W) is what the largest singular value of a matrix of independent numbers goes
+    to as it grows, so that W's is then about 1, at the price of a mean: activities and errors neither grow
+    nor vanish on their way through layers. A weight that has learned a direction of its own has a larger
+    one, up to sqrt(m n) std(W) for one of rank 1. A weight with more than two axes is taken as the matrix
+    (product of the leading axes, last axis), as in `spectral_penalty`; each layer of a stack goes by
+    itself. A weight whose numbers are all equal stays as it is. A layer keeps its function only up to a
+    factor: where the outputs' size matters, leave the last one out by the mask.
+
+    Args:
+        mask: which parameters are normalized, as in `optax.masked`; unless given, those with two axes or
+            more that do not belong to an energy.
+
+    Returns:
+        A transformation to put behind the optimizer, last. It needs the parameters in `update`.
+
+    Raises:
+        ValueError: at `init`, where the mask leaves nothing to normalize; at `update`, without parameters.
+
+    Source: the normalization of Meta-PCN (`pc.learning.MetaPCN`), ICLR 2026, openreview kE5jJUHl9i, by a
+    published summary; we take the standard deviation with the divisor m n.
+
+    >>> import jax.numpy as jnp, optax
+    >>> parameters = {"kernel": jnp.array([[3., -3.]]), "bias": jnp.ones(2)}
+    >>> optimizer = optax.chain(optax.sgd(1.0), normalize_spectral())
+    >>> no_gradients = optax.tree.zeros_like(parameters)
+    >>> updates, _ = optimizer.update(no_gradients, optimizer.init(parameters), parameters)
+    >>> print(optax.apply_updates(parameters, updates)["kernel"].round(4))  # 1 / (1 + sqrt(2))
+    [[ 0.4142 -0.4142]]
+    """
+
+    def normalize(updates: PyTree, parameters: PyTree | None) -> PyTree:
+        if parameters is None:
+            raise ValueError(
+                "normalize_spectral needs the parameters: optimizer.update(gradients, state, parameters)"
+            )
+
+        def change(path, update, weight):
+            own = jax.vmap(_normalized) if in_stack(path) else _normalized
+            return own(weight + update) - weight
+
+        return jax.tree_util.tree_map_with_path(change, updates, parameters)
+
+    return _on_weights("normalize_spectral", optax.stateless(normalize), mask)
+
+
+def _normalized(weight: Float[Array, " *leading last"]) -> Float[Array, " *leading last"]:
+    """Divide by the largest singular value that independent numbers of this variance would have."""
+    columns = weight.shape[-1]
+    norm = (math.sqrt(weight.size // columns) + math.sqrt(columns)) * jnp.std(weight)
+    return weight / jnp.where(norm > 0, norm, 1)
+
+
 def check_rate(name: str, rate: float) -> None:
     """Refuse a rate that would push weights away, or turn them into NaN."""
     if not 0 <= rate < math.inf:
@@ -143,21 +198,21 @@ def _weights(parameters: PyTree) -> PyTree:
     """Return True for what has two axes or more in its layer and does not belong to a layer's energy."""
 
     def is_weight(path, parameter):
-        axes = jnp.ndim(parameter) - _in_stack(path)  # a stack's arrays begin with the axis depth
-        return axes >= 2 and _in_layer(path)[:1] != ["energy"]
+        axes = jnp.ndim(parameter) - in_stack(path)  # a stack's arrays begin with the axis depth
+        return axes >= 2 and in_layer(path)[1:2] != ["energy"]
 
     return jax.tree_util.tree_map_with_path(is_weight, parameters)
 
 
-def _in_stack(path: Any) -> bool:
+def in_stack(path: Any) -> bool:
     """Return whether a parameter is one of a `PCStack`, with a leading axis of layers."""
     return STACKED in [_name(key) for key in path]
 
 
-def _in_layer(path: Any) -> list[str]:
-    """Return the path within a layer, without its name and a stack's mark."""
+def in_layer(path: Any) -> list[str]:
+    """Return a layer's name and the path within it, without a stack's mark."""
     names = [_name(key) for key in path if _name(key) != STACKED]
-    return names[2:] if names[0] == "layers" else names[1:]  # of an nnx.State, or of a SplitNetwork
+    return names[1:] if names[0] == "layers" else names  # of an nnx.State, or of a SplitNetwork
 
 
 def _name(key: Any) -> str:

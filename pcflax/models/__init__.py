@@ -12,3 +12,4 @@ from .state_space import temporal as temporal
 from .transformer import transformer as transformer
 from .vgg import vgg5 as vgg5
 from .vgg import vgg7 as vgg7
+from .vgg import vgg10 as vgg10

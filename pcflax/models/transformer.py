@@ -10,8 +10,9 @@ from flax import nnx
 from jaxtyping import Array
 
 from pcflax.energies import Categorical, Energy
-from pcflax.layers import PCMLP, PCAttention, PCEmbedding, PCLayer
+from pcflax.layers import PCMLP, PCAttention, PCDense, PCEmbedding, PCLayer
 from pcflax.networks import PCNetwork
+from pcflax.parameterizations import AbstractParameterization
 
 
 def transformer(
@@ -24,6 +25,7 @@ def transformer(
     hidden_features: int | None = None,
     activation: Callable[[Array], Array] = jax.nn.gelu,
     dropout: float = 0.0,
+    parameterization: AbstractParameterization | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
     **options: Any,
@@ -44,6 +46,9 @@ def transformer(
         hidden_features: width inside the MLPs; four times features unless given.
         activation: of the MLPs.
         dropout: the share of features set to zero in each branch, while the network is not in `eval()`.
+        parameterization: of all layers, such as `pc.parameterizations.CompleteP()`, with
+            `pc.learning.scale_by_layer` behind Adam; embeddings are then drawn by its initializer, and the
+            norm before the logits has no parameters, which the weights behind it make up for.
         energy: of the output; `Categorical()` unless given.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: compute_dtype and remat, as in `PCNetwork`.
@@ -61,22 +66,35 @@ def transformer(
     >>> network.predict(jnp.array([[3, 1, 4, 1, 5]])).shape
     (1, 5, 65)
     """
+    init = None if parameterization is None else parameterization.kernel_init
     layers: dict[str, PCLayer] = {
-        "embedding": PCEmbedding(num_tokens, features, num_positions=length, rngs=rngs)
+        "embedding": PCEmbedding(
+            num_tokens, features, num_positions=length, embedding_init=init, rngs=rngs
+        )
+    }
+    shared: dict[str, Any] = {
+        "dropout": dropout,
+        "parameterization": parameterization,
+        "rngs": rngs,
     }
     for number in range(1, num_blocks + 1):
-        layers[f"attention_{number}"] = PCAttention(
-            features, num_heads, causal=True, dropout=dropout, rngs=rngs
-        )
+        layers[f"attention_{number}"] = PCAttention(features, num_heads, causal=True, **shared)
         layers[f"mlp_{number}"] = PCMLP(
+            features, hidden_features or 4 * features, activation=activation, **shared
+        )
+    energy = Categorical() if energy is None else energy
+    if parameterization is None:
+        linear = nnx.Linear(features, num_tokens, rngs=rngs)
+        logits = nnx.Sequential(nnx.LayerNorm(features, rngs=rngs), linear)
+        layers["output"] = PCLayer(logits, energy=energy)
+    else:
+        layers["output"] = PCDense(
             features,
-            hidden_features or 4 * features,
-            activation=activation,
-            dropout=dropout,
+            num_tokens,
+            activation=jax.nn.standardize,
+            activation_first=True,
+            parameterization=parameterization,
+            energy=energy,
             rngs=rngs,
         )
-    logits = nnx.Sequential(
-        nnx.LayerNorm(features, rngs=rngs), nnx.Linear(features, num_tokens, rngs=rngs)
-    )
-    layers["output"] = PCLayer(logits, energy=Categorical() if energy is None else energy)
     return PCNetwork(layers, **options)

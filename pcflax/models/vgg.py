@@ -1,4 +1,4 @@
-"""The convolutional networks of the predictive coding benchmarks: VGG5 and VGG7."""
+"""The convolutional networks of the predictive coding benchmarks: VGG5, VGG7 and VGG10."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
-from pcflax.energies import Energy
+from pcflax.checks import expect_number
+from pcflax.energies import Categorical, Energy
 from pcflax.layers import Flatten, PCConv, PCLayer
 from pcflax.networks import PCNetwork
 
@@ -47,7 +48,7 @@ def vgg5(
             `nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")`.
         energy: of the output; `Gaussian()` unless given, `Categorical()` for cross-entropy.
         rngs: source of the initial weights.
-        **options: compute_dtype and remat, as in `PCNetwork`.
+        **options: output_gain, as in `vgg10`; compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
         ValueError: for images that are too small, or have their channels first.
@@ -100,12 +101,80 @@ def vgg7(
     return _vgg("vgg7", image_shape, num_classes, convolutions, rngs=rngs, **options)
 
 
+def vgg10(
+    image_shape: tuple[int, int, int] = (224, 224, 3),
+    num_classes: int = 1000,
+    *,
+    widths: tuple[int, int, int, int, int, int, int, int] = (64, 128, 256, 256, 512, 512, 512, 512),
+    dense: int = 2048,
+    activation: Callable[[Array], Array] = jax.nn.relu,
+    kernel_init: Callable[..., Array] | None = None,
+    output_gain: float = 1.0,
+    energy: Energy | None = None,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> PCNetwork:
+    """Eight convolutions, a dense layer, then a linear one: conv_1, ..., conv_8, dense, output.
+
+    All convolutions are 3 x 3 and keep the size; layers 1, 2, 4, 6 and 8 have a pool that halves it. It is
+    the network of the first predictive coding network on ImageNet, trained by equilibrium propagation:
+    `pc.learning.Nudged(inference, beta=0.05, centred=True, weighted=True)` with 10 steps of inference, SGD
+    with Nesterov momentum .9 at .02 falling by a cosine over 50 epochs, a decay of 2e-4, batches of 256.
+    There the output is a node of its own with the cross-entropy as a cost above it; ours is the prediction
+    that the cross-entropy weighs, which is the same as beta goes to 0. There, too, a step updates even
+    layers, then odd ones, sets each activity to its prediction plus what comes from above, and keeps it at
+    0 or more; gradient descent of step 1 is that for all layers at once, and without the last.
+
+    Args:
+        image_shape: (height, width, channels) of the input, at least 32 x 32.
+        num_classes: width of the output.
+        widths: channels of the convolutions.
+        dense: width of the dense layer.
+        activation: elementwise function.
+        kernel_init: of all weights; unless given uniform in +-1/sqrt(fan_out), the source's.
+        output_gain: factor of the output's initial weights. The source's VGG5 on ImageNet at 32 x 32 under
+            squared errors starts best at .2, everything else at 1.
+        energy: of the output; `Categorical()` unless given.
+        rngs: source of the initial weights.
+        **options: pool and norm, as in `vgg5`; compute_dtype and remat, as in `PCNetwork`.
+
+    Raises:
+        ValueError: for images that are too small, or have their channels first, or a gain that is not
+            above 0.
+
+    Source: Kerjan, Hoier & Scellier (2026), arXiv 2606.03584, tables 6 and 8: 13.23 % top-5 error, where
+    backpropagation has 12.20 %.
+
+    >>> import jax.numpy as jnp, pcflax as pc
+    >>> from flax import nnx
+    >>> widths = (2, 3, 4, 4, 5, 5, 6, 6)
+    >>> network = pc.models.vgg10((32, 32, 3), 10, widths=widths, dense=8, rngs=nnx.Rngs(0))
+    >>> network.names[-3:], network.predict(jnp.ones((2, 32, 32, 3))).shape
+    (('conv_8', 'dense', 'output'), (2, 10))
+    """
+    pools = (True, True, False, True, False, True, False, True)
+    convolutions = [(width, "SAME", pool) for width, pool in zip(widths, pools, strict=True)]
+    options |= {"activation": activation, "output_gain": output_gain, "rngs": rngs}
+    return _vgg(
+        "vgg10",
+        image_shape,
+        num_classes,
+        convolutions,
+        dense=dense,
+        kernel_init=kernel_init or nnx.initializers.variance_scaling(1 / 3, "fan_out", "uniform"),
+        energy=Categorical() if energy is None else energy,
+        **options,
+    )
+
+
 def _vgg(
     name: str,
     image_shape: tuple[int, int, int],
     num_classes: int,
     convolutions: Sequence[tuple[int, str, bool]],
     *,
+    dense: int | None = None,
+    output_gain: float = 1.0,
     activation: Callable[[Array], Array] = jax.nn.gelu,
     pool: str = "max",
     norm: MakeNorm | str | None = None,
@@ -116,6 +185,7 @@ def _vgg(
 ) -> PCNetwork:
     """Build a network of convolutions, each (channels, padding, whether it pools)."""
     check_image_shape(name, image_shape)
+    gain = expect_number(name, "output_gain", output_gain, above=0)
     make_norm = as_norm(name, norm, rngs)
     *space, channels = image_shape
     layers: dict[str, PCLayer] = {}
@@ -139,6 +209,14 @@ def _vgg(
                 f"image_shape of {image_shape}; give larger images"
             )
     init = kernel_init or nnx.initializers.lecun_normal()
-    linear = nnx.Linear(math.prod(space) * channels, num_classes, kernel_init=init, rngs=rngs)
-    layers["output"] = PCLayer(nnx.Sequential(Flatten(), linear), energy=energy)
+    below = math.prod(space) * channels
+    flat: list[Callable[..., Array]] = [Flatten()]
+    if dense is not None:
+        hidden = nnx.Linear(below, dense, kernel_init=init, rngs=rngs)
+        layers["dense"] = PCLayer(nnx.Sequential(Flatten(), hidden, activation))
+        below, flat = dense, []
+    linear = nnx.Linear(below, num_classes, kernel_init=init, rngs=rngs)
+    if gain != 1:
+        linear.kernel.set_value(gain * linear.kernel[...])
+    layers["output"] = PCLayer(nnx.Sequential(*flat, linear), energy=energy)
     return PCNetwork(layers, **options)

@@ -43,6 +43,16 @@ LAYERS = {
         lambda r: pc.PCConv(4, 4, 3, activation=jnp.tanh, activation_first=True, skip=True, rngs=r),
         120,
     ),
+    "conv with muPC": (
+        IMAGES,
+        lambda r: pc.PCConv(4, 6, 3, parameterization=pc.parameterizations.MuPC(), rngs=r),
+        180,
+    ),
+    "attention with muPC": (
+        SEQUENCES,
+        lambda r: pc.PCAttention(4, 2, parameterization=pc.parameterizations.MuPC(), rngs=r),
+        12,
+    ),
     "conv with feedback": (
         IMAGES,
         lambda r: pc.PCConv(

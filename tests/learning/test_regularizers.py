@@ -270,3 +270,59 @@ def test_the_spectral_penalty_refuses_what_is_no_matrix():
     )
     with pytest.raises(ValueError, match=text):
         added(regularizer, {"bias": jnp.ones(3)})
+
+
+class TestNormalizeSpectral:
+    """Set W to W / ((sqrt m + sqrt n) std W) behind the optimizer's step."""
+
+    @staticmethod
+    def after(parameters, gradients=None, **options):
+        optimizer = optax.chain(optax.sgd(0.5), pc.learning.normalize_spectral(**options))
+        gradients = jax.tree.map(jnp.zeros_like, parameters) if gradients is None else gradients
+        updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters)
+        return optax.apply_updates(parameters, updates)
+
+    @pytest.mark.usefixtures("double")
+    @pytest.mark.parametrize("shape", [(5, 3), (3, 5), (2, 3, 4, 6)])
+    def test_is_the_equation_at_the_weights_after_the_step(self, shape):
+        """A convolution's kernel is the matrix of (height * width * channels, channels)."""
+        random = np.random.default_rng(0)
+        weight, gradient = random.normal(size=shape), random.normal(size=shape)
+        found = self.after({"kernel": jnp.asarray(weight)}, {"kernel": jnp.asarray(gradient)})
+        moved = weight - 0.5 * gradient
+        m, n = moved.size // shape[-1], shape[-1]
+        expected = moved / ((np.sqrt(m) + np.sqrt(n)) * moved.std())
+        np.testing.assert_allclose(found["kernel"], expected, rtol=1e-12)
+
+    @pytest.mark.parametrize("shape", [(300, 200), (50, 400)])
+    @pytest.mark.parametrize("scale", [1e-3, 30.0])
+    def test_brings_the_largest_singular_value_of_random_weights_to_1(self, shape, scale):
+        """The edge of Marchenko and Pastur's law; 5 % for what fluctuates at these sizes."""
+        weight = scale * np.random.default_rng(0).normal(size=shape)
+        found = self.after({"kernel": jnp.asarray(weight, jnp.float32)})["kernel"]
+        largest = np.linalg.svd(np.asarray(found, np.float64), compute_uv=False)[0]
+        assert largest == pytest.approx(1, abs=0.05)
+
+    def test_leaves_biases_and_constant_weights_and_takes_each_layer_of_a_stack_by_itself(self):
+        random = np.random.default_rng(0)
+        stacked = np.stack([random.normal(size=(3, 4)), 100 * random.normal(size=(3, 4))])
+        parameters = {
+            "hidden": {"stacked-layers": {"linear": {"kernel": stacked, "bias": np.ones((2, 4))}}},
+            "flat": {"linear": {"kernel": np.full((2, 3), 0.7)}},
+        }
+        parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), parameters)
+        found = self.after(parameters)
+        linear = found["hidden"]["stacked-layers"]["linear"]
+        np.testing.assert_array_equal(linear["bias"], 1)
+        np.testing.assert_array_equal(found["flat"]["linear"]["kernel"], np.float32(0.7))
+        for weight, got in zip(stacked, linear["kernel"], strict=True):
+            expected = weight / ((np.sqrt(3) + 2) * weight.std())
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+    def test_needs_parameters_and_something_to_do(self):
+        parameters = {"kernel": jnp.ones((2, 2))}
+        own = pc.learning.normalize_spectral()
+        with pytest.raises(ValueError, match="normalize_spectral needs the parameters"):
+            own.update(parameters, own.init(parameters))
+        with pytest.raises(ValueError, match="normalize_spectral found no parameter to act on"):
+            own.init({"bias": jnp.ones(3)})

@@ -18,6 +18,7 @@ import pcflax as pc
 pytestmark = pytest.mark.slow
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order
+KEY = jax.random.key(0)
 DESCENT = pc.inference.GradientDescent(optax.sgd(0.02), num_steps=4)
 
 
@@ -43,6 +44,16 @@ def pooled(x):
 
 def small_vgg5(**options):
     return pc.models.vgg5((16, 16, 2), 3, widths=(4, 5, 6, 7), rngs=nnx.Rngs(0), **options)
+
+
+def small_vgg10(**options):
+    options = {"widths": (2, 3, 4, 4, 5, 5, 6, 6), "dense": 7} | options
+    return pc.models.vgg10((32, 32, 3), 3, **options, rngs=nnx.Rngs(0))
+
+
+def network_path(path):
+    """The layer's name and the array's, of a path in a network's state."""
+    return path[1], path[-1]
 
 
 class TestVGG:
@@ -78,6 +89,69 @@ class TestVGG:
         np.testing.assert_allclose(
             network.predict(x), expected.reshape(1, -1) @ linear.kernel[...], **CLOSE
         )
+
+    def test_vgg10_is_the_table_of_its_source(self):
+        """Eight convolutions from 3 to 512 channels, 7 x 7 places, 2,048 and 1,000 units."""
+        channels = (3, 64, 128, 256, 256, 512, 512, 512, 512)
+        convolutions = sum(
+            9 * below * above + above
+            for below, above in zip(channels[:-1], channels[1:], strict=True)
+        )
+        dense = 7 * 7 * 512 * 2048 + 2048 + 2048 * 1000 + 1000
+        assert count(lambda: pc.models.vgg10(rngs=nnx.Rngs(0))) == convolutions + dense
+
+    def test_vgg10_is_convolutions_pools_a_dense_and_a_linear_layer(self):
+        network = small_vgg10(output_gain=0.2)
+        x = images(2, 32, 32, 3)
+        expected = x
+        for number, layer in enumerate(network.layers[:-2], start=1):
+            expected = jax.nn.relu(convolved(layer, expected))
+            expected = pooled(expected) if number in (1, 2, 4, 6, 8) else expected
+        dense, linear = network.layers[-2].module.layers[1], network.layers[-1].module.layers[0]
+        expected = jax.nn.relu(expected.reshape(2, -1) @ dense.kernel[...]) @ linear.kernel[...]
+        np.testing.assert_allclose(network.predict(x), expected, **CLOSE)
+
+    def test_the_output_gain_scales_the_output_weights_alone(self):
+        plain, scaled = small_vgg10(), small_vgg10(output_gain=0.2)
+        for name, left in nnx.to_flat_state(nnx.state(plain, nnx.Param)):
+            right = dict(nnx.to_flat_state(nnx.state(scaled, nnx.Param)))[name]
+            gain = 0.2 if network_path(name) == ("output", "kernel") else 1
+            np.testing.assert_allclose(right[...], gain * left[...], rtol=1e-6)
+        # uniform within +-1/sqrt(fan_out) of 3 x 3 x 6
+        largest = np.abs(plain.layers[7].conv.kernel[...]).max()
+        assert 0.95 * 54**-0.5 < largest <= 54**-0.5
+        with pytest.raises(ValueError, match="vgg10 expected a output_gain above 0, got 0"):
+            small_vgg10(output_gain=0.0)
+
+    def test_centred_nudging_of_vgg10_goes_to_backpropagation_as_the_square_of_beta(self):
+        """The recipe of arXiv 2606.03584 at equilibrium: half of beta leaves a quarter of the difference."""
+        network = pc.networks.split(small_vgg10(activation=jnp.tanh, pool="average"))
+        x, y = images(2, 32, 32, 3), jax.nn.one_hot(jnp.array([0, 2]), 3)
+
+        def both(network, betas):
+            evidence = pc.Evidence(x.astype(float), y.astype(float))
+            exact, _ = pc.learning.Backprop().gradients(network, evidence, key=KEY)
+            descent = pc.inference.GradientDescent(optax.sgd(0.5), num_steps=60)
+            rule = pc.learning.Nudged(
+                descent, beta=lambda step: betas[step], centred=True, weighted=True
+            )
+
+            def distances(step):
+                found, _ = rule.gradients(network, evidence, key=KEY, step=step)
+                return jax.tree.map(
+                    lambda a, b: jnp.linalg.norm(a - b) / jnp.linalg.norm(b), found, exact
+                )
+
+            return jax.lax.map(distances, jnp.arange(2))
+
+        with jax.enable_x64(True):
+            double = jax.tree.map(
+                lambda leaf: leaf.astype(float) if leaf.dtype == jnp.float32 else leaf, network
+            )
+            left = jax.jit(both)(double, jnp.array([0.5, 0.25]))
+        first = np.asarray(left["conv_1"]["conv"]["kernel"])
+        assert first[0] < 0.2
+        assert first[0] / first[1] == pytest.approx(4, rel=0.1)
 
     @pytest.mark.parametrize("energy", [None, pc.energies.Categorical()])
     def test_inference_descends_for_each_example_as_if_it_were_alone(self, energy):

@@ -90,3 +90,17 @@ def test_options_reach_the_layers():
     assert network.layer("mlp_1").up.kernel.shape == (8, 3)
     assert network.layer("mlp_1").activation is jnp.tanh
     assert isinstance(network.layer("output").energy, pc.energies.Gaussian)
+
+
+def test_a_parameterization_reaches_all_layers_and_logits_start_at_1_over_the_root_of_the_width():
+    """a_L = 1/N of N(0, 1) weights on activities of size 1; the embedding's numbers have variance 2."""
+    network = pc.models.transformer(
+        7, 5, 64, num_blocks=1, parameterization=pc.parameterizations.MuPC(), rngs=nnx.Rngs(0)
+    )
+    assert network.layer("output").multiplier == 1 / 64
+    assert network.layer("mlp_1").outer == pytest.approx((256 * 4) ** -0.5)
+    tokens = TOKENS[:, :-1]
+    logits = np.asarray(network.predict(tokens))
+    assert np.sqrt(np.mean(logits**2)) == pytest.approx(64**-0.5, rel=0.2)  # 105 numbers
+    embedded = np.asarray(network.feedforward(tokens)["embedding"])
+    assert np.var(embedded) == pytest.approx(2, rel=0.2)

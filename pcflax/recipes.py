@@ -38,6 +38,7 @@ LEARNING: dict[str, tuple[str, ...]] = {
     "pc": ("PredictiveCoding",),
     "ipc": ("IncrementalPC",),
     "fpa": ("FixedPrediction",),
+    "alm": ("AugmentedLagrangian",),
     "zil": ("ZIL",),
     "nudged": ("Nudged",),
     "backprop": ("Backprop",),

@@ -37,9 +37,9 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         UntilTolerance VectorField expect_algorithm finished make_problem observe""",
     "initializers": """AbstractKeptStart Amortized ClassAverage Downward Feedforward Normal
         Persistent Zeros""",
-    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit
-        IncrementalPC LearningInfo Nudged PredictiveCoding Temporal ZIL apply spectral_penalty
-        weight_decay""",
+    "learning": """AbstractGradientLearning AbstractLearning AugmentedLagrangian Backprop
+        FixedPrediction Implicit IncrementalPC LearningInfo Nudged PredictiveCoding Temporal ZIL apply
+        spectral_penalty weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization MuPC NTK Standard",

@@ -94,6 +94,7 @@ class TestBuilt:
             ("pc", pc.learning.PredictiveCoding),
             ("ipc", pc.learning.IncrementalPC),
             ("fpa", pc.learning.FixedPrediction),
+            ("alm", pc.learning.AugmentedLagrangian),
             ("zil", pc.learning.ZIL),
             ("nudged", pc.learning.Nudged),
             ("backprop", pc.learning.Backprop),

@@ -40,6 +40,7 @@ LEARNING: dict[str, tuple[str, ...]] = {
     "ipc": ("IncrementalPC",),
     "fpa": ("FixedPrediction",),
     "meta-pcn": ("MetaPCN",),
+    "alm": ("AugmentedLagrangian",),
     "zil": ("ZIL",),
     "nudged": ("Nudged",),
     "backprop": ("Backprop",),

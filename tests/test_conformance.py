@@ -68,6 +68,7 @@ RULES = {
             0.1, temperature=0.01, burn_in=4, num_samples=3, thinning=2, keep_samples=True
         )
     ),
+    "augmented lagrangian": pc.learning.AugmentedLagrangian(FEW),
     "backprop": pc.learning.Backprop(),
     "incremental": pc.learning.IncrementalPC(FEW),
     "fixed prediction": pc.learning.FixedPrediction(
@@ -112,8 +113,8 @@ FAMILIES = {
 }
 # Those that a rule, or an algorithm, has to refuse.
 REFUSED = {
-    "hybrid": ("nudged", "backprop", "fixed prediction", "meta-pcn", "zil", "implicit"),
-    "bidirectional": ("backprop", "fixed prediction", "meta-pcn", "zil"),
+    "hybrid": ("nudged", "backprop", "fixed prediction", "meta-pcn", "zil", "implicit", "augmented"),
+    "bidirectional": ("backprop", "fixed prediction", "meta-pcn", "zil", "augmented"),
     "feedback": ("auto", "newton", "linear", "implicit"),
 }
 ONE_PREDICTOR = ("output-newton",)  # algorithms that want it

@@ -35,11 +35,12 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
         Langevin LinearSolve NewtonCG OutputNewton Scheduled Seen Sequence Status StepInfo Trace
         UntilTolerance VectorField expect_algorithm finished make_problem observe""",
-    "initializers": """AbstractKeptStart Amortized ClassAverage DirectFeedback Downward Feedforward
-        Normal Persistent Zeros""",
-    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit
-        IncrementalPC LearningInfo MetaPCN Nudged PredictiveCoding Temporal ZIL apply matrix_steps
-        normalize_spectral scale_by_layer spectral_penalty weight_decay""",
+    "initializers": """AbstractKeptStart Amortized ClassAverage DirectFeedback Downward Feedforward Normal
+        Persistent Zeros""",
+    "learning": """AbstractGradientLearning AbstractLearning AugmentedLagrangian Backprop FixedPrediction
+        Implicit IncrementalPC LearningInfo MetaPCN Nudged PredictiveCoding Temporal ZIL
+        apply matrix_steps normalize_spectral scale_by_layer spectral_penalty
+        weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",

@@ -19,6 +19,7 @@ import pcflax as pc
 from benchmarks import adaptive_stop
 from benchmarks import inference as benchmark
 from scripts import (
+    augmented_lagrangian,
     continual,
     decoder,
     fid_features,
@@ -447,6 +448,15 @@ class TestAnswers:
             assert values["learned"] > 94
             assert values["class"] < 30 < 85 < values["task"]
         assert (tmp_path / "continual.png").stat().st_size > 5000
+
+    def test_multipliers_beside_backpropagation_and_predictive_coding(self, tmp_path, monkeypatch):
+        found = run_quickly(augmented_lagrangian, tmp_path, monkeypatch, "--seeds", "1")
+        values = {name: entry["values"][0] for name, entry in found.items()}
+        assert set(values) == {
+            "alm_backprop",
+            *(f"alm{kind}{of}" for kind in ("", "_plain") for of in ("", "_cosine")),
+        }
+        assert values["alm_plain_cosine"] < values["alm_cosine"] < 1
 
     def test_starts_and_missing_labels(self, tmp_path, monkeypatch):
         found = run_quickly(starts, tmp_path, monkeypatch, "--seeds", "1")

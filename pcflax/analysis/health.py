@@ -25,7 +25,7 @@ from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import error_problem
 from pcflax.inference.newton import AbstractNewton
 from pcflax.layers import Evidence, PCDense, PCLayer
-from pcflax.learning import AbstractLearning, FixedPrediction
+from pcflax.learning import AbstractLearning, AugmentedLagrangian, FixedPrediction
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.typing import PRNGKey
 
@@ -132,7 +132,9 @@ def inference_health(
     Without a `reference`, which costs as much as it takes to an equilibrium, no gap is measured.
     """
     inference = getattr(learning, "inference", None)
-    if not isinstance(inference, AbstractInference) or isinstance(learning, FixedPrediction):
+    # what these follow is not the energy alone
+    other = isinstance(learning, FixedPrediction | AugmentedLagrangian)
+    if not isinstance(inference, AbstractInference) or other:
         return None
     if network.fed_back:
         return None

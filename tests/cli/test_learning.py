@@ -95,6 +95,7 @@ class TestBuilt:
             ("ipc", pc.learning.IncrementalPC),
             ("fpa", pc.learning.FixedPrediction),
             ("meta-pcn", pc.learning.MetaPCN),
+            ("alm", pc.learning.AugmentedLagrangian),
             ("zil", pc.learning.ZIL),
             ("nudged", pc.learning.Nudged),
             ("backprop", pc.learning.Backprop),

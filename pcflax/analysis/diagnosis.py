@@ -236,8 +236,7 @@ def backpropagation_words(inference: InferenceHealth) -> str:
     """Say that inference has not left backpropagation."""
     return (
         f"inference closes {inference.gap_closed:.1%} of the energy gap, so this is close to "
-        f"backpropagation: every layer's weight gradient has its direction (cosine above {_PARALLEL}), "
-        f"which is all that an optimizer such as Adam follows"
+        f"backpropagation: every layer's weight gradient has its direction, which is all that Adam follows"
     )
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from pcflax.checks import expect_kind
 from pcflax.layers import Evidence
 from pcflax.layers.feedback import without_feedback
 from pcflax.learning import AbstractLearning, Backprop
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument
-from pcflax.training.checks import as_optimizer
 from pcflax.typing import PRNGKey, PyTree
 
 # Enough for the path to count, and not only the sign of the first gradient.
@@ -138,8 +138,14 @@ def displacement_alignment(
     >>> round(found["total"], 5)
     1.0
     """
-    held = Argument(as_optimizer("displacement_alignment", optimizer, split(network).parameters))
-    return _cosines(_measured(network, inputs, targets, learning, key, held))
+    expect_kind(
+        "displacement_alignment",
+        "optimizer",
+        optimizer,
+        optax.GradientTransformation,
+        "optax.adam(1e-3)",
+    )
+    return _cosines(_measured(network, inputs, targets, learning, key, Argument(optimizer)))
 
 
 def _cosines(found: dict[str, dict[str, float]]) -> dict[str, float]:

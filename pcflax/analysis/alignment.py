@@ -166,9 +166,10 @@ def _measured(network, inputs, targets, learning, key, optimizer) -> dict[str, d
     key = jax.random.key(0) if key is None else key
     found = _products(split(network), Evidence(inputs, targets), key, learning, optimizer)
     found = jax.tree.map(lambda value: np.asarray(value, np.float64), found)
-    return network.by_node(
+    found = network.by_node(
         found, lambda sums, index: {kind: value[..., index] for kind, value in sums.items()}
     )
+    return {name: jax.tree.map(float, sums) for name, sums in found.items()}
 
 
 def rule_gradient(

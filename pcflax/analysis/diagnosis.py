@@ -20,6 +20,12 @@ _PARALLEL, _EDGE = 0.99, 0.9
 _ADAMS_EPS = 1e-8
 
 
+UNBOUNDED = (
+    "its learned precision grows without end, since a free layer's error can go to 0, where the energy has "
+    "no minimum: give its LearnedGaussian a least_variance, or infer by Langevin"
+)
+
+
 class InferenceHealth(NamedTuple):
     """The reach of a rule's inference, as means over the batch.
 

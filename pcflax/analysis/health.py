@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pcflax.energies import total_energy
+from pcflax.energies import LearnedGaussian, total_energy
 from pcflax.inference import (
     AbstractInference,
     CurvatureDescent,
@@ -34,7 +34,14 @@ from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.typing import PRNGKey
 
 from .alignment import Credit, displacement_alignment, gradient_alignment
-from .diagnosis import InferenceHealth, largest_step_size, layer_sentence, step_limit, summary
+from .diagnosis import (
+    UNBOUNDED,
+    InferenceHealth,
+    largest_step_size,
+    layer_sentence,
+    step_limit,
+    summary,
+)
 
 # As `unit_health` says.
 _DEAD, _SATURATED = 1e-5, 0.1
@@ -130,8 +137,23 @@ def health(
         )
         for name in network.nodes
     }
+    if inference is not None and not getattr(learning.inference, "temperature", 0):  # type: ignore[attr-defined]
+        sentences |= dict.fromkeys(_unbounded(network), UNBOUNDED)
     told = summary(inference, credit, learning, displacement)
     return Health(credit, dead, saturated, inference, sentences, told, displacement)
+
+
+def _unbounded(network: AbstractPCNetwork) -> list[str]:
+    """Return the hidden layers whose learned precision has no bound."""
+    return [
+        node
+        for name in network.layer_names
+        for node, layer in network.layer(name).each_node(name).items()
+        if isinstance(layer.energy, LearnedGaussian)
+        and not layer.energy.least_variance
+        and node in network.nodes[:-1]
+        and not layer.is_root_node
+    ]
 
 
 def inference_health(

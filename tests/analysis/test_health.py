@@ -422,12 +422,20 @@ class TestSentences:
         assert found.credit.rms["low"] == pytest.approx(1.6e-9)
         assert "swallows the gradient of 'low' (1 of 2 layers)" in found.summary
 
+    def test_a_learned_precision_that_has_no_bound_is_told(self):
+        """With point estimates it grows without end in a hidden layer, and not in the output's."""
+        for least, told in ((0.0, True), (0.1, False)):
+            energy = pc.energies.LearnedGaussian(1, least_variance=least)
+            top = dense([[3.0]], energy=pc.energies.LearnedGaussian(1))
+            network = pc.PCNetwork({"low": dense([[2.0]], energy=energy), "top": top})
+            found = health(network, jnp.ones((1, 1)), jnp.full((1, 1), 16.0), learning=ONE_STEP)
+            assert ("its learned precision grows without end" in found.sentences["low"]) == told
+            assert "precision" not in found.sentences["top"]
+
     def test_where_all_are_as_small_each_says_so(self):
-        network = pc.PCNetwork({"low": dense([[1.0]]), "top": dense([[1.0]])})
-        x, y = jnp.ones((1, 1)), jnp.full((1, 1), 1.0 + 1e-6)
-        x = x.at[0, 0].set(1e-3)
+        """1e-3 * 1e-6 for the bias, a thousandth of that for the weight."""
         network = pc.PCNetwork({"low": dense([[1e-6]]), "top": dense([[1e-6]])})
-        y = jnp.full((1, 1), 1e-3)
+        x, y = jnp.full((1, 1), 1e-3), jnp.full((1, 1), 1e-3)
         found = health(network, x, y, learning=pc.learning.Backprop())
         told = (
             "it does not learn by Adam, whose eps of 1e-08 swallows its gradient, 7e-10 an element"

@@ -45,8 +45,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
-        activity_spectrum bits_per_dimension chain_diagnostics continual effective_rank
-        frechet_distance gradient_alignment health inference_health knn_probe linear_probe
+        activity_spectrum bits_per_dimension chain_diagnostics continual displacement_alignment
+        effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
         log_likelihood_bound participation_ratio representations target_alignment trajectories
         unit_health""",
     "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure

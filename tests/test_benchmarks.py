@@ -385,6 +385,20 @@ class TestPages:
         assert tables.page(text) == text
         assert tables.measured() in text
         assert tables.mlp() in text
+        assert tables.costs() in text
+
+    def test_the_table_of_costs_tells_products_counted_by_hand(self):
+        """Of the notebook's network, 64 examples: up by all layers, a step up and down above the first."""
+        first, second, third = (2 * 64 * a * b for a, b in ((784, 300), (300, 300), (300, 10)))
+        (name, found), _ = tables.read("costs-cpu.json")["networks"].items()
+        assert name == "784-300-300-10"
+        flops = {label: cost["flops"] for label, cost in found["costs"].items()}
+        assert flops["pass upward"] == first + second + third
+        assert flops["backpropagation's gradient"] == 2 * first + 3 * (second + third)
+        step = 2 * (second + third)
+        assert flops["gradient descent, a step"] == step
+        learning = first + 2 * (second + third)
+        assert flops["predictive coding, 20 steps"] == first + second + 20 * step + learning
 
 
 class TestRecords:

@@ -163,6 +163,10 @@ def summary(
     for label, algorithm in _labelled(inference).items():
         costs |= _inference_costs(label, algorithm, pure, given, targets)
     for label, rule in _labelled(learning).items():
+        if label in costs:
+            raise ValueError(
+                f"summary has a cost of '{label}' already; give the rule another label"
+            )
         rule.check(network)
         costs[label] = _cost(_learn(rule), pure, given, targets)
     parameters = {name: _number(pure.parameters.get(name, {})) for name in network.layer_names}

@@ -178,3 +178,5 @@ def test_refusals():
     chain = pc.models.mlp(3, 4, 2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="hidden_1"):
         chain.summary((BATCH, 7))
+    with pytest.raises(ValueError, match="a cost of 'pass upward' already"):
+        chain.summary((BATCH, 3), learning={"pass upward": pc.learning.Backprop()})

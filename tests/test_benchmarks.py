@@ -379,6 +379,18 @@ class TestPages:
                 assert f"| {name} |" in text
                 assert reason in text
 
+    def test_the_page_tells_what_is_recorded_of_the_chosen_output(self):
+        answers = {
+            "cross_library_accuracy": {"values": [98.25, 98.3]},
+            "cross_library_epochs_97.5": {"values": [4, 4]},
+            "cross_library_pcx_ratio": {"values": [3.2, 2.9, 3.0]},
+        }
+        text = page.chosen(answers)
+        assert "the last epoch of 2 seeds has 98.25 to 98.30 % of the test images right" in text
+        assert "97.5 % is there in epoch 4;" in text
+        assert "takes 3.0 times as long (2.9 to 3.2 in 3 rounds)" in text
+        assert "98.0 %" not in text
+
     def test_the_page_on_choosing_inference_holds_the_results(self):
         """Its tables are those that benchmarks/tables.py makes from the committed JSON."""
         text = tables.PAGE.read_text()

@@ -64,6 +64,37 @@ def _cell(record: dict | None) -> str:
     return f"{record['steps']:,} ({1e3 * record['seconds']:.3g})"
 
 
+def costs() -> str:
+    """Operations and bytes of each method beside backpropagation's gradient."""
+    result = read("costs-cpu.json")
+    networks = result["networks"]
+    first, base = next(iter(networks.values())), "backpropagation's gradient"
+    rows = []
+    for label in first["costs"]:
+        cells = [label]
+        for found in networks.values():
+            cost, whole = found["costs"][label], found["costs"][base]["flops"]
+            ratio = f"{cost['flops'] / whole:.2f}"
+            cells += [_millions(cost["flops"]), ratio, _millions(cost["bytes"])]
+        rows.append(cells)
+    header = ["for a batch", *(f"{name}: {what}" for name in networks for what in _COSTS)]
+    return (
+        f"From the compiled programs, for a batch of {first['batch']}, by `network.summary` "
+        f"(`benchmarks/costs.py`, jax {result['jax']}, {result['platform'].upper()}): operations of matrix "
+        f"products, a multiplication and its addition being two, beside those of backpropagation's whole "
+        f"gradient, and bytes that instructions read and write. Loops count as often as they turn; what XLA "
+        f"lifts out of them, such as the prediction from the input, counts once. Rules without the "
+        f"optimizer.\n\n{rows_of(header, rows)}"
+    )
+
+
+_COSTS = ("Mflop", "ratio", "MB")
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e6:,.0f}" if value >= 1e8 else f"{value / 1e6:.3g}"
+
+
 def mlp() -> str:
     """Accuracy by rule."""
     result = read("mlp_table-mnist-cpu.json")
@@ -86,7 +117,7 @@ def mlp() -> str:
 
 def page(text: str) -> str:
     """The page with its tables made anew."""
-    for name, table in (("measured", measured()), ("mlp", mlp())):
+    for name, table in (("measured", measured()), ("costs", costs()), ("mlp", mlp())):
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{table}\n\n{end}{rest.split(end, 1)[1]}"

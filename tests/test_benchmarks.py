@@ -379,12 +379,38 @@ class TestPages:
                 assert f"| {name} |" in text
                 assert reason in text
 
+    def test_the_page_tells_what_is_recorded_of_the_chosen_output(self):
+        answers = {
+            "cross_library_accuracy": {"values": [98.25, 98.3]},
+            "cross_library_epochs_97.5": {"values": [4, 4]},
+            "cross_library_pcx_ratio": {"values": [3.2, 2.9, 3.0]},
+        }
+        text = page.chosen(answers)
+        assert "the last epoch of 2 seeds has 98.25 to 98.30 % of the test images right" in text
+        assert "97.5 % is there in epoch 4;" in text
+        assert "takes 3.0 times as long (2.9 to 3.2 in 3 rounds)" in text
+        assert "98.0 %" not in text
+
     def test_the_page_on_choosing_inference_holds_the_results(self):
         """Its tables are those that benchmarks/tables.py makes from the committed JSON."""
         text = tables.PAGE.read_text()
         assert tables.page(text) == text
         assert tables.measured() in text
         assert tables.mlp() in text
+        assert tables.costs() in text
+
+    def test_the_table_of_costs_tells_products_counted_by_hand(self):
+        """Of the notebook's network, 64 examples: up by all layers, a step up and down above the first."""
+        first, second, third = (2 * 64 * a * b for a, b in ((784, 300), (300, 300), (300, 10)))
+        (name, found), _ = tables.read("costs-cpu.json")["networks"].items()
+        assert name == "784-300-300-10"
+        flops = {label: cost["flops"] for label, cost in found["costs"].items()}
+        assert flops["pass upward"] == first + second + third
+        assert flops["backpropagation's gradient"] == 2 * first + 3 * (second + third)
+        step = 2 * (second + third)
+        assert flops["gradient descent, a step"] == step
+        learning = first + 2 * (second + third)
+        assert flops["predictive coding, 20 steps"] == first + second + 20 * step + learning
 
 
 class TestRecords:

@@ -24,8 +24,8 @@ save_weights""".split()
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
         PCEmbedding PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
-    "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork Previous SplitNetwork Sum
-        Wiring after_batch from_adjacency split write""",
+    "networks": """AbstractPCNetwork Clamp Combine Concatenate Cost LayerSummary PCGraph PCNetwork Previous
+        SplitNetwork Sum Summary Wiring after_batch from_adjacency split write""",
     "models": """Transition bidirectional conv_decoder decoder hybrid mlp residual_mlp resnet18 temporal
         transformer vgg10 vgg5 vgg7""",
     "energies": """ActivityDecay Bernoulli Categorical Energy FullGaussian Gaussian Heteroscedastic Huber
@@ -114,6 +114,9 @@ WITHOUT_EXAMPLE = {
     "pc.inference.finished",
     "pc.inference.observe",
     "pc.learning.apply",
+    "pc.networks.Cost",
+    "pc.networks.LayerSummary",
+    "pc.networks.Summary",
     "pc.networks.Wiring",
     "pc.networks.after_batch",
     "pc.networks.write",

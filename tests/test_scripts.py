@@ -16,11 +16,12 @@ from flax import nnx
 from rich.console import Console
 
 import pcflax as pc
-from benchmarks import adaptive_stop
+from benchmarks import adaptive_stop, costs
 from benchmarks import inference as benchmark
 from scripts import (
     augmented_lagrangian,
     continual,
+    cross_library,
     decoder,
     fid_features,
     graph,
@@ -527,3 +528,47 @@ class TestAnswers:
         distances = [float(line.split()[-1]) for line in printed[0][1:]]
         assert distances == sorted(distances)
         assert distances[-1] > 2 * distances[0]
+
+
+class TestCrossLibrary:
+    def run(self, monkeypatch, *arguments):
+        monkeypatch.setattr(sys, "argv", ["cross_library.py", "--quick", *arguments])
+        cross_library.main()
+
+    def test_the_last_epoch_is_recorded(self, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "depth.json"
+        self.run(monkeypatch, "--output", str(path))
+        (value,) = json.loads(path.read_text())["cross_library_accuracy"]["values"]
+        assert 50 < value < 100
+        assert capsys.readouterr().out.startswith(f"seed 0: {value:.2f} % after 3 epochs")
+
+    def test_the_choice_sees_no_test_image(self, monkeypatch, capsys):
+        images, labels, _, _ = cross_library.load(None, quick=True)
+        monkeypatch.setattr(cross_library, "load", lambda *_: (images, labels, None, None))
+        monkeypatch.setattr(cross_library, "CANDIDATES", (cross_library.Chosen,))
+        self.run(monkeypatch, "--choose", "--epochs", "1")
+        assert capsys.readouterr().out.startswith("Chosen: ")
+
+    def test_all_but_output_and_inference_is_the_jobs(self):
+        job = cross_library.JOB
+        chosen = cross_library.Chosen(job, job.make_parameters(0))
+        for own, given in zip(chosen.parameters(), job.make_parameters(0), strict=True):
+            np.testing.assert_array_equal(own["kernel"], given["kernel"])
+        kept = dataclasses.replace(
+            chosen.job,
+            num_inference_steps=job.num_inference_steps,
+            activity_step_size=job.activity_step_size,
+        )
+        assert kept == job
+
+
+class TestCosts:
+    def test_the_quick_form_counts_the_products_of_its_networks(self, tmp_path, monkeypatch):
+        path = tmp_path / "costs.json"
+        monkeypatch.setattr(sys, "argv", ["costs.py", "--quick", "--output", str(path)])
+        costs.main()
+        chain, deep = json.loads(path.read_text())["networks"].values()
+        step = chain["costs"]["gradient descent, a step"]["flops"]
+        assert step == 2 * 2 * 64 * (8 * 8 + 8 * 10)
+        upward = deep["costs"]["pass upward"]["flops"]
+        assert upward == 2 * 64 * (784 * 6 + 2 * 6 * 6 + 6 * 10)

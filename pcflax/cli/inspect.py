@@ -21,6 +21,9 @@ def inspect(options: InspectOptions) -> None:
     if options.health:
         show_health(options)
         return
+    if options.summary:
+        show_summary(options)
+        return
     stored = pc.load_checkpoint(options.run, step=options.step, best=options.best)
     parameters = stored.sections["parameters"]
     if options.json:
@@ -49,6 +52,24 @@ def inspect(options: InspectOptions) -> None:
     console.print(f"{count:,} parameters")
     console.print(f"digest      {stored.digest()}", soft_wrap=True)
     console.print(f"checkpoint  {stored.path}", soft_wrap=True)
+
+
+def show_summary(options: InspectOptions) -> None:
+    """Print the layers and what they cost, for a batch as the run trains on."""
+    run = read_config(options.run)
+    run = dataclasses.replace(run, data_dir=options.data_dir or run.data_dir)
+    data = load_data(run, "train")
+    trainer = build_trainer(run, data, options.run)
+    learning = trainer.learning
+    found = trainer.network.summary(
+        next(iter(data)).inputs,
+        inference=getattr(learning, "inference", None),
+        learning=learning,
+    )
+    if options.json:
+        print(dumps(_plain(found)))
+    else:
+        plain_console().print(found)
 
 
 # Enough examples for a verdict, few enough for seconds.
@@ -120,9 +141,13 @@ def show_health(options: InspectOptions) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Nested dicts in the place of named tuples."""
+    """Nested dicts in the place of named tuples and other records."""
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
+    if dataclasses.is_dataclass(value):
+        return _plain(vars(value))
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value

@@ -169,6 +169,8 @@ class InspectOptions(CheckpointOptions):
     health: bool = False
     """Examine the network on a batch of its training data: does inference reach its equilibrium, do the
     early layers learn; a sentence for each layer."""
+    summary: bool = False
+    """Show the layers, and what a batch costs: the pass upward, inference, the rule, backpropagation."""
 
 
 @dataclasses.dataclass(frozen=True)

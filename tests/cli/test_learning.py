@@ -529,3 +529,18 @@ class TestInspectHealth:
         assert "there is no run in" in error(capsys, "inspect", tmp_path, "--health")
         told = error(capsys, "inspect", default_run, "--health", "--step", 2000)
         assert "there is no checkpoint of step 2000" in told
+
+
+class TestInspectSummary:
+    def test_it_tells_layers_and_what_a_batch_costs(self, default_run, capsys):
+        run = read_config(default_run)
+        up = 2 * run.batch_size * (64 * 8 + 8 * 10)
+        record = strictly(output(capsys, "inspect", default_run, "--summary", "--json"))
+        assert record["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+        assert record["costs"]["pass upward"]["flops"] == up
+        step = record["costs"]["GradientDescent, a step"]["flops"]
+        assert step == 2 * 2 * run.batch_size * 8 * 10
+        assert record["costs"]["PredictiveCoding(GradientDescent)"]["flops"] > 20 * step
+        printed = output(capsys, "inspect", default_run, "--summary")
+        assert "hidden_1" in printed
+        assert "GradientDescent, 20 steps" in printed

@@ -34,6 +34,13 @@ ALGORITHMS = {
     "gradient, auto": pc.inference.GradientDescent(
         step_size="auto", tolerance=1e-10, max_steps=4000
     ),
+    # steps far above the stable ones, held and taken back
+    "gradient, clip": pc.inference.GradientDescent(
+        20.0, tolerance=1e-10, max_steps=4000, guard="clip"
+    ),
+    "gradient, backoff": pc.inference.GradientDescent(
+        3.0, tolerance=1e-10, max_steps=4000, backoff=0.5
+    ),
     "newton": NEWTON,
     # linear where errors are large: it wants more steps than Newton's method
     "gauss-newton": pc.inference.GaussNewton(tolerance=1e-8, max_steps=300),
@@ -115,7 +122,7 @@ FAMILIES = {
 REFUSED = {
     "hybrid": ("nudged", "backprop", "fixed prediction", "meta-pcn", "zil", "implicit", "augmented"),
     "bidirectional": ("backprop", "fixed prediction", "meta-pcn", "zil", "augmented"),
-    "feedback": ("auto", "newton", "linear", "implicit"),
+    "feedback": ("auto", "clip", "backoff", "newton", "linear", "implicit"),
 }
 ONE_PREDICTOR = ("output-newton",)  # algorithms that want it
 KEY = jax.random.key(0)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax.errors import TraceContextError
 from jax.core import Tracer
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from pcflax.checks import expect_count, expect_number
 from pcflax.layers import Evidence
@@ -28,7 +28,7 @@ from pcflax.settings import Argument, Settings
 from pcflax.typing import Activities, Initializer, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField, make_problem
-from .result import InferenceResult, Seen, concatenated
+from .result import InferenceResult, Seen, concatenated, warn_of_steps
 from .solve import FixedSteps, StepInfo, UntilTolerance, iterate
 
 
@@ -52,6 +52,19 @@ class AbstractInference(Settings, abc.ABC):
         return getattr(self, "tolerance", None) is not None or any(
             one.stops_at_tolerance for one in inner if one is not None
         )
+
+    @property
+    def warns_of_steps(self) -> bool:
+        """Whether it is to be told where a step size is above the largest stable one."""
+        inner = [getattr(self, "inference", None), *getattr(self, "algorithms", ())]
+        return any(one.warns_of_steps for one in inner if one is not None)
+
+    def overstep(self, problem: InferenceProblem) -> Float[Array, " batch"] | None:
+        """Return each example's step size over the largest stable one at the start, where it warns."""
+        for one in (getattr(self, "inference", None), *getattr(self, "algorithms", ())):
+            if one is not None and one.warns_of_steps:
+                return one.overstep(problem)
+        return None
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
         """Return the layers whose error is 0 where inference began at the feedforward pass; none is known."""
@@ -103,6 +116,8 @@ class AbstractInference(Settings, abc.ABC):
         start, keep = Argument(initializer), Argument(record)
         result = _run(split(network), known, self, start, key, keep, trace=trace)
         result = result.in_order(network.names, network.layer_names)
+        if self.warns_of_steps and not isinstance(result.status, Tracer):
+            warn_of_steps(_overstep(split(network), known, self, start, key), stacklevel=5)
         return result, result.activities
 
     def _run_all(
@@ -221,6 +236,14 @@ def expect_algorithm(owner: object, inference: object, kind: type = AbstractInfe
             f"{name} expected {article} algorithm such as "
             f"pc.inference.GradientDescent(0.1, num_steps=20), got {got!r}"
         )
+
+
+@jax.jit
+def _overstep(network: SplitNetwork, known, inference, initializer, key):
+    start_key = None if key is None else jax.random.split(key)[0]
+    return inference.overstep(
+        make_problem(network, known, initializer=initializer.value, key=start_key)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="trace")

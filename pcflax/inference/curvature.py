@@ -53,23 +53,29 @@ def random_direction(problem: InferenceProblem) -> Direction:
         jnp.broadcast_to(jax.random.normal(key, leaf.shape[1:], leaf.dtype), leaf.shape)
         for key, leaf in zip(keys, leaves, strict=True)
     ]
-    direction = _normalized(jax.tree.unflatten(structure, vector))
+    direction = normalized(jax.tree.unflatten(structure, vector))
     return direction._replace(eigenvalue=jnp.zeros_like(direction.eigenvalue))  # not looked for yet
 
 
 def power_iteration(
-    problem: InferenceProblem, coordinates: PyTree, direction: Direction
+    problem: InferenceProblem, coordinates: PyTree, direction: Direction, scales: PyTree = None
 ) -> tuple[Direction, Energies, PyTree]:
-    """Return v <- H v / |H v| of each example, and the energies and the gradient, which come with it."""
+    """Return v <- H v / |H v| of each example, and the energies and the gradient, which come with it.
+
+    With `scales` S, numbers shaped as the coordinates are or broadcast to them, it is that of S H S.
+    """
+
+    def scaled(vector):
+        return vector if scales is None else jax.tree.map(jnp.multiply, vector, scales)
 
     def gradient(coordinates):
         energies, gradient = problem.energy_and_gradient(coordinates)
         return gradient, energies
 
     gradient, product, energies = jax.jvp(
-        gradient, (coordinates,), (direction.vector,), has_aux=True
+        gradient, (coordinates,), (scaled(direction.vector),), has_aux=True
     )
-    found = _normalized(product)
+    found = normalized(scaled(product))
     # where the energy has no curvature along v, v is kept: it may have some at the next place
     flat = found.eigenvalue == 0
     kept = jax.tree.map(
@@ -160,7 +166,8 @@ def _largest(tree: PyTree) -> Array:
     return jnp.where(size > 0, size, 1.0).astype(size.dtype)
 
 
-def _normalized(vector: PyTree) -> Direction:
+def normalized(vector: PyTree) -> Direction:
+    """Return the vector of each example at norm 1, and its norm; 0 stays 0."""
     leaves = jax.tree.leaves(vector)
     squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
     norm = jnp.sqrt(squares)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import Activities, PRNGKey, PyTree
@@ -103,6 +104,10 @@ class ErrorCoordinates(AbstractInference):
         """Refuse cycles."""
         network.check_acyclic("error coordinates make activities of errors in an order")
         super().check(network)
+
+    def overstep(self, problem: InferenceProblem) -> Float[Array, " batch"] | None:
+        """Return how far steps in errors are above the largest stable one, if it warns."""
+        return super().overstep(error_problem(problem))
 
     def solve(
         self,

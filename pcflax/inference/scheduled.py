@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from pcflax.checks import did_you_mean, expect_kind, expect_number
 from pcflax.networks import AbstractPCNetwork
@@ -98,6 +98,10 @@ class Scheduled(AbstractIterativeInference):
         """Make the algorithm's step at this step's weights."""
         now = self.weighed(problem).at(step)
         return self.inference.step(now, coordinates, state, step=step, key=key)
+
+    def overstep(self, problem: InferenceProblem) -> Float[Array, " batch"] | None:
+        """Return how far steps are above the largest stable one at the first weights, if it warns."""
+        return super().overstep(self.weighed(problem).at(0))
 
     def solve(
         self,

@@ -45,6 +45,7 @@ from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
 from .staging import Pace
+from .step_limit import StepLimit
 
 
 class Trainer:
@@ -120,7 +121,7 @@ class Trainer:
         self.measures: tuple[str, ...] = ()
         seed = expect_count("Trainer", "seed", seed, least=-(2**63))
         self._run = Run(network, self.optimizer, seed)
-        self._saving, self._pace = Saving(checkpoints), Pace()
+        self._saving, self._pace, self._limit = Saving(checkpoints), Pace(), StepLimit()
 
     @property
     def network(self) -> AbstractPCNetwork:
@@ -252,6 +253,7 @@ class Trainer:
             callbacks=self.callbacks,
             saving=self._saving,
             pace=self._pace,
+            limit=self._limit,
         )
         self._run.stop_asked = False
         keeps = self.checkpoints is not None and self.checkpoints.activities

@@ -19,8 +19,9 @@ from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
 from .curvature_descent import CurvatureDescent
+from .momentum import accelerated, at_rest
 from .problem import InferenceProblem, VectorField
-from .solve import FixedSteps, StepInfo, observe
+from .solve import FixedSteps, StepInfo, expect_energy, observe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,8 @@ class GradientDescent(AbstractIterativeInference):
 
     Fixed point: dF_i/dz_i = 0.
 
-    Rate: linear without momentum; stable for step_size < 2/lambda_max of the Hessian.
+    Rate: linear; stable for step_size < 2/lambda_max of the Hessian. With `momentum="auto"` and a step of
+    1/lambda_max, in the square root of the steps that plain descent takes: about sqrt(condition number).
 
     Cost a step: one evaluation of the energy and its gradient.
 
@@ -54,7 +56,10 @@ class GradientDescent(AbstractIterativeInference):
             layer's name counts, and "*" fits any. Another number needs no new program. "auto" makes a
             `CurvatureDescent`.
         momentum: of the velocity v <- momentum * v + dF/dz, z <- z - step_size * v; none unless given.
-        nesterov: whether to look ahead along the velocity.
+            "auto" is Nesterov's, which grows by the count of steps and begins anew for each example
+            whose energy rises or whose gradient points against its velocity (O'Donoghue & Candès,
+            2015); see `pcflax/inference/momentum.py`. Give it a step size of 1/lambda_max at most.
+        nesterov: whether to look ahead along the velocity of a momentum that is a number.
         num_steps: a fixed count, 20 unless given; or
         tolerance: the residual at which an example stops, and
         max_steps: after how many steps at most; see `AbstractIterativeInference`.
@@ -62,8 +67,8 @@ class GradientDescent(AbstractIterativeInference):
     Raises:
         TypeError: where `optimizer` is neither a number nor an optax transformation.
         ValueError: for a wrong number of steps, a step size that is not positive, a momentum outside of
-            [0, 1), both an optimizer and a step size; on use, for a pattern that fits no layer, or a
-            layer that no pattern fits.
+            [0, 1), both an optimizer and a step size; on use, for a pattern that fits no layer, a layer
+            that no pattern fits, or momentum="auto" where there is no energy.
 
     >>> import optax, pcflax as pc
     >>> pc.inference.GradientDescent(0.1, num_steps=5).step_size
@@ -76,7 +81,7 @@ class GradientDescent(AbstractIterativeInference):
 
     optimizer: Any = None
     step_size: Any = dataclasses.field(default=None, kw_only=True)
-    momentum: float | None = dataclasses.field(default=None, kw_only=True)
+    momentum: Any = dataclasses.field(default=None, kw_only=True)
     nesterov: bool = dataclasses.field(default=False, kw_only=True)
 
     def __new__(cls, optimizer: Any = None, *, step_size: Any = None, **others: Any) -> Any:
@@ -112,11 +117,25 @@ class GradientDescent(AbstractIterativeInference):
             step_size = self._expect_step_size(step_size)
         object.__setattr__(self, "optimizer", None)
         object.__setattr__(self, "step_size", step_size)
-        if self.momentum is not None:
+        if self._auto:
+            if self.momentum != "auto":
+                raise ValueError(
+                    f'GradientDescent expected a momentum such as 0.9, or "auto", got {self.momentum!r}'
+                )
+            if self.nesterov:
+                raise ValueError(
+                    'GradientDescent got nesterov and momentum="auto", which looks ahead itself; leave '
+                    "nesterov out"
+                )
+        elif self.momentum is not None:
             momentum = expect_number(self, "momentum", self.momentum, least=0)
             if not isinstance(momentum, Tracer) and momentum >= 1:
                 raise ValueError(f"GradientDescent expected a momentum below 1, got {momentum}")
             object.__setattr__(self, "momentum", momentum)
+
+    @property
+    def _auto(self) -> bool:
+        return isinstance(self.momentum, str)
 
     def _expect_step_size(self, step_size: Any) -> Any:
         try:
@@ -134,8 +153,9 @@ class GradientDescent(AbstractIterativeInference):
         if self.optimizer is not None:
             return optax.with_extra_args_support(self.optimizer)
         rates = self.step_size
+        momentum = None if self._auto else self.momentum  # `step` adds that one
         if not isinstance(rates, Mapping):
-            return optax.sgd(rates, self.momentum, self.nesterov)
+            return optax.sgd(rates, momentum, self.nesterov)
         by_name = {name: self._rate(name, rates) for name in coordinates}
         for pattern in rates:
             if not fnmatch.filter(names, pattern):
@@ -148,10 +168,10 @@ class GradientDescent(AbstractIterativeInference):
             return {name: -by_name[name] * update for name, update in updates.items()}
 
         scale = optax.stateless(scaled)
-        if self.momentum is None:
+        if momentum is None:
             return optax.with_extra_args_support(scale)
         return optax.with_extra_args_support(
-            optax.chain(optax.trace(self.momentum, self.nesterov), scale)
+            optax.chain(optax.trace(momentum, self.nesterov), scale)
         )
 
     def _rate(self, name: str, rates: Mapping[str, Any]) -> Any:
@@ -204,16 +224,20 @@ class GradientDescent(AbstractIterativeInference):
             return True
 
     def init(self, problem: VectorField) -> PyTree:
-        """Return one optimizer state for each example."""
+        """Return one optimizer state for each example, and its momentum where that is "auto"."""
         if not problem.start:
             return ()
-        return jax.vmap(self.transformation(problem.start, _nodes(problem)).init)(problem.start)
+        state = jax.vmap(self.transformation(problem.start, _nodes(problem)).init)(problem.start)
+        if not self._auto:
+            return state
+        expect_energy(self, problem).network.bind().check_no_feedback('momentum="auto" needs one')
+        return state, at_rest(problem)
 
     def step(
         self, problem: VectorField, coordinates, state, *, step, key: PRNGKey | None
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Update every free activity once."""
-        del step, key  # the optimizer counts for itself; deterministic
+        del key  # deterministic
         info, field = observe(problem, coordinates)
         if not coordinates:
             return coordinates, state, info
@@ -224,8 +248,12 @@ class GradientDescent(AbstractIterativeInference):
             return optax.apply_updates(coordinates, updates), state
 
         energy = total_energy(info.energies)
+        state, *momentum = state if self._auto else (state,)
         moved, state = jax.vmap(move)(field, state, coordinates, energy)
-        return moved, state, info
+        if not momentum:
+            return moved, state, info
+        moved, own = accelerated(*momentum, moved, field, energy, last=self.is_last(step))
+        return moved, (state, own), info
 
 
 def _nodes(problem: VectorField) -> tuple[str, ...]:

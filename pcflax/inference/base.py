@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax.errors import TraceContextError
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.checks import expect_count, expect_number
 from pcflax.layers import Evidence
@@ -193,6 +193,11 @@ class AbstractIterativeInference(AbstractInference):
         if self.max_steps is None:
             return UntilTolerance(self.tolerance)
         return UntilTolerance(self.tolerance, self.max_steps)
+
+    def is_last(self, step: Int[Array, ""]) -> Bool[Array, ""]:
+        """Return whether no step comes after this one."""
+        stop = self.stop
+        return step + 1 == (stop.num_steps if isinstance(stop, FixedSteps) else stop.max_steps)
 
     @abc.abstractmethod
     def init(self, problem: VectorField) -> PyTree:

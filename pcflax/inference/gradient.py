@@ -21,8 +21,9 @@ from pcflax.typing import PRNGKey, PyTree
 from . import guard as guarding
 from .base import AbstractIterativeInference
 from .curvature_descent import CurvatureDescent
+from .momentum import accelerated, at_rest
 from .problem import InferenceProblem, VectorField
-from .solve import FixedSteps, StepInfo, observe
+from .solve import FixedSteps, StepInfo, expect_energy, observe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class GradientDescent(AbstractIterativeInference):
 
     Fixed point: dF_i/dz_i = 0.
 
-    Rate: linear without momentum; stable for step_size < 2/lambda_max of the Hessian.
+    Rate: linear; stable for step_size < 2/lambda_max of the Hessian. With `momentum="auto"` and a step of
+    1/lambda_max, in the square root of the steps that plain descent takes: about sqrt(condition number).
 
     Cost a step: one evaluation of the energy and its gradient.
 
@@ -66,7 +68,10 @@ class GradientDescent(AbstractIterativeInference):
             layer's name counts, and "*" fits any. Another number needs no new program. "auto" makes a
             `CurvatureDescent`.
         momentum: of the velocity v <- momentum * v + dF/dz, z <- z - step_size * v; none unless given.
-        nesterov: whether to look ahead along the velocity.
+            "auto" is Nesterov's, which grows by the count of steps and begins anew for each example
+            whose energy rises or whose gradient points against its velocity (O'Donoghue & Candès,
+            2015); see `pcflax/inference/momentum.py`. Give it a step size of 1/lambda_max at most.
+        nesterov: whether to look ahead along the velocity of a momentum that is a number.
         guard: "clip" holds the steps of each example under its curvature; "warn" leaves them as they are, and
             `infer`, or a Trainer once, when it logs, warns where they are above 2/lambda_max.
         backoff: a factor below 1 by which an example's steps shrink where its energy would rise; none unless
@@ -79,9 +84,10 @@ class GradientDescent(AbstractIterativeInference):
         TypeError: where `optimizer` is neither a number nor an optax transformation; on use, for a guard or
             a backoff where the vector field is the gradient of no energy.
         ValueError: for a wrong number of steps, a step size that is not positive, a momentum outside of
-            [0, 1), a backoff outside of (0, 1), both an optimizer and a step size, or an optimizer and a
-            guard; on use, for a pattern that fits no layer, a layer that no pattern fits, or a guard of a
-            network with feedback weights.
+            [0, 1), a backoff outside of (0, 1), both an optimizer and a step size, an optimizer and a guard,
+            or momentum="auto" and a guard or a backoff; on use, for a pattern that fits no layer, a layer
+            that no pattern fits, a guard of a network with feedback weights, or momentum="auto" where there
+            is no energy.
 
     >>> import optax, pcflax as pc
     >>> pc.inference.GradientDescent(0.1, num_steps=5).step_size
@@ -96,7 +102,7 @@ class GradientDescent(AbstractIterativeInference):
 
     optimizer: Any = None
     step_size: Any = dataclasses.field(default=None, kw_only=True)
-    momentum: float | None = dataclasses.field(default=None, kw_only=True)
+    momentum: Any = dataclasses.field(default=None, kw_only=True)
     nesterov: bool = dataclasses.field(default=False, kw_only=True)
     guard: Literal["clip", "warn"] | None = dataclasses.field(default=None, kw_only=True)
     backoff: float | None = dataclasses.field(default=None, kw_only=True)
@@ -135,7 +141,17 @@ class GradientDescent(AbstractIterativeInference):
             step_size = self._expect_step_size(step_size)
         object.__setattr__(self, "optimizer", None)
         object.__setattr__(self, "step_size", step_size)
-        if self.momentum is not None:
+        if self._auto:
+            if self.momentum != "auto":
+                raise ValueError(
+                    f'GradientDescent expected a momentum such as 0.9, or "auto", got {self.momentum!r}'
+                )
+            if self.nesterov:
+                raise ValueError(
+                    'GradientDescent got nesterov and momentum="auto", which looks ahead itself; leave '
+                    "nesterov out"
+                )
+        elif self.momentum is not None:
             momentum = expect_number(self, "momentum", self.momentum, least=0)
             if not isinstance(momentum, Tracer) and momentum >= 1:
                 raise ValueError(f"GradientDescent expected a momentum below 1, got {momentum}")
@@ -158,6 +174,15 @@ class GradientDescent(AbstractIterativeInference):
                 f"GradientDescent got a {held} and an optax transformation, which has no step size to "
                 f"hold; give a number such as GradientDescent(0.1, {held}={getattr(self, held)!r})"
             )
+        if self._auto and (self.guard is not None or self.backoff is not None):
+            raise ValueError(
+                f'GradientDescent got a {held} and momentum="auto", which holds energies by itself; give '
+                f"one of them"
+            )
+
+    @property
+    def _auto(self) -> bool:
+        return isinstance(self.momentum, str)
 
     def _expect_step_size(self, step_size: Any) -> Any:
         try:
@@ -175,8 +200,9 @@ class GradientDescent(AbstractIterativeInference):
         if self.optimizer is not None:
             return optax.with_extra_args_support(self.optimizer)
         rates = self.step_size
+        momentum = None if self._auto else self.momentum  # `step` adds that one
         if not isinstance(rates, Mapping):
-            return optax.sgd(rates, self.momentum, self.nesterov)
+            return optax.sgd(rates, momentum, self.nesterov)
         by_name = self.rates(coordinates)
         for pattern in rates:
             if not fnmatch.filter(names, pattern):
@@ -189,10 +215,10 @@ class GradientDescent(AbstractIterativeInference):
             return {name: -by_name[name] * update for name, update in updates.items()}
 
         scale = optax.stateless(scaled)
-        if self.momentum is None:
+        if momentum is None:
             return optax.with_extra_args_support(scale)
         return optax.with_extra_args_support(
-            optax.chain(optax.trace(self.momentum, self.nesterov), scale)
+            optax.chain(optax.trace(momentum, self.nesterov), scale)
         )
 
     def rates(self, coordinates: Any) -> dict[str, Any]:
@@ -274,12 +300,16 @@ class GradientDescent(AbstractIterativeInference):
         return jax.vmap(self.transformation(coordinates, _nodes(problem)).init)(coordinates)
 
     def init(self, problem: VectorField) -> PyTree:
-        """Return one optimizer state for each example, with what a guard keeps."""
+        """Return one optimizer state for each example, with what a guard or momentum="auto" keeps."""
         if self.guard is not None or self.backoff is not None:
             guarding.expect_energy_and_curvature(problem)
         if not problem.start:
             return ()
         state = self.resting(problem, problem.start)
+        if self._auto:
+            bound = expect_energy(self, problem).network.bind()
+            bound.check_no_feedback('momentum="auto" needs one')
+            return state, at_rest(problem)
         return guarding.begin(self, problem, state) if self._holds else state
 
     def step(
@@ -293,7 +323,12 @@ class GradientDescent(AbstractIterativeInference):
         if not coordinates:
             return coordinates, state, info
         energy = total_energy(info.energies)
-        return *self.moved(problem, coordinates, state, field, energy), info
+        if not self._auto:
+            return *self.moved(problem, coordinates, state, field, energy), info
+        state, momentum = state
+        moved, state = self.moved(problem, coordinates, state, field, energy)
+        moved, momentum = accelerated(momentum, moved, field, energy, last=self.is_last(step))
+        return moved, (state, momentum), info
 
     def moved(
         self, problem: VectorField, coordinates, state, field, energy, part=None

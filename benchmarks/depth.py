@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from matplotlib.figure import Figure
 from rich.console import Console
 
 import pcflax as pc
@@ -46,7 +47,10 @@ from pcflax.analysis.alignment import rule_gradient
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.answers import record_answer
 from benchmarks.records import results_path, write_results
+
+FIGURE = Path(__file__).resolve().parent.parent / "docs/images/depth.png"
 
 WIDTH, BATCH, BATCHES, MARK, HOLD = 32, 64, 937, 0.9, 2
 DEPTHS = (4, 8, 16, 32, 64, 128)
@@ -97,6 +101,25 @@ ALGORITHMS: dict[str, tuple[Callable, float]] = {
         2,
     ),
     "output-newton": (_rule(lambda step, count: inference.OutputNewton(num_steps=count)), 8),
+    "nesterov": (
+        _rule(
+            lambda step, count: inference.GradientDescent(step, momentum="auto", num_steps=count)
+        ),
+        1,
+    ),
+    "multipliers": (
+        lambda step, count: pc.learning.AugmentedLagrangian(
+            inference.GradientDescent(step, num_steps=count)
+        ),
+        1,
+    ),
+}
+WORDS = {
+    "plain": "gradient descent",
+    "nesterov": 'gradient descent, `momentum="auto"`',
+    "multipliers": "`AugmentedLagrangian`",
+    "errors": "error coordinates, `CurvatureDescent`",
+    "output-newton": "`OutputNewton`",
 }
 
 
@@ -241,6 +264,47 @@ def summary(runs: Runs) -> dict:
     return found
 
 
+def figure(runs: Runs) -> Figure:
+    """Steps over depth, log-log, each seed a point."""
+    drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axis = drawn.subplots()
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    found = summary(runs)
+    for name, label in WORDS.items():
+        by_depth = found.get(name, {})
+        medians = [statistics.median(steps) for steps in by_depth.values()]
+        line = axis.plot(list(by_depth), medians, marker="o", label=label.replace("`", ""))[0]
+        for depth, steps in by_depth.items():
+            axis.scatter([depth] * len(steps), steps, s=12, color=line.get_color())
+    published = PUBLISHED["plain"]
+    axis.plot(list(published), list(published.values()), "k:", label="gradient descent, published")
+    axis.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+    axis.set_xlabel("layers")
+    axis.set_ylabel("steps to 90 % of backpropagation's accuracy")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return drawn
+
+
+def write_page(runs: Runs) -> None:
+    """Write the figure, and the claims that follow from the runs."""
+    figure(runs).savefig(FIGURE, dpi=120)
+    command = "python benchmarks/depth.py, then --page"
+    for name, key in (("plain", "plain"), ("output-newton", "best")):
+        by_depth = summary(runs)[name]
+        values = {
+            f"steps_128_{key}": ([float(s) for s in by_depth.get(128, [])], "steps"),
+            f"exponent_{key}": (
+                [exponent({d: statistics.median(s) for d, s in by_depth.items()})],
+                "",
+            ),
+        }
+        for claim, (found, unit) in values.items():
+            if found:
+                record_answer(claim, found, unit=unit, command=command, kind="depth")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(
@@ -252,10 +316,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, nargs="+", help="these numbers of steps alone")
     parser.add_argument("--quick", action="store_true", help="digits, 20 batches, 4 and 8 layers")
+    parser.add_argument("--page", action="store_true", help="the figure and the claims, no runs")
     parser.add_argument("--output", type=Path, default=results_path("depth_runs", "cpu"))
     options = parser.parse_args(arguments)
     console = Console()
     runs = Runs(options.output)
+    if options.page:
+        write_page(runs)
+        return
     batches = 20 if options.quick else BATCHES
     data = "digits" if options.quick else "mnist"
     depths = [4, 8] if options.quick else options.depths

@@ -1,6 +1,6 @@
 """Augmented Lagrangian predictive coding beside backpropagation and predictive coding, 32 layers deep.
 
-    python scripts/augmented_lagrangian.py --data-dir FOLDER_OF_PREPARED_TFDS_SETS   (8 minutes, 2 cores)
+    python scripts/augmented_lagrangian.py --data-dir FOLDER_OF_PREPARED_TFDS_SETS   (4 minutes, 1 core)
     python scripts/augmented_lagrangian.py --quick                                   (digits, 6 layers)
 
 The published cell (Seely & Gould 2026, arXiv 2605.31022): a residual network of width 32 and 32 layers with
@@ -8,8 +8,10 @@ relu, no biases and muPC's multipliers, one epoch in batches of 64, Adam at 1e-3
 of inference with 1/lambda_max, alpha = rho = 1. On Fashion-MNIST its authors' code prints 78.66 % by
 backpropagation, 77.75 % by multipliers and 68.13 % by predictive coding, the whole gradient's cosines with
 backpropagation's being .909 and .604 after training. MNIST stands in for that set, so that the order is what
-can be compared. Step sizes are each example's own; theirs is one number, the median of a table. Accuracy is
-of the last iterate on all test images; nothing is chosen by it.
+can be compared: over three seeds 86.2 to 87.7 % by backpropagation, 84.6 to 85.3 % by multipliers and 59.5 to
+63.6 % by predictive coding, at cosines of .92 to .95 and .67 to .76. Step sizes are each example's own; the
+source has one number, the median of a table. Accuracy is of the last iterate on all test images; nothing is
+chosen by it.
 """
 
 import pathlib

@@ -25,6 +25,7 @@ from scripts import (
     decoder,
     fid_features,
     graph,
+    guarded_transformer,
     heteroscedastic,
     hybrid,
     label_to_image,
@@ -514,6 +515,13 @@ class TestAnswers:
         assert heteroscedastic.score(
             heteroscedastic.true_sd(heteroscedastic.GRID)
         ) == pytest.approx((1, 1))
+
+    def test_a_guarded_run_is_judged_by_its_own_best(self, tmp_path, monkeypatch, capsys):
+        assert guarded_transformer.excess([30.0, 12.0, 24.0]) == 100
+        monkeypatch.setattr(guarded_transformer, "RATES", (0.1,))
+        found = run_quickly(guarded_transformer, tmp_path, monkeypatch)
+        assert 0 <= found["guarded_transformer_excess"]["values"][0] < 5
+        assert "step size 0.005, not held" in capsys.readouterr().out
 
     def test_distances_of_features_rise_with_noise_and_the_classifier_is_found_again(
         self, tmp_path, monkeypatch, capsys

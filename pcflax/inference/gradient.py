@@ -252,7 +252,7 @@ class GradientDescent(AbstractIterativeInference):
         moved, state = jax.vmap(move)(field, state, coordinates, energy)
         if not momentum:
             return moved, state, info
-        moved, own = accelerated(*momentum, moved, field, energy, last=self.is_last(step))
+        moved, own = accelerated(momentum[0], moved, field, energy, last=self.is_last(step))
         return moved, (state, own), info
 
 

@@ -14,8 +14,9 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from benchmarks import floor, guard, page, peers, records, suite, tables, time_to_accuracy
+from benchmarks import depth, floor, guard, page, peers, records, suite, tables, time_to_accuracy
 from benchmarks.answers import record_answer
 from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
@@ -365,7 +366,9 @@ class TestDepth:
         assert depth.target_steps(accuracies, 90.0) is None
 
     def test_the_exponent_is_the_slope_of_logarithms(self):
-        assert depth.exponent({4: 2 * 4**1.5, 16: 2 * 16**1.5, 64: 2 * 64**1.5}) == pytest.approx(1.5)
+        assert depth.exponent({4: 2 * 4**1.5, 16: 2 * 16**1.5, 64: 2 * 64**1.5}) == pytest.approx(
+            1.5
+        )
 
     def test_every_run_is_kept_and_made_once(self, tmp_path, monkeypatch):
         runs, made = depth.Runs(tmp_path / "runs.json"), []

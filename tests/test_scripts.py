@@ -323,7 +323,7 @@ def records():
 class TestInferenceBenchmark:
     def test_every_algorithm_reaches_the_gap(self, records):
         """One that did not would be compared by the seconds it took to fail."""
-        assert len(records) == 9
+        assert len(records) == 14
         for record in records.values():
             assert record["depth"] == 4
             assert record["gap"] <= benchmark.GAP
@@ -335,6 +335,9 @@ class TestInferenceBenchmark:
         steps = {name: record["steps"] for name, record in records.items()}
         assert steps["error coordinates"] < steps["gradient descent"]
         assert steps["error coordinates, auto"] < steps["step_size auto"]
+        assert steps["momentum auto"] < steps["gradient descent"]
+        assert steps["step_size auto, momentum auto"] < steps["step_size auto"] / 2
+        assert steps["sweeps, red-black"] < steps["step_size auto"]
         assert steps["linear solve (linear chain)"] == 1
         assert max(steps["Newton-CG"], steps["Gauss-Newton"]) <= 5
 

@@ -125,11 +125,11 @@ def spectrum_ends(
         def orthogonal(p, v, w):
             return (p - over(diagonal, v) * v - over(off, w) * w).astype(v.dtype)
 
-        found = _normalized(jax.tree.map(orthogonal, product, vector, before))
+        found = normalized(jax.tree.map(orthogonal, product, vector, before))
         off = found.eigenvalue.astype(dtype)
         return (found.vector, vector, off), (diagonal, off)
 
-    vector, none = _normalized(begin).vector, jax.tree.map(jnp.zeros_like, begin)
+    vector, none = normalized(begin).vector, jax.tree.map(jnp.zeros_like, begin)
     carry = vector, none, jnp.zeros((problem.batch_size,), dtype)
     _, (diagonals, offs) = jax.lax.scan(iterate, carry, length=num_iterations)
     shifted = jax.vmap(lambda off: jnp.diag(off, 1) + jnp.diag(off, -1))(offs[:-1].T)

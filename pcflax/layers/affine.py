@@ -146,6 +146,11 @@ def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **option
     return make(*sizes, rngs=rngs, **options)
 
 
+def multiplied(features: Array, multiplier: float) -> Array:
+    """Multiply what weights are about to: it leaves biases alone, and N(0, 1) weights sum to O(1)."""
+    return features if multiplier == 1.0 else multiplier * features
+
+
 def mask_weights(owner: PCAffine, kernel: Any, mask: Any) -> None:
     """Keep a mask of a layer's weights in it, and set those that it leaves out to 0."""
     if mask is None:

@@ -15,10 +15,10 @@ from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, add_shortcut, make_affine, make_dropout
+from .affine import Function, add_shortcut, make_affine, make_dropout, multiplied
 from .base import PCLayer
 from .closures import refuse_hidden_modules
-from .scaled import as_parameterization, multiplied
+from .scaled import as_parameterization
 
 
 class PCBranch(PCLayer):

@@ -20,10 +20,10 @@ from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, make_affine, mask_weights
+from .affine import Function, make_affine, mask_weights, multiplied
 from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
-from .scaled import PCScaled, as_parameterization, multiplied
+from .scaled import PCScaled, as_parameterization
 
 _default_kernel_init = nnx.initializers.lecun_normal()
 Sizes: TypeAlias = int | Sequence[int]

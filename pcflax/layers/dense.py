@@ -13,9 +13,9 @@ from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, make_affine, mask_weights
+from .affine import Function, make_affine, mask_weights, multiplied
 from .feedback import Feedback, make_feedback
-from .scaled import PCScaled, as_parameterization, multiplied
+from .scaled import PCScaled, as_parameterization
 
 _default_kernel_init = nnx.initializers.lecun_normal()
 
@@ -128,7 +128,8 @@ class PCDense(PCScaled):
                 f"expected an input of shape (batch, {self.linear.in_features}), got {features.shape}; "
                 f"set in_features={features.shape[-1]} or change what is below"
             )
-        features = multiplied(features, self.multiplier)
+        if self.multiplier != 1.0:
+            features = multiplied(features, self.multiplier)
         if self.mask is None:
             return self.linear(features)
         linear = self.linear

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Array
-
 from pcflax.checks import expect_kind
 from pcflax.parameterizations import AbstractParameterization, Standard
 
@@ -37,11 +35,6 @@ class PCScaled(PCAffine):
         if path[0] == "feedback" or path[-1] == "kernel":
             return self.parameterization.weight_rate(**place, in_features=self.fan_in)
         return self.parameterization.bias_rate(**place)
-
-
-def multiplied(features: Array, multiplier: float) -> Array:
-    """Multiply what weights are about to: it leaves biases alone, and N(0, 1) weights sum to O(1)."""
-    return features if multiplier == 1.0 else multiplier * features
 
 
 def as_parameterization(owner: Any, value: Any) -> AbstractParameterization:

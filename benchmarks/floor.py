@@ -16,11 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -29,124 +26,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders import bare_scan
 from benchmarks.jobs import JOBS, Job
-
-BYTES = {
-    "f64": 8,
-    "s64": 8,
-    "f32": 4,
-    "s32": 4,
-    "u32": 4,
-    "bf16": 2,
-    "f16": 2,
-    "pred": 1,
-    "u8": 1,
-    "s8": 1,
-}
-SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\((.*)$")
-FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "call",
-    "iota",
-    "after-all",
-}
-
-
-@dataclass
-class Cost:
-    """Products by (kind, m, k, n) or (kind, lhs, rhs) and how often, and bytes moved."""
-
-    products: Counter = field(default_factory=Counter)
-    bytes: float = 0.0
-
-    def add(self, other: Cost, times: int = 1, with_bytes: bool = True) -> None:
-        """Count another program, run so many times."""
-        for key, count in other.products.items():
-            self.products[key] += times * count
-        self.bytes += times * other.bytes * with_bytes
-
-
-def elements(shape: str) -> list[int]:
-    """Sizes of an array such as "64,300"."""
-    return [int(size) for size in shape.split(",") if size]
-
-
-def size_of(text: str) -> int:
-    """Bytes of a result such as "f32[64,300]{1,0}" or of a tuple of them."""
-    return sum(
-        BYTES.get(kind, 4) * math.prod(elements(shape)) for kind, shape in SHAPE.findall(text)
-    )
-
-
-def product_of(opcode: str, result: str, operands: list[str], line: str) -> tuple | None:
-    """What is multiplied: ("dot", batch, m, k, n) or ("convolution", lhs, rhs, flops), else None."""
-    out = math.prod(elements(SHAPE.search(result)[2])) if SHAPE.search(result) else 0
-    if opcode == "dot":
-        lhs, rhs = (elements(SHAPE.search(operand)[2]) for operand in operands[:2])
-        contracted = [
-            int(axis) for axis in re.search(r"lhs_contracting_dims=\{([\d,]*)", line)[1].split(",")
-        ]
-        found = re.search(r"lhs_batch_dims=\{([\d,]+)\}", line)
-        batch = math.prod(lhs[int(axis)] for axis in found[1].split(",")) if found else 1
-        inner = math.prod(lhs[axis] for axis in contracted)
-        rows, columns = math.prod(lhs) // inner // batch, math.prod(rhs) // inner // batch
-        return ("dot", batch, rows, inner, columns)
-    if opcode == "custom-call" and "gemm" in line:  # of a GPU's library
-        lhs, rhs = (math.prod(elements(SHAPE.search(operand)[2])) for operand in operands[:2])
-        out = max(math.prod(elements(shape)) for _, shape in SHAPE.findall(result)[:1])
-        inner = round(math.sqrt(lhs * rhs / out))
-        return ("dot", 1, lhs // inner, inner, rhs // inner)
-    if opcode == "convolution" or (opcode == "custom-call" and "conv" in line):
-        labels = re.search(r"dim_labels=\w+_(\w+)->", line)
-        kernel = elements(SHAPE.search(operands[1])[2])
-        groups = int((re.search(r"feature_group_count=(\d+)", line) or [0, 1])[1])
-        outputs = kernel[labels[1].index("o")] if labels else kernel[-1]
-        return ("convolution", 2 * out * math.prod(kernel) // outputs // groups * 1)
-    return None
-
-
-def count(text: str) -> Cost:
-    """Cost of a compiled program, from the text of its optimized HLO."""
-    computations: dict[str, list[str]] = {}
-    entry, current = "", ""
-    for line in text.splitlines():
-        header = re.match(r"^(ENTRY )?%?([\w.\-]+) .*\{$", line)
-        if header and "->" in line:
-            current = header[2]
-            computations[current] = []
-            entry = current if header[1] else entry
-        elif current and line.startswith("  "):
-            computations[current].append(line)
-
-    def cost_of(name: str) -> Cost:
-        total, results = Cost(), {}
-        for line in computations[name]:
-            found = INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line))
-            if not found:
-                continue
-            label, result, opcode, rest = found.groups()
-            results[label] = result
-            operands = [
-                results.get(name, "") for name in re.findall(r"%([\w.\-]+)", rest.split(")")[0])
-            ]
-            product = product_of(opcode, result, operands, line)
-            if product:
-                total.products[product] += 1
-            called = re.search(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line)
-            if called and opcode in ("fusion", "call", "while"):
-                turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                times = int(turns[1]) if turns and opcode == "while" else 1
-                total.add(cost_of(called[1]), times, with_bytes=opcode != "fusion")
-            if opcode not in FREE:
-                total.bytes += size_of(result) + sum(map(size_of, operands))
-        return total
-
-    return cost_of(entry)
+from pcflax.networks.programs import count
 
 
 def compiled_step(job: Job) -> str:

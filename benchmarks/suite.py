@@ -3,6 +3,7 @@
     python benchmarks/suite.py                          all of it, into benchmarks/results (an hour)
     python benchmarks/suite.py times --jobs tiny notebook       measures these anew, keeps the others
     python benchmarks/suite.py accuracy --epochs 20     accuracy by seconds, cross-library job
+    python benchmarks/suite.py accuracy --contenders pcflax pcflax:Chosen pcx      also with the chosen output
     python benchmarks/suite.py sweeps                   time and memory by T, width, depth, batch
     python benchmarks/suite.py times --against benchmarks/results/suite-cpu.json     do two runs agree?
 
@@ -44,6 +45,7 @@ from benchmarks.records import results_path, write_results  # noqa: E402
 OURS = ("pcflax", "bare_scan", "notebook_equinox", "notebook_loop", "flax_backprop")
 TUNED = tuple(f"{peer}:Tuned" for peer in ("fabricpc", "jpc", "ngclearn", "pcx"))
 CONTENDERS = (*OURS, *peers.PEERS, *TUNED)
+CHOSEN = "pcflax:Chosen"  # for accuracy: not the job that the others run
 SWEEPS = {  # of the notebook's job
     "T": (5, 20, 80),
     "width": (64, 256, 1024),
@@ -63,7 +65,7 @@ class Process:
     def __init__(self, contender: str, job: Job, seed: int = 0, seconds: float = 600) -> None:
         """Start it and read who it is; raises ContenderError with the reason where it cannot be."""
         peer = contender.partition(":")[0]
-        interpreter = sys.executable if contender in OURS else peers.interpreter(peer)
+        interpreter = sys.executable if peer in OURS else peers.interpreter(peer)
         if not Path(interpreter).exists():
             raise ContenderError(peers.why_missing(peer))
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
@@ -367,7 +369,9 @@ def main() -> int:
         "parts", nargs="*", help="times, accuracy, sweeps; all of them unless given"
     )
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument(
+        "--contenders", nargs="+", choices=(*CONTENDERS, CHOSEN), default=list(CONTENDERS)
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--iterations", type=int, help="of a round; each job's own unless given")
     parser.add_argument("--epochs", type=int, default=100, help="of accuracy, at most")

@@ -13,6 +13,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks.depth import (  # noqa: E402
+    ALGORITHMS,
+    DEPTHS,
+    PUBLISHED,
+    WORDS,
+    Runs,
+    exponent,
+    summary,
+)
+from benchmarks.records import results_path  # noqa: E402
+
 RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/choosing_inference.md"
 
@@ -64,6 +76,37 @@ def _cell(record: dict | None) -> str:
     return f"{record['steps']:,} ({1e3 * record['seconds']:.3g})"
 
 
+def costs() -> str:
+    """Operations and bytes of each method beside backpropagation's gradient."""
+    result = read("costs-cpu.json")
+    networks = result["networks"]
+    first, base = next(iter(networks.values())), "backpropagation's gradient"
+    rows = []
+    for label in first["costs"]:
+        cells = [label]
+        for found in networks.values():
+            cost, whole = found["costs"][label], found["costs"][base]["flops"]
+            ratio = f"{cost['flops'] / whole:.2f}"
+            cells += [_millions(cost["flops"]), ratio, _millions(cost["bytes"])]
+        rows.append(cells)
+    header = ["for a batch", *(f"{name}: {what}" for name in networks for what in _COSTS)]
+    return (
+        f"From the compiled programs, for a batch of {first['batch']}, by `network.summary` "
+        f"(`benchmarks/costs.py`, jax {result['jax']}, {result['platform'].upper()}): operations of matrix "
+        f"products, a multiplication and its addition being two, beside those of backpropagation's whole "
+        f"gradient, and bytes that instructions read and write. Loops count as often as they turn; what XLA "
+        f"lifts out of them, such as the prediction from the input, counts once. Rules without the "
+        f"optimizer.\n\n{rows_of(header, rows)}"
+    )
+
+
+_COSTS = ("Mflop", "ratio", "MB")
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e6:,.0f}" if value >= 1e8 else f"{value / 1e6:.3g}"
+
+
 def mlp() -> str:
     """Accuracy by rule."""
     result = read("mlp_table-mnist-cpu.json")
@@ -84,9 +127,64 @@ def mlp() -> str:
     )
 
 
+def depth() -> str:
+    """Steps to 90 % of backpropagation's accuracy by depth, and what their gradients are."""
+    runs = Runs(results_path("depth_runs", "cpu"))
+    found, rows = summary(runs), []
+    for name, label in WORDS.items():
+        by_depth = found.get(name, {})
+        counts = {layers: statistics.median(steps) for layers, steps in by_depth.items()}
+        cells = [
+            f"{counts[layers]:,.0f} ({len(by_depth[layers])})" if layers in counts else "not run"
+            for layers in DEPTHS
+        ]
+        slope = f"{exponent(counts):.2f}" if len(counts) > 2 else "-"
+        deepest = max(counts, default=0)
+        row = next(
+            (
+                row
+                for row in runs.rows
+                if (row["algorithm"], row["depth"]) == (name, deepest)
+                and row["steps"] == counts[deepest]
+                and "backprop_least" in row
+            ),
+            None,
+        )
+        cosines = ["-", "-"]
+        if row:
+            cosines = [
+                f"{row[f'{key}_median']:.2f} ({row[f'{key}_least']:.2f})"
+                for key in ("backprop", "equilibrium")
+            ]
+        gradients = f"{ALGORITHMS[name][1]:g}"
+        rows.append([label, *cells, slope, gradients, *cosines])
+    header = [
+        "steps (seeds)",
+        *(f"{layers} layers" for layers in DEPTHS),
+        "exponent",
+        "gradients a step",
+        "cosine with backpropagation's",
+        "with the equilibrium's",
+    ]
+    published = ", ".join(f"{steps:,}" for steps in PUBLISHED["plain"].values())
+    return (
+        f"Steps of inference for each batch from which on test accuracy is at least 90 % of "
+        f"backpropagation's after one epoch of MNIST, up to twice as many steps (residual networks of width "
+        f"32, relu, muPC; `benchmarks/depth.py`). A public study of 925 runs has {published} for gradient "
+        f"descent. The cosines are of the weight gradients of the hidden layers of the deepest network that "
+        f"was run, after training: the median of its layers, and the least.\n\n"
+        f"{rows_of(header, rows)}"
+    )
+
+
 def page(text: str) -> str:
     """The page with its tables made anew."""
-    for name, table in (("measured", measured()), ("mlp", mlp())):
+    for name, table in (
+        ("measured", measured()),
+        ("depth", depth()),
+        ("costs", costs()),
+        ("mlp", mlp()),
+    ):
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{table}\n\n{end}{rest.split(end, 1)[1]}"

@@ -31,6 +31,7 @@ INFERENCE: dict[str, tuple[str, ...]] = {
     "flow": ("GradientFlow",),
     "gauss-newton": ("GaussNewton",),
     "newton": ("NewtonCG",),
+    "output-newton": ("OutputNewton",),
     "langevin": ("Langevin",),
     "linear": ("LinearSolve",),
 }
@@ -39,6 +40,7 @@ LEARNING: dict[str, tuple[str, ...]] = {
     "ipc": ("IncrementalPC",),
     "fpa": ("FixedPrediction",),
     "meta-pcn": ("MetaPCN",),
+    "alm": ("AugmentedLagrangian",),
     "zil": ("ZIL",),
     "nudged": ("Nudged",),
     "backprop": ("Backprop",),
@@ -70,9 +72,15 @@ MODELS: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-3,
     },
 }
-# What a preset changes after that; `fast` is measured by benchmarks/time_to_accuracy.py.
+# What a preset changes after that. `notebook` is a published job and no example of predictive coding: its
+# inference closes 18 % of the energy gap on digits, and every layer learns as by backpropagation. `pc` closes
+# at least 95 % in every layer of an mlp all through training: 98, 97, 98 and 95 % in the least at 0, 100,
+# 500 and 1,500 batches of MNIST, 99 % in 500 of digits, at 12 to 15 % of the stable step size. (Steps of 0.2
+# without momentum close 81 to 86 % at 47 % of theirs. Chosen on a tenth of the training images, left out.)
+# `fast` is measured by benchmarks/time_to_accuracy.py; it closes 39 %, and is near backpropagation too.
 PRESETS: dict[str, dict[str, Any]] = {
     "notebook": {},
+    "pc": {"inference": "gradient", "inference_steps": 20, "step_size": 0.1, "momentum": 0.7},
     "fast": {
         "num_steps": 300,
         "batch_size": 128,

@@ -1,6 +1,6 @@
 """Does a run that is killed with -9 and resumed end as the run never interrupted, bit by bit?
 
-    python scripts/kill_resume.py --runs 100
+    python scripts/kill_resume.py --runs 100 [--model generator]
 
 About 15 minutes on 2 CPU cores (10 s a run). One reference run of `pcflax train` ends by itself. Every
 other run, with the same options, is killed with SIGKILL at a random moment, one to three times, and
@@ -76,11 +76,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--num-steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--model", default="mlp", help="one of the command's models with --widths")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="pcflax-kill-"))
     begin = time.perf_counter()
-    finish(folder / "reference", options.num_steps)
+    new = ["--model", options.model]
+    finish(folder / "reference", options.num_steps, *new)
     whole = time.perf_counter() - begin
     expected = outcome(folder / "reference")
     print(f"reference: step {expected[0]}, digest {expected[1][:16]}, {whole:.1f} s", flush=True)
@@ -97,11 +99,11 @@ def main() -> None:
                 options.num_steps,
                 delay,
                 once_training=once_training,
-                extra=["--resume"] if started else [],
+                extra=["--resume"] if started else new,
             )
         started = (run_dir / "config.json").exists()
         left = sorted(path.name for path in run_dir.glob("checkpoints/*") if path.is_dir())
-        finish(run_dir, options.num_steps, *(["--resume"] if started else []))
+        finish(run_dir, options.num_steps, *(["--resume"] if started else new))
         same = outcome(run_dir) == expected
         equal += same
         print(

@@ -42,8 +42,12 @@ def make_trainer(network: pc.PCNetwork, folder: str) -> pc.Trainer:
 def main() -> None:
     """Save, read, restore, resume."""
     folder = tempfile.mkdtemp(prefix="pcflax-")
-    train, test = pc.data.load("digits"), pc.data.load("digits", split="test", batch_size=360)
-    make_trainer(make_network(), folder).fit(train, num_steps=100, eval_data=test, eval_every=50)
+    train = pc.data.load("digits", split="train[:90%]")
+    validation = pc.data.load(
+        "digits", split="train[90%:]", batch_size=144
+    )  # which chooses the best
+    first = make_trainer(make_network(), folder)
+    first.fit(train, num_steps=100, eval_data=validation, eval_every=50)
 
     checkpoint = pc.load_checkpoint(folder)
     kernel = checkpoint.parameters["layer_0"]["linear"]["kernel"]
@@ -51,16 +55,15 @@ def main() -> None:
 
     network = make_network(seed=7)
     pc.load_checkpoint(folder, network, best=True)
-    print(
-        f"prediction of the best: {network.predict(next(iter(test)).inputs).argmax(axis=-1)[:10]}"
-    )
+    inputs = next(iter(validation)).inputs
+    print(f"prediction of the best: {network.predict(inputs).argmax(axis=-1)[:10]}")
 
     resumed = make_trainer(make_network(seed=7), folder)
     print(f"restored step {resumed.restore()}")
-    resumed.fit(train, num_steps=200, eval_data=test, eval_every=50)
+    resumed.fit(train, num_steps=200, eval_data=validation, eval_every=50)
 
     straight = make_trainer(make_network(), tempfile.mkdtemp(prefix="pcflax-"))
-    straight.fit(train, num_steps=200, eval_data=test, eval_every=50)
+    straight.fit(train, num_steps=200, eval_data=validation, eval_every=50)
     pairs = zip(
         jax.tree.leaves(nnx.state(resumed.network, nnx.Param)),
         jax.tree.leaves(nnx.state(straight.network, nnx.Param)),

@@ -14,8 +14,9 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from benchmarks import floor, guard, page, peers, records, suite, tables, time_to_accuracy
+from benchmarks import depth, floor, guard, page, peers, records, suite, tables, time_to_accuracy
 from benchmarks.answers import record_answer
 from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
@@ -357,6 +358,38 @@ class TestTimeToAccuracy:
             assert found["points"][0]["accuracy"] > 50, name
 
 
+class TestDepth:
+    def test_a_mark_counts_where_it_is_held_to_twice_as_many_steps(self):
+        """A first crossing would say 2: there it is touched, and lost again."""
+        accuracies = {1: 50.0, 2: 80.0, 4: 79.0, 8: 85.0, 16: 86.0, 32: 60.0}
+        assert depth.target_steps(accuracies, 80.0) == 8
+        assert depth.target_steps(accuracies, 90.0) is None
+
+    def test_the_exponent_is_the_slope_of_logarithms(self):
+        assert depth.exponent({4: 2 * 4**1.5, 16: 2 * 16**1.5, 64: 2 * 64**1.5}) == pytest.approx(
+            1.5
+        )
+
+    def test_every_run_is_kept_and_made_once(self, tmp_path, monkeypatch):
+        runs, made = depth.Runs(tmp_path / "runs.json"), []
+
+        def run(name, layers, seed, count, *rest):
+            made.append(count)
+            accuracy = 90.0 if name == "backprop" else 20.0 * count
+            key = {"algorithm": name, "depth": layers, "seed": seed, "steps": count}
+            return key | {"accuracy": accuracy}
+
+        monkeypatch.setattr(depth, "run", run)
+        arguments = (None, None, 1, Console(quiet=True))
+        ladder = [1, 2, 3, 4, 6, 8, 12, 16]
+        assert depth.climb("plain", 4, 0, runs, ladder, *arguments) == 6
+        assert made == [0, 1, 2, 3, 4, 6, 8, 12]
+        again = depth.Runs(tmp_path / "runs.json")
+        assert depth.climb("plain", 4, 0, again, ladder, *arguments) == 6
+        assert made == [0, 1, 2, 3, 4, 6, 8, 12]
+        assert depth.summary(again) == {"plain": {4: [6]}}
+
+
 class TestPages:
     def test_the_page_of_benchmarks_is_made_of_the_results_byte_for_byte(self):
         text, images = page.page()
@@ -379,12 +412,38 @@ class TestPages:
                 assert f"| {name} |" in text
                 assert reason in text
 
+    def test_the_page_tells_what_is_recorded_of_the_chosen_output(self):
+        answers = {
+            "cross_library_accuracy": {"values": [98.25, 98.3]},
+            "cross_library_epochs_97.5": {"values": [4, 4]},
+            "cross_library_pcx_ratio": {"values": [3.2, 2.9, 3.0]},
+        }
+        text = page.chosen(answers)
+        assert "the last epoch of 2 seeds has 98.25 to 98.30 % of the test images right" in text
+        assert "97.5 % is there in epoch 4;" in text
+        assert "takes 3.0 times as long (2.9 to 3.2 in 3 rounds)" in text
+        assert "98.0 %" not in text
+
     def test_the_page_on_choosing_inference_holds_the_results(self):
         """Its tables are those that benchmarks/tables.py makes from the committed JSON."""
         text = tables.PAGE.read_text()
         assert tables.page(text) == text
         assert tables.measured() in text
         assert tables.mlp() in text
+        assert tables.costs() in text
+
+    def test_the_table_of_costs_tells_products_counted_by_hand(self):
+        """Of the notebook's network, 64 examples: up by all layers, a step up and down above the first."""
+        first, second, third = (2 * 64 * a * b for a, b in ((784, 300), (300, 300), (300, 10)))
+        (name, found), _ = tables.read("costs-cpu.json")["networks"].items()
+        assert name == "784-300-300-10"
+        flops = {label: cost["flops"] for label, cost in found["costs"].items()}
+        assert flops["pass upward"] == first + second + third
+        assert flops["backpropagation's gradient"] == 2 * first + 3 * (second + third)
+        step = 2 * (second + third)
+        assert flops["gradient descent, a step"] == step
+        learning = first + 2 * (second + third)
+        assert flops["predictive coding, 20 steps"] == first + second + 20 * step + learning
 
 
 class TestRecords:

@@ -34,9 +34,17 @@ ALGORITHMS = {
     "gradient, auto": pc.inference.GradientDescent(
         step_size="auto", tolerance=1e-10, max_steps=4000
     ),
+    # steps far above the stable ones, held and taken back
+    "gradient, clip": pc.inference.GradientDescent(
+        20.0, tolerance=1e-10, max_steps=4000, guard="clip"
+    ),
+    "gradient, backoff": pc.inference.GradientDescent(
+        3.0, tolerance=1e-10, max_steps=4000, backoff=0.5
+    ),
     "newton": NEWTON,
     # linear where errors are large: it wants more steps than Newton's method
     "gauss-newton": pc.inference.GaussNewton(tolerance=1e-8, max_steps=300),
+    "output-newton": pc.inference.OutputNewton(tolerance=1e-8, max_steps=300),
     # at rest to 1e-10 only where the controller keeps the path to 1e-11 and 1e-12
     "flow": pc.inference.GradientFlow(tolerance=1e-10, max_steps=4000),
     "errors, gradient": pc.inference.ErrorCoordinates(DESCENT),
@@ -58,12 +66,16 @@ SAMPLERS = {
 ALL = ALGORITHMS | LINEAR_ALGORITHMS | SAMPLERS
 RULES = {
     "predictive coding": pc.learning.PredictiveCoding(FEW),
+    "predictive coding, weights": pc.learning.PredictiveCoding(
+        FEW, weights={"*": lambda step: 1 + 1 / (1 + step)}
+    ),
     "predictive coding, errors": pc.learning.PredictiveCoding(pc.inference.ErrorCoordinates(FEW)),
     "predictive coding, samples": pc.learning.PredictiveCoding(
         pc.inference.Langevin(
             0.1, temperature=0.01, burn_in=4, num_samples=3, thinning=2, keep_samples=True
         )
     ),
+    "augmented lagrangian": pc.learning.AugmentedLagrangian(FEW),
     "backprop": pc.learning.Backprop(),
     "incremental": pc.learning.IncrementalPC(FEW),
     "fixed prediction": pc.learning.FixedPrediction(
@@ -97,6 +109,7 @@ INITIALIZERS = {
     "normal": pc.initializers.Normal(0.5),
     "persistent": pc.initializers.Persistent(),
     "class average": pc.initializers.ClassAverage(),
+    "direct feedback": pc.initializers.DirectFeedback(),
 }
 # Networks whose layers are no chain of one predictor a node, and the start that they train by.
 FAMILIES = {
@@ -107,10 +120,19 @@ FAMILIES = {
 }
 # Those that a rule, or an algorithm, has to refuse.
 REFUSED = {
-    "hybrid": ("nudged", "backprop", "fixed prediction", "meta-pcn", "zil", "implicit"),
-    "bidirectional": ("backprop", "fixed prediction", "meta-pcn", "zil"),
-    "feedback": ("auto", "newton", "linear", "implicit"),
+    "hybrid": (
+        "nudged",
+        "backprop",
+        "fixed prediction",
+        "meta-pcn",
+        "zil",
+        "implicit",
+        "augmented",
+    ),
+    "bidirectional": ("backprop", "fixed prediction", "meta-pcn", "zil", "augmented"),
+    "feedback": ("auto", "clip", "backoff", "newton", "linear", "implicit"),
 }
+ONE_PREDICTOR = ("output-newton",)  # algorithms that want it
 KEY = jax.random.key(0)
 
 pytestmark = pytest.mark.usefixtures("explicit_ranks")
@@ -377,6 +399,10 @@ def test_an_algorithm_infers_in_every_family_or_says_that_it_cannot(name, family
     problem = pc.inference.make_problem(pure, evidence, initializer=start)
     if "feedback" in family and refused(family, name):
         with pytest.raises(ValueError, match="feedback weights of their own.*; take "):
+            jax.eval_shape(lambda: ALL[name].solve(problem, key=KEY))
+        return
+    if name in ONE_PREDICTOR and "feedback" not in family:
+        with pytest.raises(ValueError, match="predicts another layer's node.*; take "):
             jax.eval_shape(lambda: ALL[name].solve(problem, key=KEY))
         return
     if name in LINEAR_ALGORITHMS:

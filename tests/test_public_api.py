@@ -24,28 +24,30 @@ save_weights""".split()
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
         PCEmbedding PCLayer PCMLP PCResidual PCRoot PCStack Reshape""",
-    "networks": """AbstractPCNetwork Clamp Combine Concatenate PCGraph PCNetwork Previous SplitNetwork Sum
-        Wiring after_batch from_adjacency split write""",
+    "networks": """AbstractPCNetwork Clamp Combine Concatenate Cost LayerSummary PCGraph PCNetwork Previous
+        SplitNetwork Sum Summary Wiring after_batch from_adjacency split write""",
     "models": """Transition bidirectional conv_decoder decoder hybrid mlp residual_mlp resnet18 temporal
         transformer vgg10 vgg5 vgg7""",
     "energies": """ActivityDecay Bernoulli Categorical Energy FullGaussian Gaussian Heteroscedastic Huber
         KL Laplace LearnedGaussian RunningGaussian check_range check_same_shape sum_features
         total_energy""",
-    "inference": """AbstractInference AbstractIterativeInference CurvatureDescent ErrorCoordinates
-        FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
-        Langevin LinearSolve NewtonCG Scheduled Seen Sequence Status StepInfo Trace
-        UntilTolerance VectorField expect_algorithm finished make_problem observe""",
-    "initializers": """AbstractKeptStart Amortized ClassAverage Downward Feedforward Normal
-        Persistent Zeros""",
-    "learning": """AbstractGradientLearning AbstractLearning Backprop FixedPrediction Implicit
-        IncrementalPC LearningInfo MetaPCN Nudged PredictiveCoding Temporal ZIL apply matrix_steps
-        normalize_spectral scale_by_layer spectral_penalty weight_decay""",
+    "inference": """AbstractInference AbstractIterativeInference Chebyshev CurvatureDescent
+        ErrorCoordinates FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem
+        InferenceResult Langevin LinearSolve NewtonCG OutputNewton Scheduled Seen Sequence Status
+        StepInfo Sweeps Trace UntilTolerance VectorField expect_algorithm finished make_problem
+        observe""",
+    "initializers": """AbstractKeptStart Amortized ClassAverage DirectFeedback Downward Feedforward
+        Normal Persistent Zeros""",
+    "learning": """AbstractGradientLearning AbstractLearning AugmentedLagrangian Backprop FixedPrediction
+        Implicit IncrementalPC LearningInfo MetaPCN Nudged PredictiveCoding Temporal ZIL
+        apply matrix_steps normalize_spectral scale_by_layer spectral_penalty
+        weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
-        activity_spectrum bits_per_dimension chain_diagnostics continual effective_rank
-        frechet_distance gradient_alignment health inference_health knn_probe linear_probe
+        activity_spectrum bits_per_dimension chain_diagnostics continual displacement_alignment
+        effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
         log_likelihood_bound participation_ratio representations target_alignment trajectories
         unit_health""",
     "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure
@@ -113,6 +115,9 @@ WITHOUT_EXAMPLE = {
     "pc.inference.finished",
     "pc.inference.observe",
     "pc.learning.apply",
+    "pc.networks.Cost",
+    "pc.networks.LayerSummary",
+    "pc.networks.Summary",
     "pc.networks.Wiring",
     "pc.networks.after_batch",
     "pc.networks.write",

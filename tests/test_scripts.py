@@ -16,13 +16,16 @@ from flax import nnx
 from rich.console import Console
 
 import pcflax as pc
-from benchmarks import adaptive_stop
+from benchmarks import adaptive_stop, costs
 from benchmarks import inference as benchmark
 from scripts import (
+    augmented_lagrangian,
     continual,
+    cross_library,
     decoder,
     fid_features,
     graph,
+    guarded_transformer,
     heteroscedastic,
     hybrid,
     label_to_image,
@@ -320,7 +323,7 @@ def records():
 class TestInferenceBenchmark:
     def test_every_algorithm_reaches_the_gap(self, records):
         """One that did not would be compared by the seconds it took to fail."""
-        assert len(records) == 9
+        assert len(records) == 14
         for record in records.values():
             assert record["depth"] == 4
             assert record["gap"] <= benchmark.GAP
@@ -332,6 +335,9 @@ class TestInferenceBenchmark:
         steps = {name: record["steps"] for name, record in records.items()}
         assert steps["error coordinates"] < steps["gradient descent"]
         assert steps["error coordinates, auto"] < steps["step_size auto"]
+        assert steps["momentum auto"] < steps["gradient descent"]
+        assert steps["step_size auto, momentum auto"] < steps["step_size auto"] / 2
+        assert steps["sweeps, red-black"] < steps["step_size auto"]
         assert steps["linear solve (linear chain)"] == 1
         assert max(steps["Newton-CG"], steps["Gauss-Newton"]) <= 5
 
@@ -448,6 +454,15 @@ class TestAnswers:
             assert values["class"] < 30 < 85 < values["task"]
         assert (tmp_path / "continual.png").stat().st_size > 5000
 
+    def test_multipliers_beside_backpropagation_and_predictive_coding(self, tmp_path, monkeypatch):
+        found = run_quickly(augmented_lagrangian, tmp_path, monkeypatch, "--seeds", "1")
+        values = {name: entry["values"][0] for name, entry in found.items()}
+        assert set(values) == {
+            "alm_backprop",
+            *(f"alm{kind}{of}" for kind in ("", "_plain") for of in ("", "_cosine")),
+        }
+        assert values["alm_plain_cosine"] < values["alm_cosine"] < 1
+
     def test_starts_and_missing_labels(self, tmp_path, monkeypatch):
         found = run_quickly(starts, tmp_path, monkeypatch, "--seeds", "1")
         values = {name: answer["values"][0] for name, answer in found.items()}
@@ -504,6 +519,13 @@ class TestAnswers:
             heteroscedastic.true_sd(heteroscedastic.GRID)
         ) == pytest.approx((1, 1))
 
+    def test_a_guarded_run_is_judged_by_its_own_best(self, tmp_path, monkeypatch, capsys):
+        assert guarded_transformer.excess([30.0, 12.0, 24.0]) == 100
+        monkeypatch.setattr(guarded_transformer, "RATES", (0.1,))
+        found = run_quickly(guarded_transformer, tmp_path, monkeypatch)
+        assert 0 <= found["guarded_transformer_excess"]["values"][0] < 5
+        assert "step size 0.005, not held" in capsys.readouterr().out
+
     def test_distances_of_features_rise_with_noise_and_the_classifier_is_found_again(
         self, tmp_path, monkeypatch, capsys
     ):
@@ -517,3 +539,47 @@ class TestAnswers:
         distances = [float(line.split()[-1]) for line in printed[0][1:]]
         assert distances == sorted(distances)
         assert distances[-1] > 2 * distances[0]
+
+
+class TestCrossLibrary:
+    def run(self, monkeypatch, *arguments):
+        monkeypatch.setattr(sys, "argv", ["cross_library.py", "--quick", *arguments])
+        cross_library.main()
+
+    def test_the_last_epoch_is_recorded(self, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "depth.json"
+        self.run(monkeypatch, "--output", str(path))
+        (value,) = json.loads(path.read_text())["cross_library_accuracy"]["values"]
+        assert 50 < value < 100
+        assert capsys.readouterr().out.startswith(f"seed 0: {value:.2f} % after 3 epochs")
+
+    def test_the_choice_sees_no_test_image(self, monkeypatch, capsys):
+        images, labels, _, _ = cross_library.load(None, quick=True)
+        monkeypatch.setattr(cross_library, "load", lambda *_: (images, labels, None, None))
+        monkeypatch.setattr(cross_library, "CANDIDATES", (cross_library.Chosen,))
+        self.run(monkeypatch, "--choose", "--epochs", "1")
+        assert capsys.readouterr().out.startswith("Chosen: ")
+
+    def test_all_but_output_and_inference_is_the_jobs(self):
+        job = cross_library.JOB
+        chosen = cross_library.Chosen(job, job.make_parameters(0))
+        for own, given in zip(chosen.parameters(), job.make_parameters(0), strict=True):
+            np.testing.assert_array_equal(own["kernel"], given["kernel"])
+        kept = dataclasses.replace(
+            chosen.job,
+            num_inference_steps=job.num_inference_steps,
+            activity_step_size=job.activity_step_size,
+        )
+        assert kept == job
+
+
+class TestCosts:
+    def test_the_quick_form_counts_the_products_of_its_networks(self, tmp_path, monkeypatch):
+        path = tmp_path / "costs.json"
+        monkeypatch.setattr(sys, "argv", ["costs.py", "--quick", "--output", str(path)])
+        costs.main()
+        chain, deep = json.loads(path.read_text())["networks"].values()
+        step = chain["costs"]["gradient descent, a step"]["flops"]
+        assert step == 2 * 2 * 64 * (8 * 8 + 8 * 10)
+        upward = deep["costs"]["pass upward"]["flops"]
+        assert upward == 2 * 64 * (784 * 6 + 2 * 6 * 6 + 6 * 10)

@@ -1,5 +1,7 @@
 """pcflax as its users run it: `pc.Trainer.fit` on a data set of arrays, metrics and history on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,12 @@ from flax import nnx
 
 import pcflax as pc
 
-from . import Job, Parameters
+from . import Job, Parameters, Unsupported
 from .bare_scan import ACTIVATIONS, make_optimizer
 
 
-def make_network(job: Job, parameters: Parameters) -> pc.PCNetwork:
-    """The network of a job, from `pc.models`, with these parameters."""
+def make_network(job: Job, parameters: Parameters, energy: pc.Energy | None = None) -> pc.PCNetwork:
+    """The network of a job, from `pc.models`, with these parameters; `energy` is an "mlp"'s output's."""
     rngs, activation = nnx.Rngs(0), ACTIVATIONS[job.activation]
     if job.model == "residual":
         first, width, *_, last = job.widths
@@ -31,7 +33,7 @@ def make_network(job: Job, parameters: Parameters) -> pc.PCNetwork:
             job.input_shape, classes, widths=tuple(widths), activation=activation, rngs=rngs
         )
     else:
-        network = pc.models.mlp(*job.widths, activation=activation, rngs=rngs)
+        network = pc.models.mlp(*job.widths, activation=activation, energy=energy, rngs=rngs)
     modules = [module for _, module in nnx.iter_modules(network) if hasattr(module, "kernel")]
     for module, given in zip(modules, parameters, strict=True):
         module.kernel[...] = jnp.array(given["kernel"])
@@ -45,21 +47,26 @@ class Contender:
     name = "pcflax"
     packages = ("pcflax", "jax", "jaxlib", "flax", "optax")
     rule = "pc"
+    energy: pc.Energy | None = None
 
     def __init__(self, job: Job, parameters: Parameters) -> None:
         """Build the network with these parameters."""
         self.job = job
-        self.network = make_network(job, parameters)
+        self.network = make_network(job, parameters, self.energy)
         self.inference = pc.inference.GradientDescent(
             optax.sgd(job.activity_step_size), num_steps=job.num_inference_steps
         )
         self.trainer = pc.Trainer(
             self.network,
             make_optimizer(job),
-            learning=pc.learning.PredictiveCoding(self.inference),
+            learning=self.make_rule(self.inference),
             progress=False,
         )
         self._data: tuple[np.ndarray, pc.data.Dataset] | None = None
+
+    def make_rule(self, inference: pc.inference.GradientDescent) -> pc.learning.AbstractLearning:
+        """Return the rule that infers so."""
+        return pc.learning.PredictiveCoding(inference)
 
     def run(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Train on, or infer, K batches in order."""
@@ -91,3 +98,18 @@ class Contender:
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Return the feedforward outputs, (batch, ...) -> (batch, classes)."""
         return self.trainer.predict(inputs)
+
+
+class Chosen(Contender):
+    """The cross-library job with the output and the inference that `scripts/cross_library.py` chose."""
+
+    name = "pcflax (categorical output, 3 steps of 0.03)"
+    energy = pc.energies.Categorical()
+    num_steps, step_size = 3, 0.03
+
+    def __init__(self, job: Job, parameters: Parameters) -> None:
+        """Build the network; all but output and inference is the job's."""
+        if job.name != "cross-library":
+            raise Unsupported("it is chosen for the accuracy of the cross-library job alone")
+        changes = {"num_inference_steps": self.num_steps, "activity_step_size": self.step_size}
+        super().__init__(dataclasses.replace(job, **changes), parameters)

@@ -1,6 +1,7 @@
 """Analysis: what theory says of a network, and whether it does what it should."""
 
 from .alignment import Credit as Credit
+from .alignment import displacement_alignment as displacement_alignment
 from .alignment import gradient_alignment as gradient_alignment
 from .chains import chain_diagnostics as chain_diagnostics
 from .continual import Continual as Continual

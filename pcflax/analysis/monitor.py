@@ -9,24 +9,40 @@ import numpy as np
 
 from pcflax.networks.given import check_batch
 
-from .alignment import gradient_alignment
-from .diagnosis import unreached, unreached_words
-from .health import inference_health, unit_health
+from .alignment import Credit, gradient_alignment
+from .diagnosis import (
+    InferenceHealth,
+    backpropagation_words,
+    edge_words,
+    is_backpropagation,
+    is_near_the_edge,
+    is_parallel,
+    swallowed,
+    swallowed_words,
+    unreached,
+    unreached_words,
+)
+from .health import REFERENCE, inference_health, unit_health
 
 
 class HealthMonitor:
     """A callback that logs, beside the training metrics, how the network does on one fixed batch.
 
-    In each training row of the history, of metrics.jsonl and of TensorBoard: `health/alignment` and
-    `health/alignment/<layer>`, the cosine of the rule's weight gradient with backpropagation's;
-    `health/gradient_norm/<layer>`; `health/dead/<layer>`; and for a rule that infers,
-    `health/residual`, `health/largest_eigenvalue` and `health/energy_share/<layer>`. The numbers are
-    functions of the parameters alone, so a resumed run logs the same; one that is not finite (the
-    cosine of a gradient that is zero) is left out of its row.
+    In each training row of the history, of metrics.jsonl and of TensorBoard: `health/alignment/<layer>`, the
+    cosine of the rule's weight gradient with backpropagation's, and `health/alignment`, the mean over the
+    layers; `health/gradient_norm/<layer>`; `health/dead/<layer>`; and for a rule that infers,
+    `health/residual`, `health/largest_eigenvalue`, `health/stability`, the largest step size over the
+    largest stable one, and `health/energy_share/<layer>`. The numbers are functions of the parameters
+    alone, so a resumed run logs the same; one that is not finite (the cosine of a gradient that is zero)
+    is left out of its row.
 
     Warns:
-        UserWarning: once, where the last layers alone learn: a layer's gradient, relative to
-            backpropagation's, is below a thousandth of the largest layer's.
+        UserWarning: once each, where the last layers alone learn (a layer's gradient, relative to
+            backpropagation's, is below a thousandth of the largest layer's); where a layer's gradient is
+            so small that Adam's eps swallows it; where the step size of inference is within 10 % of the
+            stable limit, or beyond it; and where the run has become backpropagation: every layer's cosine
+            is above .99 while inference closes less than half of the energy gap. That gap costs an
+            equilibrium, and is measured only where the cosines ask for it.
 
     Args:
         inputs: a batch to look at, (batch, *features); 64 examples will do.
@@ -56,22 +72,13 @@ class HealthMonitor:
             )
         check_batch(inputs, targets, integers=True)  # a network that takes none will say so
         self.inputs, self.targets = inputs, targets
-        self._warned = False
+        self._warned: set[str] = set()
 
     def on_measure(self, trainer: Any, step: int) -> dict[str, float]:
         """Return the numbers of this step."""
         del step  # the parameters are all that counts
         network, learning = trainer.network, trainer.learning
         credit = gradient_alignment(network, self.inputs, self.targets, learning=learning)
-        names = unreached(credit)
-        if names and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"at step {trainer.step} {unreached_words(names, credit)}; take more inference steps, a "
-                f"larger step size, ErrorCoordinates or pc.parameterizations.MuPC()",
-                UserWarning,
-                stacklevel=2,
-            )
         row = {"health/alignment": credit.cosine["total"]}
         for name, cosine in credit.cosine.items():
             if name != "total":
@@ -80,9 +87,42 @@ class HealthMonitor:
         dead, _ = unit_health(network, self.inputs)
         row |= {f"health/dead/{name}": fraction for name, fraction in dead.items()}
         found = inference_health(network, self.inputs, self.targets, learning=learning)
+        self._tell(trainer, credit, found)
         if found is not None:
+            row["health/stability"] = found.stability
             row["health/residual"] = found.residual
             row["health/largest_eigenvalue"] = found.largest_eigenvalue
             row |= {f"health/energy_share/{k}": share for k, share in found.energy_share.items()}
         # without what is not a number (the cosine of a gradient that is zero): JSON has no word for it
         return {name: float(value) for name, value in row.items() if np.isfinite(value)}
+
+    def _tell(self, trainer: Any, credit: Credit, found: InferenceHealth | None) -> None:
+        """Warn of what is new."""
+        remedy = (
+            "take more inference steps, a larger step size, ErrorCoordinates or "
+            "pc.parameterizations.MuPC()"
+        )
+        words = {}
+        if names := unreached(credit):
+            words["unreached"] = f"{unreached_words(names, credit)}; {remedy}"
+        if names := swallowed(credit):
+            words["swallowed"] = f"{swallowed_words(names, credit)}; {remedy}"
+        if found is not None and is_near_the_edge(found):
+            words["edge"] = f"inference is near the edge of stability: {edge_words(found)}"
+        if found is not None and is_parallel(credit) and "backprop" not in self._warned:
+            whole = inference_health(
+                trainer.network,
+                self.inputs,
+                self.targets,
+                learning=trainer.learning,
+                reference=REFERENCE,
+            )
+            if is_backpropagation(whole, credit):
+                assert whole is not None  # it is predictive coding's
+                words["backprop"] = (
+                    f"{backpropagation_words(whole)}; take more inference steps or a larger step size"
+                )
+        for kind, text in words.items():
+            if kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(f"at step {trainer.step} {text}", UserWarning, stacklevel=3)

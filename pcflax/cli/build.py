@@ -43,8 +43,8 @@ def load_data(
     batch_size: int | None = None,
     num_classes: int | None = None,
 ) -> pc.data.Dataset:
-    """The run's data; the test split in batches as large as the set allows."""
-    own: dict[str, Any] = {"split": split, "data_dir": options.data_dir}
+    """The run's data: "train", "validation" or "test"; with a batch size, whole, in order and as they are."""
+    own: dict[str, Any] = {"split": _part(options, split), "data_dir": options.data_dir}
     if str(options.data).endswith(".npz"):
         own["num_classes"] = num_classes
     if options.model == "transformer":
@@ -66,6 +66,18 @@ def load_data(
     data = pc.data.load(options.data, batch_size=1, **own)
     data.batch_size = min(batch_size, data.num_examples)
     return data
+
+
+def _part(options: TrainOptions, split: str) -> str:
+    """What is called train, validation or test here, as `pc.data.load` takes it."""
+    if split == "test" or (split == "train" and not options.validation):
+        return split
+    if not options.validation:
+        raise ValueError(
+            "there is no validation part: the run was trained with --validation 0; take --split test"
+        )
+    kept = 100 - options.validation
+    return f"train[:{kept}%]" if split == "train" else f"train[{kept}%:]"
 
 
 def build_network(options: TrainOptions, spec: Evidence) -> AbstractPCNetwork:

@@ -22,6 +22,7 @@ _STEPS = ("num_steps", "max_steps", "num_samples")
 _HIDDEN = ("optimizer",)
 _WORDS = {"learning": recipes.LEARNING, "inference": recipes.INFERENCE}
 _KINDS: tuple[tuple[str, Any], ...] = (
+    ("Literal", str),
     ("bool", bool),
     ("float", float),
     ("int", int),

@@ -21,6 +21,9 @@ def inspect(options: InspectOptions) -> None:
     if options.health:
         show_health(options)
         return
+    if options.summary:
+        show_summary(options)
+        return
     stored = pc.load_checkpoint(options.run, step=options.step, best=options.best)
     parameters = stored.sections["parameters"]
     if options.json:
@@ -51,6 +54,24 @@ def inspect(options: InspectOptions) -> None:
     console.print(f"checkpoint  {stored.path}", soft_wrap=True)
 
 
+def show_summary(options: InspectOptions) -> None:
+    """Print the layers and what they cost, for a batch as the run trains on."""
+    run = read_config(options.run)
+    run = dataclasses.replace(run, data_dir=options.data_dir or run.data_dir)
+    data = load_data(run, "train")
+    trainer = build_trainer(run, data, options.run)
+    learning = trainer.learning
+    found = trainer.network.summary(
+        next(iter(data)).inputs,
+        inference=getattr(learning, "inference", None),
+        learning=learning,
+    )
+    if options.json:
+        print(dumps(_plain(found)))
+    else:
+        plain_console().print(found)
+
+
 # Enough examples for a verdict, few enough for seconds.
 _EXAMPLES = 64
 
@@ -66,17 +87,23 @@ def show_health(options: InspectOptions) -> None:
     batch = next(iter(data))
     network, learning = trainer.network, trainer.learning
     assert batch.targets is not None  # `load` always gives targets
-    found = pc.analysis.health(network, batch.inputs, batch.targets, learning=learning)
+    found = pc.analysis.health(
+        network, batch.inputs, batch.targets, learning=learning, optimizer=trainer.optimizer
+    )
     inference = found.inference
     if options.json:
         print(dumps({"step": step, **_plain(found)}))
         return
     rows = []
     for name in network.nodes:
-        share = None if inference is None else inference.energy_share[name]
+        share, closed = None, None
+        if inference is not None:
+            share, closed = inference.energy_share[name], inference.layer_gap_closed[name]
         numbers = (
             (found.credit.cosine.get(name), ".3f"),
+            ((found.displacement or {}).get(name), ".3f"),
             (found.credit.norm.get(name), ".2e"),
+            (closed, ".1%"),
             (share, ".1%"),
             (found.dead[name], ".0%"),
             (found.saturated.get(name), ".0%"),
@@ -84,28 +111,43 @@ def show_health(options: InspectOptions) -> None:
         rows.append((name, *(_cell(*number) for number in numbers), found.sentences[name]))
     show_table(
         f"health at step {step}, on {data.batch_size} training examples",
-        ("layer ", "alignment", "gradient", "energy", "dead", "saturated", " "),
+        (
+            "layer ",
+            "alignment",
+            "displacement",
+            "gradient",
+            "closed",
+            "energy",
+            "dead",
+            "saturated",
+            " ",
+        ),
         rows,
     )
     console = plain_console()
     console.print(
-        "alignment: cosine of the weight gradient with backpropagation's; gradient: its norm; energy: "
-        "share of the energy where inference ended",
+        "alignment: cosine of the weight gradient with backpropagation's; displacement: of what the "
+        "optimizer adds to the weights in 20 updates; gradient: its norm; closed: how far inference takes "
+        "the layer's energy from the start to the equilibrium; energy: its share where inference ended",
         style="dim",
     )
     if inference is not None:
         console.print(
             f"energy {inference.start_energy:.4g} at the start, {inference.energy:.4g} where inference "
             f"ended, {inference.equilibrium_energy:.4g} at the equilibrium; residual "
-            f"{inference.residual:.2e}"
+            f"{inference.residual:.2e}" + _edge(inference.stability)
         )
-    console.print(found.summary, style="bold")
+    console.print(found.summary, style="bold", soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:
-    """Nested dicts in the place of named tuples."""
+    """Nested dicts in the place of named tuples and other records."""
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
+    if dataclasses.is_dataclass(value):
+        return _plain(vars(value))
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value
@@ -113,3 +155,9 @@ def _plain(value: Any) -> Any:
 
 def _cell(value: float | None, form: str) -> str:
     return "" if value is None or value != value else format(value, form)
+
+
+def _edge(stability: float) -> str:
+    return (
+        "" if stability != stability else f"; step size {stability:.0%} of the largest stable one"
+    )

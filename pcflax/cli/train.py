@@ -39,10 +39,12 @@ def train(options: TrainOptions) -> None:
     elif options.run_dir is not None:
         _refuse_run(options.run_dir)
     data, test = load_data(options, "train"), load_data(options, "test", batch_size=500)
+    watched = load_data(options, "validation", batch_size=500) if options.validation else test
     run_dir = options.run_dir or _new_run_dir(options)
     try:
         trainer = _trainer(options, data, run_dir, console)
         trainer.check_data(test, "test data")
+        trainer.check_data(watched, "validation data")
         if options.resume:
             _restore(trainer, console)
         if trainer.step < options.num_steps:
@@ -56,13 +58,16 @@ def train(options: TrainOptions) -> None:
     console.print(Text.assemble((data.name, "bold"), told), soft_wrap=True)
     if trainer.step < options.num_steps:
         trainer.fit(
-            data, num_steps=options.num_steps, eval_data=test, eval_every=options.eval_every
+            data, num_steps=options.num_steps, eval_data=watched, eval_every=options.eval_every
         )
     else:
         console.print(f"nothing to do: all {options.num_steps} steps are done")
     figure_path = run_dir / "training.png"
     _figure(trainer, options, data).savefig(figure_path, dpi=110)
-    _show_evaluations(trainer.history)
+    _show_evaluations(trainer.history, watched.name)
+    if watched is not test:
+        found = ", ".join(f"{name} {value:.4f}" for name, value in trainer.evaluate(test).items())
+        console.print(f"test split  {found} ({test.num_examples:,} examples)", soft_wrap=True)
     checkpoint = trainer.checkpoints.latest_good()  # type: ignore[union-attr]
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
     console.print(f"figure      {figure_path}", soft_wrap=True)
@@ -147,7 +152,7 @@ def _restore(trainer: pc.Trainer, console: Console) -> None:
     console.print(f"restored step {step}")
 
 
-def _show_evaluations(history: pc.History) -> None:
+def _show_evaluations(history: pc.History, measured: str) -> None:
     """A row an evaluation."""
     names = [name for name in history.names() if name.startswith("eval/")]
     names += [name for name in ("train/accuracy", "train/energy") if name in history.names()]
@@ -158,7 +163,7 @@ def _show_evaluations(history: pc.History) -> None:
         if any(name.startswith("eval/") for name in row):
             cells = [f"{latest[name]:.4f}" if name in latest else "" for name in names]
             rows.append((str(row["step"]), *cells))
-    title = "accuracy and energy by step; eval is the test split"
+    title = f"accuracy and energy by step; eval is {measured}"
     show_table(title, ("step", *names), rows)
 
 

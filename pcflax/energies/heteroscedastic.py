@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from pcflax.typing import PRNGKey
 
-from .base import Energy, PerExample, Values, check_same_shape, sum_features
+from .base import Energy, PerExample, Values, sum_features
 
 
 class Heteroscedastic(Energy):
@@ -43,7 +43,11 @@ class Heteroscedastic(Energy):
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """1/2 sum_i (exp(l_i) (activity_i - mu_i)^2 - l_i) of each example."""
         mean, log_precision = self.split(prediction)
-        check_same_shape(self, activity, mean)
+        if activity.shape != mean.shape:
+            raise ValueError(
+                f"Heteroscedastic expected a prediction of means and log precisions, twice as wide as the "
+                f"activity, got {prediction.shape} for {activity.shape}; give the layer twice the features"
+            )
         error = activity - mean
         return 0.5 * sum_features(jnp.exp(log_precision) * error * error - log_precision)
 

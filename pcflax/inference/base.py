@@ -19,16 +19,16 @@ import jax
 import jax.numpy as jnp
 from flax.errors import TraceContextError
 from jax.core import Tracer
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.checks import expect_count, expect_number
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument, Settings
-from pcflax.typing import Initializer, PRNGKey, PyTree
+from pcflax.typing import Activities, Initializer, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField, make_problem
-from .result import InferenceResult, Seen, concatenated
+from .result import InferenceResult, Seen, concatenated, warn_of_steps
 from .solve import FixedSteps, StepInfo, UntilTolerance, iterate
 
 
@@ -52,6 +52,19 @@ class AbstractInference(Settings, abc.ABC):
         return getattr(self, "tolerance", None) is not None or any(
             one.stops_at_tolerance for one in inner if one is not None
         )
+
+    @property
+    def warns_of_steps(self) -> bool:
+        """Whether it is to be told where a step size is above the largest stable one."""
+        inner = [getattr(self, "inference", None), *getattr(self, "algorithms", ())]
+        return any(one.warns_of_steps for one in inner if one is not None)
+
+    def overstep(self, problem: InferenceProblem) -> Float[Array, " batch"] | None:
+        """Return each example's step size over the largest stable one at the start, where it warns."""
+        for one in (getattr(self, "inference", None), *getattr(self, "algorithms", ())):
+            if one is not None and one.warns_of_steps:
+                return one.overstep(problem)
+        return None
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
         """Return the layers whose error is 0 where inference began at the feedforward pass; none is known."""
@@ -82,8 +95,20 @@ class AbstractInference(Settings, abc.ABC):
 
         This is what `network.infer(..., inference=self)` calls.
         """
-        if hasattr(evidence, "batches"):
-            return self._run_all(network, evidence, initializer, key, trace, record, throw)
+        solve = self._run_all if hasattr(evidence, "batches") else self._run_one
+        result, activities = solve(network, evidence, initializer, key, trace, record)
+        if not isinstance(result.status, Tracer):
+            result.raise_failures(throw=throw)
+        # A function that is traced may not change a network from outside. Else the caller keeps the result
+        # and the network its activities: two buffers, so that neither loses them to a donated call.
+        with contextlib.suppress(TraceContextError):
+            network.set_activities(jax.tree.map(jnp.copy, activities))
+        return result
+
+    def _run_one(
+        self, network, evidence, initializer, key, trace, record
+    ) -> tuple[InferenceResult, Activities]:
+        """Solve for one batch, and return what the network keeps, too."""
         if record is not None and "record" not in inspect.signature(self.solve).parameters:
             raise TypeError(f"{type(self).__name__} keeps no record of its way; leave record out")
         self.check(network)
@@ -91,15 +116,13 @@ class AbstractInference(Settings, abc.ABC):
         start, keep = Argument(initializer), Argument(record)
         result = _run(split(network), known, self, start, key, keep, trace=trace)
         result = result.in_order(network.names, network.layer_names)
-        if not isinstance(result.status, Tracer):
-            result.raise_failures(throw=throw)
-        # A function that is traced may not change a network from outside. Else the caller keeps the result
-        # and the network its activities: two buffers, so that neither loses them to a donated call.
-        with contextlib.suppress(TraceContextError):
-            network.set_activities(jax.tree.map(jnp.copy, result.activities))
-        return result
+        if self.warns_of_steps and not isinstance(result.status, Tracer):
+            warn_of_steps(_overstep(split(network), known, self, start, key), stacklevel=5)
+        return result, result.activities
 
-    def _run_all(self, network, data, initializer, key, trace, record, throw) -> InferenceResult:
+    def _run_all(
+        self, network, data, initializer, key, trace, record
+    ) -> tuple[InferenceResult, Activities]:
         """Solve for every example of a data set, batch by batch; the network keeps the last one's."""
         if record is not None or isinstance(initializer, Mapping):
             what = "record" if record is not None else "an initializer of given activities"
@@ -107,11 +130,10 @@ class AbstractInference(Settings, abc.ABC):
         found = []
         for number, batch in enumerate(data.batches()):
             own = None if key is None else jax.random.fold_in(key, number)
-            result = self.run(
-                network, batch, initializer=initializer, key=own, trace=trace, throw=throw
-            )
+            result, _ = self._run_one(network, batch, initializer, own, trace, None)
             found.append(jax.device_get(result))
-        return concatenated(found).in_order(network.names, network.layer_names)
+        joined = concatenated(found).in_order(network.names, network.layer_names)
+        return joined, found[-1].activities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +194,11 @@ class AbstractIterativeInference(AbstractInference):
             return UntilTolerance(self.tolerance)
         return UntilTolerance(self.tolerance, self.max_steps)
 
+    def is_last(self, step: Int[Array, ""]) -> Bool[Array, ""]:
+        """Return whether no step comes after this one."""
+        stop = self.stop
+        return step + 1 == (stop.num_steps if isinstance(stop, FixedSteps) else stop.max_steps)
+
     @abc.abstractmethod
     def init(self, problem: VectorField) -> PyTree:
         """Return the algorithm's own state before the first step; every leaf has the batch first."""
@@ -214,6 +241,14 @@ def expect_algorithm(owner: object, inference: object, kind: type = AbstractInfe
             f"{name} expected {article} algorithm such as "
             f"pc.inference.GradientDescent(0.1, num_steps=20), got {got!r}"
         )
+
+
+@jax.jit
+def _overstep(network: SplitNetwork, known, inference, initializer, key):
+    start_key = None if key is None else jax.random.split(key)[0]
+    return inference.overstep(
+        make_problem(network, known, initializer=initializer.value, key=start_key)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="trace")

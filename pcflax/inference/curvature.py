@@ -53,23 +53,29 @@ def random_direction(problem: InferenceProblem) -> Direction:
         jnp.broadcast_to(jax.random.normal(key, leaf.shape[1:], leaf.dtype), leaf.shape)
         for key, leaf in zip(keys, leaves, strict=True)
     ]
-    direction = _normalized(jax.tree.unflatten(structure, vector))
+    direction = normalized(jax.tree.unflatten(structure, vector))
     return direction._replace(eigenvalue=jnp.zeros_like(direction.eigenvalue))  # not looked for yet
 
 
 def power_iteration(
-    problem: InferenceProblem, coordinates: PyTree, direction: Direction
+    problem: InferenceProblem, coordinates: PyTree, direction: Direction, scales: PyTree = None
 ) -> tuple[Direction, Energies, PyTree]:
-    """Return v <- H v / |H v| of each example, and the energies and the gradient, which come with it."""
+    """Return v <- H v / |H v| of each example, and the energies and the gradient, which come with it.
+
+    With `scales` S, numbers shaped as the coordinates are or broadcast to them, it is that of S H S.
+    """
+
+    def scaled(vector):
+        return vector if scales is None else jax.tree.map(jnp.multiply, vector, scales)
 
     def gradient(coordinates):
         energies, gradient = problem.energy_and_gradient(coordinates)
         return gradient, energies
 
     gradient, product, energies = jax.jvp(
-        gradient, (coordinates,), (direction.vector,), has_aux=True
+        gradient, (coordinates,), (scaled(direction.vector),), has_aux=True
     )
-    found = _normalized(product)
+    found = normalized(scaled(product))
     # where the energy has no curvature along v, v is kept: it may have some at the next place
     flat = found.eigenvalue == 0
     kept = jax.tree.map(
@@ -91,6 +97,45 @@ def largest_eigenvalue(
         lambda _, direction: power_iteration(problem, coordinates, direction)[0],
         direction,
     )
+
+
+def spectrum_ends(
+    problem: InferenceProblem, coordinates: PyTree, num_iterations: int
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Return the ends of each example's spectrum, by so many Lanczos iterations from a random direction.
+
+    The smallest eigenvalue comes out from above, further the fewer iterations there are. The largest is
+    the Ritz value and its residual added, below which it lies (Zhou & Li, 2011). Elements that a mask
+    holds have no part in either.
+    """
+    begin = jax.tree.map(
+        lambda leaf, held: jnp.where(held, 0, leaf).astype(leaf.dtype),
+        random_direction(problem).vector,
+        problem.held(),
+    )
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(begin))
+
+    def iterate(carry, _):
+        vector, before, off = carry
+        product = hessian_vector(problem, coordinates, vector)
+        pairs = zip(jax.tree.leaves(product), jax.tree.leaves(vector), strict=True)
+        dots = [jnp.sum(p * v, axis=range(1, v.ndim), dtype=dtype) for p, v in pairs]
+        diagonal = jnp.sum(jnp.stack(dots), axis=0)
+
+        def orthogonal(p, v, w):
+            return (p - over(diagonal, v) * v - over(off, w) * w).astype(v.dtype)
+
+        found = normalized(jax.tree.map(orthogonal, product, vector, before))
+        off = found.eigenvalue.astype(dtype)
+        return (found.vector, vector, off), (diagonal, off)
+
+    vector, none = normalized(begin).vector, jax.tree.map(jnp.zeros_like, begin)
+    carry = vector, none, jnp.zeros((problem.batch_size,), dtype)
+    _, (diagonals, offs) = jax.lax.scan(iterate, carry, length=num_iterations)
+    shifted = jax.vmap(lambda off: jnp.diag(off, 1) + jnp.diag(off, -1))(offs[:-1].T)
+    matrix = jax.vmap(jnp.diag)(diagonals.T) + shifted
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values[:, 0], values[:, -1] + offs[-1] * jnp.abs(vectors[:, -1, -1])
 
 
 def check_solver(owner: object, solver: object, example: str) -> None:
@@ -160,7 +205,8 @@ def _largest(tree: PyTree) -> Array:
     return jnp.where(size > 0, size, 1.0).astype(size.dtype)
 
 
-def _normalized(vector: PyTree) -> Direction:
+def normalized(vector: PyTree) -> Direction:
+    """Return the vector of each example at norm 1, and its norm; 0 stays 0."""
     leaves = jax.tree.leaves(vector)
     squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
     norm = jnp.sqrt(squares)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import Activities, PRNGKey, PyTree
@@ -64,9 +65,10 @@ class ErrorCoordinates(AbstractInference):
 
     Source: Goemaere et al. (2025), arXiv 2505.20137.
 
-    From the feedforward start, where e = 0, the first gradient dF/de is backpropagation's delta: after
-    one small step each layer's weight gradient is parallel to backpropagation's, whatever the energy
-    is called. Take more steps to do predictive coding.
+    From the feedforward start, where e = 0, the first gradient dF/de is backpropagation's delta: one step
+    makes the errors backpropagation's exactly, and each layer's weight gradient parallel to its to first
+    order in the step size. Small steps stay there, however many; `pc.analysis.health` tells how far
+    inference went.
 
     The result's residual is of dF/dz, comparable with other algorithms; the tolerance of an adaptive
     stop, and the residuals of a trace, are of dF/de.
@@ -103,6 +105,10 @@ class ErrorCoordinates(AbstractInference):
         network.check_acyclic("error coordinates make activities of errors in an order")
         super().check(network)
 
+    def overstep(self, problem: InferenceProblem) -> Float[Array, " batch"] | None:
+        """Return how far steps in errors are above the largest stable one, if it warns."""
+        return super().overstep(error_problem(problem))
+
     def solve(
         self,
         problem: InferenceProblem,
@@ -112,13 +118,27 @@ class ErrorCoordinates(AbstractInference):
         record: Callable[[Seen], PyTree] | None = None,
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
-        more = {} if record is None else {"record": record}
-        expect_energy(self, problem)
-        result = self.inference.solve(error_problem(problem), key=key, trace=trace, **more)
-        ended = finished(problem, problem.encode(result.activities), result.num_steps)
-        broken = ended.status == Status.NOT_FINITE
-        return result._replace(
-            energies=ended.energies,
-            residual=ended.residual,
-            status=jnp.where(broken, ended.status, result.status),
-        )
+        solve = self.inference.solve
+        return solve_over_errors(self, problem, solve, key=key, trace=trace, record=record)
+
+
+def solve_over_errors(
+    owner: object,
+    problem: InferenceProblem,
+    solve: Callable[..., InferenceResult],
+    *,
+    key: PRNGKey | None,
+    trace: bool,
+    record: Callable[[Seen], PyTree] | None,
+) -> InferenceResult:
+    """Solve over errors, and tell energies and residual at the activities they stand for."""
+    more = {} if record is None else {"record": record}
+    expect_energy(owner, problem)
+    result = solve(error_problem(problem), key=key, trace=trace, **more)
+    ended = finished(problem, problem.encode(result.activities), result.num_steps)
+    broken = ended.status == Status.NOT_FINITE
+    return result._replace(
+        energies=ended.energies,
+        residual=ended.residual,
+        status=jnp.where(broken, ended.status, result.status),
+    )

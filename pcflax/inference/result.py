@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -148,6 +149,30 @@ class InferenceResult(NamedTuple):
                     f"{failed.size} of {status.size} examples, the first of them example "
                     f"{failed[0]}: {failure.sentence}"
                 )
+
+
+def warn_of_steps(overstep: Any, at: str = "", *, stacklevel: int = 2) -> bool:
+    """Warn where examples step further than is stable, and return whether any does; outside compiled code.
+
+    Args:
+        overstep: (batch,), each example's step size as a multiple of the largest stable one.
+        at: when that is, such as "at step 240 ".
+        stacklevel: as of `warnings.warn`.
+
+    Warns:
+        UserWarning: how many do, and by how much.
+    """
+    multiples = np.asarray(overstep).reshape(-1)
+    above = int(np.sum(multiples > 1))
+    if above:
+        warnings.warn(
+            f"{at}the step size of inference is above 2/lambda_max, where it diverges, in {above} of "
+            f"{multiples.size} examples, by a factor of {multiples.max():.2g} at most; divide it by as "
+            f'much, or take GradientDescent(..., guard="clip")',
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return above > 0
 
 
 def concatenated(results: list[InferenceResult]) -> InferenceResult:

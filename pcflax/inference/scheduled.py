@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from pcflax.checks import did_you_mean, expect_kind, expect_number
 from pcflax.networks import AbstractPCNetwork
@@ -72,18 +72,10 @@ class Scheduled(AbstractIterativeInference):
                 f"equilibrium; give an algorithm that takes a fixed num_steps, such as "
                 f"pc.inference.GradientDescent(0.1, num_steps=20)"
             )
-        expect_kind(
-            self, "weights", weights, Mapping, '{"hidden*": optax.linear_schedule(10, 1, 20)}'
-        )
-        checked = {
-            name: weight
-            if callable(weight)
-            else expect_number(self, f"weight of '{name}'", weight, least=0)
-            for name, weight in weights.items()
-        }
+        checked = expect_weights(self, weights)
         given = {
             "inference": inference,
-            "weights": tuple(checked.items()),  # hashable, as all settings are
+            "weights": checked,
             "num_steps": inference.num_steps,
             "tolerance": None,
             "max_steps": None,
@@ -94,13 +86,7 @@ class Scheduled(AbstractIterativeInference):
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse a pattern that fits no layer."""
         super().check(network)
-        names = (*network.layer_names, *network.nodes)
-        for pattern, _ in self.weights:
-            if not fnmatch.filter(names, pattern):
-                raise ValueError(
-                    f"Scheduled has a weight for '{pattern}', which fits none of the layers "
-                    f"{', '.join(network.layer_names)}{did_you_mean(pattern, names)}"
-                )
+        check_weights_fit(self, self.weights, network)
 
     def init(self, problem: InferenceProblem) -> PyTree:
         """Return the algorithm's state at the first weights."""
@@ -112,6 +98,10 @@ class Scheduled(AbstractIterativeInference):
         """Make the algorithm's step at this step's weights."""
         now = self.weighed(problem).at(step)
         return self.inference.step(now, coordinates, state, step=step, key=key)
+
+    def overstep(self, problem: InferenceProblem) -> Float[Array, " batch"] | None:
+        """Return how far steps are above the largest stable one at the first weights, if it warns."""
+        return super().overstep(self.weighed(problem).at(0))
 
     def solve(
         self,
@@ -133,25 +123,58 @@ class Scheduled(AbstractIterativeInference):
         """Return the problem with the layers' weights, functions of the step among them."""
         bound = problem.network.bind()
         weights = dict(problem.weights)
-        for name in bound.layer_names:
-            own, other = self._of_layer(bound, name), weights.get(name, 1)
-            if own is not None:
-                weights[name] = lambda step, own=own, other=other: own(step) * other
+        for name, own in weights_by_layer(bound, self.weights).items():
+            other = weights.get(name, 1)
+            weights[name] = lambda step, own=own, other=other: own(step) * other
         return dataclasses.replace(problem, weights=weights)
 
-    def _of_layer(self, bound: AbstractPCNetwork, name: str) -> Callable[[Any], Array] | None:
-        """The weight of a layer by the step, (depth,) for a stack; None where it has none."""
-        whole = self._first_fit(name)
-        nodes = bound.layer(name).each_node_name(name)
-        single = [self._first_fit(node) if len(nodes) > 1 else None for node in nodes]
-        if all(weight is None for weight in single):
-            return None if whole is None else lambda step: _at(whole, step)
-        ones = [whole if weight is None else weight for weight in single]
-        return lambda step: jnp.stack([jnp.asarray(_at(weight, step)) for weight in ones])
 
-    def _first_fit(self, name: str) -> Any:
-        fits = (w for pattern, w in self.weights if fnmatch.fnmatchcase(name, pattern))
-        return next(fits, None)
+def expect_weights(owner: object, weights: Any) -> tuple[tuple[str, Any], ...]:
+    """Return weights by layer or pattern as settings hold them: hashable; refuse a negative one."""
+    expect_kind(owner, "weights", weights, Mapping, '{"hidden*": optax.linear_schedule(10, 1, 20)}')
+    checked = {
+        name: weight
+        if callable(weight)
+        else expect_number(owner, f"weight of '{name}'", weight, least=0)
+        for name, weight in weights.items()
+    }
+    return tuple(checked.items())
+
+
+def check_weights_fit(
+    owner: object, weights: tuple[tuple[str, Any], ...], network: AbstractPCNetwork
+) -> None:
+    """Refuse a pattern that fits no layer."""
+    names = (*network.layer_names, *network.nodes)
+    for pattern, _ in weights:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(
+                f"{type(owner).__name__} has a weight for '{pattern}', which fits none of the layers "
+                f"{', '.join(network.layer_names)}{did_you_mean(pattern, names)}"
+            )
+
+
+def weights_by_layer(
+    bound: AbstractPCNetwork, weights: tuple[tuple[str, Any], ...]
+) -> dict[str, Callable[[Any], Array]]:
+    """Return each layer's weight as a function of a step, (depth,) for a stack; of layers that have one."""
+    found = {}
+    for name in bound.layer_names:
+        whole = _first_fit(weights, name)
+        nodes = bound.layer(name).each_node_name(name)
+        single = [_first_fit(weights, node) if len(nodes) > 1 else None for node in nodes]
+        if any(weight is not None for weight in single):
+            ones = [whole if weight is None else weight for weight in single]
+            found[name] = lambda step, ones=ones: jnp.stack(
+                [jnp.asarray(_at(weight, step)) for weight in ones]
+            )
+        elif whole is not None:
+            found[name] = lambda step, whole=whole: _at(whole, step)
+    return found
+
+
+def _first_fit(weights: tuple[tuple[str, Any], ...], name: str) -> Any:
+    return next((w for pattern, w in weights if fnmatch.fnmatchcase(name, pattern)), None)
 
 
 def _at(weight: Any, step: Any) -> Any:

@@ -1,6 +1,7 @@
 """Initializers: where inference starts."""
 
 from .amortized import Amortized as Amortized
+from .direct import DirectFeedback as DirectFeedback
 from .downward import Downward as Downward
 from .feedforward import Feedforward as Feedforward
 from .kept import AbstractKeptStart as AbstractKeptStart

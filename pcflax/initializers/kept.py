@@ -66,12 +66,13 @@ class AbstractKeptStart(Settings, abc.ABC):
         evidence: Evidence,
         activities: Activities,
         *,
+        network: SplitNetwork,
         applied: Bool[Array, ""] | bool = True,
     ) -> PyTree:
         """Return what is kept after a batch whose inference ended at these activities; pure.
 
-        The same as before where the step was not `applied`, as one that is not finite: row by row, since a
-        choice between two whole states would copy them.
+        `network` is that before the step. What is kept stays where the step was not `applied`, as one that is
+        not finite: row by row, since a choice between two whole states would copy them.
         """
 
 
@@ -144,9 +145,11 @@ class Persistent(AbstractKeptStart):
         evidence: Evidence,
         activities: Activities,
         *,
+        network: SplitNetwork,
         applied: Bool[Array, ""] | bool = True,
     ) -> PyTree:
         """Return the state with these examples' activities in their places."""
+        del network  # where inference ended is all
         places = _places(evidence)
 
         def put(kept, new):
@@ -215,9 +218,11 @@ class ClassAverage(AbstractKeptStart):
         evidence: Evidence,
         activities: Activities,
         *,
+        network: SplitNetwork,
         applied: Bool[Array, ""] | bool = True,
     ) -> PyTree:
         """Return the averages with those of this batch."""
+        del network  # where inference ended is all
         label, known = self._label(evidence)
         seen, known = state["seen"], known & applied
         counts = jax.ops.segment_sum(known.astype(jnp.int32), label, len(seen))
@@ -252,8 +257,8 @@ def _places(evidence: Evidence) -> Array:
     return evidence.examples
 
 
-def _nothing(network: AbstractPCNetwork | SplitNetwork, data: Any, number: int) -> PyTree:
-    """Zeros for the free activities of so many examples, and that none of them is seen."""
+def free_shapes(network: AbstractPCNetwork | SplitNetwork, data: Any) -> PyTree:
+    """Return shape and dtype of a batch's activities that are free, by layer."""
     pure = network if isinstance(network, SplitNetwork) else split(network)
 
     def free(evidence):
@@ -262,7 +267,12 @@ def _nothing(network: AbstractPCNetwork | SplitNetwork, data: Any, number: int) 
         whole = whole_values(known.clamps)
         return {k: value for k, value in bound.start(known).items() if k not in whole}
 
-    shapes = jax.eval_shape(free, data.spec())
+    return jax.eval_shape(free, data.spec())
+
+
+def _nothing(network: AbstractPCNetwork | SplitNetwork, data: Any, number: int) -> PyTree:
+    """Zeros for the free activities of so many examples, and that none of them is seen."""
+    shapes = free_shapes(network, data)
     return {
         "seen": jnp.zeros(number, bool),
         "activities": {k: jnp.zeros((number, *v.shape[1:]), v.dtype) for k, v in shapes.items()},

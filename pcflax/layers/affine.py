@@ -10,11 +10,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import did_you_mean, expect_number
 from pcflax.energies import Energy
+from pcflax.variables import Connectivity
 
 from .base import PCLayer
 from .closures import refuse_hidden_modules
@@ -58,6 +61,7 @@ class PCAffine(PCLayer):
     """
 
     feedback: Any = None  # weights that errors go down through, where they are others
+    mask: Any = None  # which weights there are, where some are not
 
     def __init__(
         self,
@@ -140,6 +144,21 @@ def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **option
                 f"{did_you_mean(name, [*own, *known])}"
             )
     return make(*sizes, rngs=rngs, **options)
+
+
+def mask_weights(owner: PCAffine, kernel: Any, mask: Any) -> None:
+    """Keep a mask of a layer's weights in it, and set those that it leaves out to 0."""
+    if mask is None:
+        return
+    name, found = type(owner).__name__, np.asarray(mask)
+    if found.shape != kernel.shape:
+        raise ValueError(
+            f"{name} expected a mask of shape {kernel.shape}, that of its weights, got {found.shape}"
+        )
+    if not np.isin(found, (0, 1)).all():
+        raise ValueError(f"{name} expected a mask of Booleans, or of 0 and 1; compare: mask > 0.5")
+    owner.mask = Connectivity(jnp.asarray(found, bool))
+    kernel.set_value(kernel[...] * owner.mask[...])
 
 
 def make_dropout(owner: PCLayer, rate: float, rngs: nnx.Rngs | None) -> nnx.Dropout | None:

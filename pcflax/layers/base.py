@@ -199,7 +199,9 @@ class PCLayer(nnx.Module):
         activity = self.energy.mean(prediction)
         if error is not None:
             activity = activity + error
-        return activity if clamp is None else clamp.placed(activity), prediction, writes
+        if clamp is not None:
+            activity = clamp.placed(activity, prediction.shape[-1])
+        return activity, prediction, writes
 
     def update_nodes(self, writes: PyTree) -> None:
         """Keep what the layer wrote on a copy of itself."""

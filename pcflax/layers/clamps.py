@@ -46,14 +46,14 @@ class Clamp(NamedTuple):
         return jnp.broadcast_to(jnp.asarray(mask), self.value.shape)
 
     def placed(
-        self, activity: Float[Array, " batch *features"]
+        self, activity: Float[Array, " batch *features"], width: int | None = None
     ) -> Float[Array, " batch *features"]:
-        """Return the activity under the clamp.
+        """Return the activity under the clamp; `width` is that of a prediction which is another.
 
         Raises:
             ClampShapeError: where the shapes differ.
         """
-        check_clamp(self, activity.shape)
+        check_clamp(self, activity.shape, width)
         return self.apply(activity)
 
     def apply(self, activity: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:
@@ -166,13 +166,14 @@ def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
         raise ValueError(f"layer '{name}' {error}") from None
 
 
-def check_clamp(clamp: Clamp, shape: tuple[int, ...]) -> None:
-    """Refuse a clamp of another shape than its layer predicts."""
+def check_clamp(clamp: Clamp, shape: tuple[int, ...], width: int | None = None) -> None:
+    """Refuse a clamp of another shape than its layer predicts, as mean and more where it is wider."""
     value = clamp.value
     if value.shape != shape:
+        factor = 1 if width is None else width // max(shape[-1], 1)
         raise ClampShapeError(
             f"predicts shape {shape} but is clamped to {value.shape}; set "
-            f"out_features={value.shape[-1]} or give targets of width {shape[-1]}"
+            f"out_features={factor * value.shape[-1]} or give targets of width {shape[-1]}"
         )
 
 

@@ -20,7 +20,7 @@ from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, make_affine
+from .affine import Function, make_affine, mask_weights
 from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
 from .scaled import PCScaled, as_parameterization, multiplied
@@ -55,6 +55,7 @@ class _Convolution(PCScaled):
         parameterization: AbstractParameterization | None = None,
         use_bias: bool = True,
         kernel_init: Callable[..., Array] | None = None,
+        mask: Any = None,
         feedback: Feedback | None = None,
         energy: Energy | None = None,
         rngs: nnx.Rngs,
@@ -109,6 +110,7 @@ class _Convolution(PCScaled):
             rngs=rngs,
             **options,
         )
+        mask_weights(self, self.conv.kernel, mask)
         if feedback is not None:
             self.feedback = make_feedback(self, feedback, self.conv.kernel, init, rngs)
         self.set_place(0, 1)
@@ -142,7 +144,11 @@ class _Convolution(PCScaled):
     def affine(self, features: Float[Array, " batch *space in"]) -> Float[Array, " batch *new out"]:
         """Compute the convolution and its bias: the layer without norm, activation, pool and skip."""
         self._check(features)
-        found = self.conv(multiplied(features, self.multiplier))
+        conv = self.conv
+        if self.mask is not None:
+            conv = nnx.clone(conv)  # with the weights that there are
+            conv.kernel.set_value(conv.kernel[...] * self.mask[...].astype(conv.kernel.dtype))
+        found = conv(multiplied(features, self.multiplier))
         if 0 in found.shape[1:-1]:
             raise ValueError(
                 f"a kernel of {self.conv.kernel_size} with padding={self.conv.padding!r} leaves "
@@ -174,6 +180,8 @@ class PCConv(_Convolution):
         use_bias: whether there is a bias, one for each channel, zero at the start.
         kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features); unless
             given the parameterization's, and where it has none LeCun normal.
+        mask: which weights there are, of the weights' shape, of Booleans or of 0 and 1. The others are 0, get
+            no gradient and stay 0. A checkpoint holds the mask.
         feedback: weights of their own that errors go down through, `pc.layers.Feedback()`.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Conv`: bias_init, param_dtype, precision, kernel_metadata, ...

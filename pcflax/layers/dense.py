@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
-from pcflax.variables import Connectivity
 
-from .affine import Function, make_affine
+from .affine import Function, make_affine, mask_weights
 from .feedback import Feedback, make_feedback
 from .scaled import PCScaled, as_parameterization, multiplied
 
@@ -107,9 +105,9 @@ class PCDense(PCScaled):
             rngs=rngs,
             **options,
         )
-        if mask is not None:
-            self.mask = Connectivity(_as_mask(mask, self.in_features, self.out_features))
-            self.linear.kernel.set_value(self.linear.kernel[...] * self.mask[...])
+        if isinstance(mask, str):
+            mask = _without_diagonal(mask, self.in_features, self.out_features)
+        mask_weights(self, self.linear.kernel, mask)
         if feedback is not None:
             self.feedback = make_feedback(self, feedback, self.linear.kernel, init, rngs)
         self.set_place(0, 1)
@@ -131,7 +129,7 @@ class PCDense(PCScaled):
                 f"set in_features={features.shape[-1]} or change what is below"
             )
         features = multiplied(features, self.multiplier)
-        if not hasattr(self, "mask"):
+        if self.mask is None:
             return self.linear(features)
         linear = self.linear
         kernel = linear.kernel[...] * self.mask[...].astype(linear.kernel.dtype)
@@ -142,19 +140,10 @@ class PCDense(PCScaled):
         return product if bias is None else product + bias
 
 
-def _as_mask(mask: Any, in_features: int, out_features: int) -> Array:
-    shape = (in_features, out_features)
-    if isinstance(mask, str):
-        if mask != "no-diagonal" or in_features != out_features:
-            raise ValueError(
-                f"PCDense expected a mask of shape {shape}, or 'no-diagonal' of a square one, got {mask!r}"
-            )
-        return ~jnp.eye(in_features, dtype=bool)
-    found = np.asarray(mask)
-    if found.shape != shape:
+def _without_diagonal(mask: str, in_features: int, out_features: int) -> Array:
+    if mask != "no-diagonal" or in_features != out_features:
         raise ValueError(
-            f"PCDense expected a mask of shape {shape}, (in_features, out_features), got {found.shape}"
+            f"PCDense expected a mask of shape {(in_features, out_features)}, or 'no-diagonal' of a square "
+            f"one, got {mask!r}"
         )
-    if not np.isin(found, (0, 1)).all():
-        raise ValueError("PCDense expected a mask of Booleans, or of 0 and 1; compare: mask > 0.5")
-    return jnp.asarray(found, bool)
+    return ~jnp.eye(in_features, dtype=bool)

@@ -63,7 +63,8 @@ def make_feedback(
     expect_kind(owner, "feedback", feedback, Feedback, "pc.layers.Feedback()")
     init = feedback.kernel_init or kernel_init
     kind = nnx.Param if feedback.learns else FeedbackWeights
-    return kind(init(rngs.params(), kernel.shape, kernel.dtype))
+    weights = init(rngs.params(), kernel.shape, kernel.dtype)
+    return kind(weights if owner.mask is None else weights * owner.mask[...])
 
 
 def through_feedback(layer: Any, features: Array) -> Array:

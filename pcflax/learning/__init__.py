@@ -1,5 +1,6 @@
 """Learning: rules that turn a batch into new parameters."""
 
+from .augmented_lagrangian import AugmentedLagrangian as AugmentedLagrangian
 from .backprop import Backprop as Backprop
 from .base import AbstractGradientLearning as AbstractGradientLearning
 from .base import AbstractLearning as AbstractLearning

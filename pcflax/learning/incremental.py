@@ -30,7 +30,8 @@ class IncrementalPC(AbstractLearning):
 
     Both gradients are taken at the same (z, theta), so a step costs one evaluation of the energy and
     its gradient. The weights make `num_steps` optimizer steps a batch, and the optimizer's state goes
-    along: a learning rate is about `num_steps` times smaller than that of predictive coding.
+    along. Learning rates are not `num_steps` times smaller for that: those of `scripts/mlp_table.py` are
+    nearly predictive coding's.
 
     Args:
         inference: an iterative algorithm with a fixed number of steps, which moves z.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
+from pcflax.inference.scheduled import check_weights_fit, expect_weights, weights_by_layer
 from pcflax.layers import Evidence
 from pcflax.layers.clamps import Known
-from pcflax.networks import SplitNetwork
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.typing import Initializer, PRNGKey, PyTree
 
 from .base import AbstractGradientLearning, LearningInfo, with_start
@@ -30,9 +31,14 @@ class PredictiveCoding(AbstractGradientLearning):
     Args:
         inference: the algorithm that infers z.
         initializer: where the free activities start: the feedforward pass unless given.
+        weights: {layer name or pattern: a number, or a function of the batches learned from so far, such as
+            an optax schedule}: factors of the layers' energies, and so of their precisions, in inference and
+            learning; what is measured is the network's own energy. `pc.inference.Scheduled` has those that
+            follow the steps of inference.
 
     Raises:
         TypeError: where `inference` is not an algorithm.
+        ValueError: for a negative weight, or on use for one that fits no layer.
 
     Source: Whittington & Bogacz (2017), Neural Computation 29(5).
 
@@ -46,15 +52,33 @@ class PredictiveCoding(AbstractGradientLearning):
     teaches_start: ClassVar[bool] = True
     inference: AbstractInference
     initializer: Initializer | None = None
+    weights: Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
+        if self.weights is not None and not isinstance(self.weights, tuple):
+            object.__setattr__(self, "weights", expect_weights(self, self.weights))
+
+    def check(self, network: AbstractPCNetwork) -> None:
+        """Refuse what inference refuses, and weights that fit no layer."""
+        super().check(network)
+        check_weights_fit(self, self.weights or (), network)
 
     def problem(
-        self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
+        self,
+        network: SplitNetwork,
+        evidence: Evidence,
+        *,
+        key: PRNGKey,
+        step: Int[Array, ""] | int = 0,
     ) -> InferenceProblem:
-        """Return what is inferred: the free activities from this rule's start."""
-        return make_problem(network, evidence, initializer=self.initializer, key=key)
+        """Return what is inferred: the free activities from this rule's start, with this step's weights."""
+        problem = make_problem(network, evidence, initializer=self.initializer, key=key)
+        if not self.weights:
+            return problem
+        weights = weights_by_layer(network.bind(), self.weights)
+        now = {name: weight(jnp.asarray(step)) for name, weight in weights.items()}
+        return dataclasses.replace(problem, weights=now)
 
     def gradients(
         self,
@@ -65,21 +89,23 @@ class PredictiveCoding(AbstractGradientLearning):
         step: Int[Array, ""] | int = 0,
     ) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean energy at the inferred activities."""
-        del step  # alike at every step
         start_key, solve_key = jax.random.split(key)
-        problem = self.problem(network, evidence, key=start_key)
+        problem = self.problem(network, evidence, key=start_key, step=step)
         result = self.inference.solve(problem, key=solve_key)
         frozen = problem.network  # at the batch's statistics, where layers keep any
         gradients, energies = frozen.mean_gradients(
             result.activities,
             problem.inputs,
+            problem.weights,
             untouched=() if self.initializer is not None else self.inference.untouched(problem),
             of_examples=evidence.weights,
         )
         if result.samples is not None:
 
             def at(sample):
-                return frozen.mean_gradients(sample, problem.inputs, of_examples=evidence.weights)
+                return frozen.mean_gradients(
+                    sample, problem.inputs, problem.weights, of_examples=evidence.weights
+                )
 
             at_samples = jax.vmap(at)(result.samples)[0]
             gradients = jax.tree.map(lambda g: jnp.mean(g, axis=0), at_samples)

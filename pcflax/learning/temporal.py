@@ -29,7 +29,9 @@ class Temporal(AbstractLearning):
     are (batch, time, features), and F of a sequence is the sum of its steps'. No gradient goes through time:
     each step's weights change by its own errors, so the rule is local in time as in space. It is an
     approximation to backpropagation through time, which it does not compute. Activities are 0 before the
-    first step unless the inputs say otherwise ("z@-1"), and every sequence begins there anew.
+    first step unless the inputs say otherwise ("z@-1"), and every sequence begins there anew: training
+    carries no state from one window to the next. In a loop of your own, give a window the last activities of
+    the one before, `info.activities["z"][:, -1]`, as its "z@-1"; no gradient goes through them.
 
     Masks of the targets may end some sequences early: steps after the last that is known count nothing.
 

@@ -11,6 +11,9 @@ from .previous import Previous as Previous
 from .pure import SplitNetwork as SplitNetwork
 from .pure import split as split
 from .pure import write as write
+from .summary import Cost as Cost
+from .summary import LayerSummary as LayerSummary
+from .summary import Summary as Summary
 from .wiring import Combine as Combine
 from .wiring import Concatenate as Concatenate
 from .wiring import Sum as Sum

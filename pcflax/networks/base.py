@@ -17,6 +17,7 @@ from .body import NetworkBody
 from .label_energies import label_energies
 from .recall import recall
 from .sampling import sample
+from .summary import Summary, summary
 
 
 class AbstractPCNetwork(NetworkBody):
@@ -190,3 +191,44 @@ class AbstractPCNetwork(NetworkBody):
             initializer=initializer,
             key=key,
         )
+
+    def summary(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        inference: Any = None,
+        learning: Any = None,
+    ) -> Summary:
+        """Tell the layers, their sizes, and what passes, steps and gradients cost; compute nothing.
+
+        Costs are of the compiled programs, for the whole batch: the pass upward; the weight gradient at
+        given activities; beside them backpropagation's whole gradient; of an inference algorithm one step
+        and all of its steps; of a rule everything that it does with a batch, without the optimizer. Each
+        program is compiled, which takes a moment, and loops count as often as they turn. A loop that ends
+        where it converged (of conjugate gradients, say) counts once, and the cost says so (`bounded`).
+
+        Args:
+            inputs: the shape of a batch of inputs, `x.shape`, or the batch; of several inputs
+                {name: shape or array}; None where a root is free.
+            batch_size: how many examples there are, where there are no inputs.
+            inference: an algorithm, or several as {label: algorithm}.
+            learning: a learning rule, or several as {label: rule}.
+
+        Returns:
+            A `Summary`: `print` shows it as tables, and its attributes are the numbers.
+
+        Raises:
+            ValueError, TypeError: for inputs of a wrong shape or dtype, none and no batch_size, or a network
+                that an algorithm or a rule cannot take.
+
+        >>> import pcflax as pc
+        >>> from flax import nnx
+        >>> network = pc.models.mlp(784, 300, 10, rngs=nnx.Rngs(0))
+        >>> found = network.summary((64, 784), inference=pc.inference.GradientDescent(0.1))
+        >>> found.parameters, found.costs["pass upward"].flops == 2 * 64 * (784 * 300 + 300 * 10)
+        (238510, True)
+        >>> found.costs["GradientDescent, a step"].flops == 2 * 64 * 2 * 300 * 10
+        True
+        """
+        return summary(self, inputs, batch_size=batch_size, inference=inference, learning=learning)

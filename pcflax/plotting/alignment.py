@@ -20,7 +20,7 @@ from .training import Curve
 def alignment_figure(alignment: Mapping[str, Curve], *, title: str = "") -> Figure:
     """Draw the cosine of each layer's weight gradient with backpropagation's, by training step.
 
-    One line a layer; the curve named 'total' (the gradients of all layers as one vector) is black and
+    One line a layer; the curve named 'total' (the mean over the layers) is black and
     dashed. From two layers on, a heat map of layers by measurements stands beside the lines, the layer
     nearest the input at the bottom; it is grey where there is no number: a layer that was not measured
     at that step, or a cosine with a gradient of zero length (NaN).

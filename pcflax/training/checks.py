@@ -101,9 +101,9 @@ def check_data(
     data: Dataset,
     metrics: Callable[[Dataset], MetricFunctions],
     role: str,
-    reads: AbstractReading,
+    reads: AbstractReading | None,
 ) -> None:
-    """Run one batch's shapes through network, reading and metrics."""
+    """Run one batch's shapes through network, reading (if any) and metrics."""
     check_is_dataset(data, role)
     spec = data.spec()
     try:
@@ -125,13 +125,19 @@ def check_data(
 
 @functools.partial(jax.jit, static_argnames="metrics")  # whose cache knows what was checked before
 def _run_shapes(
-    network: SplitNetwork, evidence: Evidence, reads: AbstractReading, *, metrics: MetricFunctions
+    network: SplitNetwork,
+    evidence: Evidence,
+    reads: AbstractReading | None,
+    *,
+    metrics: MetricFunctions,
 ) -> None:
     bound = network.bind()
     batch = (bound.known(evidence).batch_size,)
-    if not reads.along_time:
+    if reads is None or not reads.along_time:
         bound.set_activities(bound.start(evidence))
         batch = next(iter(bound.energies(evidence.inputs).values())).shape[:1]
+    if reads is None:
+        return
     answer = reads.answer(network, evidence, key=jax.random.key(0))
     if not isinstance(answer.values, Mapping):
         _check_nodes(bound, reads.role(network), reads, metrics)

@@ -94,7 +94,7 @@ def predict(
             lambda item: inputs.reader(constants, jax.tree.map(lambda leaf: leaf[0], item))
         )
         for number, items, valid in _numbered(inputs, 1):
-            found = predict_batch(network, read(items), number, reads, key, len(valid[0]))
+            found = predict_batch(network, read(items), number, reads, key)
             rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
             _expect_finite(rows[-1][1], reads)
         return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
@@ -104,8 +104,7 @@ def predict(
     total = network.bind().known(evidence).batch_size
     for number, begin in enumerate(range(0, total, batch_size)):
         chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], evidence)
-        size = min(batch_size, total - begin)
-        found = predict_batch(network, chunk, number, reads, key, size)
+        found = predict_batch(network, chunk, number, reads, key)
         rows.append(jax.tree.map(np.asarray, found))
         _expect_finite(rows[-1][1], reads)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
@@ -173,21 +172,18 @@ def measure_batches(
     return jax.lax.scan(measure_one, jnp.int32(number), (items, valid))[1]
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@jax.jit
 def predict_batch(
     network: SplitNetwork,
     evidence: Evidence,
     number: Int[Array, ""] | int,
     reads: AbstractReading,
     key: PRNGKey,
-    batch_size: int,
 ) -> tuple[PyTree, Array | None]:
-    """Return what is read of one batch, and its status if there was inference.
-
-    Without evidence it is a prior's prediction, for every example.
-    """
+    """Return what is read of one batch, and its status if there was inference."""
     network = in_evaluation(network)
-    if isinstance(reads, Feedforward):  # which asks nothing of the outputs
-        return network.bind().predict(evidence.inputs, batch_size=batch_size), None
+    if isinstance(reads, Feedforward):  # of all outputs, with targets or without
+        bound = network.bind()
+        return reads.prediction(bound, bound.known(evidence)), None
     answer = reads.answer(network, evidence, key=jax.random.fold_in(key, number))
     return answer.values, answer.status

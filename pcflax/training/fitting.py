@@ -25,6 +25,7 @@ from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
 from .staging import Pace, call_capacity, columns, pad
+from .step_limit import StepLimit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Fit:
     callbacks: CallbackList
     saving: Saving
     pace: Pace
+    limit: StepLimit
 
     def train(self, signals: SignalCatcher) -> None:
         """Train until the last step, a stop or an error; then the objects hold the newest state."""
@@ -104,6 +106,7 @@ class Fit:
         if row:
             row |= self.callbacks.measure(self.trainer, self.run.step)
             self._add(row, "on_log")
+            self.limit.look(self.rule, self.run, self.data, self.run.step - self.calendar.start)
 
     def _evaluate(self) -> None:
         self.run.write()  # so that a fault within a call goes back to the last evaluation at most

@@ -18,7 +18,7 @@ def measure(
     """Return what each metric gives, by name, of values, or of the means that these stand for.
 
     Of a truth that is a `Clamp`, (batch, time, *features), of which (batch, time) is known, it is the mean of
-    what it gives at each step that is.
+    what it gives at each step that is; where the mask is of elements, of what it gives at each of these.
     """
     if not isinstance(truth, Clamp):
         return {
@@ -26,6 +26,11 @@ def measure(
             for name, metric in metrics
         }
     known: Array = truth.mask  # type: ignore
+    if known.shape == truth.value.shape:  # an element is a step of one feature
+        values, means, truth = jax.tree.map(
+            lambda leaf: leaf.reshape(len(leaf), -1, 1), (values, means, Clamp(truth.value))
+        )
+        known = known.reshape(len(known), -1)
     count = jnp.maximum(jnp.sum(known, axis=1), 1)
     found = {}
     for name, metric in metrics:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -47,7 +48,7 @@ class Answer(NamedTuple):
             energy.
         means: what these stand for, as metrics marked by `reads_mean` see them.
         truth: what the data say of the same nodes, or None; of sequences that are known in part a
-            `pc.Clamp` with a mask of steps, (batch, time).
+            `pc.Clamp` with a mask of steps, (batch, time); with one of elements where these alone count.
         known: (batch,), whether the data say all of it, by example; None where they do of every one.
         energy: (batch,), F of each example.
         status: (batch,), the `pc.inference.Status` of each example; None without inference.
@@ -96,8 +97,12 @@ class Feedforward(AbstractReading):
     """Read the outputs' prediction after a pass upward from the inputs; no inference.
 
     The energy is F at the activities of that pass with the targets scored on top, which on a chain is the
-    output's energy. Of a network whose root is free it reads the prior's own prediction, the same for
-    every example: take `Equilibrium` or `Reconstruction` there.
+    output's energy. Of data that say nothing below the outputs, such as images alone to a network with a free
+    root, the pass would be the prior's own prediction, the same for every example: it refuses these.
+
+    Raises:
+        ValueError: on use, where nothing is known below the outputs; `Equilibrium` or `Reconstruction` infer
+            there.
 
     >>> import pcflax as pc
     >>> pc.Feedforward()
@@ -109,12 +114,20 @@ class Feedforward(AbstractReading):
         del key  # deterministic
         bound = network.bind()
         known = bound.known(evidence)
-        prediction = bound.predict(
-            evidence.inputs, batch_size=known.batch_size, clamps=known.clamps
-        )
+        prediction = self.prediction(bound, known)
         bound.set_activities(bound.start(known))
         energy = bound.energy(known.inputs)
         return Answer(*predicted(bound, prediction, evidence.targets), energy, None)
+
+    def prediction(self, bound: AbstractPCNetwork, known: Known) -> Any:
+        """Return what the pass upward predicts of the outputs."""
+        if not is_told_below(bound, known):
+            raise ValueError(
+                "nothing is known below the outputs, so no evidence determines an answer: a pass upward is "
+                "the same for every example; give inputs, or infer by pc.Equilibrium(inference, read=...) "
+                "or pc.Reconstruction(inference)"
+            )
+        return bound.predict(known.inputs, batch_size=known.batch_size, clamps=known.clamps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +146,14 @@ class Equilibrium(AbstractReading):
             elements alone where the mask is True, of one example's shape or (batch, *features); unless
             given, the nodes that are read.
         initializer: where the free activities start: the feedforward pass unless given.
+        hidden_only: whether metrics compare the hidden elements alone, not those that stayed known. They see
+            one element at a time, and their mean over these is an example's.
 
     Raises:
         TypeError: where `inference` is no algorithm.
-        ValueError: on use, for a node that is not there, a mask of another shape, a node to read that
-            stays clamped, or a question in which nothing is known.
+        ValueError: for `hidden_only` without a mask of the one node that is read; on use, for a node that is
+            not there, a mask of another shape, a node to read that stays clamped, or a question in which
+            nothing is known.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -152,6 +168,7 @@ class Equilibrium(AbstractReading):
     read: str | tuple[str, ...] | None = None
     hide: Any = None
     initializer: Initializer | None = None
+    hidden_only: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
@@ -166,6 +183,12 @@ class Equilibrium(AbstractReading):
         elif hide is not None:
             hide = tuple(hide)
         object.__setattr__(self, "hide", hide)
+        masks = hide if isinstance(hide, dict) else {}
+        if self.hidden_only and (isinstance(self.read, tuple) or masks.get(self.read) is None):
+            raise ValueError(
+                "Equilibrium compares hidden elements alone, so it reads one node of which a mask hides "
+                "some; give read=node and hide={node: mask}, or leave hidden_only out"
+            )
 
     def role(self, network: SplitNetwork) -> str | None:
         """Return whether the node that is read is the data's "inputs" or "targets"."""
@@ -202,8 +225,12 @@ class Equilibrium(AbstractReading):
             truth = None
         if not several:
             values, truth = values[nodes[0]], None if truth is None else truth[nodes[0]]
-        status = result.status
-        return Answer(values, values, truth, known_rows(masks), result.energy, status)
+        known_of = known_rows(masks)
+        if self.hidden_only and (told := found[nodes[0]]) is not None:
+            mask = hidden[nodes[0]]
+            truth = Clamp(truth, jnp.asarray(mask) & told.held())
+            known_of = jnp.any(truth.mask, axis=tuple(range(1, truth.mask.ndim)))
+        return Answer(values, values, truth, known_of, result.energy, result.status)
 
     def _hidden(
         self, bound: AbstractPCNetwork, known: Known, nodes: tuple[str, ...]
@@ -289,6 +316,12 @@ def predicted(
         prediction = {name: prediction[name] for name in targets}
     means = {name: mean_of(bound, name, value) for name, value in prediction.items()}
     return prediction, means, targets, known
+
+
+def is_told_below(bound: AbstractPCNetwork, known: Known | Evidence) -> bool:
+    """Return whether anything is known below the outputs, which a pass upward would begin from."""
+    below = [clamp for name, clamp in (known.clamps or {}).items() if name not in bound.outputs]
+    return bool(jax.tree.leaves((known.inputs, below)))
 
 
 def expect_start(reading: AbstractReading, initializer: Any) -> None:

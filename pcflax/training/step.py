@@ -211,7 +211,7 @@ def take_step(
     kept = jax.lax.cond(finite, lambda: new, lambda: old)
     starts = state.starts
     if isinstance(initializer, AbstractKeptStart):  # a choice of its own, since it may be large
-        starts = initializer.after(starts, batch, seen.activities, applied=finite)
+        starts = initializer.after(starts, batch, seen.activities, network=before, applied=finite)
     kept = dataclasses.replace(kept, starts=starts)
     converged = None if seen.status is None else jnp.mean(seen.status == Status.CONVERGED)
     return kept, TrainInfo(

@@ -40,11 +40,12 @@ from .history import History
 from .loggers import ConsoleLogger
 from .loop import Recipe
 from .metrics import MetricFunctions, by_node, default_metrics
-from .reading import AbstractReading
+from .reading import AbstractReading, is_told_below
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
 from .staging import Pace
+from .step_limit import StepLimit
 
 
 class Trainer:
@@ -58,7 +59,8 @@ class Trainer:
         learning: the rule, such as `pc.learning.PredictiveCoding(...)`.
         reads: how evaluations and `predict` read an answer: `pc.Feedforward()` unless given (along
             time `pc.Forecast`), or by inference, `pc.Equilibrium(...)` and `pc.Reconstruction(...)`. Training
-            rows hold metrics of the pass upward, so with another reading they hold energy and loss alone.
+            rows hold metrics of the pass upward, so with another reading, and of data that say nothing below
+            the outputs, they hold energy and loss alone.
         wrt: which parameters learn; all unless given. Names or patterns of layers or paths, ("output",
             "*.bias"), or a filter of nnx such as `nnx.LoRAParam`. The others stay as they are.
         checkpoints: where and what to save; nothing is saved without.
@@ -119,7 +121,7 @@ class Trainer:
         self.measures: tuple[str, ...] = ()
         seed = expect_count("Trainer", "seed", seed, least=-(2**63))
         self._run = Run(network, self.optimizer, seed)
-        self._saving, self._pace = Saving(checkpoints), Pace()
+        self._saving, self._pace, self._limit = Saving(checkpoints), Pace(), StepLimit()
 
     @property
     def network(self) -> AbstractPCNetwork:
@@ -200,10 +202,13 @@ class Trainer:
         """
         total = total_steps(data, epochs, num_steps)
         # rows of training measure the pass upward, where that is what is read
-        passes = type(self.reads) is type(self.passes)
-        metrics = self._metric_functions(data) if passes else ()
         network = self._run.state().network
-        check_data(network, data, lambda _: metrics, "training data", self.passes)
+        passes = type(self.reads) is type(self.passes) and (
+            self.passes.along_time or is_told_below(network.bind(), data.spec())
+        )
+        metrics = self._metric_functions(data) if passes else ()
+        reads = self.passes if passes else None
+        check_data(network, data, lambda _: metrics, "training data", reads)
         if eval_data is not None:
             self.check_data(eval_data, "evaluation data")
         log_every = expect_count("fit", "log_every", log_every, least=1)
@@ -248,6 +253,7 @@ class Trainer:
             callbacks=self.callbacks,
             saving=self._saving,
             pace=self._pace,
+            limit=self._limit,
         )
         self._run.stop_asked = False
         keeps = self.checkpoints is not None and self.checkpoints.activities

@@ -16,6 +16,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.analysis import health, inference_health, unit_health
+from pcflax.analysis.diagnosis import largest_step_size, step_limit
 from pcflax.learning.base import AbstractGradientLearning
 from tests.conftest import Chain, parameters_of
 from tests.references import numpy_pc as reference
@@ -130,6 +131,130 @@ class TestInferenceByHand:
         z = 0.01 * (2 + 3 * 16)
         expected = (z - 2) ** 2 / 2 + (16 - 3 * z) ** 2 / 2
         assert found.energy == pytest.approx(expected, rel=1e-5)
+
+
+class TestStepSizes:
+    @pytest.mark.parametrize(
+        ("inference", "largest"),
+        [
+            (pc.inference.GradientDescent(0.1), 0.1),
+            (pc.inference.GradientDescent({"low": 0.02, "*": 0.3}), 0.3),
+            (pc.inference.GradientDescent(optax.sgd(0.1)), 0.1),
+            (pc.inference.ErrorCoordinates(pc.inference.GradientDescent(0.2)), 0.2),
+            (pc.inference.Langevin(0.05), 0.05),
+            (pc.inference.GradientDescent(optax.sgd(0.1, momentum=0.9)), math.nan),
+            (pc.inference.GradientDescent(optax.adam(0.1)), math.nan),
+            (pc.inference.GradientDescent(0.1, guard="clip"), math.nan),
+            (pc.inference.GradientDescent(0.1, backoff=0.5), math.nan),
+            (pc.inference.GradientDescent(0.1, guard="warn"), 0.1),
+            (pc.inference.CurvatureDescent(), math.nan),
+            (pc.inference.NewtonCG(), math.nan),
+        ],
+    )
+    def test_the_largest_is_what_the_algorithm_was_told(self, inference, largest):
+        found = largest_step_size(pc.learning.PredictiveCoding(inference))
+        assert found == pytest.approx(largest, nan_ok=True)
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+    def test_the_limit_is_where_the_iterations_matrix_leaves_the_unit_circle(
+        self, momentum, nesterov
+    ):
+        """Of (z, v) on a slope of lambda z: v <- m v + lambda z, z <- z - s (v, or ahead)."""
+        eigenvalue = 3.0
+        descent = pc.inference.GradientDescent(0.1, momentum=momentum, nesterov=nesterov)
+        limit = step_limit(eigenvalue, pc.learning.PredictiveCoding(descent))
+
+        def radius(step):
+            velocity = np.array([eigenvalue, momentum])  # of z and v
+            moved = momentum * velocity + [eigenvalue, 0] if nesterov else velocity
+            return np.abs(np.linalg.eigvals([[1, 0] - step * moved, velocity])).max()
+
+        assert radius(0.999 * limit) < 1 < radius(1.001 * limit)
+
+
+class TestLayerGap:
+    def test_by_hand(self):
+        """Z goes from 2 to 2.3 of 5: 'low' from 0 to .045 of 4.5, 'top' from 50 to 41.405 of .5."""
+        found = inference_health(*by_hand(), learning=ONE_STEP, reference=NEWTON)
+        assert found.layer_gap_closed["low"] == pytest.approx(0.045 / 4.5, rel=1e-3)
+        assert found.layer_gap_closed["top"] == pytest.approx((50 - 41.405) / 49.5, rel=1e-3)
+
+    def test_of_a_linear_chain_it_follows_from_the_powers_of_its_hessian(self, double):
+        """z_t = z* + (I - s H)^t (z_0 - z*), with H and z* in closed form, on 3 -> 5 -> 4 -> 2."""
+        random, widths, rate, steps = np.random.RandomState(1), (3, 5, 4, 2), 0.07, 9
+        kernels = [random.normal(size=pair) / 2 for pair in zip(widths, widths[1:], strict=False)]
+        network = pc.PCNetwork([dense(kernel) for kernel in kernels])
+        x, y = random.normal(size=(6, 3)), random.normal(size=(6, 2))
+        theory = pc.analysis.DeepLinear.from_network(network)
+        settled = np.concatenate(theory.activities(x, y), axis=1)
+        start = np.concatenate([x @ kernels[0], x @ kernels[0] @ kernels[1]], axis=1)
+        matrix = np.linalg.matrix_power(np.eye(9) - rate * np.asarray(theory.hessian()), steps)
+
+        def energies(z):
+            activities = [x, z[:, :5], z[:, 5:], y]
+            pairs = zip(activities, activities[1:], kernels, strict=False)
+            return np.stack([0.5 * ((a - b @ w) ** 2).sum(axis=1) for b, a, w in pairs])
+
+        began, least = energies(start), energies(settled)
+        ended = energies(settled + (start - settled) @ matrix.T)
+        expected = 1 - np.abs(ended - least).sum(axis=1) / np.abs(began - least).sum(axis=1)
+        found = inference_health(
+            network,
+            jnp.asarray(x),
+            jnp.asarray(y),
+            learning=predictive_coding(rate, steps),
+            reference=NEWTON,
+        )
+        np.testing.assert_allclose(list(found.layer_gap_closed.values()), expected, rtol=1e-6)
+
+    def test_without_a_reference_none_is_measured(self):
+        found = inference_health(*by_hand(), learning=ONE_STEP)
+        assert all(math.isnan(part) for part in found.layer_gap_closed.values())
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The network and a batch of the command line's default run."""
+    network = pc.models.mlp(64, 300, 300, 10, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    batch = next(iter(pc.data.load("digits", batch_size=64)))
+    return network, batch.inputs, batch.targets
+
+
+@pytest.mark.usefixtures("optimized")
+class TestRunsThatAreKnown:
+    def rule(self, step_size):
+        """One program for all step sizes."""
+        return pc.learning.PredictiveCoding(pc.inference.GradientDescent(step_size, num_steps=20))
+
+    def test_the_default_run_is_backpropagation(self, digits):
+        """A rate of 0.003125: three runs of 500 batches ended .999, .999 and .994 parallel to it."""
+        rule = self.rule(2 * 0.1 / 64)
+        found = health(*digits, learning=rule, optimizer=optax.adam(1e-3))
+        layers = ("hidden_1", "hidden_2", "output")
+        assert min(found.credit.cosine[name] for name in layers) > 0.999
+        assert min(found.displacement[name] for name in layers) > 0.99
+        assert 0.1 < found.inference.gap_closed < 0.25
+        assert "so this is close to backpropagation" in found.summary
+        for name in layers:
+            assert "it learns as by backpropagation" in found.sentences[name]
+
+    def test_larger_steps_are_predictive_coding(self, digits):
+        """0.2 closes 99.5 %, and moves the weights elsewhere, the output's most."""
+        found = health(*digits, learning=self.rule(0.2), optimizer=optax.adam(1e-3))
+        assert found.inference.gap_closed == pytest.approx(0.995, abs=0.003)
+        assert min(found.inference.layer_gap_closed.values()) > 0.75
+        assert found.displacement["output"] < 0.9
+        assert ": this is predictive coding; " in found.summary
+        assert set(found.sentences.values()) == {"nothing wrong"}
+
+    def test_the_total_is_higher_for_what_is_nearer_to_backpropagation(self, digits):
+        """The whole gradient's angle is not: the last layer's is 600 times the first's."""
+        near, far = (
+            pc.analysis.gradient_alignment(*digits, learning=self.rule(rate))
+            for rate in (2 * 0.1 / 64, 0.2)
+        )
+        assert near.cosine["total"] > far.cosine["total"]
 
 
 def test_of_a_batch_everything_is_the_mean_but_the_largest_eigenvalue(double):
@@ -287,7 +412,38 @@ class TestSentences:
         found = health(*by_hand(), learning=TINY_STEP)
         assert found.inference.energy_share["low"] < 1e-6
         assert found.sentences["low"].startswith("inference leaves it no part of the error to spe")
-        assert found.sentences["top"] == "nothing wrong"
+        told = (
+            "inference takes its energy 0% of the way to the equilibrium, and it learns as by backp"
+        )
+        assert found.sentences["top"].startswith(told)
+
+    def test_a_gradient_below_adams_eps_is_told_with_its_size(self):
+        """-(16 - 1e-9 * 2) * 1e-9 for the weight and the bias."""
+        network = pc.PCNetwork({"low": dense([[2.0]]), "top": dense([[1e-10]])})
+        x, y = jnp.ones((1, 1)), jnp.full((1, 1), 16.0)
+        found = health(network, x, y, learning=pc.learning.Backprop())
+        assert found.credit.rms["low"] == pytest.approx(1.6e-9)
+        assert "swallows the gradient of 'low' (1 of 2 layers)" in found.summary
+
+    def test_a_learned_precision_that_has_no_bound_is_told(self):
+        """With point estimates it grows without end in a hidden layer, and not in the output's."""
+        for least, told in ((0.0, True), (0.1, False)):
+            energy = pc.energies.LearnedGaussian(1, least_variance=least)
+            top = dense([[3.0]], energy=pc.energies.LearnedGaussian(1))
+            network = pc.PCNetwork({"low": dense([[2.0]], energy=energy), "top": top})
+            found = health(network, jnp.ones((1, 1)), jnp.full((1, 1), 16.0), learning=ONE_STEP)
+            assert ("its learned precision grows without end" in found.sentences["low"]) == told
+            assert "precision" not in found.sentences["top"]
+
+    def test_where_all_are_as_small_each_says_so(self):
+        """1e-3 * 1e-6 for the bias, a thousandth of that for the weight."""
+        network = pc.PCNetwork({"low": dense([[1e-6]]), "top": dense([[1e-6]])})
+        x, y = jnp.full((1, 1), 1e-3), jnp.full((1, 1), 1e-3)
+        found = health(network, x, y, learning=pc.learning.Backprop())
+        told = (
+            "it does not learn by Adam, whose eps of 1e-08 swallows its gradient, 7e-10 an element"
+        )
+        assert found.sentences["low"].startswith(told)
 
     def test_a_gradient_that_points_away_is_told_with_its_cosine(self):
         found = health(*three_layers(), learning=Backwards())
@@ -310,10 +466,9 @@ class TestSentences:
             )
 
     def test_a_diverging_network_is_never_told_to_take_larger_steps(self):
-        """Between float32's largest number and its root, one layer's norm is infinite first."""
+        """Also between the root of float32's largest number and that number."""
         found = health(*by_hand(), learning=predictive_coding(0.3, 50))  # z grows to 2^50 * 3
-        assert math.isfinite(found.credit.norm["low"])
-        assert math.isinf(found.credit.norm["top"])
+        assert 2**64 < found.credit.norm["top"] < math.inf
         for told in found.sentences.values():
             assert "a larger step size" not in told
 
@@ -330,6 +485,14 @@ class TestSummary:
         """0.99 of the limit: 1 - 0.198 * 10 is -0.98 a step, slow but sure."""
         found = health(*by_hand(), learning=predictive_coding(0.198, 300))
         assert found.summary.startswith("inference closes 100.0% of the energy gap")
+        assert found.inference.stability == pytest.approx(0.99, rel=1e-4)
+        assert "its step size of 0.198 is 99% of the largest stable one" in found.summary
+
+    def test_one_well_below_it_is_not_near_the_edge(self):
+        found = health(*by_hand(), learning=MANY_STEPS)
+        assert found.inference.step_size == pytest.approx(0.05)
+        assert found.inference.stability == pytest.approx(0.25, rel=1e-4)
+        assert "stable one" not in found.summary
 
     def test_tiny_steps_are_called_close_to_backpropagation(self):
         """Trap 4: one step sold as predictive coding. Here the top layer has most of the gradient."""
@@ -340,34 +503,54 @@ class TestSummary:
         assert found.summary.startswith(told)
         assert f"(stable below {2 / 1.01:.3g})" in found.summary
 
-    def test_layers_that_are_parallel_one_by_one_but_not_together_are_not_called_close(self):
-        """A hidden gradient a hundred thousand times too small is no backpropagation."""
-        found = health(*by_hand(), learning=TINY_STEP)
+    def test_a_hidden_gradient_that_is_small_and_parallel_is_called_close_too(self):
+        """A hundred thousand times too small, which Adam does not see: the run is backpropagation's."""
+        found = health(*by_hand(), learning=TINY_STEP, optimizer=optax.adam(1e-6))
         for name in ("low", "top"):
             assert found.credit.cosine[name] == pytest.approx(1)
-        other = np.array([30, 30, 20, 10])  # the top layer's gradient is the same, the lower's gone
-        cosine = np.linalg.norm(other[2:]) / np.linalg.norm(other)
-        assert found.credit.cosine["total"] == pytest.approx(cosine, rel=1e-4)
-        assert found.summary.startswith("inference closes 0.0% of the energy gap; its weight gradi")
-        assert "close to backpropagation" not in found.summary
+            assert found.displacement[name] == pytest.approx(1, abs=1e-4)
+        assert found.credit.norm["low"] < 1e-4 * found.credit.backprop_norm["low"]
+        assert "so this is close to backpropagation" in found.summary
+        assert "what the optimizer makes of it 1.000" in found.summary
 
     def test_many_steps_are_called_predictive_coding_with_the_angle(self):
         """dF/dW is -(e_1 x, e_2 z): (3, 1 * 5) at the equilibrium, and (30, 20) of backpropagation."""
         found = health(*by_hand(), learning=MANY_STEPS)
         own, other = np.array([3, 3, 5, 1]), np.array([30, 30, 20, 10])  # with the biases
-        cosine = own @ other / np.linalg.norm(own) / np.linalg.norm(other)
-        assert found.summary == (
-            f"inference closes 100.0% of the energy gap: this is predictive coding; its weight "
-            f"gradient has cosine {cosine:.3f} with backpropagation's"
+        low, top = (
+            one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+            for one, two in zip(np.split(own, 2), np.split(other, 2), strict=True)
         )
+        assert found.summary == (
+            f"inference closes 100.0% of the energy gap, and at least 100.0% in every layer: this is "
+            f"predictive coding; layer by layer, its weight gradient has cosine {top:.3f} to {low:.3f} "
+            f"with backpropagation's"
+        )
+
+    def test_a_layer_that_is_left_behind_is_named(self):
+        """A steep top pulls the layer below it beyond where the lowest one, hardly moved, lets it settle."""
+        network = pc.PCNetwork(
+            {"low": dense([[1.0]]), "mid": dense([[1.0]]), "top": dense([[10.0]])}
+        )
+        found = health(
+            network,
+            jnp.ones((1, 1)),
+            jnp.full((1, 1), 30.0),
+            learning=predictive_coding(0.009, 3),
+        )
+        parts = found.inference.layer_gap_closed
+        assert found.inference.gap_closed > 0.9
+        assert parts["mid"] < parts["low"] < 0.01
+        assert f"but {parts['mid']:.1%} in layer 'mid'; layer by layer" in found.summary
+        assert found.sentences["low"].startswith("inference takes its energy 0% of the way to the")
 
     @pytest.mark.parametrize("learning", WITHOUT_INFERENCE, ids=lambda rule: type(rule).__name__)
     def test_a_rule_without_inference_says_so(self, learning):
         found = health(*by_hand(), learning=learning)
         assert found.inference is None
         assert found.summary == (
-            f"{type(learning).__name__} does no inference on the energy; its weight gradient has "
-            f"cosine 1.000 with backpropagation's"
+            f"{type(learning).__name__} does no inference on the energy; layer by layer, its weight "
+            f"gradient has cosine 1.000 with backpropagation's"
         )
 
     def test_a_perfect_prediction_leaves_nothing_to_infer(self):
@@ -383,7 +566,8 @@ class TestSummary:
         network = pc.PCNetwork({"only": dense([[2.0]])})
         found = health(network, jnp.ones((1, 1)), jnp.full((1, 1), 16.0), learning=ONE_STEP)
         assert found.credit.norm["only"] == pytest.approx(14 * 2**0.5)
-        assert "there is nothing to infer; its weight gradient has cosine 1.000" in found.summary
+        told = "there is nothing to infer; layer by layer, its weight gradient has cosine 1.000"
+        assert told in found.summary
 
     def test_sampling_at_a_stable_step_is_not_called_diverging(self):
         """Samples lie above the minimum by temperature/2 a dimension, and by design stay there."""

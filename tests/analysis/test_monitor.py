@@ -66,7 +66,7 @@ def make_trainer(callbacks, *, folder=None, learning=LEARNING, activation=jnp.ta
 def promised(*, infers=True):
     """The names of the docstring."""
     kinds = ["alignment", "gradient_norm", "dead"] + ["energy_share"] * infers
-    whole = ["alignment"] + ["residual", "largest_eigenvalue"] * infers
+    whole = ["alignment"] + ["residual", "largest_eigenvalue", "stability"] * infers
     return {f"health/{kind}/{name}" for kind in kinds for name in NAMES} | {
         f"health/{name}" for name in whole
     }
@@ -124,6 +124,7 @@ class TestRows:
             "health/alignment": credit.cosine["total"],
             "health/residual": found.residual,
             "health/largest_eigenvalue": found.largest_eigenvalue,
+            "health/stability": found.step_size * found.largest_eigenvalue / 2,
         }
         for name in NAMES:
             expected[f"health/alignment/{name}"] = credit.cosine[name]
@@ -192,6 +193,45 @@ def test_stopped_at_a_row_the_two_files_are_equal(straight, tmp_path):
         trainer.fit(make_data(), num_steps=num_steps, log_every=2)
     name = "metrics.jsonl"
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+class TestWarnings:
+    """Once each; `INFERENCE` above, three steps of 0.1, closes more than half of the gap."""
+
+    def watched(self, learning, bias=0.0):
+        """A fit of two rows."""
+        trainer = make_trainer([HealthMonitor(*a_batch())], learning=learning, bias=bias)
+        return trainer.fit(make_data(), num_steps=2, log_every=1)
+
+    def test_a_run_that_has_become_backpropagation(self):
+        """Twenty steps of 0.003 close a twentieth, and every layer is parallel."""
+        rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.003, num_steps=20))
+        with pytest.warns(
+            UserWarning, match="at step 1 inference closes .*backpropagation"
+        ) as told:
+            self.watched(rule)
+        assert len(told) == 1
+
+    def test_a_step_size_near_the_edge_and_beyond(self):
+        """Of what the row calls stability."""
+        rate = 0.95 * 2 / self.watched(LEARNING)["health/largest_eigenvalue"][0]
+        rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(rate, num_steps=40))
+        text = (
+            r"inference is near the edge of stability: its step size of \S+ is 9\d% of the largest"
+        )
+        with pytest.warns(UserWarning, match=text):
+            history = self.watched(rule)
+        assert history["health/stability"][0] == pytest.approx(0.95, abs=0.01)
+
+    def test_a_layer_whose_gradient_adam_swallows(self):
+        """A head of 1e-10 hands down errors of as much, also by backpropagation."""
+        trainer = make_trainer([HealthMonitor(*a_batch())], learning=pc.learning.Backprop())
+        top = trainer.network.layers[-1].linear
+        top.kernel.set_value(1e-12 * top.kernel[...])
+        with pytest.warns(
+            UserWarning, match="eps of 1e-08 swallows the gradient of 'zeta', 'middle'"
+        ):
+            HealthMonitor(*a_batch()).on_measure(trainer, 0)
 
 
 class TestOnMeasure:

@@ -93,8 +93,12 @@ class TestBuilt:
                     {"hidden_1": 0.1, "*": 0.02}, momentum=0.5, nesterov=True, num_steps=7
                 ),
             ),
+            (
+                {"step_size": 0.1, "guard": "clip", "backoff": 0.5},
+                pc.inference.GradientDescent(0.1, guard="clip", backoff=0.5, num_steps=7),
+            ),
         ],
-        ids=["langevin", "newton", "flow", "linear", "gradient"],
+        ids=["langevin", "newton", "flow", "linear", "gradient", "guarded"],
     )
     def test_every_setting_of_an_algorithm_reaches_it(self, options, expected):
         assert build_inference(TrainOptions(inference_steps=7, **options)) == expected

@@ -28,7 +28,7 @@ from tests.references import numpy_pc as reference
 pytestmark = pytest.mark.slow
 
 # 64 -> 8 -> 10 and three evaluations: enough to run, not to learn much.
-TINY = ["--num-steps", "3", "--eval-every", "1", "--widths", "8"]
+TINY = ["--num-steps", "3", "--eval-every", "1", "--widths", "8", "--validation", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,7 @@ class TestBuilt:
             ("ipc", pc.learning.IncrementalPC),
             ("fpa", pc.learning.FixedPrediction),
             ("meta-pcn", pc.learning.MetaPCN),
+            ("alm", pc.learning.AugmentedLagrangian),
             ("zil", pc.learning.ZIL),
             ("nudged", pc.learning.Nudged),
             ("backprop", pc.learning.Backprop),
@@ -121,6 +122,7 @@ class TestBuilt:
             ("flow", pc.inference.GradientFlow),
             ("gauss-newton", pc.inference.GaussNewton),
             ("newton", pc.inference.NewtonCG),
+            ("output-newton", pc.inference.OutputNewton),
             ("langevin", pc.inference.Langevin),
             ("linear", pc.inference.LinearSolve),
         ],
@@ -382,6 +384,7 @@ def test_a_run_from_before_these_options_resumes_as_it_was(default_run, tmp_path
     config["options"] = {name: config["options"][name] for name in OLD_KEYS}
     (run_dir / "config.json").write_text(json.dumps(config))
     main(["train", "--resume", "--run-dir", str(run_dir), "--num-steps", "3"])
+    assert read_config(run_dir).validation == 0  # there was none
     assert digest(run_dir) == digest(default_run)
     assert rows_of(run_dir)[-1] == rows_of(default_run)[-1]
     assert read_config(run_dir).inference == "gradient"
@@ -400,6 +403,7 @@ class TestTrainHealth:
     def test_it_logs_every_layer_and_draws_the_alignment_through_a_resume(self, tmp_path, capsys):
         """A run of two steps, and a third without being told --health or the rule again."""
         options = ("--health", "--learning", "nudged", "--parameterization", "ntk")
+        options += ("--step-size", "0.1")  # at the default's it would be told to be backpropagation
         run_dir = train(tmp_path / "run", "--num-steps", 2, *options)
         (first,) = health_rows(run_dir).values()
         for kind in ("alignment", "gradient_norm", "dead", "energy_share"):
@@ -424,6 +428,12 @@ class TestTrainHealth:
     def test_without_it_there_is_nothing_of_it(self, default_run):
         assert health_rows(default_run) == {}
         assert not (default_run / "alignment.png").exists()
+
+    @pytest.mark.filterwarnings("default")
+    def test_a_run_that_is_backpropagation_is_told_on_the_way(self, tmp_path, capsys):
+        train(tmp_path / "run", "--health", "--num-steps", 1)
+        assert "warning: at step 1 inference closes " in (told := capsys.readouterr().err)
+        assert "so this is close to backpropagation" in told
 
     def test_it_cannot_be_turned_on_halfway(self, default_run, capsys):
         told = error(capsys, "train", "--resume", "--run-dir", default_run, "--health")
@@ -491,7 +501,9 @@ class TestInspectHealth:
         for name, sentence in record["sentences"].items():
             (line,) = re.findall(rf"^. {name} .*$", printed, re.MULTILINE)
             assert f" {record['credit']['cosine'][name]:.3f} " in line
+            assert f" {record['displacement'][name]:.3f} " in line
             assert f" {record['credit']['norm'][name]:.2e} " in line
+            assert f" {record['inference']['layer_gap_closed'][name]:.1%} " in line
             assert f" {record['inference']['energy_share'][name]:.1%} " in line
             assert f" {sentence} " in line
         assert record["summary"] in printed
@@ -518,3 +530,18 @@ class TestInspectHealth:
         assert "there is no run in" in error(capsys, "inspect", tmp_path, "--health")
         told = error(capsys, "inspect", default_run, "--health", "--step", 2000)
         assert "there is no checkpoint of step 2000" in told
+
+
+class TestInspectSummary:
+    def test_it_tells_layers_and_what_a_batch_costs(self, default_run, capsys):
+        run = read_config(default_run)
+        up = 2 * run.batch_size * (64 * 8 + 8 * 10)
+        record = strictly(output(capsys, "inspect", default_run, "--summary", "--json"))
+        assert record["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+        assert record["costs"]["pass upward"]["flops"] == up
+        step = record["costs"]["GradientDescent, a step"]["flops"]
+        assert step == 2 * 2 * run.batch_size * 8 * 10
+        assert record["costs"]["PredictiveCoding(GradientDescent)"]["flops"] > 20 * step
+        printed = output(capsys, "inspect", default_run, "--summary")
+        assert "hidden_1" in printed
+        assert "GradientDescent, 20 steps" in printed

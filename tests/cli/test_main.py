@@ -27,7 +27,8 @@ from pcflax.data.sources.digits import read_digits
 from pcflax.recipes import PRESETS
 
 # 64 -> 16 -> 10, two evaluations, two checkpoints.
-SMALL = ["--num-steps", "20", "--eval-every", "10", "--widths", "16"]
+WHOLE = ["--validation", "0"]  # trained on the whole split, and evaluated on the test split
+SMALL = ["--num-steps", "20", "--eval-every", "10", "--widths", "16", *WHOLE]
 
 
 @pytest.fixture(autouse=True)
@@ -271,13 +272,22 @@ class TestPreset:
         assert first != last
         assert abs(last[1] - last[0]) < abs(first[1] - first[0])
 
+    def test_pc_infers_most_of_the_way_in_every_layer(self, tmp_path, capsys):
+        """80 % is what real predictive coding is taken to be; the notebook's preset is told apart."""
+        run_dir = train(tmp_path / "run", "--preset", "pc", "--widths", "300", "300")
+        found = json.loads(output(capsys, "inspect", run_dir, "--health", "--json"))
+        assert min(found["inference"]["layer_gap_closed"].values()) > 0.8
+        assert found["inference"]["stability"] < 0.5
+        assert "in every layer: this is predictive coding; " in found["summary"]
+        assert set(found["displacement"]) == {"hidden_1", "hidden_2", "output", "total"}
+
     def test_the_notebooks_preset_changes_nothing(self):
         assert preset("notebook") == TrainOptions()
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--preset", "fats"], "expected --preset notebook or fast, got fats"),
+            (["--preset", "fats"], "expected --preset notebook or pc or fast, got fats"),
         ],
     )
     def test_refusals(self, tmp_path, capsys, options, message):
@@ -285,6 +295,46 @@ class TestPreset:
             train(tmp_path / "run", *options)
         assert stop.value.code == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """A finished run that leaves a fifth of the training digits out."""
+    return train(tmp_path_factory.mktemp("held_out") / "run", "--validation", 20)
+
+
+class TestValidation:
+    """Nothing is chosen on the test split unless one asks for it."""
+
+    def test_evaluations_are_of_the_part_that_is_not_trained_on(self, held_out, capsys):
+        measured = json.loads(output(capsys, "evaluate", held_out, "--split=validation", "--json"))
+        assert measured.pop("data") == "digits/train[80%:]"
+        assert measured == last_eval(held_out)
+        trained = output(capsys, "evaluate", held_out, "--split", "train")
+        assert "on digits/train[:80%] (1,150 examples)" in " ".join(trained.split())
+
+    def test_the_best_is_chosen_by_it_and_the_test_split_is_told_at_the_end(
+        self, held_out, tmp_path, capsys
+    ):
+        printed = output(capsys, "train", "--resume", "--run-dir", held_out)
+        measured = json.loads(output(capsys, "evaluate", held_out, "--json"))
+        assert measured["data"] == "digits/test"
+        assert re.search(rf"test split .*accuracy {measured['accuracy']:.4f}.*\(360 ex", printed)
+        assert "eval is digits/train[80%:]" in " ".join(printed.split())
+        rows = {
+            row["step"]: row["eval/accuracy"] for row in rows_of(held_out) if "eval/accuracy" in row
+        }
+        best = max(rows, key=lambda step: (rows[step], step))
+        measured = json.loads(output(capsys, "evaluate", held_out, "--json", "--best"))
+        assert measured["step"] == best
+
+    def test_a_run_without_has_none_to_measure(self, base_run, capsys):
+        told = error(capsys, "evaluate", base_run, "--split", "validation")
+        assert "the run was trained with --validation 0; take --split test" in told
+
+    def test_all_of_the_training_split_cannot_be_left_out(self, tmp_path, capsys):
+        told = error(capsys, "train", "--run-dir", tmp_path / "run", "--validation", 95)
+        assert "expected --validation from 0 to 90 percent, got 95" in told
 
 
 class TestEvaluate:
@@ -498,7 +548,9 @@ class TestBadData:
     def test_train_tells_what_is_wrong_and_leaves_no_folder(self, tmp_path, capsys, case):
         arrays, text = BAD_FILES[case]
         path, run_dir = write_npz(tmp_path / "mine.npz", **arrays), tmp_path / "new"
-        told = error(capsys, "train", "--data", path, "--run-dir", run_dir, "--batch-size", 4)
+        told = error(
+            capsys, "train", "--data", path, "--run-dir", run_dir, "--batch-size", 4, *WHOLE
+        )
         assert re.search(text, told)
         assert not run_dir.exists()
 
@@ -574,7 +626,7 @@ class TestBadData:
     def test_a_batch_larger_than_the_set(self, tmp_path, capsys):
         run_dir = tmp_path / "new"
         told = error(capsys, "train", "--run-dir", run_dir, "--batch-size", 5000)
-        assert "batch_size 5000 is larger than data set 'digits/train' with its 1437" in told
+        assert "batch_size 5000 is larger than data set 'digits/train[:90%]' with its 1293" in told
         assert not run_dir.exists()
 
     @pytest.mark.parametrize("batch_size", [0, -3])
@@ -676,7 +728,7 @@ class TestExitCodes:
             ["train", "--output", "laplace"],
             ["train", "--run-dir"],
             ["evaluate"],
-            ["evaluate", "run", "--split", "validation"],
+            ["evaluate", "run", "--split", "held-out"],
             ["inspect"],
         ],
         ids=" ".join,

@@ -20,6 +20,7 @@ from tests.cli.test_main import digest, error, files_of, last_eval, output, rows
 pytestmark = pytest.mark.slow
 
 SHORT = ["--num-steps", "4", "--eval-every", "2", "--batch-size", "8", "--inference-steps", "2"]
+SHORT += ["--validation", "0"]
 RESIDUAL = ["--model", "residual-mlp", "--depth", "5", "--width", "8", "--activation", "relu"]
 TEXT = "the quick brown fox jumps over the lazy dog. " * 12
 

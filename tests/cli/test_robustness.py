@@ -31,6 +31,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     data = write_npz(folder / "own.npz")
     options = ["--num-steps", "4", "--eval-every", "2", "--widths", "4", "--batch-size", "8"]
+    options += ["--validation", "0"]
     main(["train", "--data", str(data), "--run-dir", str(folder / "run"), *options])
     return folder
 

@@ -13,7 +13,7 @@ from pcflax.cli.main import main
 class TestLoadRun:
     def test_the_trainer_of_a_run_comes_back(self, tmp_path, capsys):
         run = tmp_path / "run"
-        short = ["--num-steps", "6", "--batch-size", "32", "--widths", "8"]
+        short = ["--num-steps", "6", "--batch-size", "32", "--widths", "8", "--validation", "0"]
         main(["train", "--run-dir", str(run), *short])
         capsys.readouterr()
         main(["evaluate", str(run), "--json"])

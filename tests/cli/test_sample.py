@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 SMALL = ["--model", "generator", "--widths", "24", "--num-steps", "40", "--eval-every", "20"] + [
     "--learning-rate",
     "0.01",
+    "--validation",
+    "0",
 ]
 
 

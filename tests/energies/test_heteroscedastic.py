@@ -139,3 +139,15 @@ def test_it_learns_noise_that_depends_on_the_input():
     # log precision = -2 (x - 1/2): slope -2, bias 1; the Fisher information says .04 for 4,000 examples
     np.testing.assert_allclose(layer.linear.kernel[0, 1], -2, atol=0.15)
     np.testing.assert_allclose(layer.linear.bias[1], 1, atol=0.1)
+
+
+def test_a_width_that_does_not_fit_is_told_with_the_one_that_does():
+    """Twice the target's: the layer predicts means and log precisions."""
+    with pytest.raises(
+        ValueError, match=r"'y' predicts shape \(4, 3\).*set out_features=4 or give"
+    ):
+        network().infer(np.ones((4, 3)), np.ones((4, 2)), inference=pc.inference.LinearSolve())
+    with pytest.raises(
+        ValueError, match=r"twice as wide as the activity, got \(4, 6\) for \(4, 2\)"
+    ):
+        Heteroscedastic()(np.ones((4, 2)), np.ones((4, 6)))

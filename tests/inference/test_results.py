@@ -253,6 +253,19 @@ class TestWholeDataSets:
         assert found.samples["hidden_1"].shape == (3, 10, 4)
         assert len(np.unique(found.samples["hidden_1"])) == 3 * 10 * 4
 
+    def test_failures_are_counted_over_the_whole_set(self, whole):
+        """Rows 5 and 9 alone are far off; both are in later batches."""
+        network, x, y, _ = whole
+        y = np.where(np.isin(np.arange(10), (5, 9))[:, None], 1e38, y).astype(np.float32)
+        data = pc.data.from_arrays(x, y, batch_size=4, shuffle=False)
+        with pytest.raises(pc.NonFiniteEnergyError, match="2 of 10 .* first of them example 5:"):
+            network.infer(data, inference=pc.inference.GradientDescent(0.1))
+        data = pc.data.from_arrays(x, np.asarray(network.predict(x)), batch_size=4, shuffle=False)
+        data.targets[6] += 1  # all others are at their equilibrium
+        hasty = pc.inference.GradientDescent(0.1, tolerance=1e-5, max_steps=1)
+        with pytest.raises(pc.ConvergenceError, match="1 of 10 .* first of them example 6:"):
+            network.infer(data, inference=hasty, throw=True)
+
     def test_what_a_data_set_says_itself_is_refused_twice(self, whole):
         network, _, y, data = whole
         descent = pc.inference.GradientDescent(0.1)

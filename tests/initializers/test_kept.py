@@ -110,7 +110,7 @@ def test_a_class_that_is_not_known_starts_forward_and_is_not_averaged():
     evidence = pc.Evidence(X[:3], pc.Clamp(jnp.eye(3)[jnp.array([1, 1, 1])], known))
     ended = {name: jnp.full((3, width), 2.0) for name, width in (("first", 5), ("second", 4))}
     ended = {name: rows.at[1].set(100.0) for name, rows in ended.items()}
-    state = average.after(state, evidence, ended)
+    state = average.after(state, evidence, ended, network=pc.networks.split(net))
     np.testing.assert_array_equal(state["seen"], [False, True, False])
     np.testing.assert_array_equal(state["activities"]["first"][1], np.full(5, 2.0))
     start = net.start(evidence, initializer=average.at(state, evidence))

@@ -76,7 +76,7 @@ def test_a_node_that_predicts_itself_without_a_diagonal():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.ones((3, 4)), r"expected a mask of shape \(4, 3\).*got \(3, 4\)"),
+        (np.ones((3, 4)), r"expected a mask of shape \(4, 3\), that of its weights, got \(3, 4\)"),
         (np.full((4, 3), 0.5), "expected a mask of Booleans, or of 0 and 1"),
         ("no-diagonal", "'no-diagonal' of a square one"),
     ],
@@ -84,3 +84,49 @@ def test_a_node_that_predicts_itself_without_a_diagonal():
 def test_another_mask_is_refused(mask, message):
     with pytest.raises(ValueError, match=message):
         pc.PCDense(4, 3, mask=mask, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("make", [pc.PCConv, pc.PCConvTranspose])
+def test_masked_kernels_of_convolutions(make):
+    """A mask of taps: the convolution with the product, and no gradient where there is no weight."""
+    mask = np.random.default_rng(0).random((3, 3, 2, 4)) > 0.5
+    layer, plain = (make(2, 4, 3, mask=own, rngs=nnx.Rngs(0)) for own in (mask, None))
+    kernel = np.asarray(plain.conv.kernel[...])
+    np.testing.assert_array_equal(layer.conv.kernel[...], kernel * mask)
+    plain.conv.kernel.set_value(jnp.asarray(kernel * mask))
+    layer.conv.kernel.set_value(jnp.asarray(kernel))  # weights in masked places have no say
+    below = np.random.default_rng(1).normal(size=(2, 5, 6, 2)).astype(np.float32)
+    np.testing.assert_allclose(layer.predict(below), plain.predict(below), atol=1e-6)
+    network = pc.PCNetwork([layer])
+    network.infer(below, 0 * plain.predict(below), inference=pc.inference.GradientDescent(0.1))
+    gradient = network.parameter_gradients(below)["layers"]["layer_0"]["conv"]["kernel"][...]
+    assert ((np.asarray(gradient) != 0) == mask).all()
+    with pytest.raises(ValueError, match=r"expected a mask of shape \(3, 3, 2, 4\)"):
+        make(2, 4, 3, mask=mask[..., :3], rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_feedback_goes_through_the_same_connections(learns, double):
+    """Down through B where there are weights, and B learns there alone: by hand in NumPy."""
+    feedback = pc.layers.Feedback(learns=learns)
+    options = {"rngs": nnx.Rngs(0), "use_bias": False, "param_dtype": jnp.float64}
+    below = pc.PCDense(2, 4, **options)
+    above = pc.PCDense(4, 3, mask=MASK, feedback=feedback, **options)
+    pure = pc.networks.split(pc.PCNetwork([below, above]))
+    weights, b = np.asarray(above.linear.kernel[...]), np.asarray(above.feedback[...])
+    assert (b[~MASK] == 0).all()
+    assert (b[MASK] != weights[MASK]).all()
+    random = np.random.default_rng(1)
+    x, z, y = (random.normal(size=(5, size)) for size in (2, 4, 3))
+    problem = pc.inference.make_problem(pure, pc.Evidence(x, y))
+    field = problem.gradient({"layer_0": jnp.asarray(z)})["layer_0"]
+    error = y - z @ weights
+    np.testing.assert_allclose(
+        field, z - x @ np.asarray(below.linear.kernel[...]) - error @ b.T, rtol=1e-12
+    )
+    ends = {"layer_0": jnp.asarray(z), "layer_1": jnp.asarray(y)}
+    gradients = pure.mean_gradients(ends, jnp.asarray(x))[0]["layer_1"]
+    expected = -z.T @ error / 5 * MASK
+    np.testing.assert_allclose(gradients["linear"]["kernel"], expected, rtol=1e-12)
+    if learns:
+        np.testing.assert_allclose(gradients["feedback"], expected, rtol=1e-12)

@@ -54,6 +54,37 @@ def test_predictive_coding_is_infer_then_local_gradient():
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("step", [0, 2])
+def test_weights_by_the_step_of_learning_are_precisions(step):
+    """As if the Gaussians had these precisions then; what is measured is the network's own energy."""
+    chain, other = Chain(), Chain(precision=1.0 + step)
+    other.network.layers[0].energy = pc.energies.Gaussian(2.0)
+    descent = pc.inference.GradientDescent(0.07, num_steps=11)
+    weights = {"*_2": lambda step: 1.0 + step, "layer_0": 2.0}
+    rule = pc.learning.PredictiveCoding(descent, weights=weights)
+    evidence = pc.Evidence(chain.inputs, chain.targets)
+    pure, same = (pc.networks.split(one.network) for one in (chain, other))
+    gradients, info = jax.jit(lambda step: rule.gradients(pure, evidence, key=KEY, step=step))(step)
+    expected, seen = pc.learning.PredictiveCoding(descent).gradients(same, evidence, key=KEY)
+    for found, right in (gradients, expected), (info.activities, seen.activities):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), found, right)
+    own = pure.energies(seen.activities, chain.inputs)
+    for name, energy in own.items():
+        np.testing.assert_allclose(info.energies[name], energy, **CLOSE)
+
+
+def test_weights_that_fit_no_layer_or_are_negative_are_refused():
+    descent = pc.inference.GradientDescent(0.1)
+    rule = pc.learning.PredictiveCoding(descent, weights={"layr_0": 2.0})
+    with pytest.raises(
+        ValueError, match="PredictiveCoding has a weight for 'layr_0', which fits none"
+    ):
+        pc.Trainer(Chain().network, optax.sgd(0.1), learning=rule)
+    with pytest.raises(ValueError, match="weight of 'output' of at least 0, got -1"):
+        pc.learning.PredictiveCoding(descent, weights={"output": -1.0})
+
+
+@pytest.mark.usefixtures("double")
 def test_with_zero_output_error_the_gradient_at_equilibrium_is_zero():
     """Where the feedforward prediction is the target already, there is nothing to learn."""
     chain = Chain()

@@ -1,10 +1,11 @@
 """Recall: what is known stays, the rest goes where the energy is least.
 
-Oracles: the conditional mean of a linear Gaussian memory, in NumPy.
+Oracles: the conditional mean of a linear Gaussian memory, and least squares, in NumPy.
 """
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -69,6 +70,30 @@ def test_one_node_of_several_outputs_recalls_the_other():
     code = np.linalg.solve(precision, weights["left"] @ left.T).T
     right = network.layers["right"].activity[...]
     np.testing.assert_allclose(right, code @ weights["right"], atol=1e-4)
+
+
+def test_pairs_that_are_learned_are_recalled_from_either_side_as_least_squares():
+    random = np.random.default_rng(0)
+    cues, answers = random.normal(size=(12, 4)), random.normal(size=(12, 6))
+    network = pc.PCNetwork(
+        {
+            "cue": pc.PCRoot(4, energy=pc.energies.Gaussian(0.1)),
+            "answer": pc.PCDense(4, 6, use_bias=False, rngs=nnx.Rngs(0)),
+        }
+    )
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1, num_steps=0))
+    trainer = pc.Trainer(network, optax.sgd(0.5), learning=rule, progress=False)
+    pairs = pc.data.from_arrays(np.float32(cues), np.float32(answers), batch_size=12)
+    trainer.fit(pairs, num_steps=500, log_every=500)
+    learned = np.linalg.lstsq(cues, answers, rcond=None)[0]
+    asked = pc.Evidence(np.float32(cues), np.float32(answers))
+    found = trainer.predict(asked, reads=pc.Equilibrium(SETTLE, read="answer"))
+    np.testing.assert_allclose(found, cues @ learned, atol=1e-4)
+    back = trainer.predict(asked, reads=pc.Equilibrium(SETTLE, read="cue"))
+    # least squares once more, with the prior of the cue as 4 rows
+    rows = np.vstack([learned.T, np.sqrt(0.1) * np.eye(4)])
+    goal = np.hstack([answers, np.zeros((12, 4))]).T
+    np.testing.assert_allclose(back, np.linalg.lstsq(rows, goal, rcond=None)[0].T, atol=1e-4)
 
 
 def test_refusals():

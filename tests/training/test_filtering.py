@@ -60,6 +60,15 @@ def test_with_the_precision_of_the_steady_state_it_is_the_kalman_filter(double):
     np.testing.assert_array_equal(answer.truth, X)
 
 
+def test_a_window_goes_on_from_the_one_before(double):
+    """Two windows, the second given the first's last state, are the whole series."""
+    whole = read(pc.Filter(EXACT, "z")).values
+    first = read(pc.Filter(EXACT, "z"), pc.Evidence(U[:, :3], X[:, :3])).values
+    went_on = pc.Evidence({"u": U[:, 3:], "z@-1": first[:, -1]}, X[:, 3:])
+    second = read(pc.Filter(EXACT, "z"), went_on).values
+    np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-12)
+
+
 def test_with_a_unit_precision_it_is_the_filter_of_that_gain(double):
     gain = C.T @ np.linalg.inv(C @ C.T + np.eye(3))
     states, _ = filtered(gain)

@@ -96,6 +96,33 @@ class TestEquilibrium:
         codes = np.linalg.solve(np.eye(3) + seen @ seen.T, seen @ (images - bias)[:, :3].T).T
         np.testing.assert_allclose(found[:, 3:], codes @ weights[:, 3:] + bias[3:], atol=1e-4)
 
+    def test_metrics_of_the_hidden_elements_alone(self, arrays):
+        """The mean over these by hand, with a mask for each example as well."""
+        _, images = arrays
+        shared = np.array([False, False, False, True, True])
+        each = np.random.default_rng(1).random((10, 5)) > 0.5
+        each[0] = False  # of which nothing is hidden: it does not count
+        for mask in (shared, each):
+            reading = pc.Equilibrium(NEWTON, read="image", hide={"image": mask}, hidden_only=True)
+            trainer = trainer_of(generator(), reads=reading)
+            data = data_of(None, images, batch_size=10)
+            found = trainer.predict(data)
+            assert found.shape == images.shape
+            hidden = np.broadcast_to(mask, images.shape)
+            expected = [
+                np.mean((row - image)[m] ** 2)
+                for row, image, m in zip(found, images, hidden, strict=True)
+                if m.any()
+            ]
+            error = trainer.evaluate(data)["squared_error"]
+            np.testing.assert_allclose(error, np.mean(expected), rtol=1e-5)
+            whole = pc.Equilibrium(NEWTON, read="image", hide={"image": mask})
+            all_of = trainer.evaluate(data, reads=whole)["squared_error"]
+            np.testing.assert_allclose(all_of, np.mean((found - images) ** 2), rtol=1e-5)
+        for wrong in ({"hide": ("image",)}, {"hide": {"label": shared}}, {}):
+            with pytest.raises(ValueError, match="compares hidden elements alone, so it reads one"):
+                pc.Equilibrium(NEWTON, read="image", hidden_only=True, **wrong)
+
     def test_several_nodes_are_read_by_name_and_measured_by_name(self, arrays):
         labels, images = arrays
         data = data_of(labels, images, clamps={"hidden": np.ones((10, 4), np.float32)})
@@ -245,6 +272,36 @@ class TestRefusals:
         trainer = trainer_of(generator())
         with pytest.raises(ValueError, match=message):
             trainer.evaluate(data_of(*arrays), reads=reads)
+
+    def test_a_pass_upward_from_nothing_determines_no_answer(self, arrays):
+        """All examples would get the prior's prediction."""
+        _, images = arrays
+        trainer = trainer_of(generator())
+        for ask in (
+            lambda: trainer.evaluate(data_of(None, images)),
+            lambda: trainer.predict(data_of(None, images)),
+            lambda: trainer.predict(pc.Evidence(targets=images)),
+            lambda: trainer.fit(
+                data_of(None, images), num_steps=1, eval_data=data_of(None, images)
+            ),
+        ):
+            with pytest.raises(
+                ValueError, match=r"no evidence determines an answer.*Reconstruction"
+            ):
+                ask()
+        history = trainer.fit(
+            data_of(None, images), num_steps=1
+        )  # by inference, which has an answer
+        layers = ["train/energy/image", "train/energy/label"]
+        assert sorted(history.names()) == ["train/energy", *layers, "train/loss"]
+
+    def test_what_is_clamped_below_determines_a_pass(self, arrays):
+        labels, images = arrays
+        network = generator()
+        asked = pc.Evidence(None, images, clamps={"label": labels})
+        linear = network.layers["image"].linear
+        expected = labels @ np.asarray(linear.kernel[...]) + np.asarray(linear.bias[...])
+        np.testing.assert_allclose(trainer_of(network).predict(asked), expected, rtol=1e-5)
 
     def test_nothing_to_compare_with_is_told(self, arrays):
         _, images = arrays

@@ -279,7 +279,7 @@ def test_unlabelled_and_input_free_data_train():
     images = images.reshape(len(images), -1).astype(np.float32) / 16
     one_hot = np.eye(10, dtype=np.float32)[labels]
     inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
-    for inputs in (one_hot, None):
+    for inputs, reads in ((one_hot, None), (None, pc.Reconstruction(inference))):
         rngs = nnx.Rngs(0)
         network = pc.PCNetwork(
             [pc.PCRoot(10), pc.PCDense(10, 20, activation=jnp.tanh, rngs=rngs)]
@@ -289,6 +289,7 @@ def test_unlabelled_and_input_free_data_train():
             network,
             optax.adam(1e-2),
             learning=pc.learning.PredictiveCoding(inference),
+            reads=reads,
             progress=False,
         )
         data = pc.data.from_arrays(inputs, images, batch_size=64)

@@ -1,0 +1,347 @@
+"""How many steps of inference does a network want as it grows deeper, for each algorithm?
+
+    python benchmarks/depth.py --data-dir FOLDER_OF_PREPARED_TFDS_SETS         what is missing of the table
+    python benchmarks/depth.py --algorithms plain --depths 4 8 --seeds 0        a part of it
+    python benchmarks/depth.py --page                                           figure and page, no runs
+
+The protocol of a public study (tarun-ks/predictive-coding-depth-scaling, 925 runs of the code that goes with
+arXiv 2605.31022): MNIST, residual networks of width 32 with relu and muPC's multipliers, one epoch of 937
+batches of 64, Adam at 1e-3 sqrt(32/depth). A run's number of steps T is kept for all its batches. T counts
+where test accuracy reaches 90 % of backpropagation's at the same depth and seed, and stays there for every
+measured number of steps up to 2 T (a solver may touch the mark and then diverge). The ladder of T is the
+study's. Its figures for gradient descent on the activities at 1/lambda_max are 3, 8, 32, 128, 512 and 2048
+steps at 4, 8, 16, 32, 64 and 128 layers; 256 at 128 layers for augmented Lagrangians. The exponent is the
+slope of log T over log depth.
+
+Steps are not equally dear: a step costs one or several gradients of the energy. The alignment is of each
+hidden layer's own weight gradient, at the end of seed 0's training on one batch, with that of backpropagation
+and that of the equilibrium (20 steps of `OutputNewton`): the median and the least of all layers. A method
+whose gradients are backpropagation's reaches backpropagation's accuracy at once, which says nothing of
+predictive coding.
+
+Every run is kept in `benchmarks/results/depth_runs-cpu.json` as soon as it ends, and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from matplotlib.figure import Figure
+from rich.console import Console
+
+import pcflax as pc
+from pcflax.analysis.alignment import rule_gradient
+from pcflax.inference.curvature import largest_eigenvalue, random_direction
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.answers import record_answer
+from benchmarks.records import results_path, write_results
+
+FIGURE = Path(__file__).resolve().parent.parent / "docs/images/depth.png"
+
+WIDTH, BATCH, BATCHES, MARK, HOLD = 32, 64, 937, 0.9, 2
+DEPTHS = (4, 8, 16, 32, 64, 128)
+LADDER = [
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+    12,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+]
+PUBLISHED = {"plain": dict(zip(DEPTHS, (3, 8, 32, 128, 512, 2048), strict=True))}
+
+inference = pc.inference
+
+
+def _rule(make: Callable) -> Callable:
+    return lambda step, count: pc.learning.PredictiveCoding(make(step, count))
+
+
+# {name: (the rule of a step size 1/lambda_max and a number of steps, gradients a step)}
+ALGORITHMS: dict[str, tuple[Callable, float]] = {
+    "backprop": (lambda step, count: pc.learning.Backprop(), 1),
+    "plain": (_rule(lambda step, count: inference.GradientDescent(step, num_steps=count)), 1),
+    "errors": (
+        _rule(
+            lambda step, count: inference.ErrorCoordinates(
+                inference.CurvatureDescent(num_steps=count)
+            )
+        ),
+        2,
+    ),
+    "output-newton": (_rule(lambda step, count: inference.OutputNewton(num_steps=count)), 8),
+    "nesterov": (
+        _rule(
+            lambda step, count: inference.GradientDescent(step, momentum="auto", num_steps=count)
+        ),
+        1,
+    ),
+    "multipliers": (
+        lambda step, count: pc.learning.AugmentedLagrangian(
+            inference.GradientDescent(step, num_steps=count)
+        ),
+        1,
+    ),
+}
+WORDS = {
+    "plain": "gradient descent",
+    "nesterov": 'gradient descent, `momentum="auto"`',
+    "multipliers": "`AugmentedLagrangian`",
+    "errors": "error coordinates, `CurvatureDescent`",
+    "output-newton": "`OutputNewton`",
+}
+
+
+def network(features: int, depth: int, seed: int) -> pc.PCNetwork:
+    """The study's network."""
+    return pc.models.residual_mlp(features, WIDTH, 10, depth=depth, rngs=nnx.Rngs(seed))
+
+
+def stable_step(net: pc.PCNetwork, batch) -> float:
+    """1/lambda_max at the start, the median over a batch."""
+
+    @jax.jit
+    def largest(split):
+        evidence = pc.Evidence(batch.inputs, batch.targets)
+        problem = inference.make_problem(split, evidence)
+        return largest_eigenvalue(problem, problem.start, random_direction(problem), 100)
+
+    return float(1 / jnp.median(largest(pc.networks.split(net)).eigenvalue))
+
+
+def run(name: str, depth: int, seed: int, count: int, train, test, batches: int) -> dict:
+    """Train once; return what is kept of it."""
+    batch = next(iter(train))
+    net = network(batch.inputs.shape[1], depth, seed)
+    rule = ALGORITHMS[name][0](stable_step(net, batch), count)
+    rate = 1e-3 * math.sqrt(WIDTH / depth)
+    trainer = pc.Trainer(net, optax.adam(rate), learning=rule, seed=seed, progress=False)
+    found = {"algorithm": name, "depth": depth, "seed": seed, "steps": count}
+    began = time.perf_counter()
+    try:
+        trainer.fit(train, num_steps=batches)
+    except pc.NonFiniteEnergyError as error:
+        return found | {"accuracy": 0.0, "failed": str(error).split(":")[0]}
+    found["seconds"] = round(time.perf_counter() - began, 1)
+    found["accuracy"] = round(100 * trainer.evaluate(test)["accuracy"], 2)
+    net = trainer.network
+    if seed:
+        return found
+    for key, other in {
+        "backprop": pc.learning.Backprop(),
+        "equilibrium": pc.learning.PredictiveCoding(inference.OutputNewton(num_steps=20)),
+    }.items():
+        cosines = alignment(net, batch, rule, other)
+        found |= {
+            f"{key}_median": round(statistics.median(cosines), 4),
+            f"{key}_least": round(min(cosines), 4),
+        }
+    return found
+
+
+def alignment(net, batch, rule, other) -> list[float]:
+    """The cosine of two rules' weight gradients at each layer, in 64-bit sums of scaled gradients."""
+    evidence, key = pc.Evidence(batch.inputs, batch.targets), jax.random.key(0)
+    split = pc.networks.split(net)
+
+    def gradients(learning):
+        @jax.jit
+        def of(split):
+            return rule_gradient(split, evidence, learning=learning, key=key)
+
+        leaves = jax.tree.leaves(of(split)["hidden"] if "hidden" in net.layer_names else of(split))
+        return np.concatenate(
+            [np.asarray(leaf, np.float64).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1
+        )
+
+    own, others = gradients(rule), gradients(other)
+    norms = np.linalg.norm(own, axis=1) * np.linalg.norm(others, axis=1)
+    return list(np.sum(own * others, axis=1) / np.where(norms > 0, norms, 1))
+
+
+def target_steps(accuracies: dict[int, float], mark: float) -> int | None:
+    """The least number of steps from which on, to twice as many, every measured accuracy reaches the mark."""
+    for count in sorted(accuracies):
+        window = [value for other, value in accuracies.items() if count <= other <= HOLD * count]
+        if min(window) >= mark:
+            return count
+    return None
+
+
+def exponent(by_depth: dict[int, float]) -> float:
+    """The slope of log steps over log depth."""
+    depths = sorted(by_depth)
+    return float(np.polyfit(np.log(depths), [math.log(by_depth[depth]) for depth in depths], 1)[0])
+
+
+class Runs:
+    """The runs so far, in a file that is written after each."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows = json.loads(path.read_text())["runs"] if path.exists() else []
+
+    def accuracies(self, name: str, depth: int, seed: int) -> dict[int, float]:
+        """{steps: accuracy} of what was run."""
+        return {
+            row["steps"]: row["accuracy"]
+            for row in self.rows
+            if (row["algorithm"], row["depth"], row["seed"]) == (name, depth, seed)
+        }
+
+    def add(self, row: dict) -> None:
+        """Keep a run."""
+        self.rows.append(row)
+        self.rows.sort(key=lambda r: (r["algorithm"], r["depth"], r["seed"], r["steps"]))
+        write_results({"device": "cpu", "runs": self.rows}, self.path)
+
+
+def climb(name, depth, seed, runs, ladder, train, test, batches, console) -> int | None:
+    """Run what the answer wants of one ladder, and return the number of steps that counts."""
+
+    def measured(name, count):
+        known = runs.accuracies(name, depth, seed)
+        if count not in known:
+            row = run(name, depth, seed, count, train, test, batches)
+            runs.add(row)
+            console.print(row)
+            known = runs.accuracies(name, depth, seed)
+        return known
+
+    mark = MARK * measured("backprop", 0)[0]
+    if name == "backprop":
+        return 0
+    for count in ladder:
+        found = target_steps(measured(name, count), mark)
+        if found is not None and count * 1.5 > HOLD * found:
+            return found
+    return target_steps(runs.accuracies(name, depth, seed), mark)
+
+
+def summary(runs: Runs) -> dict:
+    """{algorithm: {depth: [steps by seed]}}, of seeds that reached the mark."""
+    found: dict[str, dict[int, list]] = {}
+    for name in ALGORITHMS:
+        keys = {(r["depth"], r["seed"]) for r in runs.rows if r["algorithm"] == name}
+        for depth, seed in sorted(keys):
+            base = runs.accuracies("backprop", depth, seed)
+            if name == "backprop" or not base:
+                continue
+            steps = target_steps(runs.accuracies(name, depth, seed), MARK * base[0])
+            if steps is not None:
+                found.setdefault(name, {}).setdefault(depth, []).append(steps)
+    return found
+
+
+def figure(runs: Runs) -> Figure:
+    """Steps over depth, log-log, each seed a point."""
+    drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axis = drawn.subplots()
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    found = summary(runs)
+    for name, label in WORDS.items():
+        by_depth = found.get(name, {})
+        medians = [statistics.median(steps) for steps in by_depth.values()]
+        line = axis.plot(list(by_depth), medians, marker="o", label=label.replace("`", ""))[0]
+        for depth, steps in by_depth.items():
+            axis.scatter([depth] * len(steps), steps, s=12, color=line.get_color())
+    published = PUBLISHED["plain"]
+    axis.plot(list(published), list(published.values()), "k:", label="gradient descent, published")
+    axis.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+    axis.set_xlabel("layers")
+    axis.set_ylabel("steps to 90 % of backpropagation's accuracy")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return drawn
+
+
+def write_page(runs: Runs) -> None:
+    """Write the figure, and the claims that follow from the runs."""
+    figure(runs).savefig(FIGURE, dpi=120)
+    command = "python benchmarks/depth.py, then --page"
+    for name, key in (("plain", "plain"), ("output-newton", "best")):
+        by_depth = summary(runs)[name]
+        values = {
+            f"steps_128_{key}": ([float(s) for s in by_depth.get(128, [])], "steps"),
+            f"exponent_{key}": (
+                [exponent({d: statistics.median(s) for d, s in by_depth.items()})],
+                "",
+            ),
+        }
+        for claim, (found, unit) in values.items():
+            if found:
+                record_answer(claim, found, unit=unit, command=command, kind="depth")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS)
+    parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, nargs="+", help="these numbers of steps alone")
+    parser.add_argument("--quick", action="store_true", help="digits, 20 batches, 4 and 8 layers")
+    parser.add_argument("--page", action="store_true", help="the figure and the claims, no runs")
+    parser.add_argument("--output", type=Path, default=results_path("depth_runs", "cpu"))
+    options = parser.parse_args(arguments)
+    console = Console()
+    runs = Runs(options.output)
+    if options.page:
+        write_page(runs)
+        return
+    batches = 20 if options.quick else BATCHES
+    data = "digits" if options.quick else "mnist"
+    depths = [4, 8] if options.quick else options.depths
+    test = pc.data.load(data, split="test", batch_size=120, data_dir=options.data_dir)
+    for name in options.algorithms:
+        for depth in depths:
+            for seed in options.seeds:
+                train = pc.data.load(
+                    data, split="train", batch_size=BATCH, seed=seed, data_dir=options.data_dir
+                )
+                ladder = options.steps or (LADDER[:1] if options.quick else LADDER)
+                steps = climb(name, depth, seed, runs, ladder, train, test, batches, console)
+                console.print(f"{name}, {depth} layers, seed {seed}: {steps} steps")
+    for name, by_depth in summary(runs).items():
+        medians = {depth: statistics.median(steps) for depth, steps in by_depth.items()}
+        slope = exponent(medians) if len(medians) > 2 else float("nan")
+        console.print(f"{name}: {medians}, exponent {slope:.2f}")
+
+
+if __name__ == "__main__":
+    main()

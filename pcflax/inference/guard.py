@@ -1,0 +1,146 @@
+"""Guards of a step size that was given: how far an example may step, and what happens where it was too far.
+
+Gradient descent is stable for step sizes below 2/lambda_max of the Hessian, and lambda_max grows while a
+network trains. With step sizes by layer, D = diag(step sizes), that is lambda_max(D^1/2 H D^1/2) < 2; power
+iteration finds the one as it finds the other. Next file to read: `gradient.py`, which asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pcflax.energies import total_energy
+from pcflax.typing import PyTree
+
+from .curvature import Direction, normalized, power_iteration, random_direction
+from .problem import InferenceProblem, VectorField
+from .solve import StepInfo, observe, over
+
+# Power iterations before the first step, and of how many steps one brings another along: an odd number, since
+# a step that is too large goes back and forth, and the energy may be steep on one side alone.
+FIRST_ITERATIONS, EVERY = 4, 5
+# Before a warning, which changes nothing and may take its time.
+WARNING_ITERATIONS = 20
+
+
+class Guarded(NamedTuple):
+    """The state of a descent that is guarded."""
+
+    inner: PyTree  # of the transformation itself
+    direction: Direction | None  # with the largest curvature, in steps; None unless "clip"
+    shrunk: Float[Array, " batch"] | None  # what back-off has left of each example's steps
+
+
+def expect_energy_and_curvature(problem: VectorField) -> InferenceProblem:
+    """Refuse a field that is no energy's, or is followed by feedback weights.
+
+    Raises:
+        TypeError, ValueError: saying which.
+    """
+    if not isinstance(problem, InferenceProblem):
+        raise TypeError(
+            f"a guard or a backoff needs an energy that falls, but {type(problem).__name__} is a vector "
+            f"field that is the gradient of none; leave guard and backoff of GradientDescent out"
+        )
+    problem.network.bind().check_no_feedback("a guard or a backoff needs the curvature of one")
+    return problem
+
+
+def begin(descent: Any, problem: Any, inner: PyTree) -> Guarded:
+    """Return the state before the first step."""
+    direction = None
+    if descent.guard == "clip":
+        direction = largest_curvature(problem, descent.rates(problem.start), FIRST_ITERATIONS)
+    energy = jax.eval_shape(problem.energy, problem.start)
+    shrunk = None if descent.backoff is None else jnp.ones(energy.shape, energy.dtype)
+    return Guarded(inner, direction, shrunk)
+
+
+def step(
+    descent: Any,
+    problem: Any,
+    coordinates: PyTree,
+    state: Guarded,
+    number: Int[Array, ""] | int,
+) -> tuple[PyTree, Guarded, StepInfo]:
+    """Make a step that is stable as far as the curvature is known, and take back one that was not."""
+    inner, direction, shrunk = state
+    info, field, direction = _look(descent, problem, coordinates, direction, number)
+    part = jnp.ones_like(info.residual) if shrunk is None else shrunk
+    if direction is not None:
+        most = descent.safety * descent.stable_curvature
+        # not "<=": where the curvature is not a number nothing is known, and the step is as it was given
+        above = part * direction.eigenvalue > most
+        part = jnp.where(above, most / direction.eigenvalue, part)
+    energy = total_energy(info.energies)
+    moved, after = descent.moved(problem, coordinates, inner, field, energy, part)
+    if shrunk is None:
+        return moved, Guarded(after, direction, None), info
+    slack = 8 * jnp.finfo(energy.dtype).eps * jnp.abs(energy)  # what rounding makes of a rest
+    fell = problem.energy(moved) <= energy + slack  # not where it is no number
+    moved = _choose(fell, moved, coordinates)
+    after = _choose(fell, after, descent.resting(problem, coordinates))
+    return moved, Guarded(after, direction, jnp.where(fell, shrunk, descent.backoff * part)), info
+
+
+def overstep(descent: Any, problem: InferenceProblem) -> Float[Array, " batch"]:
+    """Return each example's step size as a multiple of the largest stable one, at the start."""
+    expect_energy_and_curvature(problem)
+    if not problem.start:
+        return jnp.zeros((problem.batch_size,))
+    found = largest_curvature(problem, descent.rates(problem.start), WARNING_ITERATIONS)
+    return found.eigenvalue / descent.stable_curvature
+
+
+def largest_curvature(
+    problem: InferenceProblem, rates: Mapping[str, Any], num_iterations: int
+) -> Direction:
+    """Return lambda_max(D^1/2 H D^1/2) of each example at the start, by so many power iterations.
+
+    From the gradient, along which the first steps go, and a random direction in equal parts: the gradient of
+    a feedforward start has no part in lower layers, and a random one little where the energy is steepest.
+    """
+    roots = _roots(rates, problem.start)
+    slope = normalized(jax.tree.map(jnp.multiply, roots, problem.gradient(problem.start))).vector
+    mixed = jax.tree.map(jnp.add, slope, random_direction(problem).vector)
+    return jax.lax.fori_loop(
+        0,
+        num_iterations,
+        lambda _, direction: power_iteration(problem, problem.start, direction, roots)[0],
+        normalized(mixed),
+    )
+
+
+def _look(
+    descent: Any,
+    problem: InferenceProblem,
+    coordinates: PyTree,
+    direction: Direction | None,
+    number,
+) -> tuple[StepInfo, PyTree, Direction | None]:
+    """What a step sees before it moves, and the curvature, which is looked at now and then."""
+    if direction is None:
+        return *observe(problem, coordinates), None
+
+    def follow(direction):
+        roots = _roots(descent.rates(coordinates), coordinates)
+        direction, energies, field = power_iteration(problem, coordinates, direction, roots)
+        return StepInfo(energies, problem.residual(field)), field, direction
+
+    def keep(direction):
+        return *observe(problem, coordinates), direction
+
+    return jax.lax.cond(jnp.asarray(number) % EVERY == EVERY - 1, follow, keep, direction)
+
+
+def _roots(rates: Mapping[str, Any], coordinates: PyTree) -> PyTree:
+    return {name: jnp.sqrt(jnp.asarray(rates[name], z.dtype)) for name, z in coordinates.items()}
+
+
+def _choose(flags: Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda n, o: jnp.where(over(flags, n), n, o), new, old)

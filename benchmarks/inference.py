@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py                   depths 4 to 64, every algorithm (about 15 minutes)
     python benchmarks/inference.py --quick           depths 4 and 8, for a check
+    python benchmarks/inference.py --only "sweeps*"  some of them, to the screen
 
 A tanh chain of width 128 at its LeCun initialization, random inputs, one-hot targets clamped. For each
 algorithm: the steps until the mean energy is within 1e-3 of the equilibrium's, as a fraction of the
@@ -19,6 +20,7 @@ The table goes to the screen, a JSON file with device and versions and a figure 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import functools
 import itertools
 import os
@@ -101,6 +103,31 @@ def algorithms(step: float, error_step: float) -> dict:
             MOST_STEPS // 4,
             False,
         ),
+        "momentum auto": (
+            lambda n: inference.GradientDescent(step / 1.8, momentum="auto", num_steps=n),
+            MOST_STEPS // 10,
+            False,
+        ),
+        "step_size auto, momentum auto": (
+            lambda n: inference.CurvatureDescent(momentum="auto", num_steps=n),
+            MOST_STEPS // 10,
+            False,
+        ),
+        "Chebyshev": (
+            lambda n: inference.Chebyshev(num_steps=n),
+            MOST_STEPS // 10,
+            False,
+        ),
+        "sweeps, red-black": (
+            lambda n: inference.Sweeps(num_steps=n),
+            MOST_STEPS // 4,
+            False,
+        ),
+        "sweeps, sequential": (
+            lambda n: inference.Sweeps(order="sequential", num_steps=n),
+            MOST_STEPS // 20,
+            False,
+        ),
         "gradient flow (Heun)": (
             lambda n: inference.GradientFlow(*_heun(), tolerance=1e-7, max_steps=n, max_time=1e6),
             MOST_STEPS // 4,
@@ -145,18 +172,22 @@ def end_of(network, inputs, targets, *, inference):
     return inference.solve(problem).activities
 
 
-def measure(depth: int, rounds: int, console: Console) -> list[dict]:
-    """A record for each algorithm at one depth."""
+def measure(depth: int, rounds: int, console: Console, only: str = "*") -> list[dict]:
+    """A record for each algorithm at one depth, of those whose names fit the patterns."""
     records = []
     made = {linear: chain(depth, linear) for linear in (False, True)}
     split = {linear: pc.networks.split(made[linear][0]) for linear in made}
     steps = [float(step) for step in stable_steps(split[False], *made[False][1:])]
     energies, equilibrium, timed = {}, {False: np.inf, True: np.inf}, {}
-    table = algorithms(*steps)
+    table = {
+        name: one
+        for name, one in algorithms(*steps).items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in only.split("|"))
+    }
     reference = pc.inference.Sequence(
         ErrorCoordinates(pc.inference.NewtonCG(num_steps=10)), pc.inference.NewtonCG(num_steps=10)
     )
-    for linear in made:
+    for linear in {linear for *_, linear in table.values()}:
         inference = pc.inference.LinearSolve() if linear else reference
         trace = trace_of(split[linear], *made[linear][1:], inference=inference)
         equilibrium[linear] = np.asarray(trace).mean(1).min()
@@ -204,7 +235,7 @@ def figure(records: list[dict]) -> Figure:
     for axis, field in ((left, "steps"), (right, "seconds")):
         for number, name in enumerate(names):
             rows = [r for r in records if r["algorithm"] == name and r["steps"] is not None]
-            style = {"marker": "osD^vP*Xh"[number % 9], "markersize": 5}
+            style = {"marker": "osD^vP*Xh<>dpH8"[number % 15], "markersize": 5}
             axis.plot([r["depth"] for r in rows], [r[field] for r in rows], label=name, **style)
         depths = sorted({record["depth"] for record in records})
         axis.set_xscale("log", base=2)
@@ -225,15 +256,17 @@ def main() -> None:
     )
     parser.add_argument("--depths", default="4,8,16,20,32,64")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="*", help="patterns of names, with | between them")
     parser.add_argument("--quick", action="store_true", help="depths 4 and 8, one round")
     parser.add_argument("--output", type=Path, help="a folder for the JSON file and the figure")
     options = parser.parse_args()
     depths = [4, 8] if options.quick else [int(depth) for depth in options.depths.split(",")]
     console, begin = Console(), time.perf_counter()
     records: list[dict] = []
-    folder = options.output or (None if options.quick else RESULTS)
+    part = options.quick or options.only != "*"
+    folder = options.output or (None if part else RESULTS)
     for depth in depths:
-        records += measure(depth, 1 if options.quick else options.rounds, console)
+        records += measure(depth, 1 if options.quick else options.rounds, console, options.only)
         console.print(f"depth {depth} done after {time.perf_counter() - begin:.0f} s")
         if folder is not None:  # after each depth, so that a run cut short keeps what it has
             console.print(f"written to {write(records, folder)}.json and .png", soft_wrap=True)

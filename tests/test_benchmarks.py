@@ -14,8 +14,9 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from benchmarks import floor, guard, page, peers, records, suite, tables, time_to_accuracy
+from benchmarks import depth, floor, guard, page, peers, records, suite, tables, time_to_accuracy
 from benchmarks.answers import record_answer
 from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
@@ -355,6 +356,38 @@ class TestTimeToAccuracy:
             found = time_to_accuracy.train(setting, data, test, 0, 25)
             assert found["points"][0]["iteration"] == 25, name
             assert found["points"][0]["accuracy"] > 50, name
+
+
+class TestDepth:
+    def test_a_mark_counts_where_it_is_held_to_twice_as_many_steps(self):
+        """A first crossing would say 2: there it is touched, and lost again."""
+        accuracies = {1: 50.0, 2: 80.0, 4: 79.0, 8: 85.0, 16: 86.0, 32: 60.0}
+        assert depth.target_steps(accuracies, 80.0) == 8
+        assert depth.target_steps(accuracies, 90.0) is None
+
+    def test_the_exponent_is_the_slope_of_logarithms(self):
+        assert depth.exponent({4: 2 * 4**1.5, 16: 2 * 16**1.5, 64: 2 * 64**1.5}) == pytest.approx(
+            1.5
+        )
+
+    def test_every_run_is_kept_and_made_once(self, tmp_path, monkeypatch):
+        runs, made = depth.Runs(tmp_path / "runs.json"), []
+
+        def run(name, layers, seed, count, *rest):
+            made.append(count)
+            accuracy = 90.0 if name == "backprop" else 20.0 * count
+            key = {"algorithm": name, "depth": layers, "seed": seed, "steps": count}
+            return key | {"accuracy": accuracy}
+
+        monkeypatch.setattr(depth, "run", run)
+        arguments = (None, None, 1, Console(quiet=True))
+        ladder = [1, 2, 3, 4, 6, 8, 12, 16]
+        assert depth.climb("plain", 4, 0, runs, ladder, *arguments) == 6
+        assert made == [0, 1, 2, 3, 4, 6, 8, 12]
+        again = depth.Runs(tmp_path / "runs.json")
+        assert depth.climb("plain", 4, 0, again, ladder, *arguments) == 6
+        assert made == [0, 1, 2, 3, 4, 6, 8, 12]
+        assert depth.summary(again) == {"plain": {4: [6]}}
 
 
 class TestPages:

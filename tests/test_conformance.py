@@ -120,7 +120,15 @@ FAMILIES = {
 }
 # Those that a rule, or an algorithm, has to refuse.
 REFUSED = {
-    "hybrid": ("nudged", "backprop", "fixed prediction", "meta-pcn", "zil", "implicit", "augmented"),
+    "hybrid": (
+        "nudged",
+        "backprop",
+        "fixed prediction",
+        "meta-pcn",
+        "zil",
+        "implicit",
+        "augmented",
+    ),
     "bidirectional": ("backprop", "fixed prediction", "meta-pcn", "zil", "augmented"),
     "feedback": ("auto", "clip", "backoff", "newton", "linear", "implicit"),
 }

@@ -31,12 +31,13 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "energies": """ActivityDecay Bernoulli Categorical Energy FullGaussian Gaussian Heteroscedastic Huber
         KL Laplace LearnedGaussian RunningGaussian check_range check_same_shape sum_features
         total_energy""",
-    "inference": """AbstractInference AbstractIterativeInference CurvatureDescent ErrorCoordinates
-        FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem InferenceResult
-        Langevin LinearSolve NewtonCG OutputNewton Scheduled Seen Sequence Status StepInfo Trace
-        UntilTolerance VectorField expect_algorithm finished make_problem observe""",
-    "initializers": """AbstractKeptStart Amortized ClassAverage DirectFeedback Downward Feedforward Normal
-        Persistent Zeros""",
+    "inference": """AbstractInference AbstractIterativeInference Chebyshev CurvatureDescent
+        ErrorCoordinates FixedSteps GaussNewton GradientDescent GradientFlow InferenceProblem
+        InferenceResult Langevin LinearSolve NewtonCG OutputNewton Scheduled Seen Sequence Status
+        StepInfo Sweeps Trace UntilTolerance VectorField expect_algorithm finished make_problem
+        observe""",
+    "initializers": """AbstractKeptStart Amortized ClassAverage DirectFeedback Downward Feedforward
+        Normal Persistent Zeros""",
     "learning": """AbstractGradientLearning AbstractLearning AugmentedLagrangian Backprop FixedPrediction
         Implicit IncrementalPC LearningInfo MetaPCN Nudged PredictiveCoding Temporal ZIL
         apply matrix_steps normalize_spectral scale_by_layer spectral_penalty

@@ -25,6 +25,7 @@ from scripts import (
     decoder,
     fid_features,
     graph,
+    guarded_transformer,
     heteroscedastic,
     hybrid,
     label_to_image,
@@ -322,7 +323,7 @@ def records():
 class TestInferenceBenchmark:
     def test_every_algorithm_reaches_the_gap(self, records):
         """One that did not would be compared by the seconds it took to fail."""
-        assert len(records) == 9
+        assert len(records) == 14
         for record in records.values():
             assert record["depth"] == 4
             assert record["gap"] <= benchmark.GAP
@@ -334,6 +335,9 @@ class TestInferenceBenchmark:
         steps = {name: record["steps"] for name, record in records.items()}
         assert steps["error coordinates"] < steps["gradient descent"]
         assert steps["error coordinates, auto"] < steps["step_size auto"]
+        assert steps["momentum auto"] < steps["gradient descent"]
+        assert steps["step_size auto, momentum auto"] < steps["step_size auto"] / 2
+        assert steps["sweeps, red-black"] < steps["step_size auto"]
         assert steps["linear solve (linear chain)"] == 1
         assert max(steps["Newton-CG"], steps["Gauss-Newton"]) <= 5
 
@@ -514,6 +518,13 @@ class TestAnswers:
         assert heteroscedastic.score(
             heteroscedastic.true_sd(heteroscedastic.GRID)
         ) == pytest.approx((1, 1))
+
+    def test_a_guarded_run_is_judged_by_its_own_best(self, tmp_path, monkeypatch, capsys):
+        assert guarded_transformer.excess([30.0, 12.0, 24.0]) == 100
+        monkeypatch.setattr(guarded_transformer, "RATES", (0.1,))
+        found = run_quickly(guarded_transformer, tmp_path, monkeypatch)
+        assert 0 <= found["guarded_transformer_excess"]["values"][0] < 5
+        assert "step size 0.005, not held" in capsys.readouterr().out
 
     def test_distances_of_features_rise_with_noise_and_the_classifier_is_found_again(
         self, tmp_path, monkeypatch, capsys

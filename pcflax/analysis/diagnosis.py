@@ -46,7 +46,7 @@ class InferenceHealth(NamedTuple):
             begins at 0) as where it has to fall. NaN without a reference, and where a layer's energy has
             no way to go (less than a millionth of it).
         step_size: the largest that the rule's gradient descent or sampling takes; NaN where there is none
-            to tell (chosen by curvature, an optimizer that scales).
+            to tell (chosen by curvature, held by a guard, an optimizer that scales).
         stability: that over the largest stable one; near 1 at the edge, NaN where there is none to tell.
     """
 
@@ -150,6 +150,10 @@ def largest_step_size(learning: AbstractLearning) -> float:
     if isinstance(algorithm, Langevin) and not algorithm.preconditioner:
         return float(algorithm.step_size)
     if not isinstance(algorithm, GradientDescent):
+        return math.nan
+    if (
+        algorithm.guard == "clip" or algorithm.backoff is not None
+    ):  # it takes smaller ones by itself
         return math.nan
     if algorithm.optimizer is not None:
         return _plain_rate(algorithm.optimizer)

@@ -31,6 +31,7 @@ _PARAMETERIZATIONS = {
     "standard": pc.parameterizations.Standard,
     "ntk": pc.parameterizations.NTK,
     "mupc": pc.parameterizations.MuPC,
+    "completep": pc.parameterizations.CompleteP,
 }
 _OUTPUTS = {"gaussian": pc.energies.Gaussian, "categorical": pc.energies.Categorical}
 

@@ -81,12 +81,12 @@ class RunOptions:
     """Activation before the weights of every layer but the first, instead of after them."""
     skip: bool = False
     """Identity skips around the layers between equal widths."""
-    parameterization: Literal["standard", "ntk", "mupc"] | None = None
+    parameterization: Literal["standard", "ntk", "mupc", "completep"] | None = None
     """Scale of the weights with width and depth: standard in an mlp, mupc in a residual-mlp, unless
     given."""
     learning: Literal[tuple(recipes.LEARNING)] = "pc"  # type: ignore[valid-type]
     """Rule of learning: predictive coding, incremental (a weight step at every inference step), fixed
-    prediction, zero-divergence, nudged, or backpropagation through the same network."""
+    prediction or Meta-PCN, zero-divergence, nudged, or backpropagation through the same network."""
     inference: Literal[tuple(recipes.INFERENCE)] = "gradient"  # type: ignore[valid-type]
     """How activities are inferred: gradient descent with --step-size or one chosen by curvature (auto),
     gradient descent on errors, a differential equation, second order, sampling, or exactly (linear

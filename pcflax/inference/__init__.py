@@ -3,6 +3,7 @@
 from .base import AbstractInference as AbstractInference
 from .base import AbstractIterativeInference as AbstractIterativeInference
 from .base import expect_algorithm as expect_algorithm
+from .chebyshev import Chebyshev as Chebyshev
 from .curvature_descent import CurvatureDescent as CurvatureDescent
 from .error_coordinates import ErrorCoordinates as ErrorCoordinates
 from .gradient import GradientDescent as GradientDescent
@@ -26,3 +27,4 @@ from .solve import StepInfo as StepInfo
 from .solve import UntilTolerance as UntilTolerance
 from .solve import finished as finished
 from .solve import observe as observe
+from .sweeps import Sweeps as Sweeps

@@ -99,6 +99,45 @@ def largest_eigenvalue(
     )
 
 
+def spectrum_ends(
+    problem: InferenceProblem, coordinates: PyTree, num_iterations: int
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Return the ends of each example's spectrum, by so many Lanczos iterations from a random direction.
+
+    The smallest eigenvalue comes out from above, further the fewer iterations there are. The largest is
+    the Ritz value and its residual added, below which it lies (Zhou & Li, 2011). Elements that a mask
+    holds have no part in either.
+    """
+    begin = jax.tree.map(
+        lambda leaf, held: jnp.where(held, 0, leaf).astype(leaf.dtype),
+        random_direction(problem).vector,
+        problem.held(),
+    )
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(begin))
+
+    def iterate(carry, _):
+        vector, before, off = carry
+        product = hessian_vector(problem, coordinates, vector)
+        pairs = zip(jax.tree.leaves(product), jax.tree.leaves(vector), strict=True)
+        dots = [jnp.sum(p * v, axis=range(1, v.ndim), dtype=dtype) for p, v in pairs]
+        diagonal = jnp.sum(jnp.stack(dots), axis=0)
+
+        def orthogonal(p, v, w):
+            return (p - over(diagonal, v) * v - over(off, w) * w).astype(v.dtype)
+
+        found = normalized(jax.tree.map(orthogonal, product, vector, before))
+        off = found.eigenvalue.astype(dtype)
+        return (found.vector, vector, off), (diagonal, off)
+
+    vector, none = normalized(begin).vector, jax.tree.map(jnp.zeros_like, begin)
+    carry = vector, none, jnp.zeros((problem.batch_size,), dtype)
+    _, (diagonals, offs) = jax.lax.scan(iterate, carry, length=num_iterations)
+    shifted = jax.vmap(lambda off: jnp.diag(off, 1) + jnp.diag(off, -1))(offs[:-1].T)
+    matrix = jax.vmap(jnp.diag)(diagonals.T) + shifted
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values[:, 0], values[:, -1] + offs[-1] * jnp.abs(vectors[:, -1, -1])
+
+
 def check_solver(owner: object, solver: object, example: str) -> None:
     """Raise TypeError where a solver is given that is not lineax's."""
     if solver is None:

@@ -97,5 +97,5 @@ class CurvatureDescent(AbstractIterativeInference):
         if not momentum:
             return moved, direction, info
         energy, last = total_energy(energies), self.is_last(step)
-        moved, own = accelerated(*momentum, moved, gradient, energy, last=last)
+        moved, own = accelerated(momentum[0], moved, gradient, energy, last=last)
         return moved, (direction, own), info

@@ -51,13 +51,14 @@ class GradientDescent(AbstractIterativeInference):
     batch 64 is 2 * 0.1 / 64 = 0.003125 here.
 
     **Guards hold a step size that was given**, for lambda_max grows while a network trains. "clip"
-    scales the steps of an example, all layers alike, so that step_size <= 1/lambda_max: half of what is
-    stable, since power iteration, 4 times at the start and once in 5 steps, finds lambda_max from
-    below. That is held with momentum, too, and for step sizes by layer. With `backoff` a step that
-    would raise an example's energy is not made: the example keeps its old place, forgets its velocity,
-    and its later steps of this batch are shorter. Its energy never rises, for one more evaluation of
-    the energy a step; but where the step size is far too large, all its steps may go into making it
-    smaller. Both together hold where the curvature changes fast.
+    scales the steps of an example, all layers alike, so that step_size <= safety * 2/lambda_max, with
+    momentum, too, and for step sizes by layer. Power iteration, 4 times at the start and once in 5
+    steps, finds lambda_max from below, so half of what is stable is the most to ask for. With `backoff`
+    a step that would raise an example's energy is not made: the example keeps its old place, forgets
+    its velocity, and its later steps of this batch are shorter. Its energy never rises, for one more
+    evaluation of the energy a step; but where the step size is far too large, all its steps may go into
+    making it smaller. A step of learning, 8 or 20 steps of inference long, takes 1.6 to 2 times as long
+    with "clip", 1.1 to 1.3 times with `backoff`.
 
     Args:
         optimizer: a step size; {layer name or pattern: step size}; or any optax transformation, applied
@@ -74,6 +75,7 @@ class GradientDescent(AbstractIterativeInference):
         nesterov: whether to look ahead along the velocity of a momentum that is a number.
         guard: "clip" holds the steps of each example under its curvature; "warn" leaves them as they are, and
             `infer`, or a Trainer once, when it logs, warns where they are above 2/lambda_max.
+        safety: the part of 2/lambda_max that "clip" allows; 0.5 unless given.
         backoff: a factor below 1 by which an example's steps shrink where its energy would rise; none unless
             given.
         num_steps: a fixed count, 20 unless given; or
@@ -84,10 +86,10 @@ class GradientDescent(AbstractIterativeInference):
         TypeError: where `optimizer` is neither a number nor an optax transformation; on use, for a guard or
             a backoff where the vector field is the gradient of no energy.
         ValueError: for a wrong number of steps, a step size that is not positive, a momentum outside of
-            [0, 1), a backoff outside of (0, 1), both an optimizer and a step size, an optimizer and a guard,
-            or momentum="auto" and a guard or a backoff; on use, for a pattern that fits no layer, a layer
-            that no pattern fits, a guard of a network with feedback weights, or momentum="auto" where there
-            is no energy.
+            [0, 1), a safety or backoff outside of (0, 1), both an optimizer and a step size, an optimizer and
+            a guard, or momentum="auto" and a guard or a backoff; on use, for a pattern that fits no layer, a
+            layer that no pattern fits, a guard of a network with feedback weights, or momentum="auto" where
+            there is no energy.
 
     >>> import optax, pcflax as pc
     >>> pc.inference.GradientDescent(0.1, num_steps=5).step_size
@@ -105,6 +107,7 @@ class GradientDescent(AbstractIterativeInference):
     momentum: Any = dataclasses.field(default=None, kw_only=True)
     nesterov: bool = dataclasses.field(default=False, kw_only=True)
     guard: Literal["clip", "warn"] | None = dataclasses.field(default=None, kw_only=True)
+    safety: float = dataclasses.field(default=0.5, kw_only=True)
     backoff: float | None = dataclasses.field(default=None, kw_only=True)
 
     def __new__(cls, optimizer: Any = None, *, step_size: Any = None, **others: Any) -> Any:
@@ -162,11 +165,12 @@ class GradientDescent(AbstractIterativeInference):
             raise ValueError(
                 f'GradientDescent expected a guard "clip" or "warn", or None, got {self.guard!r}'
             )
-        if self.backoff is not None:
-            backoff = expect_number(self, "backoff", self.backoff, above=0)
-            if not isinstance(backoff, Tracer) and backoff >= 1:
-                raise ValueError(f"GradientDescent expected a backoff below 1, got {backoff}")
-            object.__setattr__(self, "backoff", backoff)
+        for field in ("safety", "backoff"):
+            if getattr(self, field) is not None:
+                part = expect_number(self, field, getattr(self, field), above=0)
+                if not isinstance(part, Tracer) and part >= 1:
+                    raise ValueError(f"GradientDescent expected a {field} below 1, got {part}")
+                object.__setattr__(self, field, part)
         held = "guard" if self.guard is not None else "backoff"
         optax_given = isinstance(self.optimizer, optax.GradientTransformation)
         if optax_given and getattr(self, held) is not None:

@@ -26,8 +26,6 @@ from .solve import StepInfo, observe, over
 FIRST_ITERATIONS, EVERY = 4, 5
 # Before a warning, which changes nothing and may take its time.
 WARNING_ITERATIONS = 20
-# Of the largest stable step: the estimate of lambda_max is from below, and above half of it that is stable.
-SAFETY = 0.5
 
 
 class Guarded(NamedTuple):
@@ -75,7 +73,7 @@ def step(
     info, field, direction = _look(descent, problem, coordinates, direction, number)
     part = jnp.ones_like(info.residual) if shrunk is None else shrunk
     if direction is not None:
-        most = SAFETY * descent.stable_curvature
+        most = descent.safety * descent.stable_curvature
         # not "<=": where the curvature is not a number nothing is known, and the step is as it was given
         above = part * direction.eigenvalue > most
         part = jnp.where(above, most / direction.eigenvalue, part)

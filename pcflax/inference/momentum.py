@@ -65,7 +65,7 @@ def accelerated(
         # t is 1, 1.62, 2.19, ...: y is z itself until it is above 2, and there is nothing to go back to
         back = (energy > kept + rounding) & (count > 2)
         velocity = jax.tree.map(jnp.subtract, stepped, reached)
-        uphill = optax.tree.vdot(gradient, velocity) > 0
+        uphill = jnp.asarray(optax.tree.vdot(gradient, velocity)) > 0
         anew = back | uphill
         grown = jnp.where(anew, 1.0, (1 + jnp.sqrt(1 + 4 * count**2)) / 2)
         factor = jnp.where(anew | last, 0.0, (count - 1) / grown)

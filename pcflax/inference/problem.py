@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self, TypeVar
 
 import jax
@@ -170,9 +170,9 @@ class InferenceProblem(VectorField):
         now = {name: w(step) if callable(w) else w for name, w in self.weights.items()}
         return dataclasses.replace(self, weights=now)
 
-    def energies(self, coordinates: PyTree) -> Energies:
-        """Return the energy of each example at each layer."""
-        energies = self.network.bind(self.decode(coordinates)).energies(self.inputs)
+    def energies(self, coordinates: PyTree, layers: Collection[str] | None = None) -> Energies:
+        """Return the energy of each example at each layer, or at these layers alone."""
+        energies = self.network.bind(self.decode(coordinates)).energies(self.inputs, layers)
         if not self.weights:
             return energies
         return {name: self.weights.get(name, 1) * energy for name, energy in energies.items()}

@@ -22,7 +22,7 @@ from .kept import AbstractKeptStart, free_shapes
 
 @dataclasses.dataclass(frozen=True)
 class DirectFeedback(AbstractKeptStart):
-    """z_l = mu_l + e_L Psi_l: the feedforward pass, moved by the output's error through learned weights.
+    """z_l = mu_l + scale * e_L Psi_l: the pass upward, moved by the output's error through learned weights.
 
     Ordinary steps of inference bring an error down one layer a step, and smaller at each. Here every layer
     has some of it before the first step. The weights Psi_l learn from where inference ended, as those of
@@ -34,12 +34,16 @@ class DirectFeedback(AbstractKeptStart):
     where both decay alike. e_L is the output's activity less the mean of its prediction; where a target is
     not known it is 0, and the start the feedforward pass.
 
+    It is for few steps in a deep chain, where no error would arrive below. Where `scale` is large,
+    the start is further from the equilibrium than the pass upward is, and learning is worse than without.
+
     Kept are (output features) x (free activities) numbers, in checkpoints as well; they begin as
     N(0, 2 / (n_l + n_L)), anew for other data.
 
     Args:
         rate: of Psi, positive.
         decay: of Psi, at least 0; Psi shrinks by rate * decay a step.
+        scale: how far the start is moved, positive.
         seed: of the first weights.
 
     Raises:
@@ -56,11 +60,13 @@ class DirectFeedback(AbstractKeptStart):
 
     rate: float = 1e-3
     decay: float = 1e-4
+    scale: float = 0.1
     seed: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "rate", expect_number(self, "rate", self.rate, above=0))
         object.__setattr__(self, "decay", expect_number(self, "decay", self.decay, least=0))
+        object.__setattr__(self, "scale", expect_number(self, "scale", self.scale, above=0))
         object.__setattr__(self, "seed", expect_count(self, "seed", self.seed))
 
     def begin(self, network: AbstractPCNetwork | SplitNetwork, data: Any) -> PyTree:
@@ -86,7 +92,7 @@ class DirectFeedback(AbstractKeptStart):
     def at(self, state: PyTree, evidence: Evidence) -> FedBack:
         """Return the start by these weights, alike for every batch."""
         del evidence
-        return FedBack(state)
+        return FedBack(state, self.scale)
 
     def after(
         self,
@@ -115,9 +121,11 @@ class FedBack(Settings):
 
     Attributes:
         weights: {layer name: (output features, *features)}.
+        scale: how far.
     """
 
     weights: dict[str, Array]
+    scale: float
 
     def __call__(
         self,
@@ -134,7 +142,8 @@ class FedBack(Settings):
         start = dict(passed.activities)
         error = output_error(network, start, passed.predictions)
         for name, weights in self.weights.items():
-            start[name] += jnp.tensordot(error, weights, axes=1).astype(start[name].dtype)
+            moved = start[name] + self.scale * jnp.tensordot(error, weights, axes=1)
+            start[name] = moved.astype(start[name].dtype)
         return start
 
 

@@ -6,7 +6,7 @@ argument. Next file to read: `base.py`, what a network is asked besides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -197,11 +197,16 @@ class NetworkBody(WiredLayers):
         """Return mu_l = f_l(what is below) of every layer, at the stored activities, by layer name."""
         return {name: prediction for name, _, _, prediction in self._predicted(inputs)}
 
-    def energies(self, inputs: Float[Array, " batch *in"] | None = None) -> Energies:
+    def energies(
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        layers: Collection[str] | None = None,
+    ) -> Energies:
         """Return the energy of each example at each layer, at the stored activities.
 
         Args:
             inputs: what the first layer is predicted from; None where the network has a root.
+            layers: those whose energies are wanted; all unless given.
 
         Normalizations over the batch are frozen at the statistics of its feedforward pass.
 
@@ -213,7 +218,7 @@ class NetworkBody(WiredLayers):
         """
         network = self._frozen(inputs) if self.numerics.stateful else self
         energies: Energies = {}
-        for name, layer, activity, prediction in network._predicted(inputs):
+        for name, layer, activity, prediction in network._predicted(inputs, layers):
             if activity.shape != prediction.shape or not layer.energy.predicts_activity:
                 check_shapes(name, layer, activity, prediction)
             energies[name] = layer.energy(activity, prediction)
@@ -225,8 +230,10 @@ class NetworkBody(WiredLayers):
                 )
         return energies
 
-    def _predicted(self, inputs: Any) -> list[tuple[str, PCLayer, Array, Array]]:
-        """(name, layer, activity, prediction) of every layer, at the stored activities."""
+    def _predicted(
+        self, inputs: Any, layers: Collection[str] | None = None
+    ) -> list[tuple[str, PCLayer, Array, Array]]:
+        """(name, layer, activity, prediction) of every layer, or of these, at the stored activities."""
         found, activities, tops = [], {}, {}
         for name in self.names:
             layer = getattr(self.layers, name)
@@ -239,6 +246,8 @@ class NetworkBody(WiredLayers):
             tops[name] = activity[layer.top_node] if layer.node_axis else activity
         targets = self.wiring.targets
         for name, belows in self.wiring.belows(inputs, tops).items():
+            if layers is not None and name not in layers:
+                continue
             layer, activity = getattr(self.layers, name), activities[targets[name]]
             try:
                 prediction = layer.predict_nodes(belows, activity, self.numerics)[0]

@@ -37,8 +37,8 @@ class Bound(Protocol):
         """The names of all layers."""
         ...
 
-    def energies(self, inputs: Any = None) -> Energies:
-        """Return the energy of each example at each layer, at the stored activities."""
+    def energies(self, inputs: Any = None, layers: Any = None) -> Energies:
+        """Return the energy of each example at each layer, or at these, at the stored activities."""
         ...
 
 

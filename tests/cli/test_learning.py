@@ -357,6 +357,7 @@ class TestNetwork:
             ("standard", pc.parameterizations.Standard),
             ("ntk", pc.parameterizations.NTK),
             ("mupc", pc.parameterizations.MuPC),
+            ("completep", pc.parameterizations.CompleteP),
         ],
     )
     def test_every_parameterization(self, word, kind):

@@ -16,7 +16,6 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.inference import guard
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
@@ -56,7 +55,7 @@ def largest(seed=0, errors=False):
 
 class TestClip:
     @pytest.mark.parametrize("errors", [False, True], ids=["activities", "errors"])
-    @pytest.mark.parametrize("seed", [0, 1, 2])
+    @pytest.mark.parametrize("seed", [0, 1])
     def test_energy_never_ends_above_the_start_over_two_decades(self, seed, errors):
         chain, network = linear_chain(seed)
         limit = 2 / largest(seed, errors)
@@ -73,7 +72,7 @@ class TestClip:
     @pytest.mark.parametrize("errors", [False, True], ids=["activities", "errors"])
     def test_a_stable_step_is_plain_descents(self, errors):
         chain, network = linear_chain()
-        rate = 0.99 * guard.SAFETY * 2 / largest(errors=errors)
+        rate = 0.99 / largest(errors=errors)
         for more in ({}, {"momentum": 0.5}):
             plain, clip = (
                 infer(
@@ -87,6 +86,18 @@ class TestClip:
             )
             for name, activity in plain.activities.items():
                 np.testing.assert_allclose(clip.activities[name], activity, rtol=1e-12, atol=1e-14)
+
+    def test_safety_is_the_part_of_the_largest_stable_step(self):
+        """One step with a fiftieth of it: the move over the gradient is safety * 2/lambda_max, or more."""
+        chain, network = linear_chain()
+        clip = pc.inference.GradientDescent(3.0, num_steps=1, guard="clip", safety=0.02)
+        problem = pc.inference.make_problem(network, pc.Evidence(chain.inputs, chain.targets))
+        gradient = problem.gradient(problem.start)["layer_2"]
+        result = infer(clip, network, chain.inputs, chain.targets)
+        part = (problem.start["layer_2"] - result.activities["layer_2"]) / gradient
+        # lambda_max is found from below, by four iterations to a quarter
+        exact = 0.02 * 2 / largest()
+        assert ((part > exact * (1 - 1e-9)) & (part < 1.34 * exact)).all()
 
     def test_rates_by_layer_are_held_together(self):
         """All are scaled alike, under lambda_max(D^1/2 H D^1/2) = 2: of one layer's rate, too."""
@@ -215,6 +226,7 @@ class TestWarn:
         ({"guard": "hold"}, 'expected a guard "clip" or "warn", or None, got \'hold\''),
         ({"backoff": 1.0}, "expected a backoff below 1, got 1.0"),
         ({"backoff": 0.0}, "backoff above 0, got 0"),
+        ({"safety": 1.5}, "expected a safety below 1, got 1.5"),
         (
             {"optimizer": optax.adam(0.1), "guard": "clip"},
             "a guard and an optax transformation, which has no step size to hold",

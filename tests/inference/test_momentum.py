@@ -114,7 +114,7 @@ def test_heavy_ball_from_the_spectrum_diverges_late_and_this_does_not():
     """Polyak's step and momentum of the start's own spectrum; a relu's curvature is another on the way."""
     network, inputs, targets = relu_chain()
     problem = pc.inference.make_problem(pc.networks.split(network), pc.Evidence(inputs, targets))
-    _, unravel = jax.flatten_util.ravel_pytree(problem.take(jnp.array([0])).start)
+    unravel = jax.flatten_util.ravel_pytree(problem.take(jnp.array([0])).start)[1]
 
     @jax.jit
     @jax.vmap

@@ -14,7 +14,7 @@ import pcflax as pc
 from pcflax.training import TrainState, make_step
 from tests.initializers.test_kept import FEW, KEY, LABELS, X, data_of, forward, network, numpy_step
 
-START = pc.initializers.DirectFeedback(rate=0.3, decay=0.2, seed=4)
+START = pc.initializers.DirectFeedback(rate=0.3, decay=0.2, scale=0.7, seed=4)
 
 
 @pytest.mark.usefixtures("double")
@@ -37,7 +37,9 @@ def test_training_is_that_of_numpy():
         z1, z2 = forward(weights, x)
         error = y - z2 @ weights[2][0] - weights[2][1]
         before = weights
-        weights, ended = numpy_step(weights, x, y, (z1 + error @ psi[0], z2 + error @ psi[1]))
+        weights, ended = numpy_step(
+            weights, x, y, (z1 + 0.7 * error @ psi[0], z2 + 0.7 * error @ psi[1])
+        )
         error = y - ended[1] @ before[2][0] - before[2][1]
         psi = [p + 0.3 * (error.T @ z / 4 - 0.2 * p) for p, z in zip(psi, ended, strict=True)]
     for name, expected in zip(("first", "second"), psi, strict=True):

@@ -94,8 +94,12 @@ def drawn(network, parameterization):
     return jax.tree_util.tree_map_with_path(draw, pc.networks.split(network).parameters)
 
 
+BACKPROP = pc.learning.Backprop()
+INFERENCE = pc.inference.GradientDescent(0.2, num_steps=10)
+
+
 @functools.cache
-def measured(kind, parameterization, width, depth):
+def measured(kind, parameterization, width, depth, rule=BACKPROP):
     """Sizes of the topmost hidden activity, and of the moves of it, the first and the output."""
     network = nnx.eval_shape(lambda: build(kind, parameterization, width, depth))
     # the first step has the size of the rate, whatever the gradient: no epsilon may stop that
@@ -107,7 +111,7 @@ def measured(kind, parameterization, width, depth):
     def run(parameters):
         before = pure.replace(parameters=parameters)
         evidence = pc.Evidence(jnp.asarray(x), jnp.asarray(y))
-        gradients, _ = pc.learning.Backprop().gradients(before, evidence, key=jax.random.key(0))
+        gradients, _ = rule.gradients(before, evidence, key=jax.random.key(0))
         updates, _ = optimizer.update(gradients, optimizer.init(gradients), parameters)
         after = before.replace(parameters=optax.apply_updates(parameters, updates))
 
@@ -129,9 +133,9 @@ def size(values):
     return jnp.sqrt(jnp.mean(jnp.square(values)))
 
 
-def slope(name, kind, parameterization, *places):
+def slope(name, kind, parameterization, *places, **rule):
     """Of log size over the log of what two places (width, depth) differ in."""
-    few, many = (measured(kind, parameterization, *place)[name] for place in places)
+    few, many = (measured(kind, parameterization, *place, **rule)[name] for place in places)
     factor = max(large / small for small, large in zip(*places, strict=True))
     return np.log(many / few) / np.log(factor)
 
@@ -163,6 +167,13 @@ class TestSlopes:
         assert abs(slope("size", kind, parameterization, NARROW, DEEP)) < limit
         assert abs(slope("first", kind, parameterization, SHALLOW, DEEP)) < 0.05
         assert abs(slope("output", kind, parameterization, NARROW, DEEP)) < 0.15
+
+
+@pytest.mark.parametrize("name", ["first", "hidden", "output"])
+def test_predictive_coding_moves_as_far_at_every_width(name):
+    """Adam's first step asks gradients for their signs alone, whichever rule they are of."""
+    rule = pc.learning.PredictiveCoding(INFERENCE)
+    assert abs(slope(name, "dense", CompleteP(), NARROW, WIDE, rule=rule)) < 0.05
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv", "attention"])

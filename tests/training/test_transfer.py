@@ -125,8 +125,12 @@ class TestFingerprint:
                 "'output' was saved with energy Gaussian.*Huber",
             ),
             (lambda: mlp(energy=pc.energies.Gaussian(2.0)), "energy precision 1.0.*has 2.0"),
+            (
+                lambda: mlp(parameterization=pc.parameterizations.MuPC()),
+                r"parameterization Standard\(gamma=1.0\), and the network has MuPC",
+            ),
         ],
-        ids=["activation", "order", "energy", "precision"],
+        ids=["activation", "order", "energy", "precision", "parameterization"],
     )
     def test_a_network_that_computes_something_else_is_refused(self, network, message, folder):
         network = network()

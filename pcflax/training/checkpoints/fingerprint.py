@@ -18,6 +18,7 @@ from pcflax.energies import Energy
 from pcflax.errors import CheckpointError
 from pcflax.networks import AbstractPCNetwork
 from pcflax.networks.wiring import Combine
+from pcflax.parameterizations import AbstractParameterization
 
 # Switches of training, and what follows from a layer's place or from its arrays.
 _LEFT_OUT = frozenset({"in_features", "out_features", "depth", "multiplier", "features"})
@@ -108,6 +109,8 @@ def _part(part: Any) -> Any:
         return _object(part)
     if isinstance(part, nnx.Variable | np.ndarray) or hasattr(part, "dtype"):
         return None
+    if isinstance(part, AbstractParameterization):
+        return repr(part)  # it decides the multipliers, which no array holds
     if isinstance(part, nnx.Dropout | nnx.Rngs):
         return None
     if isinstance(part, nnx.Module):

@@ -47,17 +47,22 @@ def methods() -> tuple[dict, dict]:
     inference, learning = pc.inference, pc.learning
     descent = inference.GradientDescent(0.1, num_steps=STEPS)
     errors = inference.ErrorCoordinates(inference.GradientDescent(0.03, num_steps=FEW))
+    newton = inference.OutputNewton(num_steps=2)
     algorithms = {
         "gradient descent": descent,
         "curvature descent": inference.CurvatureDescent(num_steps=STEPS),
         "error coordinates": errors,
+        "Gauss-Newton at the output": newton,
     }
     rules = {
         f"predictive coding, {STEPS} steps": learning.PredictiveCoding(descent),
         f"predictive coding, {FEW} steps of errors": learning.PredictiveCoding(errors),
+        "predictive coding, 2 steps at the output": learning.PredictiveCoding(newton),
+        f"augmented Lagrangian, {STEPS} steps": learning.AugmentedLagrangian(descent),
         f"incremental, {STEPS} steps": learning.IncrementalPC(descent),
         f"centred nudging, {STEPS} steps": learning.Nudged(descent, beta=0.5, centred=True),
         f"fixed prediction, {STEPS} steps": learning.FixedPrediction(descent),
+        f"Meta-PCN, {STEPS} steps": learning.MetaPCN(descent),
         "zero divergence": learning.ZIL(),
     }
     return algorithms, rules

@@ -423,6 +423,12 @@ class TestPages:
         assert "97.5 % is there in epoch 4;" in text
         assert "takes 3.0 times as long (2.9 to 3.2 in 3 rounds)" in text
         assert "98.0 %" not in text
+        first, second, third = (2 * 250 * a * b for a, b in ((784, 512), (512, 512), (512, 10)))
+        for steps, told in ((3, "1.6"), (20, "6.1")):
+            start, learning = first + second, first + 2 * (second + third)
+            flops = start + steps * 2 * (second + third) + learning
+            assert f"{flops / 1e9:.1f}" == told
+            assert told in text
 
     def test_the_page_on_choosing_inference_holds_the_results(self):
         """Its tables are those that benchmarks/tables.py makes from the committed JSON."""

@@ -34,7 +34,7 @@ class DirectFeedback(AbstractKeptStart):
     where both decay alike. e_L is the output's activity less the mean of its prediction; where a target is
     not known it is 0, and the start the feedforward pass.
 
-    It is for few steps in a deep chain, where no error would arrive below. Where `scale` is large,
+    It is for few steps in a deep chain, where none of the error would arrive below. Where `scale` is large,
     the start is further from the equilibrium than the pass upward is, and learning is worse than without.
 
     Kept are (output features) x (free activities) numbers, in checkpoints as well; they begin as

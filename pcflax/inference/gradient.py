@@ -145,7 +145,10 @@ class GradientDescent(AbstractIterativeInference):
                 )
 
         def scaled(updates: Any, _: Any) -> Any:
-            return {name: -by_name[name] * update for name, update in updates.items()}
+            return {
+                name: jax.tree.map(lambda update, rate=by_name[name]: -rate * update, own)
+                for name, own in updates.items()
+            }
 
         scale = optax.stateless(scaled)
         if self.momentum is None:
@@ -218,6 +221,11 @@ class GradientDescent(AbstractIterativeInference):
         if not coordinates:
             return coordinates, state, info
         update = self.transformation(coordinates, _nodes(problem)).update
+        if self.optimizer is None and self.momentum is None:
+            # element by element and without a state, so that stacks move in parts
+            parts = problem.cut(coordinates)
+            updates, state = update(problem.cut(field), state, parts)
+            return problem.join(optax.apply_updates(parts, updates)), state, info
 
         def move(field, state, coordinates, energy):  # of one example
             updates, state = update(field, state, coordinates, value=energy)

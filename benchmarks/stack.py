@@ -65,7 +65,7 @@ class Iteration:
     """One compiled training iteration, and how long Python and XLA took to make it."""
 
     def __init__(self, net: pc.PCNetwork):
-        inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=STEPS)
+        inference = pc.inference.GradientDescent(0.1, num_steps=STEPS)
         rule, optimizer = pc.learning.PredictiveCoding(inference), optax.adam(1e-3)
         split = pc.networks.split(net)
         images = np.random.default_rng(0).normal(size=(BATCH, 784)).astype(np.float32)
@@ -124,7 +124,11 @@ def difference(stack: Iteration, unrolled: Iteration) -> float:
 
     def layers(program: Iteration) -> list[np.ndarray]:
         found = []
-        for leaf in jax.tree.leaves(program.gradients(*program.arguments)):
+        gradients = program.gradients(*program.arguments)
+        for name in sorted(
+            gradients, key=lambda name: (len(name), name)
+        ):  # layer_2 before layer_10
+            (leaf,) = jax.tree.leaves(gradients[name])
             leaf = np.asarray(leaf, np.float64)
             found += list(leaf) if leaf.ndim == 3 else [leaf]
         return found

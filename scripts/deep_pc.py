@@ -3,9 +3,11 @@
     python scripts/deep_pc.py --data-dir FOLDER_OF_PREPARED_TFDS_SETS         (about 6 minutes on 2 cores)
     python scripts/deep_pc.py --quick                                         (digits, 4 and 8 layers)
 
-MNIST, width 32, relu, muPC, one epoch in batches of 64. Two steps of `OutputNewton` a batch, from the pass
-upward; Adam at 1/sqrt(32 depth), falling as a cosine (0.3, 1 and 3 were tried with 8 layers and 400 batches,
-and judged by the last 5,000 training images). After training the report of `pc.analysis.health` on one batch
+MNIST, width 32, relu, CompleteP, one epoch in batches of 64. Two steps of `OutputNewton` a batch, from the
+pass upward; Adam at 0.3/sqrt(32), falling as a cosine. The output has a precision of 8/depth: all hidden
+layers together take the error over from the output, the more the more they are, and at equal precisions 128
+layers learn more slowly (91.2 % where 8 have 93.9). Rates of 0.1, 0.3 and 1, muPC and that precision were chosen with
+seed 0 by the last 5,000 training images. After training the report of `pc.analysis.health` on one batch
 says what part of the way to the equilibrium inference goes, in the whole energy and in the layer where it is
 least, and how near the weight gradients are to backpropagation's. Backpropagation at the same rate stands
 beside it.
@@ -29,7 +31,7 @@ import pcflax as pc
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
 
-WIDTH, BASE_RATE = 32, 1.0
+WIDTH, BASE_RATE, COMPLETE = 32, 0.3, pc.parameterizations.CompleteP()
 RULES = {
     "equilibrium": pc.learning.PredictiveCoding(pc.inference.OutputNewton(num_steps=2)),
     "backpropagation": pc.learning.Backprop(),
@@ -42,8 +44,17 @@ def train(rule, depth: int, seed: int, data: str, data_dir, steps: int) -> tuple
     test = pc.data.load(data, split="test", batch_size=120, data_dir=data_dir)
     steps = steps or train.num_examples // 64
     features, classes = train.spec().inputs.shape[1], train.spec().targets.shape[1]
-    network = pc.models.residual_mlp(features, WIDTH, classes, depth=depth, rngs=nnx.Rngs(seed))
-    rate = optax.cosine_decay_schedule(BASE_RATE / math.sqrt(WIDTH * depth), steps)
+    network = pc.models.residual_mlp(
+        features,
+        WIDTH,
+        classes,
+        depth=depth,
+        parameterization=COMPLETE,
+        energy=pc.energies.Gaussian(8 / depth),
+        rngs=nnx.Rngs(seed),
+    )
+    rate = COMPLETE.adam_learning_rate(BASE_RATE, width=WIDTH, depth=depth)
+    rate = optax.cosine_decay_schedule(rate, steps)
     trainer = pc.Trainer(network, optax.adam(rate), learning=rule, seed=seed, progress=False)
     trainer.fit(train, num_steps=steps)
     return 100 * trainer.evaluate(test)["accuracy"], trainer

@@ -311,7 +311,7 @@ def chosen(answers: dict) -> str:
     ]
     for target in ("97.5", "98.0"):
         if found := answers.get(f"cross_library_epochs_{target}"):
-            parts.append(f"{target} % is there in epoch {span(found['values'], '.0f')}")
+            parts.append(f"{target} % is reached in epoch {span(found['values'], '.0f')}")
     if found := answers.get("cross_library_pcx_ratio"):
         parts.append(
             f"an iteration of PCX, the fastest to 97.5 % of the libraries above, takes "

@@ -420,7 +420,7 @@ class TestPages:
         }
         text = page.chosen(answers)
         assert "the last epoch of 2 seeds has 98.25 to 98.30 % of the test images right" in text
-        assert "97.5 % is there in epoch 4;" in text
+        assert "97.5 % is reached in epoch 4;" in text
         assert "takes 3.0 times as long (2.9 to 3.2 in 3 rounds)" in text
         assert "98.0 %" not in text
         first, second, third = (2 * 250 * a * b for a, b in ((784, 512), (512, 512), (512, 10)))

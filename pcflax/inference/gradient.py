@@ -81,7 +81,7 @@ class GradientDescent(AbstractIterativeInference):
 
     optimizer: Any = None
     step_size: Any = dataclasses.field(default=None, kw_only=True)
-    momentum: Any = dataclasses.field(default=None, kw_only=True)
+    momentum: float | str | None = dataclasses.field(default=None, kw_only=True)
     nesterov: bool = dataclasses.field(default=False, kw_only=True)
 
     def __new__(cls, optimizer: Any = None, *, step_size: Any = None, **others: Any) -> Any:

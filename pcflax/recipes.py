@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 INFERENCE: dict[str, tuple[str, ...]] = {
     "gradient": ("GradientDescent",),
     "auto": ("CurvatureDescent",),
+    "chebyshev": ("Chebyshev",),
     "error-coordinates": ("ErrorCoordinates", "GradientDescent"),
     "flow": ("GradientFlow",),
     "gauss-newton": ("GaussNewton",),

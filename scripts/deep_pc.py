@@ -6,10 +6,10 @@
 MNIST, width 32, relu, CompleteP, one epoch in batches of 64. Two steps of `OutputNewton` a batch, from the
 pass upward; Adam at 0.3/sqrt(32), falling as a cosine. The output has a precision of 8/depth: all hidden
 layers together take the error over from the output, the more the more they are, and at equal precisions 128
-layers learn more slowly (91.2 % where 8 have 93.9). Rates of 0.1, 0.3 and 1, muPC and that precision were chosen with
-seed 0 by the last 5,000 training images. After training the report of `pc.analysis.health` on one batch
-says what part of the way to the equilibrium inference goes, in the whole energy and in the layer where it is
-least, and how near the weight gradients are to backpropagation's. Backpropagation at the same rate stands
+layers learn more slowly (91.2 % where 8 have 93.9). Rates of 0.1, 0.3 and 1, muPC and that precision were
+chosen with seed 0 by the last 5,000 training images. After training the report of `pc.analysis.health` on one
+batch says what part of the way to the equilibrium inference goes, in the whole energy and in the layer where
+it is least, and how near the weight gradients are to backpropagation's. Backpropagation at the same rate stands
 beside it.
 
 Expected: at least 80 % of the way in every layer, and 128 layers within a point of 8. Accuracy is of the last

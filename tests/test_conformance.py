@@ -41,6 +41,13 @@ ALGORITHMS = {
     "gradient, backoff": pc.inference.GradientDescent(
         3.0, tolerance=1e-10, max_steps=4000, backoff=0.5
     ),
+    "gradient, momentum auto": pc.inference.GradientDescent(
+        0.1, momentum="auto", tolerance=1e-10, max_steps=2000
+    ),
+    "gradient, all auto": pc.inference.CurvatureDescent(momentum="auto", num_steps=1500),
+    "chebyshev": pc.inference.Chebyshev(tolerance=1e-10, max_steps=2000),
+    "sweeps, red-black": pc.inference.Sweeps(tolerance=1e-10, max_steps=3000),
+    "sweeps, sequential": pc.inference.Sweeps(0.2, order="sequential", num_steps=2000),
     "newton": NEWTON,
     # linear where errors are large: it wants more steps than Newton's method
     "gauss-newton": pc.inference.GaussNewton(tolerance=1e-8, max_steps=300),

@@ -104,7 +104,7 @@ class GradientDescent(AbstractIterativeInference):
 
     optimizer: Any = None
     step_size: Any = dataclasses.field(default=None, kw_only=True)
-    momentum: Any = dataclasses.field(default=None, kw_only=True)
+    momentum: float | str | None = dataclasses.field(default=None, kw_only=True)
     nesterov: bool = dataclasses.field(default=False, kw_only=True)
     guard: Literal["clip", "warn"] | None = dataclasses.field(default=None, kw_only=True)
     safety: float = dataclasses.field(default=0.5, kw_only=True)

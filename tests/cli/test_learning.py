@@ -118,6 +118,7 @@ class TestBuilt:
         [
             ("gradient", pc.inference.GradientDescent),
             ("auto", pc.inference.CurvatureDescent),
+            ("chebyshev", pc.inference.Chebyshev),
             ("error-coordinates", pc.inference.ErrorCoordinates),
             ("flow", pc.inference.GradientFlow),
             ("gauss-newton", pc.inference.GaussNewton),

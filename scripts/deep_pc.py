@@ -9,8 +9,8 @@ layers together take the error over from the output, the more the more they are,
 layers learn more slowly (91.2 % where 8 have 93.9). Rates of 0.1, 0.3 and 1, muPC and that precision were
 chosen with seed 0 by the last 5,000 training images. After training the report of `pc.analysis.health` on one
 batch says what part of the way to the equilibrium inference goes, in the whole energy and in the layer where
-it is least, and how near the weight gradients are to backpropagation's. Backpropagation at the same rate stands
-beside it.
+it is least, and how near the weight gradients are to backpropagation's. Backpropagation at the same rate
+stands beside it.
 
 Expected: at least 80 % of the way in every layer, and 128 layers within a point of 8. Accuracy is of the last
 iterate on all test images; nothing is chosen by it. Writes `deep_pc_8`, `deep_pc_128` and `deep_pc_gap_128`

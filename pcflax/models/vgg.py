@@ -123,7 +123,7 @@ def vgg10(
     There the output is a node of its own with the cross-entropy as a cost above it; ours is the prediction
     that the cross-entropy weighs, which is the same as beta goes to 0. There, too, a step updates even
     layers, then odd ones, sets each activity to its prediction plus what comes from above, and keeps it at
-    0 or more; gradient descent of step 1 is that for all layers at once, and without the last.
+    0 or more; `pc.inference.Sweeps(1.0, num_steps=10)` is that without the last.
 
     Args:
         image_shape: (height, width, channels) of the input, at least 32 x 32.

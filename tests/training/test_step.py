@@ -172,3 +172,22 @@ def test_gradients_accumulate_over_steps_by_multi_steps():
     trainer.fit(make_data(examples=8, batch_size=4), num_steps=2)
     for got, expected in zip(parameters_of(halves), parameters_of(whole), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_computes_each_product_once_and_none_that_nobody_reads():
+    """Matrix products of the compiled step of a chain of L layers, counted in its program.
+
+    The start predicts L layers. A step of inference predicts L - 1 (the first one's input stands still) and
+    takes L - 1 errors down. Then L - 1 predictions at the inferred activities and L products for the
+    weights: energies and residual after the last step cost nothing, as nobody looks at them.
+    """
+    layers = 4
+    network = pc.models.mlp(12, 16, 20, 24, 10, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1, num_steps=20))
+    optimizer = optax.adam(1e-3)
+    step = pc.training.make_step(network, optimizer, rule)
+    state = pc.training.TrainState.of(network, optimizer)
+    batch = Evidence(jnp.ones((8, 12)), jnp.ones((8, 10)))
+    text = jax.jit(step).lower(state, batch, jax.random.key(0)).compile().as_text()
+    assert text.count(" while(") == 1
+    assert text.count(" dot(") == layers + 2 * (layers - 1) + (layers - 1) + layers

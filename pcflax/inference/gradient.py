@@ -204,7 +204,7 @@ class GradientDescent(AbstractIterativeInference):
         if self.optimizer is not None:
             return optax.with_extra_args_support(self.optimizer)
         rates = self.step_size
-        momentum = None if self._auto else self.momentum  # `step` adds that one
+        momentum: Any = None if self._auto else self.momentum  # `step` adds that one
         if not isinstance(rates, Mapping):
             return optax.sgd(rates, momentum, self.nesterov)
         by_name = self.rates(coordinates)
@@ -285,7 +285,7 @@ class GradientDescent(AbstractIterativeInference):
     @property
     def stable_curvature(self) -> Any:
         """The step size times lambda_max below which descent is stable; at least that, with momentum."""
-        look_ahead = self.momentum if self.momentum is not None and self.nesterov else 0.0
+        look_ahead: Any = self.momentum if self.momentum is not None and self.nesterov else 0.0
         return 2 * (1 + look_ahead) / (1 + 2 * look_ahead)
 
     @property

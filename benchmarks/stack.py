@@ -6,7 +6,8 @@
 Residual muPC networks, 784-width-...-width-10 with relu, batch 64, one training iteration of predictive
 coding (20 steps of gradient descent on the activities, one of Adam on the weights). For each depth: seconds
 from Python to a compiled program, seconds an iteration (both programs in one process, interleaved, ratios
-within a round, medians and quartiles over rounds), and the largest relative difference of a layer's weight
+within a round, medians and quartiles over rounds; of processor time, too, which other work on the machine
+changes less), and the largest relative difference of a layer's weight
 gradient. Then, for one depth: rematerialisation and bfloat16 computation, beside the plain stack, in time, in
 memory that the compiled program asks for, and in the angle of the gradient. Results go to the screen and to
 `benchmarks/results/`.
@@ -33,6 +34,7 @@ import pcflax as pc
 from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.answers import record_answer
 from benchmarks.records import results_path, write_results
 
 BATCH, STEPS = 64, 20
@@ -98,19 +100,21 @@ class Iteration:
 
 def interleaved(
     programs: dict[str, Iteration], rounds: int, repeats: int
-) -> dict[str, list[float]]:
-    """Seconds an iteration of each program in every round."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds an iteration of each program in every round, of the clock and of processors."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
+    spent: dict[str, list[float]] = {name: [] for name in programs}
     for program in programs.values():
         program.run()
     for number in range(rounds):
         order = list(programs.items())
         for name, program in order if number % 2 else reversed(order):
-            begin = time.perf_counter()
+            begin, processor = time.perf_counter(), time.process_time()
             for _ in range(repeats):
                 program.run()
             seconds[name].append((time.perf_counter() - begin) / repeats)
-    return seconds
+            spent[name].append((time.process_time() - processor) / repeats)
+    return seconds, spent
 
 
 def ratio(above: list[float], below: list[float]) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def by_depth(depths: list[int], width: int, rounds: int, repeats: int) -> list[d
             name: Iteration(network(depth, width, stacked=stacked))
             for name, stacked in (("stack", True), ("unrolled", False))
         }
-        seconds = interleaved(programs, rounds, repeats)
+        seconds, spent = interleaved(programs, rounds, repeats)
         records.append(
             {
                 "depth": depth,
@@ -155,6 +159,7 @@ def by_depth(depths: list[int], width: int, rounds: int, repeats: int) -> list[d
                 "stack_seconds": float(np.median(seconds["stack"])),
                 "unrolled_seconds": float(np.median(seconds["unrolled"])),
                 "ratio": ratio(seconds["stack"], seconds["unrolled"]),
+                "processor_ratio": ratio(spent["stack"], spent["unrolled"]),
                 "difference": difference(programs["stack"], programs["unrolled"]),
             }
         )
@@ -171,7 +176,7 @@ def precisions(depth: int, width: int, rounds: int, repeats: int) -> list[dict]:
     programs = {
         name: Iteration(network(depth, width, stacked=True, **own)) for name, own in options.items()
     }
-    seconds = interleaved(programs, rounds, repeats)
+    seconds, _ = interleaved(programs, rounds, repeats)
     plain = programs["plain"].gradient()
     records = []
     for name, program in programs.items():
@@ -213,6 +218,7 @@ def main() -> None:
         "ms: stack",
         "one by one",
         "ratio",
+        "of processor time",
         "differ",
     ]
     for column in columns:
@@ -226,6 +232,7 @@ def main() -> None:
             f"{record['stack_seconds'] * 1e3:.1f}",
             f"{record['unrolled_seconds'] * 1e3:.1f}",
             f"{record['ratio']['median']:.3f} ({low:.3f}-{high:.3f})",
+            f"{record['processor_ratio']['median']:.3f}",
             f"{record['difference']:.1e}",
         )
     console.print(table)
@@ -244,6 +251,7 @@ def main() -> None:
     result = {
         "device": device,
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "versions": recipes.versions(),
         "width": options.width,
         "batch": BATCH,
@@ -253,6 +261,15 @@ def main() -> None:
     }
     path = results_path("stack", device)
     write_results(result, path)
+    for record in records:
+        record_answer(
+            f"stack_ratio_{record['depth']}",
+            [record["ratio"]["median"]],
+            unit="times the unrolled network's seconds",
+            command=f"python benchmarks/stack.py --rounds {options.rounds}",
+            kind="depth",
+            device=device,
+        )
     console.print(f"written to {path}", soft_wrap=True)
 
 

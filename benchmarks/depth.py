@@ -273,6 +273,8 @@ def figure(runs: Runs) -> Figure:
     found = summary(runs)
     for name, label in WORDS.items():
         by_depth = found.get(name, {})
+        if not by_depth:
+            continue
         medians = [statistics.median(steps) for steps in by_depth.values()]
         line = axis.plot(list(by_depth), medians, marker="o", label=label.replace("`", ""))[0]
         for depth, steps in by_depth.items():
@@ -280,6 +282,7 @@ def figure(runs: Runs) -> Figure:
     published = PUBLISHED["plain"]
     axis.plot(list(published), list(published.values()), "k:", label="gradient descent, published")
     axis.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+    axis.set_yticks([1, 8, 32, 128, 512, 2048], ["1", "8", "32", "128", "512", "2,048"])
     axis.set_xlabel("layers")
     axis.set_ylabel("steps to 90 % of backpropagation's accuracy")
     axis.grid(alpha=0.3)

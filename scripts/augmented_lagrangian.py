@@ -14,6 +14,7 @@ source has one number, the median of a table. Accuracy is of the last iterate on
 chosen by it.
 """
 
+import math
 import pathlib
 import sys
 
@@ -51,7 +52,22 @@ def train(name: str, where: dict, depth: int, seed: int, rule) -> tuple[float, f
     trainer.fit(data, num_steps=data.num_examples // 64)  # the source drops the last, smaller batch
     batch = next(iter(data))
     credit = pc.analysis.gradient_alignment(network, batch.inputs, batch.targets, learning=rule)
-    return 100 * trainer.evaluate(test)["accuracy"], credit.cosine["total"]
+    return 100 * trainer.evaluate(test)["accuracy"], whole_cosine(credit)
+
+
+def whole_cosine(credit: pc.analysis.Credit) -> float:
+    """Return the cosine of the whole gradient, as the source has it; credit's total is the layers' mean."""
+    layers = [name for name in credit.cosine if name != "total"]
+    products = [
+        credit.cosine[name] * credit.norm[name] * credit.backprop_norm[name]
+        for name in layers
+        if math.isfinite(credit.cosine[name])
+    ]
+    lengths = [
+        math.hypot(*(norms[name] for name in layers))
+        for norms in (credit.norm, credit.backprop_norm)
+    ]
+    return sum(products) / math.prod(lengths)
 
 
 def main() -> None:

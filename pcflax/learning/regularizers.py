@@ -162,8 +162,9 @@ def normalize_spectral(*, mask: Mask | None = None) -> optax.GradientTransformat
     >>> optimizer = optax.chain(optax.sgd(1.0), normalize_spectral())
     >>> no_gradients = optax.tree.zeros_like(parameters)
     >>> updates, _ = optimizer.update(no_gradients, optimizer.init(parameters), parameters)
-    >>> print(optax.apply_updates(parameters, updates)["kernel"].round(4))  # 1 / (1 + sqrt(2))
-    [[ 0.4142 -0.4142]]
+    >>> kernel = optax.apply_updates(parameters, updates)["kernel"]
+    >>> print(*[f"{weight:.4f}" for weight in kernel[0]])  # 1 / (1 + sqrt(2))
+    0.4142 -0.4142
     """
 
     def normalize(updates: PyTree, parameters: PyTree | None) -> PyTree:

@@ -81,7 +81,10 @@ class TestWhereDataComeIn:
 
     def trainer(self):
         rule = pc.learning.PredictiveCoding(FEW)
-        return pc.Trainer(self.network(), optax.sgd(0.1), learning=rule, progress=False)
+        reads = pc.Reconstruction(FEW)  # a pass upward from a free root says nothing of an example
+        return pc.Trainer(
+            self.network(), optax.sgd(0.1), learning=rule, reads=reads, progress=False
+        )
 
     @pytest.mark.parametrize("options", [{"targets": IMAGES}, {"clamps": {"x": IMAGES}}])
     def test_training_and_evaluation(self, options):

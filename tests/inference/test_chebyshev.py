@@ -15,7 +15,7 @@ from tests.conftest import Chain
 from tests.inference.test_momentum import linear_chain, problem_of, quadratic
 
 Chebyshev = pc.inference.Chebyshev
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("double")]
 
 
 def test_it_leaves_of_an_error_what_chebyshevs_polynomial_does():

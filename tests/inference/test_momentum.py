@@ -15,7 +15,7 @@ from tests import test_conformance as conformance
 from tests.conftest import Chain
 
 GradientDescent, CurvatureDescent = pc.inference.GradientDescent, pc.inference.CurvatureDescent
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("double")]
 
 
 def problem_of(chain, clamps=None):

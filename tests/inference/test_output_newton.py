@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 import pcflax as pc
 from pcflax.inference.error_coordinates import error_problem
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("double")]
 
 OUTPUTS = {
     "gaussian": pc.energies.Gaussian,

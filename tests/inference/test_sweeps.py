@@ -15,7 +15,7 @@ from tests.inference.test_momentum import problem_of, quadratic
 
 Sweeps = pc.inference.Sweeps
 ORDERS = ("red-black", "sequential")
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("double")]
 
 
 def visits(order, blocks):

@@ -102,12 +102,13 @@ def largest_curvature(
 ) -> Direction:
     """Return lambda_max(D^1/2 H D^1/2) of each example at the start, by so many power iterations.
 
-    From the gradient, along which the first steps go, and a random direction in equal parts: the gradient of
+    From the gradient, along which the first steps go, and half as much of a random direction: the gradient of
     a feedforward start has no part in lower layers, and a random one little where the energy is steepest.
+    Unequal parts never cancel, which equal ones do where one element is free.
     """
     roots = _roots(rates, problem.start)
     slope = normalized(jax.tree.map(jnp.multiply, roots, problem.gradient(problem.start))).vector
-    mixed = jax.tree.map(jnp.add, slope, random_direction(problem).vector)
+    mixed = jax.tree.map(lambda g, r: g + r / 2, slope, random_direction(problem).vector)
     return jax.lax.fori_loop(
         0,
         num_iterations,

@@ -216,10 +216,7 @@ class GradientDescent(AbstractIterativeInference):
                 )
 
         def scaled(updates: Any, _: Any) -> Any:
-            return {
-                name: jax.tree.map(lambda update, rate=by_name[name]: -rate * update, own)
-                for name, own in updates.items()
-            }
+            return {name: -by_name[name] * update for name, update in updates.items()}
 
         scale = optax.stateless(scaled)
         if momentum is None:
@@ -342,11 +339,6 @@ class GradientDescent(AbstractIterativeInference):
     ) -> tuple[PyTree, PyTree]:
         """Return where the transformation goes from here, or each example a part (batch,) of the way."""
         update = self.transformation(coordinates, _nodes(problem)).update
-        if part is None and self.optimizer is None and self.momentum is None:
-            # element by element and without a state, so that stacks move in parts
-            parts = problem.cut(coordinates)
-            updates, state = update(problem.cut(field), state, parts)
-            return problem.join(optax.apply_updates(parts, updates)), state
 
         def move(field, state, coordinates, energy, part):  # of one example
             updates, state = update(field, state, coordinates, value=energy)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self, TypeVar
 
@@ -21,7 +20,6 @@ from jaxtyping import Array, Float, Int
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
-from pcflax.layers.kernels.parts import batch_first, cut, depth_first, join
 from pcflax.networks import SplitNetwork
 from pcflax.networks.batch_state import keeps_batch_state, with_batch_statistics
 from pcflax.networks.given import says_nothing
@@ -97,28 +95,6 @@ class VectorField(abc.ABC):
         """Return the problem as it is at this step of inference; the same, where nothing is scheduled."""
         del step
         return self
-
-    @functools.cached_property
-    def stacks(self) -> tuple[str, ...]:
-        """The names of coordinates with an axis of layers behind the batch."""
-        bound = self.network.bind()
-        return tuple(name for name in self.start if bound.layer(name).node_axis == 1)
-
-    def cut(self, coordinates: PyTree) -> PyTree:
-        """Return the coordinates with those of stacks in the parts they are computed in, depth first.
-
-        A loop that carries them so neither transposes nor copies them; see `layers/kernels/parts.py`.
-        """
-        parts = {
-            name: cut(depth_first(coordinates[name]), coordinates[name].shape[1])
-            for name in self.stacks
-        }
-        return {**coordinates, **parts} if parts else coordinates
-
-    def join(self, coordinates: PyTree) -> PyTree:
-        """Return whole coordinates again: what `cut` undoes."""
-        whole = {name: batch_first(join(coordinates[name])) for name in self.stacks}
-        return {**coordinates, **whole} if whole else coordinates
 
     @property
     def separable(self) -> bool:

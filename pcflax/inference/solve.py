@@ -143,15 +143,11 @@ def iterate(
 
     def scan(carry: _Carry, length: int) -> tuple[_Carry, Any]:
         def body(carry, step):
-            carry = carry._replace(coordinates=problem.join(carry.coordinates))
             before = carry.coordinates
             carry, info = advance(problem, carry, step)
-            kept = keep_step(problem, before, info, trace, record) if looks else None
-            return carry._replace(coordinates=problem.cut(carry.coordinates)), kept
+            return carry, (keep_step(problem, before, info, trace, record) if looks else None)
 
-        carry = carry._replace(coordinates=problem.cut(carry.coordinates))
-        carry, kept = jax.lax.scan(body, carry, jnp.arange(length))
-        return carry._replace(coordinates=problem.join(carry.coordinates)), kept
+        return jax.lax.scan(body, carry, jnp.arange(length))
 
     steps = stop.num_steps if isinstance(stop, FixedSteps) else stop.max_steps
 

@@ -9,7 +9,6 @@ algorithm solves it as it solves one step. Next file to read: `problem.py`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,11 +31,6 @@ class TrajectoryProblem(InferenceProblem):
     Attributes:
         inputs: {"given": inputs along time, "before": what stands before the first step}.
     """
-
-    @functools.cached_property
-    def stacks(self) -> tuple[str, ...]:
-        """None that inference carries in parts: the axis behind the batch is time."""
-        return ()
 
     def energies(self, coordinates: PyTree) -> Energies:
         """Return the energy of each example at each layer, summed over its steps."""

@@ -167,13 +167,6 @@ class PCLayer(nnx.Module):
         """Return the factors of the layer's energies that weigh the top node alone."""
         return weight
 
-    def view_nodes(self, activity: Array) -> tuple[Array, Array, Array]:
-        """Return, of an activity as stored, what layers above, a prediction and an energy see of it.
-
-        The batch comes first in each. They are one array, or copies whose gradients go apart.
-        """
-        return activity, activity, activity
-
     def predict_nodes(
         self, belows: tuple[Array, ...], activity: Array, numerics: Numerics
     ) -> tuple[Array, PyTree]:

@@ -24,7 +24,7 @@ from pcflax.variables import Activity
 from .base import PCLayer
 from .clamps import Clamp, check_clamp, clamp_of_stack
 from .evaluate import Numerics, evaluate
-from .kernels.parts import batch_first, cut, depth_first, join
+from .kernels.parts import in_parts
 
 # Marks a stack's arrays in their path. No Python name has a hyphen, so no attribute of a layer's has it.
 STACKED = "stacked-layers"
@@ -167,15 +167,6 @@ class PCStack(PCLayer):
         """Return the factor for the layer on top, and 1 for the others."""
         return jnp.where(jnp.arange(self.depth) == self.depth - 1, weight, 1)
 
-    def view_nodes(self, activity: Float[Array, " depth batch *features"]) -> tuple[Array, ...]:  # type: ignore[override]
-        """Return the top node, and twice the whole, batch first.
-
-        The whole is joined anew for each, so that gradients are summed part by part, as they are
-        computed: a sum of whole arrays would read and write all layers once more.
-        """
-        parts = cut(activity, self.depth)
-        return parts[-1][-1], batch_first(join(parts)), batch_first(join(parts))
-
     def predict_nodes(
         self,
         belows: tuple[Array, ...],
@@ -192,11 +183,9 @@ class PCStack(PCLayer):
         lowers = self._lowers(below, activity)
         if _draws_by_position(state):
             # under vmap such keys draw otherwise than one by one, as a pass upward does
-            found = jax.lax.map(lambda own: one(*own), (state, join(lowers)))
+            predictions, writes = jax.lax.map(lambda own: one(*own), (state, lowers))
         else:
-            states = cut(state, self.depth, fixed=True)
-            found = join([jax.vmap(one)(*own) for own in zip(states, lowers, strict=True)])
-        predictions, writes = found
+            predictions, writes = in_parts(jax.vmap(one), self.depth, state, lowers)
         _check_shape(predictions[0], below)
         return batch_first(predictions), writes
 
@@ -257,16 +246,13 @@ class PCStack(PCLayer):
         def one(state, activity, below):
             return function(nnx.merge(graphdef, state), activity, below)
 
-        lowers = join(self._lowers(_one(belows), activity))
+        lowers = self._lowers(_one(belows), activity)
         return jax.vmap(one, in_axes=(0, 1, 0))(state, activity, lowers)
 
-    def _lowers(self, below: Array, activity: Array) -> list[Array]:
-        """What each layer predicts from, z_0..z_{depth-1}, depth first and in parts."""
-        lowers, top = [], below.astype(activity.dtype)[None]
-        for part in cut(depth_first(activity), self.depth):
-            lowers.append(jnp.concatenate([top, part[:-1]]) if len(part) > 1 else top)
-            top = part[-1:]
-        return lowers
+    def _lowers(self, below: Array, activity: Array) -> Float[Array, " depth batch *features"]:
+        """What each layer predicts from, z_0..z_{depth-1}."""
+        first = below.astype(activity.dtype)[None]
+        return jnp.concatenate([first, depth_first(activity)[:-1]])
 
 
 class _StackedEnergy(Energy):
@@ -282,11 +268,9 @@ class _StackedEnergy(Energy):
         def energy(state, activity, prediction):
             return nnx.merge(graphdef, state)(activity, prediction)
 
-        # depth first and in the same parts as predictions are computed: nothing is transposed or joined
-        # in between
+        # depth first, as predictions are computed: what XLA makes of it transposes nothing in between
         pairs = depth_first(activity), depth_first(prediction)
-        parts = cut((state, *pairs), len(pairs[0]))
-        return join([jax.vmap(energy, out_axes=1)(*own) for own in parts], axis=1)
+        return jax.vmap(energy, out_axes=1)(state, *pairs)
 
     @property
     def predicts_activity(self):
@@ -326,6 +310,16 @@ def _draws_by_position(state: Any) -> bool:
         for leaf in jax.tree.leaves(state)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
+
+
+def depth_first(value: Float[Array, " batch depth *features"]) -> Array:
+    """The same with the axis depth in front of the batch: (depth, batch, *features)."""
+    return jnp.moveaxis(value, 1, 0)
+
+
+def batch_first(value: Float[Array, " depth batch *features"]) -> Array:
+    """The same with the batch in front of the axis depth: (batch, depth, *features)."""
+    return jnp.moveaxis(value, 0, 1)
 
 
 def _one(belows: tuple[Array, ...]) -> Array:

@@ -234,22 +234,23 @@ class NetworkBody(WiredLayers):
         self, inputs: Any, layers: Collection[str] | None = None
     ) -> list[tuple[str, PCLayer, Array, Array]]:
         """(name, layer, activity, prediction) of every layer, or of these, at the stored activities."""
-        found, seen, tops = [], {}, {}
+        found, activities, tops = [], {}, {}
         for name in self.names:
             layer = getattr(self.layers, name)
             activity = layer.activity[...]
             if activity.ndim == 1 and activity.shape[0] == 0:
                 raise no_activity(name)
-            whole = (activity, activity, activity)
-            seen[name] = layer.view_nodes(activity) if layer.node_axis else whole
-            tops[name] = seen[name][0]
+            if layer.node_axis:
+                activity = jnp.moveaxis(activity, 0, layer.node_axis)
+            activities[name] = activity
+            tops[name] = activity[layer.top_node] if layer.node_axis else activity
         targets = self.wiring.targets
         for name, belows in self.wiring.belows(inputs, tops).items():
             if layers is not None and name not in layers:
                 continue
-            layer, (_, between, activity) = getattr(self.layers, name), seen[targets[name]]
+            layer, activity = getattr(self.layers, name), activities[targets[name]]
             try:
-                prediction = layer.predict_nodes(belows, between, self.numerics)[0]
+                prediction = layer.predict_nodes(belows, activity, self.numerics)[0]
             except (TypeError, ValueError) as error:
                 raise failed(name, layer, belows, error) from error
             if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:

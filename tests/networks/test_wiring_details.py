@@ -166,7 +166,8 @@ def test_a_stack_in_parts_is_the_chain_it_stands_for(inference, monkeypatch):
     """On a CPU a deep stack is computed in parts; here five layers in two, of unequal sizes."""
     from pcflax.layers.kernels import parts
 
-    monkeypatch.setattr(parts, "_MOST_PARTS", 2)
+    monkeypatch.setattr(parts, "_LEAST_LAYERS", 2)
+    monkeypatch.setattr(parts.os, "cpu_count", lambda: 2)
     linear = isinstance(inference, pc.inference.LinearSolve)
     options = {"skip": True, "activation": None if linear else jnp.tanh}
     layers = [dense(3, 3, seed, **options) for seed in range(5)]

@@ -88,13 +88,17 @@ def power_iteration(
 
 
 def largest_eigenvalue(
-    problem: InferenceProblem, coordinates: PyTree, direction: Direction, num_iterations: int
+    problem: InferenceProblem,
+    coordinates: PyTree,
+    direction: Direction,
+    num_iterations: int,
+    scales: PyTree = None,
 ) -> Direction:
     """Make `num_iterations` power iterations from this direction, at fixed coordinates."""
     return jax.lax.fori_loop(
         0,
         num_iterations,
-        lambda _, direction: power_iteration(problem, coordinates, direction)[0],
+        lambda _, direction: power_iteration(problem, coordinates, direction, scales)[0],
         direction,
     )
 

@@ -17,7 +17,13 @@ from jaxtyping import Array, Float, Int
 from pcflax.energies import total_energy
 from pcflax.typing import PyTree
 
-from .curvature import Direction, normalized, power_iteration, random_direction
+from .curvature import (
+    Direction,
+    largest_eigenvalue,
+    normalized,
+    power_iteration,
+    random_direction,
+)
 from .problem import InferenceProblem, VectorField
 from .solve import StepInfo, observe, over
 
@@ -109,12 +115,7 @@ def largest_curvature(
     roots = _roots(rates, problem.start)
     slope = normalized(jax.tree.map(jnp.multiply, roots, problem.gradient(problem.start))).vector
     mixed = jax.tree.map(lambda g, r: g + r / 2, slope, random_direction(problem).vector)
-    return jax.lax.fori_loop(
-        0,
-        num_iterations,
-        lambda _, direction: power_iteration(problem, problem.start, direction, roots)[0],
-        normalized(mixed),
-    )
+    return largest_eigenvalue(problem, problem.start, normalized(mixed), num_iterations, roots)
 
 
 def _look(

@@ -12,7 +12,7 @@ import pcflax as pc
 from pcflax.inference.curvature import spectrum_ends
 from tests import test_conformance as conformance
 from tests.conftest import Chain
-from tests.inference.test_momentum import linear_chain, problem_of, quadratic
+from tests.inference.test_momentum import expect_closed_form, linear_chain, problem_of, quadratic
 
 Chebyshev = pc.inference.Chebyshev
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("double")]
@@ -112,13 +112,8 @@ def test_an_example_goes_back_from_where_its_energy_rises():
     "algorithm", [Chebyshev(tolerance=1e-9, max_steps=2000), Chebyshev(num_steps=150)]
 )
 def test_a_linear_chain_reaches_the_closed_form(algorithm):
-    """z* = start - H^-1 slope, with ends that were measured."""
-    _, problem, quadratics = linear_chain()
-    result = jax.jit(lambda: algorithm.solve(problem))()
-    for row, (_, slope, hessian, start, unravel) in enumerate(quadratics):
-        expected = unravel(jnp.asarray(start - np.linalg.solve(hessian, slope)))
-        for name, got in problem.encode(result.activities).items():
-            np.testing.assert_allclose(got[row : row + 1], expected[name], rtol=1e-7, atol=1e-7)
+    """With ends that were measured."""
+    expect_closed_form(algorithm, rtol=1e-7, atol=1e-7)
 
 
 def test_each_example_stops_on_its_own():

@@ -78,6 +78,16 @@ def test_the_way_is_nesterovs_with_both_restarts(scale):
     assert len({tuple(s for r, s in backs + uphills if r == row) for row in range(3)}) > 1
 
 
+def expect_closed_form(algorithm, *, rtol, atol):
+    """On a linear chain: z* = start - H^-1 slope."""
+    _, problem, quadratics = linear_chain()
+    result = jax.jit(lambda: algorithm.solve(problem))()
+    for row, (_, slope, hessian, start, unravel) in enumerate(quadratics):
+        expected = unravel(jnp.asarray(start - np.linalg.solve(hessian, slope)))
+        for name, got in problem.encode(result.activities).items():
+            np.testing.assert_allclose(got[row : row + 1], expected[name], rtol=rtol, atol=atol)
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [
@@ -89,13 +99,7 @@ def test_the_way_is_nesterovs_with_both_restarts(scale):
     ids=["given", "by layer", "auto", "auto, fixed count"],
 )
 def test_a_linear_chain_reaches_the_closed_form(algorithm):
-    """z* = start - H^-1 slope."""
-    _, problem, quadratics = linear_chain()
-    result = jax.jit(lambda: algorithm.solve(problem))()
-    for row, (_, slope, hessian, start, unravel) in enumerate(quadratics):
-        expected = unravel(jnp.asarray(start - np.linalg.solve(hessian, slope)))
-        for name, got in problem.encode(result.activities).items():
-            np.testing.assert_allclose(got[row : row + 1], expected[name], rtol=1e-8, atol=1e-9)
+    expect_closed_form(algorithm, rtol=1e-8, atol=1e-9)
 
 
 def relu_chain(depth=12, width=8, batch=6):

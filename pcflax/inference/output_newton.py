@@ -137,13 +137,12 @@ class OutputNewton(AbstractIterativeInference):
         def moved_by(fraction):
             return jax.tree.map(lambda e, m: e - (fraction * m).astype(e.dtype), coordinates, move)
 
-        trials = jax.vmap(lambda part: _look(problem, moved_by(part), precision)[1])(
-            jnp.asarray(_FRACTIONS, pull.energy.dtype)
-        )
-        best = jnp.asarray(_FRACTIONS, pull.energy.dtype)[jnp.argmin(trials, axis=0)]
+        parts = jnp.asarray(_FRACTIONS, pull.energy.dtype)
+        trials = jax.vmap(lambda part: _look(problem, moved_by(part), precision)[1])(parts)
         # at the minimum the energy only changes by rounding: such a step is as good as any
         rounding = 8 * jnp.finfo(pull.energy.dtype).eps * jnp.abs(pull.energy)
-        taken = jnp.where(jnp.min(trials, axis=0) <= pull.energy + rounding, best, 0)
+        lower = jnp.min(trials, axis=0) <= pull.energy + rounding
+        taken = jnp.where(lower, parts[jnp.argmin(trials, axis=0)], 0)
         moved = jax.tree.map(
             lambda e, m: e - (over(taken, m) * m).astype(e.dtype), coordinates, move
         )

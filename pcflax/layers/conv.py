@@ -23,6 +23,7 @@ from pcflax.parameterizations import AbstractParameterization
 from .affine import Function, make_affine, mask_weights, multiplied
 from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
+from .kernels.spreading import spread
 from .scaled import PCScaled, as_parameterization
 
 _default_kernel_init = nnx.initializers.lecun_normal()
@@ -148,7 +149,8 @@ class _Convolution(PCScaled):
         if self.mask is not None:
             conv = nnx.clone(conv)  # with the weights that there are
             conv.kernel.set_value(conv.kernel[...] * self.mask[...].astype(conv.kernel.dtype))
-        found = conv(multiplied(features, self.multiplier))
+        features = multiplied(features, self.multiplier)
+        found = spread(conv, features) if isinstance(conv, nnx.ConvTranspose) else conv(features)
         if 0 in found.shape[1:-1]:
             raise ValueError(
                 f"a kernel of {self.conv.kernel_size} with padding={self.conv.padding!r} leaves "

@@ -20,7 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 # Kernels of more places than this make too long a sum.
-_MOST_PLACES = 64
+MOST_PLACES = 64
 
 
 def convolve(
@@ -45,7 +45,7 @@ def convolve(
     if (
         jax.default_backend() != "cpu"
         or feature_group_count != 1
-        or math.prod(kernel) > _MOST_PLACES
+        or math.prod(kernel) > MOST_PLACES
         or any(step != 1 for step in lhs_dilation or ())
         or min(itertools.chain(*pads), default=0) < 0
         or options.get("precision") is not None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pcflax.layers.evaluate import reads_itself
 from pcflax.networks import AbstractPCNetwork
-from pcflax.typing import Activities, PRNGKey, PyTree
+from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 from .base import AbstractInference, expect_algorithm
 from .gradient import GradientDescent
@@ -21,7 +22,13 @@ from .solve import expect_energy, finished
 
 @dataclasses.dataclass(frozen=True)
 class ErrorProblem(InferenceProblem):
-    """The same energy over the errors e_l of the free layers: z_l = mu_l(z_{l-1}) + e_l, in order."""
+    """The same energy over the errors e_l of the free layers: z_l = mu_l(z_{l-1}) + e_l, in order.
+
+    Attributes:
+        predicts_once: whether the predictions that make the activities are those that the energies see.
+    """
+
+    predicts_once: bool = dataclasses.field(default=False, kw_only=True)
 
     def decode(self, coordinates: PyTree) -> Activities:
         """Return all activities, from the bottom up; a clamped layer stands at its clamp."""
@@ -38,12 +45,45 @@ class ErrorProblem(InferenceProblem):
             for name in self.start
         }
 
+    def energies(self, coordinates: PyTree, layers: Collection[str] | None = None) -> Energies:
+        """Return the energies of all layers, by one prediction of each."""
+        if layers is not None or not self.predicts_once:
+            return super().energies(coordinates, layers)
+        return self.energies_of_pairs(self.activities_and_predictions(coordinates))
+
+    def activities_and_predictions(self, coordinates: PyTree) -> tuple[Activities, Activities]:
+        """Return every layer's z and mu, from the bottom up."""
+        if not self.predicts_once:
+            return super().activities_and_predictions(coordinates)
+        passed = self.network.bind().pass_upward(
+            self.inputs, batch_size=self.batch_size, clamps=self.clamps, errors=coordinates
+        )
+        return passed.activities, passed.predictions
+
 
 def error_problem(problem: InferenceProblem) -> ErrorProblem:
     """Return the same problem over errors, begun at the same activities."""
     fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
     errors = ErrorProblem(**fields)
-    return dataclasses.replace(errors, start=errors.encode(problem.decode(problem.start)))
+    activities = problem.decode(problem.start)
+    return dataclasses.replace(
+        errors,
+        start=errors.encode(activities),
+        predicts_once=_predicts_once(problem.network.bind(activities), problem.inputs),
+    )
+
+
+def _predicts_once(bound: AbstractPCNetwork, inputs: PyTree) -> bool:
+    """Whether a pass upward predicts as the energies do.
+
+    Not where a layer reads its own activity, which is zero on the way up, where a layer that is not passed
+    predicts another one's node, or where errors of rounding are left out.
+    """
+    numerics = bound.numerics
+    if bound.layer_names != bound.names or numerics.rounds or numerics.untouched:
+        return False
+    belows = bound.belows(inputs)
+    return not any(reads_itself(bound.layer(name), belows[name], numerics) for name in bound.names)
 
 
 @dataclasses.dataclass(frozen=True)

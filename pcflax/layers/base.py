@@ -192,7 +192,7 @@ class PCLayer(nnx.Module):
         """Take the layer's place in a pass upward: its clamp, or its prediction's mean + error.
 
         Returns:
-            The activity, the top node's prediction, and what the layer wrote.
+            The activity, the predictions of all nodes, and what the layer wrote.
         """
         del batch_size  # which a root needs
         prediction, writes = evaluate_at_rest(self, belows, numerics)

@@ -125,6 +125,24 @@ def evaluate_at_rest(
         raise
 
 
+def reads_itself(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> bool:
+    """Return whether a layer's prediction looks at its own activity; no number is computed."""
+    if (
+        layer.node_axis or not belows
+    ):  # the layers of a stack have no activity of their own, a root no module
+        return False
+    graphdef, state = nnx.split(layer)
+
+    def predicted(activity):
+        copy = nnx.merge(graphdef, state, copy=True)
+        copy.activity.set_value(activity)
+        return evaluate(copy, belows, numerics)[0]
+
+    program = jax.make_jaxpr(predicted)(layer.activity[...]).jaxpr
+    read = [*program.outvars, *(variable for line in program.eqns for variable in line.invars)]
+    return any(variable is program.invars[0] for variable in read)
+
+
 def without_rounding(activity: Array, prediction: Array) -> Array:
     """Return the prediction, and the activity itself where the two differ by rounding alone.
 

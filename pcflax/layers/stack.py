@@ -118,7 +118,7 @@ class PCStack(PCLayer):
 
     def predict(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:  # type: ignore[override]
         """Return the top layer's prediction after a feedforward pass from below."""
-        return self.advance_nodes((below,), Numerics(), batch_size=None)[1]
+        return self.advance_nodes((below,), Numerics(), batch_size=None)[1][self.top_node]
 
     # The verbs of a run of nodes.
 
@@ -197,7 +197,7 @@ class PCStack(PCLayer):
         batch_size: int | None,
         clamp: Clamp | None = None,
         error: Float[Array, " batch depth *features"] | None = None,
-    ) -> tuple[Float[Array, " batch depth *features"], Float[Array, " batch *features"], PyTree]:
+    ) -> tuple[Float[Array, " batch depth *features"], Array, PyTree]:
         """Pass upward through all layers, by `jax.lax.scan`."""
         del batch_size  # the activity below has one
         below = _one(belows)
@@ -227,7 +227,7 @@ class PCStack(PCLayer):
         _, (activities, predictions, writes) = jax.lax.scan(
             one, below, (state, *by_layer), length=self.depth
         )
-        return batch_first(activities), predictions[-1], writes
+        return batch_first(activities), batch_first(predictions), writes
 
     def update_nodes(self, writes: PyTree) -> None:
         """Keep what the layers wrote, depth first."""

@@ -16,7 +16,7 @@ from pcflax.typing import Activities, Network, PyTree
 
 
 class Pass(NamedTuple):
-    """A pass upward: the activities, the predictions of top nodes, and what layers wrote, by layer."""
+    """A pass upward: the activities, the predictions of all nodes, and what layers wrote, by layer."""
 
     activities: Activities
     predictions: dict[str, Array]

@@ -93,7 +93,7 @@ class Reconstruction(AbstractReading):
                 batch_size=known.batch_size,
                 clamps=others | {own: Clamp(result.activities[own])},
             )
-            prediction = passed.predictions[layer]
+            prediction = part_of(bound, passed.predictions, name)
         mean = mean_of(bound, name, prediction)
         rows = known_rows([] if told.mask is None else [told.mask])
         return Answer(prediction, mean, told.value, rows, result.energy, result.status)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import pcflax as pc
-from pcflax.inference.error_coordinates import ErrorProblem
+from pcflax.inference.error_coordinates import error_problem
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
@@ -59,17 +60,13 @@ def problem_of(chain, given):
     )
 
 
-def in_errors(problem):
-    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
-    return ErrorProblem(**fields)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_decode_undoes_encode_and_the_energy_is_the_same(case):
     """z_l = mu_l(z_{l-1}) + e_l in order, and F(e) is F(z): no error of the output beside it."""
     chain, given = ends(case)
     problem = problem_of(chain, given)
-    errors = in_errors(problem)
+    errors = error_problem(problem)
+    assert errors.predicts_once
     anywhere = {
         name: chain.random.normal(size=start.shape) for name, start in problem.start.items()
     }
@@ -90,6 +87,55 @@ def test_decode_undoes_encode_and_the_energy_is_the_same(case):
             np.testing.assert_allclose(
                 np.where(held, 0, coordinates[name]), np.where(held, 0, z[index] - mu), **CLOSE
             )
+
+
+@pytest.mark.parametrize("kind", ["chain", "stack", "graph", "several predictors"])
+def test_one_prediction_of_each_layer_serves_energies_and_activities(kind):
+    """Energies and gradient are those of a pass upward followed by an evaluation of the energy."""
+    rngs, random = nnx.Rngs(0), np.random.RandomState(0)
+
+    def dense(below, features):
+        return pc.PCDense(below, features, activation=jnp.tanh, param_dtype=jnp.float64, rngs=rngs)
+
+    x, y = random.normal(size=(3, 4)), random.normal(size=(3, 2))
+    if kind == "graph":
+        network = pc.PCGraph(
+            {"a": dense(4, 3), "b": dense(4, 5), "top": dense(8, 2)},
+            parents={"a": "x", "b": "x", "top": pc.networks.Concatenate("a", "b")},
+            inputs={"x": 4},
+            output="top",
+        )
+    elif kind == "several predictors":
+        network = pc.PCGraph(
+            {"a": dense(4, 3), "top": dense(3, 2), "back": dense(2, 3)},
+            parents={"a": "x", "top": "a", "back": "top"},
+            predicts={"back": "a"},
+            inputs={"x": 4},
+            output="top",
+        )
+    else:
+        hidden = pc.PCStack(lambda: dense(3, 3), 4) if kind == "stack" else dense(3, 3)
+        network = pc.PCNetwork([dense(4, 3), hidden, dense(3, 2)])
+    problem = pc.inference.make_problem(pc.networks.split(network), pc.Evidence(x, y))
+    once = error_problem(problem)
+    assert once.predicts_once == (kind != "several predictors")
+    twice = dataclasses.replace(once, predicts_once=False)
+    at = {name: random.normal(size=error.shape) for name, error in once.start.items()}
+    for got, expected in zip(
+        jax.tree.leaves(once.energy_and_gradient(at)),
+        jax.tree.leaves(twice.energy_and_gradient(at)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, **CLOSE)
+
+
+def test_a_step_costs_what_a_step_on_activities_does():
+    """One product forward and one back for each hidden layer but the first, whose input is clamped."""
+    network = pc.models.mlp(7, 16, 16, 5, rngs=nnx.Rngs(0))
+    algorithms = {"activities": DESCENT, "errors": IN_ERRORS}
+    costs = network.summary((3, 7), inference=algorithms).costs
+    assert costs["errors, a step"].flops == costs["activities, a step"].flops
+    assert costs["errors, a step"].flops == 2 * 3 * 2 * (16 * 16 + 16 * 5)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -186,7 +232,7 @@ def test_a_deep_chain_is_better_conditioned_in_errors():
         layer.energy = pc.energies.Gaussian()
     problem = problem_of(chain, (chain.inputs, chain.targets, None))
     conditions = []
-    for coordinates in (problem, in_errors(problem)):
+    for coordinates in (problem, error_problem(problem)):
         flat, unravel = jax.flatten_util.ravel_pytree(problem.start)
         hessian = jax.jit(jax.hessian(lambda flat: coordinates.energy(unravel(flat))[0]))  # noqa: B023
         eigenvalues = np.linalg.eigvalsh(hessian(jnp.zeros_like(flat)))

@@ -112,8 +112,9 @@ class TestOwnActivity:
             (pc.inference.GradientDescent(0.1, num_steps=600), pc.initializers.Zeros()),
             (pc.inference.NewtonCG(num_steps=4), None),
             (pc.inference.LinearSolve(), None),
+            (pc.inference.ErrorCoordinates(pc.inference.GradientDescent(0.1, num_steps=600)), None),
         ],
-        ids=["descent", "from zeros", "newton", "linear"],
+        ids=["descent", "from zeros", "newton", "linear", "errors"],
     )
     def test_ends_at_the_least_squares_solution(self, inference, initializer):
         network = self.network()

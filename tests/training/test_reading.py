@@ -368,6 +368,26 @@ class TestRefusals:
 
 
 class TestCode:
+    def test_a_reconstruction_of_a_layer_of_a_stack_is_of_that_layer(self):
+        """The prediction of the lowest of three layers, from the code, by hand."""
+        rngs = nnx.Rngs(0)
+
+        def dense():
+            return pc.PCDense(3, 3, activation=jnp.tanh, rngs=rngs)
+
+        network = pc.PCNetwork(
+            {"code": pc.PCRoot(3), "hidden": pc.PCStack(dense, 3), "top": dense()}
+        )
+        seen = jnp.asarray(np.random.RandomState(0).normal(size=(4, 3)), jnp.float32)
+        evidence = pc.Evidence(clamps={"hidden/0": pc.Clamp(seen)})
+        newton = pc.inference.NewtonCG(num_steps=4)
+        reading = pc.Reconstruction(newton, node="hidden/0", code="code")
+        found = pc.training.answer(network, evidence, reading)
+        code = network.infer(clamps={"hidden/0": seen}, inference=newton).activities["code"]
+        np.testing.assert_allclose(
+            found.values, network.layers["hidden"].layer_at(0).predict(code), atol=1e-5
+        )
+
     def test_a_reconstruction_from_the_code_leaves_the_errors_between_out(self):
         """The code is the Newton solution's; the prediction is that of the network from it."""
         network = pc.models.decoder(2, 6, 5, rngs=nnx.Rngs(0), prior=pc.energies.Gaussian(0.1))

@@ -178,11 +178,29 @@ def _has_leaves(part: Any) -> bool:
     return isinstance(part, _Leaf) or (isinstance(part, _Subtree) and part.count > 0)
 
 
+_PLAIN = frozenset({type(None), bool, int, float, str, type, types.BuiltinFunctionType})
+
+
 def _take(value: Any, leaves: list, *, floats: bool) -> Any:
     """Return the structure of a value, and append its leaves to `leaves`."""
     if isinstance(value, np.generic):
         value = value.item()  # a number of NumPy's is as hashable as Python's
-    if isinstance(value, np.ndarray | jax.Array) or (floats and type(value) is float):
+    if floats and type(value) is float:
+        leaves.append(value)
+        return _Leaf()
+    # what there is most of first: this is walked at every call of a program
+    kind = type(value)
+    if kind in _PLAIN:
+        return _Static(value)
+    if kind is tuple or kind is list:
+        parts = tuple([_take(part, leaves, floats=floats) for part in value])
+        return _Object(kind, tuple(range(len(parts))), parts)
+    if kind is dict:
+        parts = tuple([_take(part, leaves, floats=floats) for part in value.values()])
+        return _Object(dict, tuple(value), parts)
+    if kind is types.FunctionType:
+        return _take_function(value, leaves)
+    if isinstance(value, np.ndarray | jax.Array):
         leaves.append(value)
         return _Leaf()
     if isinstance(value, nnx.Module | nnx.Variable):
@@ -192,20 +210,15 @@ def _take(value: Any, leaves: list, *, floats: bool) -> Any:
         return _Subtree(_merge, len(flat), (graphdef, structure))
     if isinstance(value, Settings) or _is_foreign_dataclass(value):
         return _Object(*_fields(value, leaves, floats=floats))
-    if isinstance(value, types.MethodType):
+    if kind is types.MethodType:
         parts = (
             _take(value.__func__, leaves, floats=False),
             _take(value.__self__, leaves, floats=False),
         )
         return _Object(types.MethodType, ("func", "self"), parts)
-    if isinstance(value, types.FunctionType):
-        return _take_function(value, leaves)
-    if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
-        parts = tuple(_take(part, leaves, floats=floats) for part in list(value))  # type: ignore
-        return _Object(type(value), tuple(range(len(parts))), parts)
-    if type(value) is dict:
-        parts = tuple(_take(part, leaves, floats=floats) for part in value.values())
-        return _Object(dict, tuple(value), parts)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = tuple(_take(part, leaves, floats=floats) for part in value)
+        return _Object(kind, tuple(range(len(parts))), parts)
     return _other(value, leaves)
 
 

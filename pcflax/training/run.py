@@ -119,8 +119,9 @@ class Run:
 
     def carry_activities(self, spec: Evidence | None, rule: AbstractLearning) -> None:
         """Let the state carry the activities of such batches from one to the next, or none."""
-        network, shapes = self.state().network, {}
+        shapes = {}
         if spec is not None:
+            network = self.state().network
 
             def start(batch: Evidence) -> Activities:
                 if not rule.along_time:

@@ -17,7 +17,7 @@ import optax
 from pcflax.checks import expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
-from pcflax.networks import AbstractPCNetwork, split
+from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument
 from pcflax.typing import MetricFunction, PyTree
 
@@ -206,7 +206,7 @@ class Trainer:
         passes = type(self.reads) is type(self.passes) and (
             self.passes.along_time or is_told_below(network.bind(), data.spec())
         )
-        metrics = self._metric_functions(data) if passes else ()
+        metrics = self._metric_functions(data, network) if passes else ()
         reads = self.passes if passes else None
         check_data(network, data, lambda _: metrics, "training data", reads)
         if eval_data is not None:
@@ -216,7 +216,7 @@ class Trainer:
             eval_every = data.num_batches
         eval_every = expect_count("fit", "eval_every", eval_every, least=1)
         recipe = Recipe(metrics, data.reader)
-        measured = self._metric_functions(eval_data or data)
+        measured = self._metric_functions(eval_data or data, network)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
         if self.checkpoints is not None:
             if self.checkpoints.keep_best is not None:
@@ -294,8 +294,9 @@ class Trainer:
         """
         reads = self._check_reading(reads)
         self.check_data(data, "evaluation data", reads=reads)
-        metrics = self._metric_functions(data, reads)
-        return evaluate(self._run.state().network, data, metrics, reads, self._run.key)
+        network = self._run.state().network
+        metrics = self._metric_functions(data, network, reads)
+        return evaluate(network, data, metrics, reads, self._run.key)
 
     def predict(
         self, inputs: Any, *, reads: AbstractReading | None = None, batch_size: int = 500
@@ -334,8 +335,9 @@ class Trainer:
             TypeError, ValueError: saying what does not fit, and in which layer.
         """
         reads = self._check_reading(reads)
-        metrics = functools.partial(self._metric_functions, reads=reads)
-        check_data(self._run.state().network, data, metrics, role, reads)
+        network = self._run.state().network
+        metrics = functools.partial(self._metric_functions, network=network, reads=reads)
+        check_data(network, data, metrics, role, reads)
 
     def _check_reading(self, reads: AbstractReading | None) -> AbstractReading:
         if reads is None:
@@ -345,12 +347,11 @@ class Trainer:
         )
 
     def _metric_functions(
-        self, data: Dataset, reads: AbstractReading | None = None
+        self, data: Dataset, network: SplitNetwork, reads: AbstractReading | None = None
     ) -> MetricFunctions:
         if self.metrics is not None:
             return tuple(self.metrics.items())
-        reads = self.reads if reads is None else reads
-        role = reads.role(self._run.state().network)
+        role = (self.reads if reads is None else reads).role(network)
         sequences = role == "targets" and data.has_sequences
         return tuple(default_metrics(data.classes_of(role), sequences=sequences).items())
 

@@ -17,7 +17,7 @@ help:
 	@echo "make bench   every job by every library, and docs/benchmarks.md: an hour or two"
 	@echo "make guard   is pcflax as fast as it was, beside bare jax: seconds"
 	@echo "make lint    ruff and pyright"
-	@echo "make docs    the documentation, into site"
+	@echo "make docs    the documentation, into site, and a look at it where chromium is"
 
 $(READY): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then uv venv --allow-existing --python $(PYTHON) $(VENV); \
@@ -60,12 +60,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(BIN)/mkdocs: $(READY)
-	@$(call install,docs)
-	@touch $@
-
-docs: $(BIN)/mkdocs
+docs: $(READY)
 	$(BIN)/mkdocs build --strict
+	$(BIN)/python scripts/browse_docs.py site
 
 clean:
 	rm -rf $(VENV) .venv-* build dist site .pytest_cache .ruff_cache

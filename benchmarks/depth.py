@@ -293,7 +293,7 @@ def figure(runs: Runs) -> Figure:
 def write_page(runs: Runs) -> None:
     """Write the figure, and the claims that follow from the runs."""
     figure(runs).savefig(FIGURE, dpi=120)
-    command = "python benchmarks/depth.py, then --page"
+    command = "python benchmarks/depth.py --page"
     for name, key in (("plain", "plain"), ("output-newton", "best")):
         by_depth = summary(runs)[name]
         values = {

@@ -1,13 +1,15 @@
-"""Writes the measured tables of docs/choosing_inference.md from the JSON files in benchmarks/results.
+"""Writes the measured parts of two pages of docs from the JSON files in benchmarks/results.
 
-python benchmarks/tables.py            writes the page anew
-python benchmarks/tables.py --check    exit code 1 where the page differs from the results
+python benchmarks/tables.py            writes choosing_inference.md and reproducing.md anew
+python benchmarks/tables.py --check    exit code 1 where a page differs from the results
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -27,6 +29,7 @@ from benchmarks.records import results_path  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/choosing_inference.md"
+REPRODUCING = ROOT / "docs/reproducing.md"
 
 
 def read(name: str) -> dict:
@@ -177,14 +180,37 @@ def depth() -> str:
     )
 
 
-def page(text: str) -> str:
-    """The page with its tables made anew."""
-    for name, table in (
-        ("measured", measured()),
-        ("depth", depth()),
-        ("costs", costs()),
-        ("mlp", mlp()),
-    ):
+def answers() -> str:
+    """Every figure that a script reproduces: what it claims, its command, its values over seeds."""
+    found: dict[str, list[list[str]]] = {}
+    for file in ("answers-cpu.json", "depth-cpu.json"):
+        for name, answer in read(file).items():
+            values = answer["values"]
+            spread = f"{min(values):.4g} to {max(values):.4g}" if len(values) > 1 else "-"
+            unit = "" if answer["unit"] == "1" else answer["unit"]
+            cells = [
+                f"`{name}`",
+                f"{statistics.median(values):.4g}",
+                spread,
+                unit,
+                str(len(values)),
+            ]
+            found.setdefault(answer["command"], []).append(cells)
+    parts = []
+    for command in sorted(found):
+        file = next(word for word in shlex.split(command) if word.endswith(".py"))
+        claim = (ast.get_docstring(ast.parse((ROOT / file).read_text())) or "").splitlines()[0]
+        table = rows_of(["figure", "median", "range", "unit", "seeds"], found[command])
+        parts.append(
+            f"### {Path(file).stem.replace('_', ' ')}\n\n{claim}\n\n```bash\n{command}\n```\n\n{table}"
+        )
+    return "\n\n".join(parts)
+
+
+def page(text: str, **parts: str) -> str:
+    """A page with its measured parts made anew; those of choosing_inference.md unless others are given."""
+    parts = parts or {"measured": measured(), "depth": depth(), "costs": costs(), "mlp": mlp()}
+    for name, table in parts.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{table}\n\n{end}{rest.split(end, 1)[1]}"
@@ -192,20 +218,23 @@ def page(text: str) -> str:
 
 
 def main() -> int:
-    """Write or check the page."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="change nothing, compare")
     options = parser.parse_args()
-    old = PAGE.read_text()
-    new = page(old)
-    if options.check:
-        if new != old:
-            print(f"{PAGE} differs from benchmarks/results; run python benchmarks/tables.py")
-        return int(new != old)
-    PAGE.write_text(new)
-    return 0
+    new = {
+        PAGE: page(PAGE.read_text()),
+        REPRODUCING: page(REPRODUCING.read_text(), answers=answers()),
+    }
+    differs = [path for path, text in new.items() if text != path.read_text()]
+    for path in differs:
+        if options.check:
+            print(f"{path} differs from benchmarks/results; run python benchmarks/tables.py")
+        else:
+            path.write_text(new[path])
+    return int(options.check and bool(differs))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # Every folder is a name of its own; these names of theirs are at the top level too.
 _NAMES = {
     "analysis": "",
+    "citations": "citation",
     "data": "",
     "energies": "Energy",
     "errors": "ConvergenceError NonFiniteEnergyError",
@@ -32,7 +33,7 @@ _NAMES = {
     "variables": "Activity",
 }
 _FOLDERS = {name: folder for folder, names in _NAMES.items() for name in names.split()}
-__all__ = sorted({*_NAMES, *_FOLDERS} - {"training", "typing", "variables"})  # type: ignore
+__all__ = sorted({*_NAMES, *_FOLDERS} - {"citations", "training", "typing", "variables"})  # type: ignore
 
 
 def __getattr__(name: str) -> Any:
@@ -52,6 +53,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from . import analysis as analysis
+    from . import citations as citations
     from . import data as data
     from . import energies as energies
     from . import errors as errors
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from . import training as training
     from . import typing as typing
     from . import variables as variables
+    from .citations import citation as citation
     from .energies import Energy as Energy
     from .errors import ConvergenceError as ConvergenceError
     from .errors import NonFiniteEnergyError as NonFiniteEnergyError

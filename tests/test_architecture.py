@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "pcflax"
 ARROWS = {
     "typing": [],
     "variables": [],
+    "citations": [],
     "errors": ["typing"],
     "checks": ["typing"],
     "settings": ["checks"],

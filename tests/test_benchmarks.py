@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -437,6 +438,16 @@ class TestPages:
         assert tables.measured() in text
         assert tables.mlp() in text
         assert tables.costs() in text
+
+    def test_the_page_on_reproducing_holds_the_answers(self):
+        """Every figure of the answers, with the command that makes it and the script's own claim."""
+        text = tables.REPRODUCING.read_text()
+        assert tables.page(text, answers=tables.answers()) == text
+        for file in ("answers-cpu.json", "depth-cpu.json"):
+            for name, answer in tables.read(file).items():
+                median = statistics.median(answer["values"])
+                assert f"| `{name}` | {median:.4g} |" in text
+                assert f"```bash\n{answer['command']}\n```" in text
 
     def test_the_table_of_costs_tells_products_counted_by_hand(self):
         """Of the notebook's network, 64 examples: up by all layers, a step up and down above the first."""

@@ -17,7 +17,7 @@ TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoi
 ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward Filter Forecast History JSONLinesLogger
 NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork
 PCResidual PCRoot PCStack Reconstruction Smoother
-TensorBoardLogger Trainer analysis data energies inference initializers layers learning
+TensorBoardLogger Trainer analysis citation data energies inference initializers layers learning
 errors load_checkpoint load_partial load_weights metrics models networks parameterizations plotting
 save_weights""".split()
 
@@ -129,7 +129,7 @@ def public_names(module):
 
 
 def test_the_top_level_holds_these_names_and_no_others():
-    assert public_names(pc) - {"training", "typing", "variables"} == set(TOP)
+    assert public_names(pc) - {"citations", "training", "typing", "variables"} == set(TOP)
     assert set(pc.__all__) == set(TOP)
 
 

@@ -1,10 +1,4 @@
-"""Continual learning: what a network that learns tasks in a row keeps, from its accuracies on each.
-
-Sources: Lopez-Paz and Ranzato, "Gradient episodic memory for continual learning" (2017), for the average
-accuracy and both transfers; Chaudhry et al., "Riemannian walk for incremental learning" (2018), for
-forgetting, of which the form here is that of FabricPC's protocol: the best counts from task j on, the end
-included, so that it is never below zero.
-"""
+"""Continual learning: what a network that learns tasks in a row keeps, from its accuracies on each."""
 
 from __future__ import annotations
 
@@ -48,6 +42,10 @@ def continual(
     Raises:
         ValueError: for fewer than two tasks, a matrix that is not square and finite, or `untrained` of
             another length.
+
+    Source: Lopez-Paz & Ranzato (2017), NeurIPS 30, for the average accuracy and both transfers; Chaudhry et
+    al. (2018), ECCV, for forgetting, of which the form here is that of FabricPC's protocol: the best counts
+    from task j on, the end included, so that it is never below zero.
 
     >>> found = continual([[1.0, 0.25], [0.5, 1.0]], untrained=[0.5, 0.5])
     >>> found.average_accuracy, found.forgetting, found.backward_transfer, found.forward_transfer

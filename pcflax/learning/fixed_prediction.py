@@ -102,7 +102,7 @@ class FixedPrediction(AbstractGradientLearning):
         TypeError: where `inference` is not `GradientDescent`: the vector field here is the gradient of
             no energy.
 
-    Source: Millidge, Tschantz & Buckley (2020), arXiv 2006.04182; Rosenbaum (2021), arXiv 2106.13082.
+    Source: Millidge, Tschantz & Buckley (2020), arXiv 2006.04182; Rosenbaum (2022), arXiv 2106.13082.
 
     >>> import pcflax as pc
     >>> rule = pc.learning.FixedPrediction(pc.inference.GradientDescent(1.0, num_steps=2))

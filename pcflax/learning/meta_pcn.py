@@ -55,7 +55,7 @@ class MetaPCN(FixedPrediction):
     Raises:
         TypeError: where `inference` is not `GradientDescent`.
 
-    Source: "Stable and Scalable Deep Predictive Coding Networks with Meta-Prediction Errors" (2026), ICLR,
+    Source: "Stable and Scalable Deep Predictive Coding Networks with Meta-Prediction Errors", ICLR 2026,
     openreview kE5jJUHl9i; its formulas from a published summary, which we could not check against the
     paper. It reports 89.53 % with a VGG-13 on CIFAR-10, where backpropagation has 87.85 %.
 

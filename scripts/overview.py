@@ -67,7 +67,7 @@ def drawn(num_steps):
 
 def draw(path, num_steps):
     """Make the four panels; return the last accuracies in percent."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7.4), layout="constrained")
     last = {}
     for name, rule in RULES.items():
         trainer, history = train(rule, num_steps)
@@ -97,11 +97,11 @@ def draw(path, num_steps):
         axes[1, 0].barh(where, closed, height=0.36, label=label)
     axes[1, 0].set_yticks(np.arange(len(learned.names)) + 0.2, learned.names)
     axes[1, 0].set(xlim=(0, 100), xlabel="part of the energy gap closed (%)", title=title)
-    axes[1, 0].legend(loc="lower right")
+    axes[1, 0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
 
     images = np.pad(drawn(num_steps).reshape(2, 5, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
     axes[1, 1].imshow(images.transpose(0, 2, 1, 3).reshape(20, 50), cmap="gray")
-    axes[1, 1].set(title="And back: images inferred from the labels 0 to 9", xticks=[], yticks=[])
+    axes[1, 1].set(title="And back: images from the labels 0 to 9", xticks=[], yticks=[])
     figure.savefig(path, dpi=120)
     return last
 

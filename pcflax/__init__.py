@@ -15,6 +15,7 @@ _NAMES = {
     "analysis": "",
     "data": "",
     "energies": "Energy",
+    "experiments": "",
     "errors": "ConvergenceError NonFiniteEnergyError",
     "inference": "",
     "initializers": "",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from . import data as data
     from . import energies as energies
     from . import errors as errors
+    from . import experiments as experiments
     from . import inference as inference
     from . import initializers as initializers
     from . import layers as layers

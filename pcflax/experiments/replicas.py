@@ -37,7 +37,7 @@ How = Literal["auto", "mapped", "in turn"]
 
 # On CPUs a product that is mapped over seeds is a loop of XLA's own; of larger matrices, one seed's product
 # alone goes to a library that is faster than that. Measured: docs/decisions.md.
-_MAPPED_SIZE = 2048
+_MAPPED_SIZE = 4096
 
 
 class Replicas:

@@ -35,7 +35,7 @@ def replicate(
             differ in one program; widths, numbers of steps and functions may not.
         how: "mapped", one compiled program for all; "in turn", one call after the other of the Trainer's own;
             "auto", mapped where the runs can share a program and, on CPUs, no array of parameters has more
-            than 2,048 elements: XLA's products mapped over seeds are slower than single ones of larger
+            than 4,096 elements: XLA's products mapped over seeds are slower than single ones of larger
             matrices there. A folder that is resumed keeps to what it was begun with.
         checkpoints: where and what to save; each seed gets the subfolder `seed-<s>`, which a Trainer of
             `make_trainer` restores, too. Checkpoints that `make_trainer` puts into one folder are placed so.

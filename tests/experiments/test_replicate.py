@@ -163,7 +163,9 @@ class TestEachSeed:
         assert_same(replicas.trainers[0], each_alone[0])
         (found,) = runs.at(**point).histories
         assert found is replicas.trainers[place].history
-        with pytest.raises(ValueError, match=r"runs of 8 settings; take those of one by runs.at\(step"):
+        with pytest.raises(
+            ValueError, match=r"runs of 8 settings; take those of one by runs.at\(step"
+        ):
             runs["eval/energy"]
 
 
@@ -185,7 +187,9 @@ class TestOneOfThemEnds:
             return make(seed, rate=1e308 if seed == 0 else 0.03)
 
         replicas = replicate(diverging, how=how, checkpoints=pc.Checkpoints(tmp_path, every=5))
-        with pytest.warns(UserWarning, match="^seed 0 ended: the .* of step 1|^seed 0 ended: .*step 2"):
+        with pytest.warns(
+            UserWarning, match="^seed 0 ended: the .* of step 1|^seed 0 ended: .*step 2"
+        ):
             runs = replicas.fit(DATA, **STEPS)
         assert_same(replicas.trainers[0], each_alone[0])
         assert_same(replicas.trainers[2], each_alone[2])
@@ -198,7 +202,11 @@ class TestOneOfThemEnds:
         curves = runs["eval/energy"]
         assert np.isnan(curves.values[1]).all()
         assert np.isnan(curves.mean).all()  # of all seeds, nothing is known
-        assert np.isnan(replicas.evaluate(TEST)["energy"].last.values).tolist() == [False, True, False]
+        assert np.isnan(replicas.evaluate(TEST)["energy"].last.values).tolist() == [
+            False,
+            True,
+            False,
+        ]
         assert list(pc.experiments.load_runs(tmp_path).ended) == ["seed 0"]
 
     def test_a_callback_stops_its_seed_alone(self, each_alone):
@@ -221,7 +229,9 @@ class TestFolders:
         assert_same(trainer, mapped.trainers[1], tolerance=0)
 
     @pytest.mark.parametrize("lost", [(), (0,), (0, 1)], ids=["none", "one", "two"])
-    def test_interrupted_between_its_seeds_checkpoints_it_ends_bitwise(self, lost, mapped, tmp_path):
+    def test_interrupted_between_its_seeds_checkpoints_it_ends_bitwise(
+        self, lost, mapped, tmp_path
+    ):
         """Of a kill, some seeds have the newest checkpoint and others the one before, or none."""
         folder = tmp_path / "runs"
         options = {"how": "mapped", "checkpoints": pc.Checkpoints(folder, every=5)}
@@ -316,7 +326,10 @@ class TestHow:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            (lambda s: {"network": network_of(s, width=7 + s)}, r"array network\S*bias is \(10,\) float64 and \(7,"),
+            (
+                lambda s: {"network": network_of(s, width=7 + s)},
+                r"array network\S*bias is \(10,\) float64 and \(7,",
+            ),
             (
                 lambda s: {"network": network_of(s, activation=[jnp.tanh, jax.nn.relu][s == 0])},
                 "layer layer_0.activation is tanh and relu",
@@ -331,7 +344,9 @@ class TestHow:
                 r"array optimizer_state\S* is",
             ),
             (
-                lambda s: {"optimizer": [optax.sgd, lambda rate: optax.sgd(lambda step: rate)][s == 0]},
+                lambda s: {
+                    "optimizer": [optax.sgd, lambda rate: optax.sgd(lambda step: rate)][s == 0]
+                },
                 r"array optimizer_state\S* is|rule or optimizer differ in more than floats",
             ),
             (
@@ -350,7 +365,9 @@ class TestHow:
         def longer(seed):
             return pc.data.from_arrays(IMAGES[seed:], LABELS[seed:], batch_size=4)
 
-        with pytest.raises(ValueError, match=r"of the data, \S* is \(19, 6\) float64 and \(22, 6\)"):
+        with pytest.raises(
+            ValueError, match=r"of the data, \S* is \(19, 6\) float64 and \(22, 6\)"
+        ):
             replicate(how="mapped").fit(longer, num_steps=1)
 
         def scaled(seed):
@@ -370,7 +387,7 @@ class TestErrors:
             ({"seeds": [1, 1]}, r"expected seeds, each once, got \[1, 1\]"),
             ({"over": {"rate": []}}, r"expected values of each of \['rate'\]"),
             (
-                {"make_trainer": lambda seed: make(seed, seed=0)},
+                {"make_trainer": lambda seed: make(0)},
                 r"make_trainer\(3\) returned a Trainer of seed 0; give it seed=seed",
             ),
         ],
@@ -395,7 +412,9 @@ class TestErrors:
         def logging(seed):
             return make(seed, callbacks=[pc.JSONLinesLogger(tmp_path / "metrics.jsonl")])
 
-        with pytest.raises(ValueError, match=r"one path of JSONLinesLogger, \S*metrics.jsonl, between"):
+        with pytest.raises(
+            ValueError, match=r"one path of JSONLinesLogger, \S*metrics.jsonl, between"
+        ):
             replicate(logging)
 
     def test_of_checkpoints(self, tmp_path):

@@ -16,6 +16,7 @@ _NAMES = {
     "citations": "citation",
     "data": "",
     "energies": "Energy",
+    "experiments": "",
     "errors": "ConvergenceError NonFiniteEnergyError",
     "inference": "",
     "initializers": "",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from . import data as data
     from . import energies as energies
     from . import errors as errors
+    from . import experiments as experiments
     from . import inference as inference
     from . import initializers as initializers
     from . import layers as layers

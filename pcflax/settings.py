@@ -5,19 +5,22 @@ Its floats, arrays and modules are leaves, so that another step size needs no ot
 be mapped over, and no array becomes a constant of a compiled program. All else is structure, compared by
 value: functions, too, by their code and what they close over, so that two `optax.sgd(0.1)` are one.
 
-`Argument` does the same for an object of a user's own, such as an initializer.
+`Argument` does the same for an object of a user's own, such as an initializer. `joined` makes one value of
+several that differ in numbers alone, so that a program can be mapped over them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import dis
+import enum
 import functools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -53,7 +56,7 @@ class Argument:
     def tree_flatten(self) -> tuple[list, Any]:
         """Return arrays and modules as leaves, and the rest."""
         leaves: list = []
-        return leaves, _take(self.value, leaves, floats=False)
+        return leaves, _take(self.value, leaves)
 
     @classmethod
     def tree_unflatten(cls, structure: Any, leaves: Any) -> Argument:
@@ -61,11 +64,74 @@ class Argument:
         return cls(structure.build(iter(leaves)))
 
 
+def joined(values: Sequence[Any]) -> tuple[Any, list[jax.Array]]:
+    """Return one value in the place of several, and its numbers that differ, each (len(values),).
+
+    Numbers are floats and arrays wherever they are, in functions' closures too, so that the learning rates
+    of `optax.adam(0.1)` and `optax.adam(0.2)` are joined. What is equal stays as it is.
+
+    Raises:
+        ValueError: where the values differ in more than numbers.
+
+    >>> import optax
+    >>> both, numbers = joined([optax.sgd(0.1), optax.sgd(0.2)])
+    >>> numbers
+    [Array([-0.1, -0.2], dtype=float32, weak_type=True)]
+    """
+    taken = []
+    for value in values:
+        leaves: list = []
+        taken.append((_take(value, leaves, _Floats.ALL), leaves))
+    structure = taken[0][0]
+    columns = [own for _, own in taken]
+    if any(other != structure for other, _ in taken) or any(
+        list(map(np.shape, own)) != list(map(np.shape, columns[0])) for own in columns
+    ):
+        raise ValueError("the values differ in more than numbers")
+    leaves, numbers, kept = [], [], []
+    for first, *rest in zip(*columns, strict=True):
+        differs = not all(np.array_equal(first, other) for other in rest)
+        if differs:  # weakly typed where all are floats
+            first = jnp.stack([jnp.asarray(one) for one in (first, *rest)])
+            numbers.append(first)
+        leaves.append((first, differs))
+    return _fixed(structure, iter(leaves), kept).build(iter(kept)), numbers
+
+
+def _fixed(part: Any, leaves: Iterator[tuple[Any, bool]], kept: list) -> Any:
+    """The structure in which floats that are equal are no leaves; `kept` gets those that are."""
+    if isinstance(part, _Leaf):
+        leaf, differs = next(leaves)
+        if type(leaf) is float and not differs:
+            return _Static(leaf)
+        kept.append(leaf)
+    if isinstance(part, _Subtree):
+        kept += [next(leaves)[0] for _ in range(part.count)]
+    if isinstance(part, _Function):
+        return dataclasses.replace(part, parts=_fixed(part.parts, leaves, kept))
+    if isinstance(part, _Object):
+        parts = tuple(_fixed(own, leaves, kept) for own in part.parts)
+        return dataclasses.replace(part, parts=parts)
+    return part
+
+
+class _Floats(enum.IntEnum):
+    """Which floats are leaves."""
+
+    NONE = 0
+    OF_FIELDS = 1  # but not those that functions read
+    ALL = 2
+
+
+def _read_by_functions(floats: _Floats) -> _Floats:
+    return floats if floats is _Floats.ALL else _Floats.NONE
+
+
 def _flatten(settings: Settings) -> tuple[list, Any]:
     leaves: list = []
     if not dataclasses.is_dataclass(settings):  # a plain class is compared as it compares itself
         return leaves, _Static(settings)
-    return leaves, _Object(*_fields(settings, leaves, floats=True))
+    return leaves, _Object(*_fields(settings, leaves, _Floats.OF_FIELDS))
 
 
 def _unflatten(structure: _Object, leaves: Any) -> Any:
@@ -181,7 +247,7 @@ def _has_leaves(part: Any) -> bool:
 _PLAIN = frozenset({type(None), bool, int, float, str, type, types.BuiltinFunctionType})
 
 
-def _take(value: Any, leaves: list, *, floats: bool) -> Any:
+def _take(value: Any, leaves: list, floats: _Floats = _Floats.NONE) -> Any:
     """Return the structure of a value, and append its leaves to `leaves`."""
     if isinstance(value, np.generic):
         value = value.item()  # a number of NumPy's is as hashable as Python's
@@ -193,13 +259,13 @@ def _take(value: Any, leaves: list, *, floats: bool) -> Any:
     if kind in _PLAIN:
         return _Static(value)
     if kind is tuple or kind is list:
-        parts = tuple([_take(part, leaves, floats=floats) for part in value])
+        parts = tuple([_take(part, leaves, floats) for part in value])
         return _Object(kind, tuple(range(len(parts))), parts)
     if kind is dict:
-        parts = tuple([_take(part, leaves, floats=floats) for part in value.values()])
+        parts = tuple([_take(part, leaves, floats) for part in value.values()])
         return _Object(dict, tuple(value), parts)
     if kind is types.FunctionType:
-        return _take_function(value, leaves)
+        return _take_function(value, leaves, _read_by_functions(floats))
     if isinstance(value, np.ndarray | jax.Array):
         leaves.append(value)
         return _Leaf()
@@ -209,15 +275,13 @@ def _take(value: Any, leaves: list, *, floats: bool) -> Any:
         leaves += flat
         return _Subtree(_merge, len(flat), (graphdef, structure))
     if isinstance(value, Settings) or _is_foreign_dataclass(value):
-        return _Object(*_fields(value, leaves, floats=floats))
+        return _Object(*_fields(value, leaves, floats))
     if kind is types.MethodType:
-        parts = (
-            _take(value.__func__, leaves, floats=False),
-            _take(value.__self__, leaves, floats=False),
-        )
+        read = (value.__func__, value.__self__)
+        parts = tuple(_take(part, leaves, _read_by_functions(floats)) for part in read)
         return _Object(types.MethodType, ("func", "self"), parts)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = tuple(_take(part, leaves, floats=floats) for part in value)
+        parts = tuple(_take(part, leaves, floats) for part in value)
         return _Object(kind, tuple(range(len(parts))), parts)
     return _other(value, leaves)
 
@@ -238,7 +302,7 @@ def _other(value: Any, leaves: list) -> Any:
         return _Subtree(jax.tree.unflatten, len(flat), structure)
 
 
-def _fields(value: Any, leaves: list, *, floats: bool) -> tuple[type, tuple, tuple]:
+def _fields(value: Any, leaves: list, floats: _Floats) -> tuple[type, tuple, tuple]:
     """The class of a dataclass, its attributes' names, and their structures."""
     fixed = {f.name for f in dataclasses.fields(value) if f.metadata.get("static", False)}
     names = [f.name for f in dataclasses.fields(value)]
@@ -246,7 +310,7 @@ def _fields(value: Any, leaves: list, *, floats: bool) -> tuple[type, tuple, tup
     parts = []
     for name in names:
         own = getattr(value, name)
-        parts.append(_Static(own) if name in fixed else _take(own, leaves, floats=floats))
+        parts.append(_Static(own) if name in fixed else _take(own, leaves, floats))
     return type(value), tuple(names), tuple(parts)
 
 
@@ -265,7 +329,7 @@ def _is_foreign_dataclass(value: Any) -> bool:
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax", "pcflax", "lineax", "diffrax", "equinox")
 
 
-def _take_function(function: types.FunctionType, leaves: list) -> Any:
+def _take_function(function: types.FunctionType, leaves: list, floats: _Floats) -> Any:
     """The structure of a function; one around what cannot be compared, or itself, is compared as it is."""
     names: list[str] = []
     if str(function.__module__).split(".")[0] not in _LIBRARIES:
@@ -278,7 +342,7 @@ def _take_function(function: types.FunctionType, leaves: list) -> Any:
             "keywords": dict(function.__kwdefaults__ or {}),
             "globals": {name: function.__globals__[name] for name in names},
         }
-        parts = _take(read, found, floats=False)
+        parts = _take(read, found, floats)
     except (TypeError, ValueError, RecursionError):
         return _Static(function)
     leaves += found

@@ -17,7 +17,8 @@ TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoi
 ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward Filter Forecast History JSONLinesLogger
 NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork
 PCResidual PCRoot PCStack Reconstruction Smoother
-TensorBoardLogger Trainer analysis citation data energies inference initializers layers learning
+ TensorBoardLogger Trainer analysis citation data energies experiments inference initializers layers
+ learning
 errors load_checkpoint load_partial load_weights metrics models networks parameterizations plotting
 save_weights""".split()
 
@@ -50,7 +51,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
         log_likelihood_bound participation_ratio representations target_alignment trajectories
         unit_health""",
-    "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure
+    "experiments": "Curves Interval OneRun Replicas Runs Sample load_runs replicate",
+    "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure training_figure
         trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
@@ -108,6 +110,10 @@ WITHOUT_EXAMPLE = {
     "pc.data.Decoder",
     "pc.data.StreamDataset",
     "pc.energies.check_range",
+    "pc.experiments.Interval",
+    "pc.experiments.OneRun",
+    "pc.experiments.Replicas",
+    "pc.experiments.load_runs",
     "pc.energies.check_same_shape",
     "pc.inference.Seen",
     "pc.inference.VectorField",
@@ -171,7 +177,8 @@ HEAVY = "diffrax equinox grain lineax matplotlib orbax scipy tensorboardX tensor
             HEAVY,
         ),
         (
-            "import pcflax as pc; pc.Trainer, pc.Checkpoints, pc.EarlyStopping, pc.metrics.accuracy",
+            "import pcflax as pc; pc.Trainer, pc.Checkpoints, pc.EarlyStopping, pc.metrics.accuracy;"
+            "pc.experiments.replicate, pc.experiments.Runs",
             "diffrax equinox grain lineax matplotlib orbax scipy tensorboardX tensorflow_datasets tyro",
         ),
         ("from pcflax.cli.options import TrainOptions", "jax flax optax matplotlib"),

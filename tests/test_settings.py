@@ -11,7 +11,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.inference.base import _run
-from pcflax.settings import Argument, Settings
+from pcflax.settings import Argument, Settings, joined
 from tests.conftest import Chain
 
 
@@ -292,3 +292,56 @@ def test_numbers_of_a_sweep_are_numbers(make):
     assert jax.tree.leaves(found) == jax.tree.leaves(expected)
     assert structure(found) == structure(expected)
     assert hash(structure(make(np.int32(5), np.float32(0.1)))) == hash(structure(expected))
+
+
+class TestJoined:
+    """One value in the place of several. Oracle: what each of them does alone."""
+
+    def test_floats_that_functions_read_are_joined(self):
+        rates = (0.1, 0.3)
+        optimizer, numbers = joined(
+            [optax.chain(optax.clip_by_global_norm(2.0), optax.adam(rate)) for rate in rates]
+        )
+        (number,) = numbers  # and nothing that is equal
+        np.testing.assert_allclose(np.abs(number), rates)
+        leaves, structure = jax.tree.flatten(Argument(optimizer))
+        gradient = jnp.array([1.0, -2.0, 5.0])
+        for place, rate in enumerate(rates):
+            one = jax.tree.unflatten(structure, [leaf[place] for leaf in leaves]).value
+            alone = optax.chain(optax.clip_by_global_norm(2.0), optax.adam(rate))
+            found, expected = (own.update(gradient, own.init(gradient))[0] for own in (one, alone))
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    def test_numbers_stay_weakly_typed_and_arrays_keep_their_type(self):
+        half = jnp.ones(2, jnp.float16)
+        rules, numbers = joined(
+            [
+                (pc.inference.GradientDescent(size), np.float32([size, 2]), half)
+                for size in (0.1, 0.2)
+            ]
+        )
+        assert [number.weak_type for number in numbers] == [True, False]
+        assert (half * numbers[0][0]).dtype == jnp.float16
+        assert rules[0].step_size is numbers[0]
+        assert rules[2] is half
+        np.testing.assert_array_equal(numbers[1], np.float32([[0.1, 2], [0.2, 2]]))
+
+    def test_what_is_equal_is_as_it_was(self):
+        rule = pc.learning.Nudged(pc.inference.Langevin(0.1, num_samples=3), beta=0.5)
+        found, numbers = joined([rule, dataclasses.replace(rule)])
+        assert numbers == []
+        assert found == rule
+        assert structure(found) == structure(rule)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            [pc.inference.GradientDescent(0.1, num_steps=steps) for steps in (3, 4)],
+            [optax.sgd(0.1), optax.adam(0.1)],
+            [np.zeros(2), np.zeros(3)],
+        ],
+        ids=["count", "function", "shape"],
+    )
+    def test_other_differences_are_refused(self, values):
+        with pytest.raises(ValueError, match="differ in more than numbers"):
+            joined(values)

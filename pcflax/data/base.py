@@ -12,10 +12,11 @@ that their keys are drawn from; those of evaluation carry none. Next file to rea
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -167,9 +168,7 @@ class Dataset(abc.ABC):
         self.num_examples = num_examples
         self.batch_size = batch_size  # checked by its setter
         self.shuffle = bool(shuffle)
-        self.seed = expect_count(self._title, "seed", seed)
-        if self.seed >= 2**32:
-            raise ValueError(f"{self._title} expected seed < 2**32, got {seed}")
+        self.seed = self._expect_seed(seed)
         self.reader = reader
         if reader.augment:
             self.spec()  # what does not fit is told here, and not when training begins
@@ -177,6 +176,11 @@ class Dataset(abc.ABC):
     @property
     def _title(self) -> str:
         return f"data set '{self.name}'"
+
+    def _expect_seed(self, seed: int) -> int:
+        if expect_count(self._title, "seed", seed) >= 2**32:
+            raise ValueError(f"{self._title} expected seed < 2**32, got {seed}")
+        return int(seed)
 
     @property
     def batch_size(self) -> int:
@@ -220,6 +224,21 @@ class Dataset(abc.ABC):
         targets = self.spec().targets
         targets = targets.value if isinstance(targets, Clamp) else targets
         return getattr(targets, "ndim", 0) > 2  # several targets, or none, are no sequence
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the same examples, shuffled and augmented by another seed; those on the device are shared.
+
+        >>> import pcflax as pc
+        >>> data = pc.data.load("digits")
+        >>> other = data.with_seed(3)
+        >>> bool((other.order(0) == data.order(0)).all()), other.constants() is data.constants()
+        (False, True)
+        """
+        self.constants()
+        other = copy.copy(self)
+        other._order = None
+        other.seed = self._expect_seed(seed)
+        return other
 
     @abc.abstractmethod
     def constants(self) -> PyTree:

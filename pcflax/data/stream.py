@@ -7,7 +7,7 @@ ahead in that order, and a jump to another batch (a resumed run) starts a new re
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -62,6 +62,12 @@ class StreamDataset(Dataset):
             seed=seed,
             reader=Reader(decoder, gather=False, augment=as_augmentations(augment)),
         )
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the same examples, shuffled and augmented by another seed, with a reader of their own."""
+        other = super().with_seed(seed)
+        other._iterator, other._next_batch = None, -1
+        return other
 
     def constants(self) -> PyTree:
         """Return nothing, for nothing lives on the device."""

@@ -1,26 +1,29 @@
-"""One fit: plan a call, call the compiled loop, tell what came of it, until the last step.
+"""Fits: plan a call, call the compiled loop, tell what came of it, until the last step.
 
-When to log, evaluate and save is the `Calendar`'s, a function of step numbers only. Next file to read:
-`loop.py`.
+One loop drives one fit, or several at once. When to log, evaluate and save is the `Calendar`'s, a function of
+step numbers only. Next file to read: `loop.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pcflax.data import Dataset
-from pcflax.errors import non_finite_error
+from pcflax.errors import NonFiniteEnergyError, non_finite_error
 from pcflax.learning import AbstractLearning
 from pcflax.settings import Argument
+from pcflax.typing import PyTree
 
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
-from .loop import Recipe, learn_batches
+from .loop import Measured, Recipe, learn_batches
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -28,9 +31,12 @@ from .staging import Pace, call_capacity, columns, pad
 from .step_limit import StepLimit
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Fit:
-    """What one call of `Trainer.fit` works with."""
+    """What one call of `Trainer.fit` works with.
+
+    `failure` is the error that ended it where others go on.
+    """
 
     trainer: RunningTrainer
     run: Run
@@ -44,62 +50,69 @@ class Fit:
     saving: Saving
     pace: Pace
     limit: StepLimit
+    failure: NonFiniteEnergyError | None = None
+    _told: int = -1  # the step that `tell` was about, unless a callback went back
 
-    def train(self, signals: SignalCatcher) -> None:
-        """Train until the last step, a stop or an error; then the objects hold the newest state."""
-        constants, capacity = self.data.constants(), call_capacity(self.data)
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the folder of checkpoints and tell the callbacks start and end, while the fit trains."""
+        with (
+            self.saving.opened(self.run, self.calendar),
+            self.callbacks.running(self.trainer, self.calendar.total),
+        ):
+            yield
+
+    def begin(self) -> None:
+        """Begin with the program that this fit is for."""
         made_for = jax.tree.structure((self.rule, self.optimizer))
         self.pace.begin((made_for, self.recipe, self.data.spec()))
-        try:
-            while self.run.step < self.calendar.total and not self.run.stop_asked:
-                # plan
-                step = self.run.step
-                count = self.pace.plan(min(self.calendar.next(step) - step, capacity))
-                items = pad(self.data.items(step - self.calendar.start, count), capacity)
-                # call
-                self._call(constants, items, count)
-                # tell
-                if self._tell(signals):
-                    break
-        finally:
-            self.run.settle()
 
-    def _call(self, constants, items, count: int) -> None:
-        """Learn from `count` batches."""
-        begin = time.perf_counter()
-        state, measured = learn_batches(
-            self.run.take(),
-            constants,
-            items,
-            jnp.int32(count),
-            self.run.key,
-            self.rule,
-            self.optimizer,
-            recipe=self.recipe,
-        )
-        self.run.put(state)
-        values, looked, failed = jax.device_get(measured)
-        done, values = int(looked) - int(failed), columns(values)  # a failed step was not applied
-        self.pace.note(done, time.perf_counter() - begin)
+    def goes_on(self) -> bool:
+        """Return whether there is a step to take."""
+        step, over = self.run.step, self.failure is not None or self.run.stop_asked
+        return step < self.calendar.total and not over
+
+    def plan(self, capacity: int) -> int:
+        """Return how many batches the next call takes."""
+        if not self.goes_on():
+            return 0
+        step = self.run.step
+        return self.pace.plan(min(self.calendar.next(step) - step, capacity))
+
+    def items(self, count: int, capacity: int) -> PyTree:
+        """Return what the next `count` batches are read from."""
+        return pad(self.data.items(self.run.step - self.calendar.start, count), capacity)
+
+    def learned(self, measured: Measured) -> None:
+        """Note what a call measured.
+
+        Raises:
+            NonFiniteEnergyError: where its last step was not applied.
+        """
+        # a failed step was not applied
+        done, values = int(measured.count) - int(measured.failed), columns(measured.values)
         self.run.learned(values, done)
-        if failed:
+        if measured.failed:
             found = {name: float(column[done]) for name, column in values.items()}
             raise non_finite_error(self.run.step + 1, found, self.saving.last_good())
 
-    def _tell(self, signals: SignalCatcher) -> bool:
-        """Log, evaluate and save what is due after this step; return whether to stop here."""
+    def tell(self) -> None:
+        """Log and evaluate what is due after this step."""
         step, calendar = self.run.step, self.calendar
         self.callbacks.notify("on_progress", self.trainer, step)
         for event, tell in (("log", self._log), ("evaluate", self._evaluate), ("epoch", self._end)):
             # A callback may have gone back by restore(): then nothing more is due here.
             if self.run.step == step and calendar.is_due(event, step):
                 tell()
-        stopping = self.run.stop_asked or signals.caught is not None
-        asked = calendar.save is not None and (stopping or signals.save_asked())
-        if self.run.step == step and (asked or calendar.is_due("save", step)):
+        self._told = step
+
+    def save(self, *, asked: bool) -> None:
+        """Save where it is due after this step, or asked."""
+        step, calendar = self.run.step, self.calendar
+        asked = calendar.save is not None and (asked or self.run.stop_asked)
+        if self._told == step and (asked or calendar.is_due("save", step)):
             path = self.saving.save(self.run)
             self.callbacks.notify("on_checkpoint", self.trainer, step, path)
-        return stopping
 
     def _log(self) -> None:
         row = self.run.record.take_row(self.recipe.metrics)
@@ -119,3 +132,83 @@ class Fit:
     def _end(self) -> None:
         epoch = self.calendar.epochs(self.run.step) - 1
         self.callbacks.notify("on_epoch_end", self.trainer, epoch)
+
+
+# Fits that go on, the items of each, and how many of these to learn from; what was measured, on the host.
+Learn = Callable[[Sequence[Fit], Sequence[PyTree], Sequence[int]], Sequence[Measured]]
+
+
+def learn_alone(
+    fits: Sequence[Fit], items: Sequence[PyTree], counts: Sequence[int]
+) -> list[Measured]:
+    """Learn for one fit after the other."""
+    return [_learn(*one) for one in zip(fits, items, counts, strict=True)]
+
+
+def train(
+    fits: Sequence[Fit],
+    signals: SignalCatcher,
+    learn: Learn = learn_alone,
+    *,
+    told: Callable[[], Any] = lambda: None,
+) -> None:
+    """Train until the last step, a stop or an error; then the objects hold the newest states.
+
+    Of several, one whose numbers are not finite ends alone: its `failure` says why.
+
+    Args:
+        fits: each at a step of its own.
+        signals: what the process was asked.
+        learn: what makes the calls.
+        told: called after each call, when everything is told.
+    """
+    capacity = min(call_capacity(fit.data, len(fits)) for fit in fits)
+    for fit in fits:
+        fit.begin()
+    with contextlib.ExitStack() as stack:
+        for fit in fits:
+            stack.callback(fit.run.settle)
+        while going := [fit for fit in fits if fit.goes_on()]:
+            counts = [fit.plan(capacity) for fit in going]
+            items = [fit.items(count, capacity) for fit, count in zip(going, counts, strict=True)]
+            begin = time.perf_counter()
+            found = learn(going, items, counts)
+            seconds = time.perf_counter() - begin
+            for fit, measured in zip(going, found, strict=True):
+                fit.pace.note(int(measured.count) - int(measured.failed), seconds)
+                with _failing_alone(fit, several=len(fits) > 1):
+                    fit.learned(measured)
+                    fit.tell()
+            asked = signals.save_asked() or signals.caught is not None
+            for fit in going:
+                if fit.failure is None:
+                    with _failing_alone(fit, several=len(fits) > 1):
+                        fit.save(asked=asked)
+            told()
+            if signals.caught is not None:
+                break
+
+
+@contextlib.contextmanager
+def _failing_alone(fit: Fit, *, several: bool) -> Iterator[None]:
+    try:
+        yield
+    except NonFiniteEnergyError as error:
+        if not several:
+            raise
+        fit.failure = error
+
+
+def _learn(fit: Fit, items: PyTree, count: int) -> Measured:
+    state, measured = learn_batches(
+        fit.run.take(),
+        fit.data.constants(),
+        items,
+        jnp.int32(count),
+        fit.run.key,
+        fit.rule,
+        fit.optimizer,
+        recipe=fit.recipe,
+    )
+    fit.run.put(state)
+    return jax.device_get(measured)

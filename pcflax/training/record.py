@@ -77,7 +77,7 @@ class Record:
         if self.restored is None:
             self.began = step
         else:
-            warn_of_changes(self.restored, now, stacklevel=4)
+            warn_of_changes(self.restored, now, stacklevel=5)
         self.restored = None
         return goes_on
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
 
+from pcflax.checks import expect_kind
 from pcflax.errors import NonFiniteEnergyError
 
 from .calendar import Calendar
 from .checkpoints import Checkpoints
+from .checks import check_measured
 from .run import Run
 
 
@@ -19,7 +21,13 @@ class Saving:
     """Saves a run into a folder of checkpoints that is its own; without one, refuses to."""
 
     def __init__(self, checkpoints: Checkpoints | None):
-        self.checkpoints = checkpoints
+        self.checkpoints = expect_kind(
+            "Trainer",
+            "checkpoints",
+            checkpoints,
+            Checkpoints | None,
+            "pc.Checkpoints('runs/mnist')",
+        )
         self._knows_folder = False  # whether the checkpoints there are ours: restored or written
 
     def needed(self) -> Checkpoints:
@@ -29,6 +37,11 @@ class Saving:
                 "this Trainer has no checkpoints; make it with checkpoints=pc.Checkpoints('runs/...')"
             )
         return self.checkpoints
+
+    def check_best(self, measured: Iterable[str]) -> None:
+        """Refuse to keep the best by a metric that is not measured."""
+        if (best := self.needed().keep_best) is not None:
+            check_measured("keep_best", best[0], measured)
 
     def check_folder(self, run: Run) -> None:
         """Refuse to train over another run's checkpoints."""

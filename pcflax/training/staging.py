@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,15 +19,16 @@ CAPACITY = 256
 _STREAMED_BYTES = 64 * 2**20
 
 
-def call_capacity(data: Dataset) -> int:
+def call_capacity(data: Dataset, copies: int = 1) -> int:
     """Return how many batches one call has room for: fewer where the items hold the examples themselves.
 
-    A function of the data alone, so that every `fit` on it finds the same compiled program.
+    A function of the data and of how many fits there are, so that every `fit` on it finds the same compiled
+    program.
     """
     item_bytes = sum(
         np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.fetch(data.indices(0, 1)))
     )
-    return max(1, min(CAPACITY, _STREAMED_BYTES // max(item_bytes, 1)))
+    return max(1, min(CAPACITY, _STREAMED_BYTES // max(item_bytes * copies, 1)))
 
 
 def pad(items: PyTree, capacity: int) -> PyTree:
@@ -39,7 +41,7 @@ def pad(items: PyTree, capacity: int) -> PyTree:
     return jax.tree.map(pad_one, items)
 
 
-def columns(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def columns(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return a column for each layer of a stack, in the place of one with the axis depth.
 
     >>> import numpy as np

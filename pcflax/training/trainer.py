@@ -24,17 +24,10 @@ from pcflax.typing import MetricFunction, PyTree
 from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints
-from .checks import (
-    as_optimizer,
-    check_data,
-    check_measured,
-    check_rule,
-    measured_names,
-    total_steps,
-)
+from .checks import as_optimizer, check_data, check_rule, measured_names, total_steps
 from .evaluation import evaluate, predict
 from .filtering import Forecast
-from .fitting import Fit
+from .fitting import Fit, train
 from .freezing import restrict
 from .history import History
 from .loggers import ConsoleLogger
@@ -104,13 +97,7 @@ class Trainer:
         progress: bool = True,
     ):
         expect_kind("Trainer", "network", network, AbstractPCNetwork, "pc.PCNetwork([...])")
-        self.checkpoints = expect_kind(
-            "Trainer",
-            "checkpoints",
-            checkpoints,
-            Checkpoints | None,
-            "pc.Checkpoints('runs/mnist')",
-        )
+        self.checkpoints = checkpoints
         optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
         self.optimizer = restrict(optimizer, network, wrt)
         self.learning = check_rule("Trainer", learning, network)
@@ -121,7 +108,16 @@ class Trainer:
         self.measures: tuple[str, ...] = ()
         seed = expect_count("Trainer", "seed", seed, least=-(2**63))
         self._run = Run(network, self.optimizer, seed)
-        self._saving, self._pace, self._limit = Saving(checkpoints), Pace(), StepLimit()
+        self._pace, self._limit = Pace(), StepLimit()
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """Where and what to save; those that are set are restored before they are trained over."""
+        return self._saving.checkpoints
+
+    @checkpoints.setter
+    def checkpoints(self, value: Checkpoints | None) -> None:
+        self._saving = Saving(value)
 
     @property
     def network(self) -> AbstractPCNetwork:
@@ -200,6 +196,28 @@ class Trainer:
                 training goes on.
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
         """
+        fit = self.prepare(data, epochs, num_steps, eval_data, eval_every, log_every)
+        if fit is None:
+            return self.history
+        with SignalCatcher() as signals, fit.opened():  # until the last save is sealed
+            train([fit], signals)
+        signals.raise_caught()
+        return self.history
+
+    def prepare(
+        self,
+        data: Dataset,
+        epochs: int | None,
+        num_steps: int | None,
+        eval_data: Dataset | None,
+        eval_every: int | None,
+        log_every: int,
+        done_too: bool = False,
+    ) -> Fit | None:
+        """Check what `fit` is given, and return what trains.
+
+        None, and a warning, where nothing is to do; with `done_too`, a fit that is over.
+        """
         total = total_steps(data, epochs, num_steps)
         # rows of training measure the pass upward, where that is what is read
         network = self._run.state().network
@@ -219,19 +237,17 @@ class Trainer:
         measured = self._metric_functions(eval_data or data, network)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
         if self.checkpoints is not None:
-            if self.checkpoints.keep_best is not None:
-                best = self.checkpoints.keep_best[0]
-                check_measured("keep_best", best, measured_names(None, measured))
+            self._saving.check_best(measured_names(None, measured))
             self._saving.check_folder(self._run)
-        if self.step >= total:
+        if self.step >= total and not done_too:
             warnings.warn(
                 f"nothing to do: {self.step} steps are done and {total} were asked for (epochs and "
                 f"num_steps are totals, counted from step 0); for one more pass over '{data.name}' give "
                 f"num_steps={self.step + data.num_batches}",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-            return self.history
+            return None
         goes_on = self._run.record.begin(self.step, data)
         calendar = Calendar(
             total=total,
@@ -241,7 +257,11 @@ class Trainer:
             epoch=data.num_batches if self.callbacks.listens("on_epoch_end") else None,
             start=self._run.record.data_start,
         )
-        fit = Fit(
+        self._run.stop_asked = False
+        keeps = self.checkpoints is not None and self.checkpoints.activities
+        self._run.carry_activities(data.spec() if keeps else None, self.learning)
+        self._run.carry_starts(self.learning, data, goes_on=goes_on)
+        return Fit(
             trainer=self,
             run=self._run,
             data=data,
@@ -255,18 +275,6 @@ class Trainer:
             pace=self._pace,
             limit=self._limit,
         )
-        self._run.stop_asked = False
-        keeps = self.checkpoints is not None and self.checkpoints.activities
-        self._run.carry_activities(data.spec() if keeps else None, self.learning)
-        self._run.carry_starts(self.learning, data, goes_on=goes_on)
-        with (
-            SignalCatcher() as signals,  # until the last save is sealed
-            self._saving.opened(self._run, calendar),
-            self.callbacks.running(self, total),
-        ):
-            fit.train(signals)
-        signals.raise_caught()
-        return self.history
 
     def stop(self) -> None:
         """Ask a running `fit` to end after the step at hand; for callbacks."""

@@ -54,6 +54,18 @@ def assert_same_items(stream, stored, start, count):
     np.testing.assert_array_equal(labels, stored.targets[rows])
 
 
+def test_another_seed_has_a_reader_of_its_own():
+    """Two seeds read at once, each in the order of a set made with its seed."""
+    stream, stored = make_pair()
+    assert_same_items(stream, stored, 0, 2)
+    other = stream.with_seed(8)
+    assert_same_items(other, make_pair(seed=8)[1], 2, 2)
+    assert_same_items(stream, stored, 2, 2)
+    assert_same_items(other, stored.with_seed(8), 4, 1)
+    with pytest.raises(ValueError, match="expected seed < 2\\*\\*32"):
+        stored.with_seed(2**32)
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 11])
 def test_batches_are_those_of_the_set_in_memory(batch_size, shuffle):

@@ -1,0 +1,103 @@
+"""The folder of several seeds: a folder of checkpoints for each, and a file that says which they are.
+
+    replicas.json           name, how they are trained, the seed and settings of each
+    seed-0/, seed-1/, ...   checkpoints, as one Trainer's
+
+Each seed's folder is one that `make_trainer(seed)` with `pc.Checkpoints(folder)` restores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcflax.checks import expect_local_path
+from pcflax.training import Checkpoints, History, load_checkpoint
+
+from .runs import OneRun, Runs
+
+_FILE = "replicas.json"
+
+
+def folder_name(seed: int, point: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> str:
+    """Return the name of a run's folder; a value that is no number or word goes by its place.
+
+    >>> folder_name(3, {"step_size": 0.1}, {"step_size": [0.05, 0.1]})
+    'step_size-0.1,seed-3'
+    >>> folder_name(3, {"activation": abs}, {"activation": [max, abs]})
+    'activation-1,seed-3'
+    """
+    parts = []
+    for name, value in point.items():
+        word = str(value)
+        if not re.fullmatch(r"[\w.+-]+", word):
+            word = str(list(over[name]).index(value))
+        parts.append(f"{name}-{word}")
+    return ",".join([*parts, f"seed-{seed}"])
+
+
+def within(checkpoints: Checkpoints, name: str) -> Checkpoints:
+    """Return checkpoints of the same kind in a subfolder."""
+    return Checkpoints(
+        checkpoints.directory / name,
+        keep_latest=checkpoints.keep_latest,
+        keep_best=checkpoints.keep_best,
+        every=checkpoints.every,
+        activities=checkpoints.activities,
+    )
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write what the folder holds, in one step that a kill cannot split."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{_FILE}.part"
+        part.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        os.replace(part, folder / _FILE)
+    except OSError as error:
+        raise OSError(f"cannot write {folder / _FILE}: {error.strerror}") from error
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder says that it holds; None where it is no folder of several seeds."""
+    try:
+        return json.loads((folder / _FILE).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder / _FILE} cannot be read ({error}); it is no longer whole"
+        ) from error
+
+
+def load_runs(folder: str | Path) -> Runs:
+    """Return what the runs in a folder have measured, as far as their newest checkpoints know.
+
+    Args:
+        folder: of the checkpoints that `replicate` was given.
+
+    Raises:
+        FileNotFoundError: where there is no such folder, or no checkpoint of any seed.
+        CheckpointError: where all checkpoints of a seed are damaged.
+    """
+    folder = expect_local_path("load_runs", "folder", folder)
+    record = read_record(folder)
+    if record is None:
+        raise FileNotFoundError(
+            f"{folder} holds no {_FILE}, so it is no folder of several seeds; a single run's history is in "
+            f"pc.load_checkpoint(folder).meta['history']"
+        )
+    runs = []
+    for name, one in record["runs"].items():
+        try:
+            rows = load_checkpoint(folder / name).meta["history"]
+        except FileNotFoundError:  # killed before the first
+            rows = []
+        runs.append(OneRun(one["seed"], History(rows), one["settings"], one.get("ended")))
+    if not any(run.history.rows for run in runs):
+        raise FileNotFoundError(f"there is no checkpoint in {folder}; train first")
+    return Runs(runs, name=record["name"], how=record["how"])

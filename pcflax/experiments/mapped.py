@@ -1,0 +1,118 @@
+"""Many seeds in one compiled program: the Trainer's loop, mapped over the axis of seeds.
+
+The program of `pcflax.training.loop`, whole, under `jax.vmap`: states, keys, items and counts have an axis of
+seeds, and so do those numbers of the settings that differ; data and all other settings are shared. A seed
+whose count is reached, or whose numbers are not finite, keeps its state while the others go on. Sums may be
+made in another order than alone, so a seed ends as alone up to rounding. Next file to read: `replicas.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from pcflax.settings import Argument, joined
+from pcflax.training import TrainState
+from pcflax.training.fitting import Fit
+from pcflax.training.loop import Measured, Recipe, learn_batches
+from pcflax.typing import PRNGKey, PyTree
+
+
+class Mapped:
+    """Learns for several fits of one structure in one call.
+
+    Args:
+        fits: all, those included that will be over before others.
+    """
+
+    def __init__(self, fits: Sequence[Fit]):
+        self._fits = tuple(fits)
+        (rule, optimizer), numbers = joined([(fit.rule, fit.optimizer.value) for fit in fits])
+        self._leaves, self._settings = jax.tree.flatten((rule, Argument(optimizer)))
+        differing = {id(number) for number in numbers}
+        self._axes = tuple(0 if id(leaf) in differing else None for leaf in self._leaves)
+        constants = [fit.data.constants() for fit in fits]
+        self._shared = len({tuple(map(id, jax.tree.leaves(one))) for one in constants}) == 1
+        self._constants = constants[0] if self._shared else _stack(constants)
+
+    def __call__(
+        self, fits: Sequence[Fit], items: Sequence[PyTree], counts: Sequence[int]
+    ) -> list[Measured]:
+        """Learn from so many batches for each of these fits; the others stay as they are."""
+        plans = {id(fit): plan for fit, *plan in zip(fits, items, counts, strict=True)}
+        room = jax.tree.map(np.zeros_like, items[0]), 0
+        planned = [plans.get(id(fit), room) for fit in self._fits]
+        states, measured = learn_mapped(
+            tuple(fit.run.take() for fit in self._fits),
+            self._constants,
+            tuple(own for own, _ in planned),
+            jnp.array([count for _, count in planned], jnp.int32),
+            tuple(fit.run.key for fit in self._fits),
+            self._leaves,
+            recipe=self._fits[0].recipe,
+            settings=self._settings,
+            axes=(None if self._shared else 0, self._axes),
+        )
+        for fit, state in zip(self._fits, states, strict=True):
+            fit.run.put(state)
+        measured = jax.device_get(measured)
+        return [
+            jax.tree.map(lambda leaf, place=place: leaf[place], measured)
+            for place, fit in enumerate(self._fits)
+            if id(fit) in plans
+        ]
+
+
+@functools.partial(
+    jax.jit, static_argnames=("recipe", "settings", "axes"), donate_argnames="states"
+)
+def learn_mapped(
+    states: tuple[TrainState, ...],
+    constants: PyTree,
+    items: tuple[PyTree, ...],
+    counts: Int[Array, " seeds"],
+    keys: tuple[PRNGKey, ...],
+    leaves: list[Any],
+    *,
+    recipe: Recipe,
+    settings: Any,
+    axes: tuple[int | None, tuple[int | None, ...]],
+) -> tuple[tuple[TrainState, ...], Measured]:
+    """Learn from the first `counts` of `items` of each seed.
+
+    Args:
+        states: one a seed.
+        constants: of the data; with an axis of seeds where `axes` says so.
+        items: one a seed, whose leaves begin with the axis (capacity,).
+        counts: batches of each seed.
+        keys: one a seed.
+        leaves: the numbers of rule and optimizer; with an axis of seeds where `axes` says so.
+        recipe: as of `learn_batches`.
+        settings: the structure of rule and optimizer.
+        axes: 0 or None for the constants, and for each leaf.
+
+    Returns:
+        The states, and what was measured, whose leaves begin with the axis (seeds,).
+    """
+
+    def learn(state, constants, items, count, key, leaves):
+        rule, optimizer = jax.tree.unflatten(settings, leaves)
+        return learn_batches(state, constants, items, count, key, rule, optimizer, recipe=recipe)
+
+    in_axes = (0, axes[0], 0, 0, 0, list(axes[1]))
+    stacked, measured = jax.vmap(learn, in_axes)(
+        _stack(states), constants, _stack(items), counts, jnp.stack(keys), leaves
+    )
+    return tuple(
+        jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(len(states))
+    ), measured
+
+
+def _stack(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -47,9 +47,9 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
-        activity_spectrum bits_per_dimension chain_diagnostics continual displacement_alignment
+        StepSizeRange activity_spectrum bits_per_dimension chain_diagnostics continual displacement_alignment
         effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
-        log_likelihood_bound participation_ratio representations target_alignment trajectories
+        log_likelihood_bound participation_ratio representations step_size_range target_alignment trajectories
         unit_health""",
     "experiments": "Curves Interval OneRun Replicas Runs Sample load_runs replicate",
     "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure training_figure
@@ -103,6 +103,7 @@ WITHOUT_EXAMPLE = {
     "pc.analysis.Health",
     "pc.analysis.InferenceHealth",
     "pc.analysis.Spectrum",
+    "pc.analysis.StepSizeRange",
     "pc.analysis.inference_health",
     "pc.analysis.unit_health",
     "pc.data.ArrayDataset",

@@ -23,5 +23,7 @@ from .probes import participation_ratio as participation_ratio
 from .probes import representations as representations
 from .spectrum import Spectrum as Spectrum
 from .spectrum import activity_spectrum as activity_spectrum
+from .step_sizes import StepSizeRange as StepSizeRange
+from .step_sizes import step_size_range as step_size_range
 from .target_alignment import target_alignment as target_alignment
 from .trajectories import trajectories as trajectories

@@ -18,6 +18,7 @@ _NAMES = {
     "energies": "Energy",
     "experiments": "",
     "errors": "ConvergenceError NonFiniteEnergyError",
+    "experiments": "",
     "inference": "",
     "initializers": "",
     "layers": "Clamp Evidence PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCLayer PCMLP "

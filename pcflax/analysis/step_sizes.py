@@ -50,7 +50,9 @@ class StepSizeRange(NamedTuple):
         return 2 * (1 + momentum) / (1 + 2 * momentum * nesterov) / self.largest
 
     def rate(self, step_size: float, momentum: float = 0.0, *, nesterov: bool = False) -> float:
-        """Return what the slowest direction is multiplied by at each step, in the long run: below 1 it settles.
+        """Return what the slowest direction is multiplied by at each step, in the long run.
+
+        Below 1 inference settles.
 
         Raises:
             ValueError: for a step size that is not above 0, or a momentum outside of 0 to 1.

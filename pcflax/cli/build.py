@@ -186,6 +186,25 @@ def _check_probabilities(data: pc.data.Dataset) -> None:
         )
 
 
+def best_metric(options: TrainOptions, data: pc.data.Dataset) -> tuple[str, Any]:
+    """The metric of evaluations that a run chooses its best checkpoint by, and "max" or "min"."""
+    if options.model == "transformer":
+        return ("eval/perplexity", "min")
+    inferred = options.model == "hybrid" or (options.model == "generator" and not options.latent)
+    if data.num_classes or inferred:
+        return ("eval/accuracy", "max")
+    return ("eval/squared_error", "min")
+
+
+def metrics_callbacks(options: TrainOptions, data: pc.data.Dataset, run_dir: Path) -> list[Any]:
+    """What a run writes its metrics by, and measures its health by where that is wanted."""
+    callbacks: list[Any] = [pc.JSONLinesLogger(run_dir / "metrics.jsonl")]
+    if options.health:
+        batch = next(iter(data))
+        callbacks.insert(0, pc.analysis.HealthMonitor(batch.inputs, batch.targets))
+    return callbacks
+
+
 def build_trainer(
     options: TrainOptions, data: pc.data.Dataset, run_dir: Path, callbacks: Iterable[Any] = ()
 ) -> pc.Trainer:
@@ -199,12 +218,6 @@ def build_trainer(
         and options.model != "transformer"
     ):
         _check_probabilities(data)
-    inferred = options.model == "hybrid" or (options.model == "generator" and not options.latent)
-    best = (
-        ("eval/accuracy", "max") if data.num_classes or inferred else ("eval/squared_error", "min")
-    )
-    if options.model == "transformer":
-        best = ("eval/perplexity", "min")
     rule: Any = build_learning(options)
     updates = options.num_steps
     if isinstance(rule, pc.learning.IncrementalPC):  # an update at every step of inference
@@ -222,7 +235,9 @@ def build_trainer(
         learning=rule,
         reads=build_reading(options),
         checkpoints=pc.Checkpoints(
-            run_dir / "checkpoints", keep_latest=options.keep_latest, keep_best=best
+            run_dir / "checkpoints",
+            keep_latest=options.keep_latest,
+            keep_best=best_metric(options, data),
         ),
         callbacks=callbacks,
         seed=options.seed,

@@ -86,9 +86,12 @@ def _run(arguments: list[str]) -> None:
     import tyro
 
     from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
+    from .verbs import SweepOptions
 
+    train, sweep = (_defaults(arguments, kind) for kind in (TrainOptions, SweepOptions))
     verbs = (
-        Annotated[TrainOptions, tyro.conf.subcommand("train", default=_defaults(arguments))]
+        Annotated[TrainOptions, tyro.conf.subcommand("train", default=train)]
+        | Annotated[SweepOptions, tyro.conf.subcommand("sweep", default=sweep)]
         | Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
         | Annotated[InspectOptions, tyro.conf.subcommand("inspect")]
         | Annotated[SampleOptions, tyro.conf.subcommand("sample")]
@@ -104,18 +107,20 @@ def _run(arguments: list[str]) -> None:
     getattr(importlib.import_module(f".{verb}", __package__), verb)(_with_homes(options))
 
 
-def _defaults(arguments: list[str]) -> TrainOptions:
-    """The defaults of `train`: those of the preset, or of the run that is resumed, where one is named."""
-    from .options import TrainOptions, preset, read_config
+def _defaults(arguments: list[str], kind: type[TrainOptions]) -> Any:
+    """The defaults of `train` or `sweep`: of the preset, or of what is resumed, where one is named."""
+    from .options import preset, read_config
 
-    if arguments[:1] != ["train"]:
-        return TrainOptions()
+    verb = kind.__name__.removesuffix("Options").lower()
+    if arguments[:1] != [verb]:
+        return kind()
     run_dir = _value_of("run-dir", arguments)
     if "--resume" in arguments and run_dir is not None:
-        return read_config(Path(os.path.expanduser(run_dir)))
-    return preset(
+        return read_config(Path(os.path.expanduser(run_dir)), kind)
+    chosen = preset(
         _value_of("preset", arguments) or "notebook", _value_of("model", arguments) or "mlp"
     )
+    return kind(**vars(chosen))
 
 
 def _spelt_out(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -198,13 +199,13 @@ def preset(name: str, model: str = "mlp") -> TrainOptions:
     return TrainOptions(preset=name, model=model, **chosen)
 
 
-def config_path(run_dir: Path) -> Path:
-    """Where a run folder keeps its options."""
-    return run_dir / "config.json"
+def config_path(run_dir: Path, kind: type[TrainOptions] = TrainOptions) -> Path:
+    """Where a run's or a sweep's folder keeps its options."""
+    return run_dir / ("config.json" if kind is TrainOptions else "sweep.json")
 
 
 def write_config(run_dir: Path, options: TrainOptions) -> None:
-    """Make the run folder and write its options and versions."""
+    """Make the folder of a run or a sweep and write its options and versions."""
     record = {
         "options": {
             name: str(value.absolute()) if isinstance(value, Path) else value
@@ -213,10 +214,10 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
         },
         "versions": recipes.versions(),
     }
-    path = config_path(run_dir)
+    path = config_path(run_dir, type(options))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        part = path.with_name("config.json.part")
+        part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(part, path)
     except OSError as error:
@@ -234,22 +235,24 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
     return dataclasses.replace(options, data=prefix + str(Path(path).absolute()))
 
 
-def read_config(run_dir: Path) -> TrainOptions:
-    """The options a run was started with."""
-    path = config_path(run_dir)
+def read_config(run_dir: Path, kind: Any = TrainOptions) -> Any:
+    """The options that a run, or a sweep (`kind`), was started with."""
+    path = config_path(run_dir, kind)
     if not path.is_file():
+        what, verb = ("run", "train") if kind is TrainOptions else ("sweep", "sweep")
         raise FileNotFoundError(
-            f"there is no run in {run_dir} (no config.json); start one: pcflax train --run-dir "
+            f"there is no {what} in {run_dir} (no {path.name}); start one: pcflax {verb} --run-dir "
             f"{run_dir}"
         )
     try:
         stored: dict[str, Any] = json.loads(path.read_text())["options"]
-        stored["widths"] = tuple(stored["widths"])
+        for name in ("widths",) if kind is TrainOptions else ("widths", "search"):
+            stored[name] = tuple(stored[name])
         stored["data_dir"] = None if stored["data_dir"] is None else Path(stored["data_dir"])
         stored.setdefault("validation", 0)  # of before 0.2, when evaluations were of the test split
         if isinstance(decay := stored.get("decay", False), bool):  # of 0.1
             stored["decay"] = "linear" if decay else "constant"
-        return TrainOptions(**stored, run_dir=run_dir)
+        return kind(**stored, run_dir=run_dir)
     except (ValueError, KeyError, TypeError) as error:
         reason = {
             KeyError: f"it lacks {error}",
@@ -291,14 +294,20 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check_options(options: TrainOptions) -> None:
-    """Refuse what would fail once training has begun, before a folder is made."""
+def check_ranges(options: TrainOptions) -> None:
+    """Refuse a number that its option cannot be."""
     for names, fits, words in _RANGES:
         for name in names.split():
             value = getattr(options, name)
             if isinstance(value, int | float) and not fits(value):
                 raise ValueError(f"expected {flag(name)} {words}, got {value}")
-    _check_counting(options)
+
+
+def check_options(options: TrainOptions) -> None:
+    """Refuse what would fail once training has begun, before a folder is made."""
+    check_ranges(options)
+    for _, reason in idle(options):
+        raise ValueError(reason)
     if options.data.startswith("text:") != (options.model == "transformer"):
         raise ValueError(
             f"--model {options.model} does not fit --data {options.data}; text wants --model transformer, "
@@ -320,10 +329,10 @@ def check_options(options: TrainOptions) -> None:
         raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
 
 
-def _check_counting(options: TrainOptions) -> None:
-    """Refuse an option that the chosen model, rule or algorithm does not have."""
+def idle(options: TrainOptions) -> Iterator[tuple[str, str]]:
+    """Return each option that the chosen model, rule or algorithm does not have, and the refusal."""
     defaults = preset(options.preset, options.model)
-    for field in dataclasses.fields(options):
+    for field in dataclasses.fields(TrainOptions):
         value = getattr(options, field.name)
         if value == getattr(defaults, field.name):
             continue
@@ -335,10 +344,12 @@ def _check_counting(options: TrainOptions) -> None:
                 owners[0] = ("learning", counting("learning", "inference"))
         for kind, words in owners:
             if words and (word := getattr(options, kind)) not in words:
-                raise ValueError(
+                yield (
+                    field.name,
                     f"{flag(field.name)} does nothing with {flag(kind)} {word}; leave it out, or take "
-                    f"{flag(kind)} {' or '.join(words)}"
+                    f"{flag(kind)} {' or '.join(words)}",
                 )
+                break
 
 
 def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:

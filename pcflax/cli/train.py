@@ -16,7 +16,7 @@ import pcflax as pc
 from pcflax.plotting import alignment_figure, training_figure
 from pcflax.training.loggers import plain_console
 
-from .build import build_inference, build_trainer, load_data
+from .build import build_inference, build_trainer, load_data, metrics_callbacks
 from .options import (
     TrainOptions,
     check_options,
@@ -40,7 +40,7 @@ def train(options: TrainOptions) -> None:
         _refuse_run(options.run_dir)
     data, test = load_data(options, "train"), load_data(options, "test", batch_size=500)
     watched = load_data(options, "validation", batch_size=500) if options.validation else test
-    run_dir = options.run_dir or _new_run_dir(options)
+    run_dir = options.run_dir or new_run_dir(options)
     try:
         trainer = _trainer(options, data, run_dir, console)
         trainer.check_data(test, "test data")
@@ -83,13 +83,10 @@ def _trainer(
 ) -> pc.Trainer:
     """The run's Trainer with its loggers."""
     loggers = [
+        *metrics_callbacks(options, data, run_dir),
         pc.ConsoleLogger(console),
-        pc.JSONLinesLogger(run_dir / "metrics.jsonl"),
         pc.TensorBoardLogger(run_dir / "tensorboard"),
     ]
-    if options.health:
-        batch = next(iter(data))
-        loggers.insert(0, pc.analysis.HealthMonitor(batch.inputs, batch.targets))
     return build_trainer(options, data, run_dir, callbacks=loggers)
 
 
@@ -130,12 +127,12 @@ def _curves(history: pc.History, prefix: str) -> dict[str, tuple[list[int], list
     }
 
 
-def _new_run_dir(options: TrainOptions) -> Path:
+def new_run_dir(options: TrainOptions, kind: str = "runs") -> Path:
     """Make a folder that no other run has, named after data and time."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     name, number = f"{Path(options.data).stem}-{stamp}", 1
     while True:
-        folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        folder = Path(kind, name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):  # several may be started in this second
             folder.mkdir(parents=True)
             return folder

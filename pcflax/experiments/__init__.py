@@ -1,4 +1,4 @@
-"""Experiments: many seeds as one training, and statistics of what they measured."""
+"""Experiments: many runs as one question, their statistics, and the search for the best."""
 
 from .folders import load_runs as load_runs
 from .replicas import Replicas as Replicas
@@ -8,3 +8,7 @@ from .runs import Runs as Runs
 from .statistics import Curves as Curves
 from .statistics import Interval as Interval
 from .statistics import Sample as Sample
+from .sweep import Outcome as Outcome
+from .sweep import Sweep as Sweep
+from .sweep import sweep as sweep
+from .trial import Trial as Trial

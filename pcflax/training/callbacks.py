@@ -168,6 +168,23 @@ def _tell(callback: Any, event: str, *args: Any) -> Any:
     return None if method is None else method(*args)
 
 
+def mode_of(metric: str, mode: Literal["max", "min"] | None = None) -> Literal["max", "min"]:
+    """Return whether more of a metric is better or less: what is given, or by its name.
+
+    Raises:
+        ValueError: for another mode.
+
+    >>> mode_of("eval/accuracy"), mode_of("eval/squared_error"), mode_of("eval/energy", "max")
+    ('max', 'min', 'max')
+    """
+    if mode is None:
+        falls = ("energy", "loss", "error", "entropy", "perplexity")
+        return "min" if any(word in metric for word in falls) else "max"
+    if mode not in ("max", "min"):
+        raise ValueError(f"expected mode 'max' or 'min', got {mode!r}")
+    return mode
+
+
 class EarlyStopping(Callback):
     """Stop where a metric has not improved for a number of evaluations of this fit.
 
@@ -191,12 +208,7 @@ class EarlyStopping(Callback):
     def __init__(
         self, metric: str, mode: Literal["max", "min"] | None = None, *, patience: int = 5
     ):
-        if mode is None:
-            falls = ("energy", "loss", "error", "entropy", "perplexity")
-            mode = "min" if any(word in metric for word in falls) else "max"
-        if mode not in ("max", "min"):
-            raise ValueError(f"expected mode 'max' or 'min', got {mode!r}")
-        self.metric, self.mode = metric, mode
+        self.metric, self.mode = metric, mode_of(metric, mode)
         self.patience = expect_count("EarlyStopping", "patience", patience, least=1)
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:

@@ -86,7 +86,9 @@ class TestClosedForm:
         for step in (0.01, 0.1, 0.4):
             whole = some.rate(step, momentum, nesterov=nesterov)
             for value in np.linspace(0.2, 3.0, 29):
-                assert range_of(value, value).rate(step, momentum, nesterov=nesterov) <= whole + 1e-9
+                assert (
+                    range_of(value, value).rate(step, momentum, nesterov=nesterov) <= whole + 1e-9
+                )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,10 @@ class TestEdges:
         ("call", "message"),
         [
             (lambda r: r.rate(0.0), "rate expected a step_size above 0, got 0.0"),
-            (lambda r: r.limit(1.0), "StepSizeRange expected a momentum from 0 to below 1, got 1.0"),
+            (
+                lambda r: r.limit(1.0),
+                "StepSizeRange expected a momentum from 0 to below 1, got 1.0",
+            ),
             (lambda r: r.limit(-0.1), "StepSizeRange expected a momentum of at least 0, got -0.1"),
             (lambda r: r.steps(0.1, reduction=1), "steps expected a reduction above 1, got 1"),
         ],

@@ -19,7 +19,8 @@ import pytest
 
 from pcflax.cli import main as main_module
 from pcflax.cli.main import main
-from pcflax.cli.train import _new_run_dir
+from pcflax.cli.options import TrainOptions
+from pcflax.cli.train import new_run_dir
 from tests.cli.test_main import digest, error, files_of, output, write_npz
 from tests.training.checkpoints.test_lock import HOLD
 from tests.training.test_loggers import Broken
@@ -181,8 +182,8 @@ class TestTwoAtOnce:
 
     def test_runs_that_start_in_one_second_have_a_folder_each(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        options = main_module._defaults([])
-        folders = {_new_run_dir(options) for _ in range(5)}
+        options = main_module._defaults([], TrainOptions)
+        folders = {new_run_dir(options) for _ in range(5)}
         assert len(folders) == 5
         assert all(folder.is_dir() for folder in folders)
 

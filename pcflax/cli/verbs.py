@@ -1,0 +1,42 @@
+"""What the other verbs can be told: those that look at runs, and those that make many."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from .options import TrainOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions(TrainOptions):
+    """Train with many settings, and find the best on the part of the training split that is left out.
+
+    Takes the options of `pcflax train`, which hold for every trial, and --search for those that differ.
+    --run-dir is the sweep's folder, sweeps/<data>-<date>-<time> unless given; each trial is a run in it. A
+    sweep that was stopped, killed too, goes on with --resume and loses no trial. The test split is never
+    looked at.
+    """
+
+    search: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """An option and what to try: learning-rate=1e-4:1e-2:log, inference-steps=4:32,
+    activation=tanh,relu,gelu, widths=300x300,128. Once for each option."""
+    trials: int = 50
+    """How many trials are to have ended; a total, which may grow when a sweep is resumed."""
+    objective: str | None = None
+    """Metric of evaluations to choose by, a trial's best: accuracy, squared_error, perplexity or energy;
+    unless given the one that runs choose their best checkpoint by."""
+    pruner: Literal["median", "halving", "none"] = "median"
+    """What stops a trial early: that it is behind the median of those before it, successive halving, or
+    nothing."""
+    cost: Literal["gradients", "seconds"] | None = None
+    """What a trial's batches cost, as a part of the objective: operations in gradients of backpropagation,
+    or seconds, which do not repeat."""
+    cost_weight: float = 0.01
+    """How much of the metric twice the cost must bring."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **options: Any): ...

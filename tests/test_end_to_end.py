@@ -27,6 +27,13 @@ def test_killed_runs_end_bitwise_equal():
     assert "4 of 4 runs ended bitwise equal" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_killed_sweep_ends_with_all_of_its_trials():
+    """Six of the fifty that scripts/kill_sweep.py makes."""
+    done = run("scripts/kill_sweep.py", "--trials", 6, "--kills", 2)
+    assert "6 of 6 trials, bitwise those of the sweep never interrupted" in done.stdout
+
+
 def test_subclass_script():
     done = run("scripts/subclass_layer.py")
     trained = float(done.stdout.split("trained:")[1].split()[0])

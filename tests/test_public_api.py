@@ -51,9 +51,10 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
         log_likelihood_bound participation_ratio representations step_size_range target_alignment trajectories
         unit_health""",
-    "experiments": "Curves Interval OneRun Replicas Runs Sample load_runs replicate",
-    "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure training_figure
-        trajectory_figure""",
+    "experiments": """Curves Interval OneRun Outcome Replicas Runs Sample Sweep Trial load_runs replicate
+        sweep""",
+    "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure sweep_figure
+        training_figure trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }
@@ -106,6 +107,8 @@ WITHOUT_EXAMPLE = {
     "pc.analysis.StepSizeRange",
     "pc.analysis.inference_health",
     "pc.analysis.unit_health",
+    "pc.experiments.Outcome",
+    "pc.experiments.Sweep",
     "pc.data.ArrayDataset",
     "pc.data.Dataset",
     "pc.data.Decoder",

@@ -172,7 +172,8 @@ def _sentence(error: Exception) -> str:
         text = str(error.args[0]) if error.args else text
     first = text.splitlines()[0]
     named = (ValueError, TypeError, OSError, FloatingPointError, LookupError)
-    if isinstance(error, named) or type(error).__module__.startswith("pcflax"):
+    ours = type(error).__module__.startswith("pcflax") or "pip install" in first  # an extra's line
+    if isinstance(error, named) or ours:
         return first
     return f"{type(error).__name__}: {first} (add --debug for the traceback)"
 

@@ -11,14 +11,8 @@ from .options import TrainOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepOptions(TrainOptions):
-    """Train with many settings, and find the best on the part of the training split that is left out.
-
-    Takes the options of `pcflax train`, which hold for every trial, and --search for those that differ.
-    --run-dir is the sweep's folder, sweeps/<data>-<date>-<time> unless given; each trial is a run in it. A
-    sweep that was stopped, killed too, goes on with --resume and loses no trial. The test split is never
-    looked at.
-    """
+class _Searching:
+    """What `pcflax sweep` can be told beside the options of `pcflax train`."""
 
     search: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An option and what to try: learning-rate=1e-4:1e-2:log, inference-steps=4:32,
@@ -36,6 +30,17 @@ class SweepOptions(TrainOptions):
     or seconds, which do not repeat."""
     cost_weight: float = 0.01
     """How much of the metric twice the cost must bring."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions(TrainOptions, _Searching):
+    """Train with many settings, and find the best on the part of the training split that is left out.
+
+    Takes the options of `pcflax train`, which hold for every trial, and --search for those that differ.
+    --run-dir is the sweep's folder, sweeps/<data>-<date>-<time> unless given; each trial is a run in it. A
+    sweep that was stopped, killed too, goes on with --resume and loses no trial. The test split is never
+    looked at.
+    """
 
     if TYPE_CHECKING:
 

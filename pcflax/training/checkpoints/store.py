@@ -31,6 +31,7 @@ from .arrays import FlatArrays
 from .folder import Folder, plain_name
 from .lock import locked
 from .reading import Checkpoint, read
+from .rows import sync_rows
 from .seals import damage, seal, seal_of, sync
 
 if TYPE_CHECKING:
@@ -112,7 +113,13 @@ class Checkpoints:
             opened.enter_context(locked(self.directory))
             self._opened = opened
 
-    def save(self, step: int, sections: Mapping[str, FlatArrays], meta: dict[str, Any]) -> Path:
+    def save(
+        self,
+        step: int,
+        sections: Mapping[str, FlatArrays],
+        meta: dict[str, Any],
+        add_rows: Callable[[Path], Any] = lambda directory: [],
+    ) -> Path:
         """Write a checkpoint in the background; returns the folder it will be in.
 
         A checkpoint of the same step is replaced when the new one is complete. Later ones are of a
@@ -122,6 +129,8 @@ class Checkpoints:
             step: its name and place in time.
             sections: arrays by section and path, from `flatten`.
             meta: what json can hold.
+            add_rows: writes the history's rows beside the checkpoints, where it is given the folder, and
+                returns what to store of them.
 
         Raises:
             FileExistsError: where something else has the step's name, or another process writes.
@@ -131,7 +140,7 @@ class Checkpoints:
             for section, flat in sections.items()
         }
         meta = {
-            # a copy: Orbax writes in the background, while the run's history grows
+            # a copy: Orbax writes in the background, while the run goes on
             **json.loads(dumps(meta, spell=True)),
             "step": step,
             "keep_best": self.keep_best,
@@ -147,6 +156,7 @@ class Checkpoints:
         self.wait()
         checkpointer = self._open()
         self.refuse_taken(lambda taken: taken == step)
+        meta["history"] = add_rows(self.directory)
         checkpointer.save(
             self._place / self._folder.writing(step).name,
             args=ocp.args.Composite(
@@ -214,6 +224,7 @@ class Checkpoints:
             if path.exists():
                 replaced = self._move_aside(step)
             writing = self._folder.writing(step)
+            sync_rows(self.directory)
             seal(writing, path)
             writing.rename(path)
             sync(self.directory)

@@ -47,7 +47,7 @@ class Run:
         self, network: AbstractPCNetwork, optimizer: optax.GradientTransformation, seed: int
     ):
         self.step, self.record, self.stop_asked = 0, Record(seed), False
-        # Of what follows a step, such as "log", what has not been done after the newest: an error came between.
+        # What follows a step, "log" and the like, and was not done after the newest: an error came between.
         self.owed: set[str] = set()
         self.key = jax.random.key(seed)
         self._network = network

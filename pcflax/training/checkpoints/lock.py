@@ -34,7 +34,8 @@ def locked(directory: Path) -> Iterator[None]:
         if times > 1:
             _held[directory] = (file, times - 1)
         elif file is not None:
-            Path(file.name).unlink(missing_ok=True)  # while it is held: nobody loses a lock
+            with contextlib.suppress(OSError):  # a folder that was closed to us, or deleted
+                Path(file.name).unlink()  # while it is held: nobody loses a lock
             file.close()
 
 

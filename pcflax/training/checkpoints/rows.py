@@ -36,21 +36,16 @@ class RowLog:
 
         Raises:
             TypeError: for a row that JSON cannot hold; nothing is written then.
-            OSError: where the file cannot be written, naming it.
+            OSError: where the file cannot be written.
         """
         path = directory / NAME
         if self._is_cut(path) or len(rows) < self._count:  # somebody deleted or dropped some
             self._begin_anew()
         lines = _lines(rows[self._count :])
         if lines:
-            try:
-                with path.open("ab") as file:
-                    begin = file.tell()
-                    file.write(lines)
-            except OSError as error:
-                raise OSError(
-                    f"cannot write the rows of the history to {path}: {error.strerror}"
-                ) from error
+            with path.open("ab") as file:
+                begin = file.tell()
+                file.write(lines)
             self._extend(begin, lines, len(rows))
         spans = [list(span) for span in self._spans]
         return {"rows": self._count, "spans": spans, "sha256": self._digest.hexdigest()}

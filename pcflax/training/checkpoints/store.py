@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -28,11 +29,12 @@ from pcflax.checks import expect_count, expect_local_path
 
 from ..plain_json import dumps
 from .arrays import FlatArrays
+from .disk import move, sync
 from .folder import Folder, plain_name
 from .lock import locked
 from .reading import Checkpoint, read
 from .rows import sync_rows
-from .seals import damage, seal, seal_of, sync
+from .seals import damage, seal, seal_of
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -156,14 +158,17 @@ class Checkpoints:
         self.wait()
         checkpointer = self._open()
         self.refuse_taken(lambda taken: taken == step)
-        meta["history"] = add_rows(self.directory)
-        checkpointer.save(
-            self._place / self._folder.writing(step).name,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave({name: flat for name, flat in stored.items() if flat}),
-                meta=ocp.args.JsonSave(meta),
-            ),
-        )
+        try:
+            meta["history"] = add_rows(self.directory)
+            checkpointer.save(
+                self._place / self._folder.writing(step).name,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave({n: flat for n, flat in stored.items() if flat}),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+            )
+        except OSError as error:
+            raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
         self._sealing = threading.Thread(target=self._finish, args=(step,), daemon=False)
         self._sealing.start()
         return self.path(step)
@@ -226,7 +231,7 @@ class Checkpoints:
             writing = self._folder.writing(step)
             sync_rows(self.directory)
             seal(writing, path)
-            writing.rename(path)
+            move(writing, path)
             sync(self.directory)
             # Only now is anything older given up: a kill before this line loses nothing, since a
             # checkpoint that was moved aside still counts where there is no other.
@@ -238,8 +243,11 @@ class Checkpoints:
             self._prune()
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = _in_words(error, step, self.directory)
-            for leftover in self._folder.unfinished():  # a full disk needs the room
-                shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a full disk needs the room
+                for leftover in self._folder.unfinished():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                if not self.path(step).exists():
+                    seal_of(self.path(step)).unlink(missing_ok=True)
 
     def _prune(self) -> None:
         keep = set(self.steps()[-self.keep_latest :])
@@ -267,7 +275,7 @@ class Checkpoints:
         if seal_of(path).exists():
             shutil.copyfile(seal_of(path), seal_of(aside))
         if path.exists():
-            path.rename(aside)
+            move(path, aside)
         seal_of(path).unlink(missing_ok=True)
         return aside
 
@@ -314,12 +322,16 @@ class Checkpoints:
 
 
 def _in_words(error: BaseException, step: int, directory: Path) -> BaseException:
-    """The error itself, or a sentence where the disk is full, which libraries tell in their own terms."""
-    if not any(words in str(error) for words in ("No space left", "quota exceeded")):
+    """The error itself, or where the system is its reason, one sentence; libraries have their own terms."""
+    found = re.search(r"OS error \d+: ([^\]]+)", str(error))  # TensorStore's, some lines long
+    reason = getattr(error, "strerror", None) or (found[1] if found else None)
+    if reason is None:
         return error
+    full = any(words in str(error) for words in ("No space left", "quota exceeded"))
+    remedy = "make room" if full else "mend that"
     told = OSError(
-        f"no space is left on the disk of {directory}, so the checkpoint of step {step} was not written; "
-        f"the older ones are whole; make room and restore"
+        f"cannot write the checkpoint of step {step} to {directory}: {reason}; those before are not touched; "
+        f"{remedy} and restore"
     )
     told.__cause__ = error
     return told

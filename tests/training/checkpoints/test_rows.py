@@ -115,10 +115,12 @@ class TestWhatIsThere:
         assert RowLog.read(tmp_path, log.add(tmp_path, rows))[0] == ROWS
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path):
+def test_a_file_that_cannot_be_written_is_told_with_the_step(tmp_path):
     (tmp_path / NAME).mkdir()
-    with pytest.raises(OSError, match=f"cannot write the rows of the history to .*{NAME}: Is a di"):
-        RowLog().add(tmp_path, ROWS)
+    with pytest.raises(
+        OSError, match=r"cannot write the checkpoint of step 1 to .*: Is a directory"
+    ):
+        fit(1, [], checkpoints=pc.Checkpoints(tmp_path))
 
 
 class TestRuns:

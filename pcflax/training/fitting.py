@@ -23,7 +23,9 @@ from pcflax.typing import PyTree
 
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
+from .checks import not_finite
 from .loop import Measured, Recipe, learn_batches
+from .memory import memory_told
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -83,8 +85,8 @@ class Fit:
         """Return what the next `count` batches are read from."""
         return pad(self.data.items(self.run.step - self.calendar.start, count), capacity)
 
-    def learned(self, measured: Measured) -> None:
-        """Note what a call measured.
+    def learned(self, measured: Measured, items: PyTree) -> None:
+        """Note what a call measured on these items.
 
         Raises:
             NonFiniteEnergyError: where its last step was not applied.
@@ -96,7 +98,9 @@ class Fit:
             self.run.owed = {"log", "evaluate", "epoch", "save"}
         if measured.failed:
             found = {name: float(column[done]) for name, column in values.items()}
-            raise non_finite_error(self.run.step + 1, found, self.saving.last_good())
+            item = jax.tree.map(lambda leaf: leaf[done], items)
+            given = not_finite(self.data.reader(self.data.constants(), item), self.data.name)
+            raise non_finite_error(self.run.step + 1, found, self.saving.last_good(), given)
 
     def tell(self) -> None:
         """Log and evaluate what is due after this step."""
@@ -185,12 +189,13 @@ def train(
             counts = [fit.plan(capacity) for fit in going]
             items = [fit.items(count, capacity) for fit, count in zip(going, counts, strict=True)]
             begin = time.perf_counter()
-            found = learn(going, items, counts)
+            with memory_told("training", lambda: [fit.run.state() for fit in fits], fits[0].data):
+                found = learn(going, items, counts)
             seconds = time.perf_counter() - begin
-            for fit, measured in zip(going, found, strict=True):
+            for fit, measured, own in zip(going, found, items, strict=True):
                 fit.pace.note(int(measured.count) - int(measured.failed), seconds)
                 with _failing_alone(fit, several=len(fits) > 1):
-                    fit.learned(measured)
+                    fit.learned(measured, own)
                     fit.tell()
             asked = signals.save_asked() or signals.caught is not None
             for fit in going:

@@ -14,6 +14,7 @@ the folder is not touched: `folder.py`. Reading is in `reading.py`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -167,7 +168,8 @@ class Checkpoints:
                     meta=ocp.args.JsonSave(meta),
                 ),
             )
-        except OSError as error:
+        except Exception as error:
+            self._give_up(step)
             raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
         self._sealing = threading.Thread(target=self._finish, args=(step,), daemon=False)
         self._sealing.start()
@@ -243,11 +245,15 @@ class Checkpoints:
             self._prune()
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = _in_words(error, step, self.directory)
-            with contextlib.suppress(OSError):  # a full disk needs the room
-                for leftover in self._folder.unfinished():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                if not self.path(step).exists():
-                    seal_of(self.path(step)).unlink(missing_ok=True)
+            self._give_up(step)
+
+    def _give_up(self, step: int) -> None:
+        """Remove what there is of a checkpoint that could not be written: a full disk needs the room."""
+        with contextlib.suppress(OSError):
+            for leftover in self._folder.unfinished():
+                shutil.rmtree(leftover, ignore_errors=True)
+            if not self.path(step).exists():
+                seal_of(self.path(step)).unlink(missing_ok=True)
 
     def _prune(self) -> None:
         keep = set(self.steps()[-self.keep_latest :])
@@ -323,15 +329,15 @@ class Checkpoints:
 
 def _in_words(error: BaseException, step: int, directory: Path) -> BaseException:
     """The error itself, or where the system is its reason, one sentence; libraries have their own terms."""
-    found = re.search(r"OS error \d+: ([^\]]+)", str(error))  # TensorStore's, some lines long
-    reason = getattr(error, "strerror", None) or (found[1] if found else None)
-    if reason is None:
+    found = re.search(r"(?:OS error |os_error_code=')([0-9]+)", str(error))  # TensorStore's
+    number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+    if number is None:
         return error
-    full = any(words in str(error) for words in ("No space left", "quota exceeded"))
+    full = number in (errno.ENOSPC, errno.EDQUOT)
     remedy = "make room" if full else "mend that"
     told = OSError(
-        f"cannot write the checkpoint of step {step} to {directory}: {reason}; those before are not touched; "
-        f"{remedy} and restore"
+        f"cannot write the checkpoint of step {step} to {directory}: {os.strerror(number)}; those before are "
+        f"not touched; {remedy} and restore"
     )
     told.__cause__ = error
     return told

@@ -121,7 +121,7 @@ class Record:
         """
         meta = stored.meta
         try:
-            rows, log = stored.rows()
+            rows, log = RowLog.read(stored.path.parent, meta["history"])
         except CheckpointError as error:
             warnings.warn(
                 f"the history of checkpoint {stored.path} is lost: {error}; the run goes on from its step "

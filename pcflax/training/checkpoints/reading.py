@@ -72,13 +72,13 @@ class Checkpoint(NamedTuple):
                 total.update(np.ascontiguousarray(array).tobytes())
         return total.hexdigest()
 
-    def rows(self) -> tuple[list[Row], RowLog]:
-        """Return the rows of the history up to this step, and the log that goes on after them.
+    def rows(self) -> list[Row]:
+        """Return the rows of the history up to this step, which are in a file beside the checkpoint.
 
         Raises:
-            CheckpointError: where their file is missing or damaged.
+            CheckpointError: where that file is missing or damaged.
         """
-        return RowLog.read(self.path.parent, self.meta["history"])
+        return RowLog.read(self.path.parent, self.meta["history"])[0]
 
     def arrays_for(
         self, network: AbstractPCNetwork, optimizer_state: Any = None

@@ -32,7 +32,7 @@ from ..plain_json import dumps
 from .arrays import FlatArrays
 from .disk import move, sync
 from .folder import Folder, plain_name
-from .lock import locked
+from .lock import keep, locked
 from .reading import Checkpoint, read
 from .rows import sync_rows
 from .seals import damage, seal, seal_of
@@ -101,11 +101,7 @@ class Checkpoints:
             OSError: where the folder cannot be written, naming it.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # as long as the paths below a checkpoint, at which Orbax would wait for ever
-            probe = self.directory / f".probe-{os.getpid()}-".ljust(140, "x")
-            probe.touch()
-            probe.unlink()
+            self._probe()
         except OSError as error:
             raise OSError(
                 f"cannot write checkpoints to {self.directory}: {error.strerror}; choose another "
@@ -115,6 +111,14 @@ class Checkpoints:
             opened = contextlib.ExitStack()
             opened.enter_context(locked(self.directory))
             self._opened = opened
+
+    def _probe(self) -> None:
+        """Make the folder where there is none, and write into it: Orbax would wait for ever if it cannot."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # as long as the paths below a checkpoint
+        probe = self.directory / f".probe-{os.getpid()}-".ljust(140, "x")
+        probe.touch()
+        probe.unlink()
 
     def save(
         self,
@@ -159,6 +163,11 @@ class Checkpoints:
         self.wait()
         checkpointer = self._open()
         self.refuse_taken(lambda taken: taken == step)
+        try:
+            self._probe()  # it may have been closed or deleted meanwhile
+        except OSError as error:
+            raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
+        keep(self.directory)
         try:
             meta["history"] = add_rows(self.directory)
             checkpointer.save(

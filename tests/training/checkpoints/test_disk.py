@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 
+import numpy as np
 import pytest
 
 import pcflax as pc
@@ -84,12 +86,14 @@ def test_what_fails_for_good_is_one_sentence_and_leaves_the_older_one(tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.sha256"]
 
 
-def test_a_folder_that_is_deleted_while_a_run_goes_on_is_told(tmp_path):
+def test_a_folder_that_was_closed_is_told_without_waiting_for_ever(tmp_path):
+    """Orbax makes its folders in a thread, and never ended where that failed."""
     checkpoints = pc.Checkpoints(tmp_path / "run")
     checkpoints.prepare()
-    (tmp_path / "run" / ".lock").unlink()
-    (tmp_path / "run").rmdir()
-    (tmp_path / "run").write_text("a file")
-    with pytest.raises(OSError, match=r"cannot write checkpoints? .*run"):
-        checkpoints.save(1, {}, {"metrics": {}, "evaluated": {}})
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("in its place")
+    with pytest.raises(
+        OSError, match=r"cannot write checkpoints to .*run: .*; choose another folder"
+    ):
+        checkpoints.save(1, {"parameters": {"a": np.ones(1)}}, {"metrics": {}, "evaluated": {}})
     checkpoints.close()

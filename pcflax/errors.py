@@ -37,10 +37,13 @@ class Terminated(SystemExit):
 _NAMED = 4  # layers in one sentence
 
 
-def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteEnergyError:
+def non_finite_error(
+    step: int, measured: Metrics, last_good: str, given: str | None = None
+) -> NonFiniteEnergyError:
     """Return the error of a step, counted from 1, that was not applied.
 
-    `measured` tells the layers by "energy/<layer>", and `last_good` is where the last good checkpoint is.
+    `measured` tells the layers by "energy/<layer>", `last_good` is where the last good checkpoint is, and
+    `given` what of the data is not finite, where that is the reason.
     """
     layers = [
         f"layer '{name.removeprefix('energy/')}' has energy {value}"
@@ -55,7 +58,7 @@ def non_finite_error(step: int, measured: Metrics, last_good: str) -> NonFiniteE
             f"the update of step {step} is not finite, though the energy is: a gradient or the "
             f"optimizer is"
         )
-    return NonFiniteEnergyError(
-        f"{what}; the step was not applied; {last_good}; lower the step sizes of inference or learning, "
-        f"or look at the data"
-    )
+    remedy = "lower the step sizes of inference or learning, or look at the data"
+    if given is not None:
+        remedy = f"{given}: drop or mend them"
+    return NonFiniteEnergyError(f"{what}; the step was not applied; {last_good}; {remedy}")

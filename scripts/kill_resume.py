@@ -1,12 +1,14 @@
 """Does a run that is killed with -9 and resumed end as the run never interrupted, bit by bit?
 
     python scripts/kill_resume.py --runs 100 [--model generator]
+    python scripts/kill_resume.py --runs 50 --slow-disk     # about 100 kills
 
-About 15 minutes on 2 CPU cores (10 s a run). One reference run of `pcflax train` ends by itself. Every
-other run, with the same options, is killed with SIGKILL at a random moment, one to three times, and
-resumed. Expected: each ends with the reference's digest of parameters and optimizer state and with the
-same metrics.jsonl, byte for byte; the last line printed is "100 of 100 runs ended bitwise equal". The
-exit code is 1 where one did not.
+About 15 minutes on 2 CPU cores (10 s a run); on a slow disk, where each rename, removal and wait for the
+disk takes 50 to 300 ms, so that more kills fall into saves, an hour. One reference run of `pcflax train`
+ends by itself. Every other run, with the same options, is killed with SIGKILL at a random moment, one to
+three times, and resumed. Expected: each ends with the reference's digest of parameters and optimizer state
+and with the same metrics.jsonl, byte for byte; the last line printed is "100 of 100 runs ended bitwise
+equal". The exit code is 1 where one did not.
 """
 
 from __future__ import annotations
@@ -26,13 +28,35 @@ from pathlib import Path
 
 from pcflax.cli.main import main as main_of_pcflax
 
+# The command, where what changes a folder takes its time.
+SLOW_DISK = """
+import os, random, time
+from pcflax.cli.main import main
+
+moments = random.Random()
+
+
+def slowly(operation):
+    def call(*arguments, **options):
+        time.sleep(moments.uniform(0.05, 0.3))
+        return operation(*arguments, **options)
+
+    return call
+
+
+for name in ("rename", "replace", "remove", "unlink", "rmdir", "fsync"):
+    setattr(os, name, slowly(getattr(os, name)))
+main()
+"""
+PROGRAM = ["-m", "pcflax"]
+
 
 def command(run_dir: Path, num_steps: int, *extra: str) -> list[str]:
     """A short run with many checkpoints, so that kills also land in their writing."""
     options = ["--num-steps", str(num_steps), "--eval-every", "20", "--run-dir", str(run_dir)]
     if "--resume" not in extra:
         options += ["--widths", "64", "48", "--inference-steps", "5"]
-    return [sys.executable, "-m", "pcflax", "train", *options, *extra]
+    return [sys.executable, *PROGRAM, "train", *options, *extra]
 
 
 def finish(run_dir: Path, num_steps: int, *extra: str) -> None:
@@ -74,10 +98,14 @@ def main() -> None:
     """Kill, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--num-steps", type=int, default=600)
+    parser.add_argument("--num-steps", type=int, help="600 unless given; 100 on a slow disk")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--model", default="mlp", help="one of the command's models with --widths")
+    parser.add_argument("--slow-disk", action="store_true", help="the disk takes its time")
     options = parser.parse_args()
+    if options.slow_disk:
+        PROGRAM[:] = ["-c", SLOW_DISK]
+    options.num_steps = options.num_steps or (100 if options.slow_disk else 600)
     moments = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="pcflax-kill-"))
     begin = time.perf_counter()

@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     # What goes wrong in Orbax's threads reaches us as an error, and need not be told twice.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if not debug:
+        sys.unraisablehook = _tell_ignored
     with contextlib.suppress(AttributeError):  # an ASCII terminal shows what it can
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore
     try:
@@ -55,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _tell_ignored(what) -> None:
+    """Show an error that nobody could catch; not what TensorStore says of writes that were given up."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 _STOPPED = "stopped; go on with --resume"
@@ -171,7 +179,10 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, KeyError):
         text = str(error.args[0]) if error.args else text
     first = text.splitlines()[0]
-    named = (ValueError, TypeError, OSError, FloatingPointError, LookupError)
+    if first.startswith("RESOURCE_EXHAUSTED: "):  # jax's, while a network is built
+        told = first.removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
+        return f"{told[0].lower()}{told[1:]}; choose a smaller network"
+    named = (ValueError, TypeError, OSError, FloatingPointError, LookupError, MemoryError)
     ours = type(error).__module__.startswith("pcflax") or "pip install" in first  # an extra's line
     if isinstance(error, named) or ours:
         return first

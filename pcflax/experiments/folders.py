@@ -89,12 +89,12 @@ def load_runs(folder: str | Path) -> Runs:
     if record is None:
         raise FileNotFoundError(
             f"{folder} holds no {_FILE}, so it is no folder of several seeds; a single run's history is in "
-            f"pc.load_checkpoint(folder).meta['history']"
+            f"pc.load_checkpoint(folder).rows()"
         )
     runs = []
     for name, one in record["runs"].items():
         try:
-            rows = load_checkpoint(folder / name).meta["history"]
+            rows = load_checkpoint(folder / name).rows()
         except FileNotFoundError:  # killed before the first
             rows = []
         runs.append(OneRun(one["seed"], History(rows), one["settings"], one.get("ended")))

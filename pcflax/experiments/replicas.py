@@ -126,7 +126,7 @@ class Replicas:
             )
             assert fit is not None  # done_too
             fits.append(fit)
-        if not any(fit.goes_on() for fit in fits):
+        if not any(fit.goes_on() or fit.run.owed for fit in fits):
             warnings.warn(
                 f"nothing to do: all {len(fits)} runs are at step {self.trainers[0].step} or later (epochs "
                 f"and num_steps are totals, counted from step 0)",

@@ -8,6 +8,7 @@ typo does not pass as silence.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -188,8 +189,8 @@ def mode_of(metric: str, mode: Literal["max", "min"] | None = None) -> Literal["
 class EarlyStopping(Callback):
     """Stop where a metric has not improved for a number of evaluations of this fit.
 
-    It looks at the Trainer's history and keeps nothing, so a resumed run stops where the run never
-    interrupted would have. Another `fit` of the same Trainer is judged by its own evaluations.
+    What it judges is the Trainer's history, so a resumed run stops where the run never interrupted would
+    have. Another `fit` of the same Trainer is judged by its own evaluations.
 
     Args:
         metric: a name of the history, such as "eval/accuracy".
@@ -210,9 +211,11 @@ class EarlyStopping(Callback):
     ):
         self.metric, self.mode = metric, mode_of(metric, mode)
         self.patience = expect_count("EarlyStopping", "patience", patience, least=1)
+        self._judged = _Judged(History(), 0)
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Refuse a metric that is not measured; stop a run that had stopped before it was restored."""
+        self._judged = _Judged(trainer.history, trainer.began)
         if not any(name.startswith("eval/") for name in trainer.measures):
             raise ValueError(
                 f"EarlyStopping judges '{self.metric}' after evaluations, and this fit has none; give "
@@ -238,9 +241,33 @@ class EarlyStopping(Callback):
             trainer.stop()
 
     def _is_over(self, trainer: RunningTrainer) -> bool:
+        judged, history = self._judged, trainer.history
+        if judged.history is not history or judged.began != trainer.began:
+            judged = self._judged = _Judged(history, trainer.began)
+        if self.metric not in history.names():
+            history[self.metric]  # which raises
         sign = 1.0 if self.mode == "max" else -1.0
-        column = zip(trainer.history.steps(self.metric), trainer.history[self.metric], strict=True)
-        values = [value for step, value in column if step > trainer.began]
-        # a NaN is never the best
-        scores = [-math.inf if math.isnan(value) else sign * value for value in values]
-        return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
+        for row in history.rows[judged.rows :]:
+            if self.metric in row and row["step"] > judged.began:
+                score = sign * row[self.metric]
+                judged.see(-math.inf if math.isnan(score) else score)  # a NaN is never the best
+        judged.rows = len(history.rows)
+        return judged.since_best >= self.patience
+
+
+@dataclasses.dataclass
+class _Judged:
+    """How far a history was gone through, so that a long one is not at each evaluation."""
+
+    history: History
+    began: int
+    rows: int = 0
+    best: float | None = None
+    since_best: int = 0
+
+    def see(self, score: float) -> None:
+        """Look at the next score, of which a higher one is better."""
+        if self.best is None or score > self.best:
+            self.best, self.since_best = score, 0
+        else:
+            self.since_best += 1

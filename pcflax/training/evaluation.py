@@ -25,6 +25,7 @@ from pcflax.networks import SplitNetwork
 from pcflax.typing import PRNGKey, PyTree
 
 from .measure import at_least_32_bits, measure
+from .memory import memory_told
 from .metrics import MetricFunctions, of_means
 from .reading import AbstractReading, Feedforward, in_evaluation
 from .staging import call_capacity
@@ -48,18 +49,20 @@ def evaluate(
     constants = data.constants()
     totals: dict[str, float] = {}
     for number, items, valid in _numbered(data, call_capacity(data)):
-        sums = measure_batches(
-            network,
-            constants,
-            items,
-            valid,
-            number,
-            reads,
-            key,
-            reader=data.reader,
-            metrics=metrics,
-        )
-        for name, column in jax.device_get(sums).items():
+        with memory_told("evaluation", lambda: network, data):
+            measured = measure_batches(
+                network,
+                constants,
+                items,
+                valid,
+                number,
+                reads,
+                key,
+                reader=data.reader,
+                metrics=metrics,
+            )
+            sums = jax.device_get(measured)
+        for name, column in sums.items():
             # in float64 on the host: the same at every batch size, but for rounding
             totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
     failed, known = totals.pop("failed", 0.0), totals.pop("known", data.num_examples)

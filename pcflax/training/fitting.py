@@ -23,7 +23,9 @@ from pcflax.typing import PyTree
 
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
+from .checks import not_finite
 from .loop import Measured, Recipe, learn_batches
+from .memory import memory_told
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -83,8 +85,8 @@ class Fit:
         """Return what the next `count` batches are read from."""
         return pad(self.data.items(self.run.step - self.calendar.start, count), capacity)
 
-    def learned(self, measured: Measured) -> None:
-        """Note what a call measured.
+    def learned(self, measured: Measured, items: PyTree) -> None:
+        """Note what a call measured on these items.
 
         Raises:
             NonFiniteEnergyError: where its last step was not applied.
@@ -92,9 +94,13 @@ class Fit:
         # a failed step was not applied
         done, values = int(measured.count) - int(measured.failed), columns(measured.values)
         self.run.learned(values, done)
+        if done:
+            self.run.owed = {"log", "evaluate", "epoch", "save"}
         if measured.failed:
             found = {name: float(column[done]) for name, column in values.items()}
-            raise non_finite_error(self.run.step + 1, found, self.saving.last_good())
+            item = jax.tree.map(lambda leaf: leaf[done], items)
+            given = not_finite(self.data.reader(self.data.constants(), item), self.data.name)
+            raise non_finite_error(self.run.step + 1, found, self.saving.last_good(), given)
 
     def tell(self) -> None:
         """Log and evaluate what is due after this step."""
@@ -102,7 +108,7 @@ class Fit:
         self.callbacks.notify("on_progress", self.trainer, step)
         for event, tell in (("log", self._log), ("evaluate", self._evaluate), ("epoch", self._end)):
             # A callback may have gone back by restore(): then nothing more is due here.
-            if self.run.step == step and calendar.is_due(event, step):
+            if self.run.step == step and event in self.run.owed and calendar.is_due(event, step):
                 tell()
         self._told = step
 
@@ -110,26 +116,32 @@ class Fit:
         """Save where it is due after this step, or asked."""
         step, calendar = self.run.step, self.calendar
         asked = calendar.save is not None and (asked or self.run.stop_asked)
-        if self._told == step and (asked or calendar.is_due("save", step)):
+        due = "save" in self.run.owed and calendar.is_due("save", step)
+        if self._told == step and (asked or due):
             path = self.saving.save(self.run)
             self.callbacks.notify("on_checkpoint", self.trainer, step, path)
+        self.run.owed = set()
 
     def _log(self) -> None:
-        row = self.run.record.take_row(self.recipe.metrics)
-        if row:
-            row |= self.callbacks.measure(self.trainer, self.run.step)
-            self._add(row, "on_log")
+        step, record = self.run.step, self.run.record
+        if not record.pending:
+            return
+        measured = self.callbacks.measure(self.trainer, step)  # where it raises, the row is owed
+        if self.run.step == step:
+            self._add(record.take_row(self.recipe.metrics) | measured, "log")
             self.limit.look(self.rule, self.run, self.data, self.run.step - self.calendar.start)
 
     def _evaluate(self) -> None:
         self.run.write()  # so that a fault within a call goes back to the last evaluation at most
-        self._add({f"eval/{k}": value for k, value in self.evaluate().items()}, "on_evaluate")
+        self._add({f"eval/{k}": value for k, value in self.evaluate().items()}, "evaluate")
 
     def _add(self, row: dict[str, float], event: str) -> None:
         self.run.record.history.append(self.run.step, row)
-        self.callbacks.notify(event, self.trainer, self.run.step, row)
+        self.run.owed.discard(event)
+        self.callbacks.notify(f"on_{event}", self.trainer, self.run.step, row)
 
     def _end(self) -> None:
+        self.run.owed.discard("epoch")
         epoch = self.calendar.epochs(self.run.step) - 1
         self.callbacks.notify("on_epoch_end", self.trainer, epoch)
 
@@ -168,16 +180,22 @@ def train(
     with contextlib.ExitStack() as stack:
         for fit in fits:
             stack.callback(fit.run.settle)
+        for fit in fits:
+            if fit.run.owed:  # an error came between
+                with _failing_alone(fit, several=len(fits) > 1):
+                    fit.tell()
+                    fit.save(asked=False)
         while going := [fit for fit in fits if fit.goes_on()]:
             counts = [fit.plan(capacity) for fit in going]
             items = [fit.items(count, capacity) for fit, count in zip(going, counts, strict=True)]
             begin = time.perf_counter()
-            found = learn(going, items, counts)
+            with memory_told("training", lambda: [fit.run.state() for fit in fits], fits[0].data):
+                found = learn(going, items, counts)
             seconds = time.perf_counter() - begin
-            for fit, measured in zip(going, found, strict=True):
+            for fit, measured, own in zip(going, found, items, strict=True):
                 fit.pace.note(int(measured.count) - int(measured.failed), seconds)
                 with _failing_alone(fit, several=len(fits) > 1):
-                    fit.learned(measured)
+                    fit.learned(measured, own)
                     fit.tell()
             asked = signals.save_asked() or signals.caught is not None
             for fit in going:

@@ -13,7 +13,7 @@ class History:
     a resumed run equal those of one never interrupted.
 
     Attributes:
-        rows: the rows.
+        rows: the rows, to be read; `append` adds one.
 
     >>> history = History([{"step": 50, "eval/accuracy": 0.9}, {"step": 100, "eval/accuracy": 0.95}])
     >>> history["eval/accuracy"], history.steps("eval/accuracy")
@@ -22,6 +22,10 @@ class History:
 
     def __init__(self, rows: list[dict[str, Any]] | None = None):
         self.rows: list[dict[str, Any]] = list(rows or [])
+        # The newest value of each metric in the first so many rows: a long history is not gone through
+        # for each row, evaluation and save.
+        self._last: dict[str, float] = {}
+        self._looked_at = 0
 
     def append(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row."""
@@ -45,11 +49,21 @@ class History:
 
     def names(self) -> list[str]:
         """The names of all metrics measured, in order of first appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row if name != "step"))
+        return list(self.last())
 
     def last(self) -> dict[str, float]:
-        """The newest value of every metric."""
-        return {name: self[name][-1] for name in self.names()}
+        """The newest value of every metric, in order of first appearance."""
+        if len(self.rows) < self._looked_at:  # somebody dropped some
+            self._last, self._looked_at = {}, 0
+        for row in self.rows[self._looked_at :]:
+            self._last |= row
+        self._looked_at = len(self.rows)
+        return {name: value for name, value in self._last.items() if name != "step"}
+
+    def drop_after(self, step: int) -> None:
+        """Forget the rows of later steps."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        self._last, self._looked_at = {}, 0
 
     def __repr__(self) -> str:
         return f"History({len(self.rows)} rows: {', '.join(self.names()) or 'empty'})"

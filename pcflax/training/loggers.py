@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,16 +119,15 @@ class JSONLinesLogger(Callback):
             with self._telling():
                 file.close()
 
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(f"cannot write metrics to {self.path}: {error.strerror}") from error
+    def _telling(self):
+        return _telling(f"metrics to {self.path}")
 
 
 class TensorBoardLogger(Callback):
-    """TensorBoard event files, written with tensorboardX.
+    """TensorBoard event files, in the format of tensorboardX.
+
+    Its `SummaryWriter` is not used: the thread in which that writes dies of a full disk, and whoever gives it
+    more then waits for ever.
 
     Args:
         directory: the folder that `tensorboard --logdir` is given.
@@ -136,28 +136,59 @@ class TensorBoardLogger(Callback):
     def __init__(self, directory: str | Path):
         self.directory = expect_local_path("TensorBoardLogger", "directory", directory)
         self._writer: Any = None
+        self._flush_at = 0.0
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Open a new event file; TensorBoard forgets what older ones hold after the current step."""
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog  # type: ignore
 
-        self._writer = SummaryWriter(str(self.directory), purge_step=trainer.step + 1)
+        with self._telling():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # its own suffix is of seconds: a fit that begins in the same one would write over this
+            suffix = f".{time.time_ns()}"
+            self._writer = EventsWriter(str(self.directory / "events"), suffix)
+        self._write(trainer.step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Write one scalar a metric."""
         from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
 
-        # not by add_scalar: it rewrites names, so that "a b" and "a_b" would be one
+        # the names as they are: SummaryWriter would make one of "a b" and "a_b"
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._writer.file_writer.add_summary(Summary(value=values), step)
+        self._write(step, summary=Summary(value=values))
 
     on_evaluate = on_log
 
     def on_fit_end(self, trainer: RunningTrainer) -> None:
         """Close the file."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with self._telling():
+                writer.close()
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore
+
+        with self._telling():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            if time.monotonic() > self._flush_at:
+                self._writer.flush()  # which waits for the disk
+                self._flush_at = time.monotonic() + _FLUSH_EVERY
+
+    def _telling(self):
+        return _telling(f"TensorBoard's events to {self.directory}")
+
+
+_FLUSH_EVERY = 10.0  # seconds
+
+
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {what}: {error.strerror}") from error
 
 
 def plain_console() -> Console:

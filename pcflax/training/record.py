@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pcflax.data import Dataset
+from pcflax.errors import CheckpointError, CheckpointWarning
 
-from .checkpoints.reading import is_same_data, versions, warn_of_changes
+from .checkpoints.reading import Checkpoint, is_same_data, versions, warn_of_changes
+from .checkpoints.rows import RowLog
 from .history import History
 from .metrics import MetricFunctions, of_means
 
@@ -22,6 +26,7 @@ class Record:
 
     seed: int
     history: History = dataclasses.field(default_factory=History)
+    log: RowLog = dataclasses.field(default_factory=RowLog)  # of the history's rows
     pending: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # since the last row
     data: dict[str, Any] | None = None  # what the data set says of itself
     data_start: int = 0  # the step before its first batch
@@ -59,10 +64,14 @@ class Record:
 
     def go_back(self, step: int, pending: dict[str, list[float]]) -> None:
         """Forget what was measured after a step, when these values were pending."""
-        self.history.rows = [row for row in self.history.rows if row["step"] <= step]
+        self.history.drop_after(step)
         at_step = {name for row in self.history.rows if row["step"] == step for name in row}
         logged = any(name.startswith("train/") for name in at_step)
         self.pending = {} if logged else pending
+
+    def is_on(self, data: Dataset) -> bool:
+        """Return whether the newest fit was on this data set, if there was one."""
+        return is_same_data(self.data or {}, data.description())
 
     def begin(self, step: int, data: Dataset) -> bool:
         """Begin a fit on this data set, and return whether the one before was on the same.
@@ -70,7 +79,7 @@ class Record:
         Warns where a restored fit goes on otherwise than it would have.
         """
         now: dict[str, Any] = dict(data.description())
-        goes_on = is_same_data(self.data or {}, now)
+        goes_on = self.is_on(data)
         if not goes_on:
             self.data_start = step
         self.data = now
@@ -82,7 +91,7 @@ class Record:
         return goes_on
 
     def to_meta(self, step: int) -> dict[str, Any]:
-        """Return what a checkpoint of this step stores beside its arrays."""
+        """Return what a checkpoint of this step stores beside its arrays and where its rows are."""
         evaluated: dict[str, float] = {}
         for row in reversed(self.history.rows):
             if row["step"] != step:
@@ -95,17 +104,36 @@ class Record:
             "began": self.began,
             "metrics": self.history.last(),
             "evaluated": evaluated,
-            "history": self.history.rows,
             "pending": self.pending,
             "versions": versions(),
         }
 
+    def add_rows(self, directory: Path) -> dict[str, Any]:
+        """Write the rows that are new beside the checkpoints in a folder; return where they all are."""
+        return self.log.add(directory, self.history.rows)
+
     @classmethod
-    def of_meta(cls, meta: Mapping[str, Any]) -> Record:
-        """Return the record that a checkpoint stored."""
+    def of_checkpoint(cls, stored: Checkpoint) -> Record:
+        """Return the record that a checkpoint stored.
+
+        Warns:
+            CheckpointWarning: where its rows are lost.
+        """
+        meta = stored.meta
+        try:
+            rows, log = RowLog.read(stored.path.parent, meta["history"])
+        except CheckpointError as error:
+            warnings.warn(
+                f"the history of checkpoint {stored.path} is lost: {error}; the run goes on from its step "
+                f"{stored.step} with an empty one",
+                CheckpointWarning,
+                stacklevel=5,
+            )
+            rows, log = [], RowLog()
         return cls(
             seed=meta["seed"],
-            history=History(meta["history"]),
+            history=History(rows),
+            log=log,
             pending={name: list(column) for name, column in meta["pending"].items()},
             data=meta["data"],
             data_start=meta.get("data_start", 0),

@@ -47,6 +47,8 @@ class Run:
         self, network: AbstractPCNetwork, optimizer: optax.GradientTransformation, seed: int
     ):
         self.step, self.record, self.stop_asked = 0, Record(seed), False
+        # What follows a step, "log" and the like, and was not done after the newest: an error came between.
+        self.owed: set[str] = set()
         self.key = jax.random.key(seed)
         self._network = network
         self._optimizer_state = as_arrays(optimizer.init(in_training(network).parameters))
@@ -184,11 +186,12 @@ class Run:
         """Go to a checkpoint, or change nothing."""
         optimizer_state = as_arrays(self._optimizer_state)
         arrays, optimizer_arrays = stored.arrays_for(self._network, optimizer_state)
+        record = Record.of_checkpoint(stored)
         write_network_arrays(self._network, arrays)
         self._optimizer_state = unflatten(optimizer_state, optimizer_arrays)
         self._activities = copied(dict(stored.activities))
         self._starts = copied(dict(stored.sections["starts"]))
         self._network.set_activities(self._activities)
-        self.step, self.record = stored.step, Record.of_meta(stored.meta)
+        self.step, self.record, self.owed = stored.step, record, set()
         self.key = jax.random.key(self.record.seed)
         self._written, self._shown = (self.step, self.record.copy_pending()), True

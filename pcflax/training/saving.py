@@ -63,8 +63,9 @@ class Saving:
                     f"parameter '{name}' is not finite after step {run.step}, so nothing was saved; "
                     f"{self.last_good()}"
                 )
-        path = self.needed().save(run.step, sections, run.meta())
+        path = self.needed().save(run.step, sections, run.meta(), run.record.add_rows)
         self._knows_folder = True
+        run.owed.discard("save")
         return path
 
     def restore(self, run: Run, step: int | None, *, best: bool) -> None:

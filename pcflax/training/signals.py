@@ -7,6 +7,7 @@ the compiled call at hand return, so that the state is whole when it is saved.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
@@ -22,10 +23,12 @@ class SignalCatcher:
 
     A signal that the process was told to ignore stays ignored, and one whose handler is not Python's
     stays with that, since it could not be put back. Outside the main thread, where Python allows no
-    handlers, it notes nothing. `caught` is the signal that asks to stop, or None.
+    handlers, it notes nothing. In a process that is forked while it is entered, such as a worker that reads
+    data, signals mean what they meant before. `caught` is the signal that asks to stop, or None.
     """
 
     def __init__(self):
+        self._process = os.getpid()
         self.caught: int | None = None
         self._save_asked = False
         self._before: dict = {}
@@ -60,7 +63,10 @@ class SignalCatcher:
         self._before[number] = signal.signal(number, self._handle)
 
     def _handle(self, number, frame) -> None:
-        del frame
+        if os.getpid() != self._process:  # forked: who sends it wants the worker to end
+            signal.signal(number, self._before[number])
+            os.kill(os.getpid(), number)
+            return
         if number == getattr(signal, "SIGUSR1", None):
             self._save_asked = True
             return

@@ -372,3 +372,60 @@ class TestEarlyStopping:
     def test_a_value_that_is_nan_is_never_the_best(self):
         callback = pc.EarlyStopping("eval/score", "min", patience=2)
         assert stops(callback, [float("nan"), 0.5, 0.4, 0.3, 0.2]) is None
+
+
+EVERY_SECOND = {"eval_data": make_data(), "eval_every": 2, "log_every": 2}
+
+
+@pytest.fixture(scope="module")
+def straight():
+    trainer = make_trainer([])
+    trainer.fit(make_data(), num_steps=6, **EVERY_SECOND)
+    return trainer
+
+
+def fails_once(event, time):
+    """A callback that raises when it is told an event for the so-manieth time."""
+    calls = []
+
+    def once(self, *arguments):
+        calls.append(event)
+        if len(calls) == time:
+            raise RuntimeError("broken")
+
+    return type("Fails", (), {event: once})()
+
+
+class TestAnErrorBetween:
+    """What was due after a step when something was raised is done when the same fit goes on."""
+
+    @pytest.mark.parametrize(
+        ("event", "time"),
+        [
+            ("on_progress", 2),
+            ("on_measure", 2),
+            ("on_log", 2),
+            ("on_evaluate", 2),
+            ("on_checkpoint", 2),
+            ("on_progress", 3),  # after the last step, where all steps are done
+            ("on_evaluate", 3),
+        ],
+    )
+    def test_rows_evaluations_and_checkpoints_are_those_of_the_run_without_it(
+        self, tmp_path, straight, event, time
+    ):
+        checkpoints = pc.Checkpoints(tmp_path, keep_latest=9)
+        trainer = make_trainer([fails_once(event, time)], checkpoints=checkpoints)
+        with pytest.raises(RuntimeError, match="broken"):
+            trainer.fit(make_data(), num_steps=6, **EVERY_SECOND)
+        trainer.fit(make_data(), num_steps=6, **EVERY_SECOND)
+        assert trainer.history.rows == straight.history.rows
+        assert checkpoints.steps() == [2, 4, 6]
+
+    def test_another_data_set_owes_nothing(self):
+        trainer = make_trainer([fails_once("on_progress", 1)])
+        with pytest.raises(RuntimeError, match="broken"):
+            trainer.fit(make_data(), num_steps=2, log_every=2)
+        other = make_data()
+        other.seed = 1
+        assert trainer.fit(other, num_steps=3).steps("train/energy") == [3]

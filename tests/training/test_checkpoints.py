@@ -304,7 +304,7 @@ def test_an_error_while_writing_is_not_swallowed(tmp_path, monkeypatch):
     """Saving runs in the background; what goes wrong there must reach the user."""
     checkpoints = pc.Checkpoints(tmp_path)
     monkeypatch.setattr(
-        "pcflax.training.checkpoints.seals._write_atomically",
+        "pcflax.training.checkpoints.seals.write_atomically",
         lambda path, text: (_ for _ in ()).throw(OSError("disk full")),
     )
     checkpoints.save(1, {"parameters": {"a": jnp.ones(2)}}, {"metrics": {}, "evaluated": {}})

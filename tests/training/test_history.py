@@ -31,6 +31,18 @@ def test_last_is_the_newest_value_of_each_metric():
     assert History().last() == {}
 
 
+def test_last_knows_of_rows_that_were_dropped():
+    history = History(ROWS)
+    history.last()
+    history.drop_after(10)
+    assert history.rows == ROWS[:2]
+    assert history.last() == {"train/loss": 2.0, "eval/accuracy": 0.5, "eval/energy": 1.5}
+    del history.rows[1:]
+    assert history.last() == {"train/loss": 2.0}
+    history.append(11, {"train/loss": 0.5})
+    assert history.last() == {"train/loss": 0.5}
+
+
 def test_append_adds_a_row_with_its_step():
     history = History(ROWS)
     history.append(30, {"eval/accuracy": 1.0})

@@ -249,6 +249,26 @@ class TestTensorBoard:
         found = [value for event in read_events(path) for value in event.summary.value]
         assert {value.tag: value.simple_value for value in found} == metrics
 
+    def test_a_disk_that_is_full_is_told_with_the_folder(self, tmp_path):
+        """A thread of tensorboardX died of it, and after ten rows training waited for it for ever."""
+        logger = pc.TensorBoardLogger(tmp_path)
+        logger.on_fit_start(types.SimpleNamespace(step=0), 1)
+
+        class Full:
+            def write(self, text):
+                raise OSError(28, "No space left on device")
+
+        logger._writer._py_recordio_writer._writer = Full()
+        with pytest.raises(OSError, match=f"cannot write TensorBoard's events to {tmp_path}: No"):
+            logger.on_log(None, 1, {"a": 0.5})
+
+    def test_fits_of_one_second_have_files_of_their_own(self, tmp_path):
+        logger = pc.TensorBoardLogger(tmp_path)
+        for step in range(3):
+            logger.on_fit_start(types.SimpleNamespace(step=step), 9)
+            logger.on_fit_end(None)
+        assert len(list(tmp_path.iterdir())) == 3
+
     def test_ending_twice_is_harmless(self, tmp_path):
         logger = pc.TensorBoardLogger(tmp_path)
         logger.on_fit_start(types.SimpleNamespace(step=0), 1)

@@ -68,6 +68,29 @@ def test_a_signal_that_the_program_has_a_use_for_is_left_to_it(number):
     assert seen == [number]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_worker_that_is_forked_meanwhile_ends_as_it_would_have(number):
+    """It noted the signal as if it were the trainer, and lived on."""
+    with SignalCatcher() as signals:
+        if (worker := os.fork()) == 0:
+            os.kill(os.getpid(), number)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -number
+        assert signals.caught is None
+        assert not signals.save_asked()
+
+
+def test_a_forked_worker_keeps_the_programs_own_handler():
+    signal.signal(signal.SIGTERM, lambda *arguments: os._exit(7))
+    with SignalCatcher():
+        if (worker := os.fork()) == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
+
+
 def test_sigusr1_saves_and_training_goes_on(tmp_path):
     """Batch systems send it some time before they kill."""
 

@@ -317,7 +317,8 @@ class TestFailure:
         trainer = digits_trainer(tmp_path, keep={"every": 4})
         with pytest.raises(
             pc.NonFiniteEnergyError,
-            match=r"not finite at step 7: layer 'layer_0' has energy nan.*last good checkpoint is .*4;",
+            match=r"not finite at step 7: layer 'layer_0' has energy nan.*last good checkpoint is .*4; "
+            r"inputs of 'arrays' are not finite in 1 of the batch's 64 examples, first in example 384: drop",
         ):
             trainer.fit(data, num_steps=10)
         assert trainer.step == 6

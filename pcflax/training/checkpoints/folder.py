@@ -6,6 +6,7 @@ that we write inside, is counted, moved or deleted.
     <step>/ and <step>.sha256       a checkpoint and its seal
     <step>.writing/                 one that is not sealed yet, or will never be
     <step>.superseded/ and .sha256  one that a newer run of the same steps moved aside
+    history.pcflax.jsonl            the rows that checkpoints point to: `rows.py`
 """
 
 from __future__ import annotations

@@ -34,8 +34,29 @@ def locked(directory: Path) -> Iterator[None]:
         if times > 1:
             _held[directory] = (file, times - 1)
         elif file is not None:
-            Path(file.name).unlink(missing_ok=True)  # while it is held: nobody loses a lock
+            with contextlib.suppress(OSError):  # a folder that was closed to us
+                if _is_there(file, Path(file.name)):
+                    Path(file.name).unlink()  # while it is held: nobody loses a lock
             file.close()
+
+
+def keep(directory: Path) -> None:
+    """See that a held folder is still held; hold it anew where somebody deleted it with its lock.
+
+    Raises:
+        FileExistsError: where another process has taken it since.
+    """
+    file, times = _held[directory]
+    if file is not None and not _is_there(file, directory / ".lock"):
+        _held[directory] = (_locked_file(directory / ".lock"), times)
+        file.close()
+
+
+def _is_there(file: IO, path: Path) -> bool:
+    """Whether an open file is the one of that name."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def _locked_file(path: Path) -> IO | None:
@@ -57,12 +78,12 @@ def _locked_file(path: Path) -> IO | None:
             file.close()
             path.unlink(missing_ok=True)
             return None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
+        if _is_there(file, path):
+            break
         file.close()  # its holder has just deleted it: ours would keep nobody out
     file.truncate(0)
-    with contextlib.suppress(OSError):  # a full disk
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with contextlib.suppress(
+        OSError
+    ):  # a full disk, which what is buffered would meet on closing, too
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file

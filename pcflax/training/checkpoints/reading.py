@@ -32,6 +32,7 @@ from .arrays import (
 )
 from .fingerprint import check_fingerprint
 from .folder import Folder, is_ours, plain_name, read_meta
+from .rows import Row, RowLog
 from .seals import damage, seal_of
 
 _SECTIONS = ("parameters", "optimizer", "other", "activities", "starts")
@@ -47,7 +48,7 @@ class Checkpoint(NamedTuple):
         metrics: the newest value of each metric.
         sections: every array by section ("parameters", "optimizer", "other", "activities", "starts") and
             path.
-        meta: seed, data, history, layers and versions, as saved.
+        meta: seed, data, layers and versions, as saved.
         path: the folder it was read from.
     """
 
@@ -70,6 +71,14 @@ class Checkpoint(NamedTuple):
                 total.update(f"{section}/{path}:{array.dtype}{array.shape};".encode())
                 total.update(np.ascontiguousarray(array).tobytes())
         return total.hexdigest()
+
+    def rows(self) -> list[Row]:
+        """Return the rows of the history up to this step, which are in a file beside the checkpoint.
+
+        Raises:
+            CheckpointError: where that file is missing or damaged.
+        """
+        return RowLog.read(self.path.parent, self.meta["history"])[0]
 
     def arrays_for(
         self, network: AbstractPCNetwork, optimizer_state: Any = None

@@ -14,6 +14,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from .disk import sync, write_atomically
+
 # Written by the desktops of macOS, Windows and KDE, by storage servers, and by NFS for deleted files.
 _LITTER = (".DS_Store", "._*", "Thumbs.db", "desktop.ini", ".directory", "@eaDir", ".nfs*")
 
@@ -21,9 +23,13 @@ _LITTER = (".DS_Store", "._*", "Thumbs.db", "desktop.ini", ".directory", "@eaDir
 def seal(folder: Path, path: Path) -> None:
     """Write the seal of a complete folder that will be renamed to `path`.
 
-    Its files are on the disk first, and the seal is written in one step that a kill cannot split.
+    Its files and their names are on the disk first, and the seal is written in one step that a kill cannot
+    split.
     """
-    _write_atomically(seal_of(path), _seal_text(_file_digests(folder, durable=True)))
+    digests = _file_digests(folder, durable=True)
+    for place in (*(entry for entry in folder.rglob("*") if entry.is_dir()), folder):
+        sync(place)
+    write_atomically(seal_of(path), _seal_text(digests))
 
 
 def seal_of(path: Path) -> Path:
@@ -53,20 +59,6 @@ def damage(path: Path) -> str | None:
     return f"{seal_file.name} is not as it was written"
 
 
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; where that can be asked."""
-    try:
-        opened = os.open(path, os.O_RDONLY)
-    except OSError:
-        return  # Windows opens no folders
-    try:
-        os.fsync(opened)
-    except OSError:
-        pass  # nor do all file systems sync them
-    finally:
-        os.close(opened)
-
-
 def _seal_text(digests: Mapping[str, str]) -> str:
     """What the seal of these files says: the format of the sha256sum tool."""
     return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
@@ -84,12 +76,3 @@ def _file_digests(folder: Path, *, durable: bool = False) -> dict[str, str]:
             if durable:
                 os.fsync(opened.fileno())
     return digests
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

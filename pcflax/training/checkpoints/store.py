@@ -14,8 +14,10 @@ the folder is not touched: `folder.py`. Reading is in `reading.py`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -28,10 +30,12 @@ from pcflax.checks import expect_count, expect_local_path
 
 from ..plain_json import dumps
 from .arrays import FlatArrays
+from .disk import move, sync
 from .folder import Folder, plain_name
-from .lock import locked
+from .lock import keep, locked
 from .reading import Checkpoint, read
-from .seals import damage, seal, seal_of, sync
+from .rows import sync_rows
+from .seals import damage, seal, seal_of
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -97,11 +101,7 @@ class Checkpoints:
             OSError: where the folder cannot be written, naming it.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # as long as the paths below a checkpoint, at which Orbax would wait for ever
-            probe = self.directory / f".probe-{os.getpid()}-".ljust(140, "x")
-            probe.touch()
-            probe.unlink()
+            self._probe()
         except OSError as error:
             raise OSError(
                 f"cannot write checkpoints to {self.directory}: {error.strerror}; choose another "
@@ -112,7 +112,21 @@ class Checkpoints:
             opened.enter_context(locked(self.directory))
             self._opened = opened
 
-    def save(self, step: int, sections: Mapping[str, FlatArrays], meta: dict[str, Any]) -> Path:
+    def _probe(self) -> None:
+        """Make the folder where there is none, and write into it: Orbax would wait for ever if it cannot."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # as long as the paths below a checkpoint
+        probe = self.directory / f".probe-{os.getpid()}-".ljust(140, "x")
+        probe.touch()
+        probe.unlink()
+
+    def save(
+        self,
+        step: int,
+        sections: Mapping[str, FlatArrays],
+        meta: dict[str, Any],
+        add_rows: Callable[[Path], Any] = lambda directory: [],
+    ) -> Path:
         """Write a checkpoint in the background; returns the folder it will be in.
 
         A checkpoint of the same step is replaced when the new one is complete. Later ones are of a
@@ -122,6 +136,8 @@ class Checkpoints:
             step: its name and place in time.
             sections: arrays by section and path, from `flatten`.
             meta: what json can hold.
+            add_rows: writes the history's rows beside the checkpoints, where it is given the folder, and
+                returns what to store of them.
 
         Raises:
             FileExistsError: where something else has the step's name, or another process writes.
@@ -131,7 +147,7 @@ class Checkpoints:
             for section, flat in sections.items()
         }
         meta = {
-            # a copy: Orbax writes in the background, while the run's history grows
+            # a copy: Orbax writes in the background, while the run goes on
             **json.loads(dumps(meta, spell=True)),
             "step": step,
             "keep_best": self.keep_best,
@@ -147,13 +163,23 @@ class Checkpoints:
         self.wait()
         checkpointer = self._open()
         self.refuse_taken(lambda taken: taken == step)
-        checkpointer.save(
-            self._place / self._folder.writing(step).name,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave({name: flat for name, flat in stored.items() if flat}),
-                meta=ocp.args.JsonSave(meta),
-            ),
-        )
+        try:
+            self._probe()  # it may have been closed or deleted meanwhile
+        except OSError as error:
+            raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
+        keep(self.directory)
+        try:
+            meta["history"] = add_rows(self.directory)
+            checkpointer.save(
+                self._place / self._folder.writing(step).name,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave({n: flat for n, flat in stored.items() if flat}),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+            )
+        except Exception as error:
+            self._give_up(step)
+            raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
         self._sealing = threading.Thread(target=self._finish, args=(step,), daemon=False)
         self._sealing.start()
         return self.path(step)
@@ -214,8 +240,9 @@ class Checkpoints:
             if path.exists():
                 replaced = self._move_aside(step)
             writing = self._folder.writing(step)
+            sync_rows(self.directory)
             seal(writing, path)
-            writing.rename(path)
+            move(writing, path)
             sync(self.directory)
             # Only now is anything older given up: a kill before this line loses nothing, since a
             # checkpoint that was moved aside still counts where there is no other.
@@ -227,8 +254,15 @@ class Checkpoints:
             self._prune()
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = _in_words(error, step, self.directory)
-            for leftover in self._folder.unfinished():  # a full disk needs the room
+            self._give_up(step)
+
+    def _give_up(self, step: int) -> None:
+        """Remove what there is of a checkpoint that could not be written: a full disk needs the room."""
+        with contextlib.suppress(OSError):
+            for leftover in self._folder.unfinished():
                 shutil.rmtree(leftover, ignore_errors=True)
+            if not self.path(step).exists():
+                seal_of(self.path(step)).unlink(missing_ok=True)
 
     def _prune(self) -> None:
         keep = set(self.steps()[-self.keep_latest :])
@@ -256,7 +290,7 @@ class Checkpoints:
         if seal_of(path).exists():
             shutil.copyfile(seal_of(path), seal_of(aside))
         if path.exists():
-            path.rename(aside)
+            move(path, aside)
         seal_of(path).unlink(missing_ok=True)
         return aside
 
@@ -303,12 +337,16 @@ class Checkpoints:
 
 
 def _in_words(error: BaseException, step: int, directory: Path) -> BaseException:
-    """The error itself, or a sentence where the disk is full, which libraries tell in their own terms."""
-    if not any(words in str(error) for words in ("No space left", "quota exceeded")):
+    """The error itself, or where the system is its reason, one sentence; libraries have their own terms."""
+    found = re.search(r"(?:OS error |os_error_code=')([0-9]+)", str(error))  # TensorStore's
+    number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+    if number is None:
         return error
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "make room" if full else "mend that"
     told = OSError(
-        f"no space is left on the disk of {directory}, so the checkpoint of step {step} was not written; "
-        f"the older ones are whole; make room and restore"
+        f"cannot write the checkpoint of step {step} to {directory}: {os.strerror(number)}; those before are "
+        f"not touched; {remedy} and restore"
     )
     told.__cause__ = error
     return told

@@ -1,0 +1,57 @@
+"""What a disk is asked for: to move a name, in a second try where it was busy, and to keep what it was given.
+
+File systems of a network tell "stale handle" or "busy" of what works a moment later.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+_PASSING = (errno.ESTALE, errno.EBUSY, errno.EAGAIN)
+_PAUSES = (0.05, 0.3, 1.0)  # seconds before another try
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or a folder another name, in place of a file that has it.
+
+    Raises:
+        OSError: where that fails for good.
+    """
+    for pause in _PAUSES:
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+        time.sleep(pause)
+        if not source.exists() and target.exists():
+            return  # it was done, and only the answer was lost
+    os.replace(source, target)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; where that can be asked."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        os.fsync(opened)
+    except OSError:
+        pass  # nor do all file systems sync them
+    finally:
+        os.close(opened)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is whole or as it was, whatever happens."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    move(part, path)

@@ -26,6 +26,7 @@ _NAMES = {
     "networks": "PCGraph PCNetwork",
     "parameterizations": "",
     "plotting": "",
+    "sharding": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
     "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger Reconstruction Smoother "
     "TensorBoardLogger Trainer load_checkpoint load_partial load_weights metrics save_weights",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from . import networks as networks
     from . import parameterizations as parameterizations
     from . import plotting as plotting
+    from . import sharding as sharding
     from . import training as training
     from . import typing as typing
     from . import variables as variables

@@ -19,7 +19,7 @@ NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGr
 PCResidual PCRoot PCStack Reconstruction Smoother
 TensorBoardLogger Trainer analysis citation data energies inference initializers layers learning
 errors load_checkpoint load_partial load_weights metrics models networks parameterizations plotting
-save_weights""".split()
+save_weights sharding""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
@@ -53,6 +53,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "plotting": """alignment_figure image_figure inference_figure recall_figure training_figure
         trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
+    "sharding": "Placement data features layers rules",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }
 FOLDERS = {folder: names.split() for folder, names in FOLDERS.items()}

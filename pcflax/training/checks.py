@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind
 from pcflax.data import Dataset
@@ -19,6 +20,7 @@ from pcflax.energies import Energy
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.sharding.placement import DATA
 from pcflax.typing import PyTree
 
 from .hiding import check_node
@@ -105,6 +107,7 @@ def check_data(
 ) -> None:
     """Run one batch's shapes through network, reading (if any) and metrics."""
     check_is_dataset(data, role)
+    check_batch_size(network.mesh, data, role)
     spec = data.spec()
     try:
         _run_shapes.eval_shape(network, spec, reads, metrics=metrics(data))
@@ -121,6 +124,16 @@ def check_data(
             bound.known(next(iter(data.batches())))
         except ValueError as error:
             raise ValueError(f"the {role} '{data.name}' does not fit: {error}") from error
+
+
+def check_batch_size(mesh: Mesh | None, data: Dataset, role: str) -> None:
+    """Refuse batches that do not divide among the devices of a mesh."""
+    count = 1 if mesh is None else mesh.shape.get(DATA, 1)
+    if data.batch_size % count:
+        raise ValueError(
+            f"the {role} '{data.name}' has batches of {data.batch_size} examples, which do not divide among "
+            f"the {count} devices of the axis '{DATA}'; give a batch_size that is a multiple of {count}"
+        )
 
 
 @functools.partial(jax.jit, static_argnames="metrics")  # whose cache knows what was checked before

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from pcflax.data import Dataset
 from pcflax.errors import non_finite_error
@@ -21,6 +22,7 @@ from pcflax.settings import Argument
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
 from .loop import Recipe, learn_batches
+from .placement import constants_on, items_on
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -45,38 +47,47 @@ class Fit:
     pace: Pace
     limit: StepLimit
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """Where the state lies, if on several devices."""
+        return None if self.run.layout is None else self.run.layout.mesh
+
     def train(self, signals: SignalCatcher) -> None:
         """Train until the last step, a stop or an error; then the objects hold the newest state."""
-        constants, capacity = self.data.constants(), call_capacity(self.data)
+        constants, capacity = constants_on(self.mesh, self.data), call_capacity(self.data)
         made_for = jax.tree.structure((self.rule, self.optimizer))
-        self.pace.begin((made_for, self.recipe, self.data.spec()))
+        recipe = self.recipe._replace(places=self.run.places())
+        self.pace.begin((made_for, recipe, self.data.spec()))
         try:
             while self.run.step < self.calendar.total and not self.run.stop_asked:
                 # plan
                 step = self.run.step
                 count = self.pace.plan(min(self.calendar.next(step) - step, capacity))
                 items = pad(self.data.items(step - self.calendar.start, count), capacity)
+                items = items_on(self.mesh, items, self.data.batch_size)
                 # call
-                self._call(constants, items, count)
+                self._call(constants, items, count, recipe)
                 # tell
                 if self._tell(signals):
                     break
         finally:
             self.run.settle()
 
-    def _call(self, constants, items, count: int) -> None:
+    def _call(self, constants, items, count: int, recipe: Recipe) -> None:
         """Learn from `count` batches."""
         begin = time.perf_counter()
-        state, measured = learn_batches(
-            self.run.take(),
-            constants,
-            items,
-            jnp.int32(count),
-            self.run.key,
-            self.rule,
-            self.optimizer,
-            recipe=self.recipe,
-        )
+        state = self.run.take()
+        with state.network.on_mesh():
+            state, measured = learn_batches(
+                state,
+                constants,
+                items,
+                jnp.int32(count),
+                self.run.key,
+                self.rule,
+                self.optimizer,
+                recipe=recipe,
+            )
         self.run.put(state)
         values, looked, failed = jax.device_get(measured)
         done, values = int(looked) - int(failed), columns(values)  # a failed step was not applied

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 
 from pcflax.checks import expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument
+from pcflax.sharding import Placement
 from pcflax.typing import MetricFunction, PyTree
 
 from .calendar import Calendar
@@ -40,6 +42,7 @@ from .history import History
 from .loggers import ConsoleLogger
 from .loop import Recipe
 from .metrics import MetricFunctions, by_node, default_metrics
+from .placement import layout_of
 from .reading import AbstractReading, is_told_below
 from .run import Run
 from .saving import Saving
@@ -68,6 +71,8 @@ class Trainer:
             {node: {name: function}}. Unless given, accuracy for labelled data, with the perplexity for
             sequences, and the squared error for other data.
         callbacks: loggers and other callbacks, told in order.
+        mesh: the devices that share the work, `pc.sharding.data()` or another placement, or a mesh of jax's
+            with axes of those names; one device unless given. The network is put there.
         seed: every random choice is folded from (seed, step).
         progress: whether to show a progress bar and a line for each evaluation.
 
@@ -100,6 +105,7 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         metrics: Mapping[str, MetricFunction] | None = None,
         callbacks: Iterable[Any] = (),
+        mesh: Placement | Mesh | None = None,
         seed: int = 0,
         progress: bool = True,
     ):
@@ -120,7 +126,8 @@ class Trainer:
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
         self.measures: tuple[str, ...] = ()
         seed = expect_count("Trainer", "seed", seed, least=-(2**63))
-        self._run = Run(network, self.optimizer, seed)
+        layout = layout_of("Trainer", mesh, network)
+        self._run = Run(network, self.optimizer, seed, layout)
         self._saving, self._pace, self._limit = Saving(checkpoints), Pace(), StepLimit()
 
     @property

@@ -229,8 +229,8 @@ class PCStack(PCLayer):
         if is_spread(self.depth):
             # what a layer keeps, or draws, is of the whole batch
             is_whole = bool(nnx.to_flat_state(nnx.state(self.stacked, OTHER)))
-            activities, *found = in_stages(one, below, state, by_layer, is_whole=is_whole)
-            return batch_first(activities), *found
+            activities, top, writes = in_stages(one, below, state, by_layer, is_whole=is_whole)
+            return batch_first(activities), top, writes
         _, (activities, predictions, writes) = jax.lax.scan(
             one, below, (state, *by_layer), length=self.depth
         )

@@ -135,8 +135,9 @@ class SplitNetwork(Generic[Net]):
         for leaf in jax.tree.leaves((self.parameters, self.other)):
             place = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
             mesh = place.mesh if isinstance(place, NamedSharding) else None
-            ours = isinstance(mesh, Mesh) and set(mesh.axis_names) <= set(AXES)
-            return mesh if ours and mesh.are_all_axes_auto else None
+            if isinstance(mesh, Mesh) and set(mesh.axis_names) <= set(AXES):
+                return mesh if mesh.are_all_axes_auto else None
+            return None
         return None
 
     def on_mesh(self) -> contextlib.AbstractContextManager:

@@ -87,14 +87,14 @@ class Placement:
             raise ValueError(
                 f"{self} takes {known} devices, and there are {len(devices)}; give smaller numbers"
             )
+        left = len(devices) // known
         if None in sizes.values():
             if len(devices) % known:
                 raise ValueError(
                     f"{self} leaves {len(devices)} devices to be divided by {known}; give numbers that "
                     f"divide them"
                 )
-            sizes = {n: len(devices) // known if s is None else s for n, s in sizes.items()}
-        shape = tuple(sizes.get(name, 1) for name in AXES)
+        shape = tuple(left if (n := sizes.get(name, 1)) is None else n for name in AXES)
         return _mesh(shape, tuple(devices[: math.prod(shape)]))
 
 

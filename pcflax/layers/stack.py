@@ -116,7 +116,7 @@ class PCStack(PCLayer):
 
     def predict(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:  # type: ignore[override]
         """Return the top layer's prediction after a feedforward pass from below."""
-        return self.advance_nodes((below,), Numerics(), batch_size=None)[1][self.top_node]
+        return self.top_node(self.advance_nodes((below,), Numerics(), batch_size=None)[1])
 
     # The verbs of a run of nodes.
 
@@ -229,11 +229,10 @@ class PCStack(PCLayer):
         if is_spread(self.depth):
             # what a layer keeps, or draws, is of the whole batch
             is_whole = bool(nnx.to_flat_state(nnx.state(self.stacked, OTHER)))
-            activities, top, writes = in_stages(one, below, state, by_layer, is_whole=is_whole)
-            return batch_first(activities), top, writes
-        _, (activities, predictions, writes) = jax.lax.scan(
-            one, below, (state, *by_layer), length=self.depth
-        )
+            found = in_stages(one, below, state, by_layer, is_whole=is_whole)
+        else:
+            _, found = jax.lax.scan(one, below, (state, *by_layer), length=self.depth)
+        activities, predictions, writes = found
         return batch_first(activities), batch_first(predictions), writes
 
     def update_nodes(self, writes: PyTree) -> None:

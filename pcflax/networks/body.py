@@ -165,7 +165,7 @@ class NetworkBody(WiredLayers):
         batch_size = batch_size if inputs is None else self.check_batch(inputs, None)
         known = {k: v for k, v in (clamps or {}).items() if k not in self.outputs}
         predictions = self.pass_upward(inputs, batch_size=batch_size, clamps=known).predictions
-        tops = {name: predictions[name][self.layer(name).top_node] for name in self.outputs}
+        tops = {name: self.layer(name).top_node(predictions[name]) for name in self.outputs}
         return tops[self.output] if self.one_output else tops
 
     def pass_upward(

@@ -88,12 +88,11 @@ class Placement:
                 f"{self} takes {known} devices, and there are {len(devices)}; give smaller numbers"
             )
         left = len(devices) // known
-        if None in sizes.values():
-            if len(devices) % known:
-                raise ValueError(
-                    f"{self} leaves {len(devices)} devices to be divided by {known}; give numbers that "
-                    f"divide them"
-                )
+        if None in sizes.values() and len(devices) % known:
+            raise ValueError(
+                f"{self} leaves {len(devices)} devices to be divided by {known}; give numbers that divide "
+                f"them"
+            )
         shape = tuple(left if (n := sizes.get(name, 1)) is None else n for name in AXES)
         return _mesh(shape, tuple(devices[: math.prod(shape)]))
 

@@ -9,6 +9,9 @@ import pytest
 from tests.conftest import ROOT
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize("file", ["equality", "collectives", "places"])
 def test_on_eight_devices(file):
     done = subprocess.run(

@@ -48,7 +48,11 @@ def topmost(activity: Float[Array, " batch depth *features"]) -> Float[Array, " 
         return activity[:, -1]
 
     def top(activity):
-        return _from_highest(activity[:, -1])
+        here, is_highest = (
+            activity[:, -1],
+            jax.lax.axis_index(LAYERS) == jax.lax.axis_size(LAYERS) - 1,
+        )
+        return jax.lax.psum(jnp.where(is_highest, here, jnp.zeros_like(here)), LAYERS)
 
     return _on_each(top, PartitionSpec(None, LAYERS), _ALL)(activity)
 
@@ -71,15 +75,15 @@ def in_stages(
     """Scan over all layers, as a pipeline: a part of the batch passes over a device's layers, and goes on.
 
     Args:
-        one: `activity, found = one(activity, (state, *rows))` of one layer, as in `jax.lax.scan`; what it
-            finds first is an activity, and its second a prediction.
+        one: `activity, (activity, prediction, writes) = one(activity, (state, *rows))` of one layer, as in
+            `jax.lax.scan`.
         below: what the lowest layer predicts from.
         state: of the layers, depth first.
         rows: what else a layer is given, (depth, batch, ...).
         is_whole: whether the batch stays in one part, since what a layer keeps or draws is of all of it.
 
     Returns:
-        The activities, depth first, the top layer's prediction, and what else was found, depth first.
+        Activities, predictions and writes, depth first.
     """
     devices, shares = devices_along(LAYERS), devices_along(DATA)
     # as many parts as devices, so that all are busy but at the ends
@@ -91,8 +95,7 @@ def in_stages(
         below, rows = _cut(below, parts, 0), jax.tree.map(lambda row: _cut(row, parts, 1), rows)
 
         def run(coming, rows):
-            top, (activities, predictions, writes) = jax.lax.scan(one, coming, (state, *rows))
-            return top, (activities, predictions[-1], writes)
+            return jax.lax.scan(one, coming, (state, *rows))
 
         def tick(coming, time):
             number = time - place  # which part of the batch is here
@@ -108,12 +111,11 @@ def in_stages(
         begin = _zeros(jax.eval_shape(lambda: _part(below, 0, 0)))
         _, found = jax.lax.scan(tick, begin, jnp.arange(parts + devices - 1))
         found = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, place, parts), found)
-        activities, prediction, writes = found
-        prediction = _from_highest(_joined(prediction, 0))
-        return _joined(activities, 1), prediction, jax.tree.map(lambda leaf: leaf[0], writes)
+        activities, predictions, writes = found
+        writes = jax.tree.map(lambda leaf: leaf[0], writes)
+        return _joined(activities), _joined(predictions), writes
 
-    places = _HERE, _ALL, _HERE
-    return _on_each(stages, (_ALL, _HERE, _HERE), places)(below, state, rows)
+    return _on_each(stages, (_ALL, _HERE, _HERE), _HERE)(below, state, rows)
 
 
 def _on_each(function: Callable[..., Any], given: Any, found: Any) -> Callable[..., Any]:
@@ -124,12 +126,6 @@ def _to_next(array: Array) -> Array:
     """What the device below sends; zeros on the lowest."""
     pairs = [(place, place + 1) for place in range(jax.lax.axis_size(LAYERS) - 1)]
     return jax.lax.ppermute(array, LAYERS, pairs)
-
-
-def _from_highest(array: Array) -> Array:
-    """What the highest device has, on all of them."""
-    is_highest = jax.lax.axis_index(LAYERS) == jax.lax.axis_size(LAYERS) - 1
-    return jax.lax.psum(jnp.where(is_highest, array, jnp.zeros_like(array)), LAYERS)
 
 
 def _zeros(specs: PyTree) -> PyTree:
@@ -149,8 +145,7 @@ def _part(array: Array, number: Any, axis: int) -> Array:
     return jax.lax.dynamic_index_in_dim(array, number, axis + 1, keepdims=False)
 
 
-def _joined(array: Array, axis: int) -> Array:
-    """What `_cut` undoes, where the parts stand in front."""
-    array = jnp.moveaxis(array, 0, axis + 1)
-    shape = array.shape
-    return array.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+def _joined(array: Array) -> Array:
+    """(parts, depth, examples of a part, ...) as (depth, batch, ...): what `_cut` undoes."""
+    array = jnp.moveaxis(array, 0, 2)
+    return array.reshape(array.shape[0], -1, *array.shape[3:])

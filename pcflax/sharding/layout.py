@@ -37,12 +37,10 @@ class Layout:
     Attributes:
         mesh: the devices, with Auto axes.
         parameters: {path: (shape, spec)}.
-        stacks: the names of layers that are stacks.
     """
 
     mesh: Mesh
     parameters: Mapping[str, tuple[tuple[int, ...], PartitionSpec]]
-    stacks: frozenset[str]
 
     @classmethod
     def of(cls, owner: str, placement: Placement | Mesh, network: nnx.Module) -> Layout:
@@ -51,12 +49,8 @@ class Layout:
         Raises:
             TypeError, ValueError: for a placement that the network does not fit, naming what does not.
         """
-        mesh = as_mesh(owner, placement)
+        mesh, variables = as_mesh(owner, placement), _variables(network)
         rules = placement.rules if isinstance(placement, Placement) else ()
-        variables = {
-            ".".join(map(str, path[1:] if path[0] == "layers" else path)): variable
-            for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Param))
-        }
         names = {path.split(".")[0] for path in variables}
         for pattern, _ in rules:
             if not any(_fits(pattern, path) for path in variables):
@@ -64,24 +58,34 @@ class Layout:
                     f"pc.sharding.rules names '{pattern}', which fits no layer and no parameter"
                     f"{did_you_mean(pattern, names)}; the layers are {', '.join(sorted(names))}"
                 )
-        found = {
-            path: (variable.shape, _spec(path, variable, mesh, rules))
-            for path, variable in variables.items()
-        }
-        stacks = frozenset(path.split(".")[0] for path in found if STACKED in path.split("."))
-        layout = cls(mesh, found, stacks)
-        if layout.size(LAYERS) > 1 and not stacks:
+        layout = cls(mesh, {p: (v.shape, _spec(p, v, mesh, rules)) for p, v in variables.items()})
+        if layout.size(LAYERS) > 1 and not layout.stacks:
             raise ValueError(
                 f"the mesh spreads layers over {layout.size(LAYERS)} devices, but the network has no "
                 f"pc.PCStack whose layers could be; leave layers out, or stack equal layers"
             )
-        used = {axis for _, spec in found.values() for axis in _axes(spec)}
+        used = {axis for _, spec in layout.parameters.values() for axis in _axes(spec)}
         if (count := layout.size(FEATURES)) > 1 and FEATURES not in used:
             raise ValueError(
                 f"the mesh spreads features over {count} devices, which divide the last axis of no "
                 f"parameter; choose widths that are multiples of {count}, or leave features out"
             )
         return layout
+
+    @classmethod
+    def lying(cls, mesh: Mesh, network: nnx.Module) -> Layout:
+        """Return the layout of a network that lies on a mesh already, as it does."""
+
+        def spec(variable):
+            place = variable[...].sharding
+            return place.spec if isinstance(place, NamedSharding) else PartitionSpec()
+
+        return cls(mesh, {p: (v.shape, trimmed(spec(v))) for p, v in _variables(network).items()})
+
+    @property
+    def stacks(self) -> set[str]:
+        """The names of layers that are stacks."""
+        return {path.split(".")[0] for path in self.parameters if STACKED in path.split(".")}
 
     def size(self, axis: str) -> int:
         """Return how many devices an axis has; 1 where the mesh has none of the name."""
@@ -123,6 +127,14 @@ class Layout:
     def put(self, tree: PyTree) -> PyTree:
         """Return the tree where it belongs, by paths."""
         return put(tree, self.places(tree))
+
+
+def _variables(network: nnx.Module) -> dict[str, Any]:
+    """Parameters by path."""
+    return {
+        ".".join(map(str, path[1:] if path[0] == "layers" else path)): variable
+        for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Param))
+    }
 
 
 def trimmed(axes: Any) -> PartitionSpec:

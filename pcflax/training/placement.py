@@ -34,11 +34,17 @@ def layout_of(
     Raises:
         TypeError, ValueError: for a placement that the network does not fit.
     """
-    if placement is None:
-        return None
-    layout = Layout.of(owner, placement, network)
     parts = split(network)
+    if placement is not None:
+        layout = Layout.of(owner, placement, network)
+    elif parts.mesh is not None:
+        layout = Layout.lying(parts.mesh, network)
+    else:
+        return None
     write(network, layout.put(parts.parameters), layout.put(parts.other))
+    sized = {n: z for n in network.names if (z := network.layer(n).activity[...]).ndim > 1}
+    stored = {n: np.moveaxis(z, 0, network.layer(n).node_axis) for n, z in sized.items()}
+    network.set_activities(put(stored, layout.places_of_activities(stored)))
     return layout
 
 

@@ -71,8 +71,8 @@ class Trainer:
             {node: {name: function}}. Unless given, accuracy for labelled data, with the perplexity for
             sequences, and the squared error for other data.
         callbacks: loggers and other callbacks, told in order.
-        mesh: the devices that share the work, `pc.sharding.data()` or another placement, or a mesh of jax's
-            with axes of those names; one device unless given. The network is put there.
+        mesh: the devices that share the work, where the network is put: `pc.sharding.data()` or another
+            placement, or a mesh of jax's with axes of those names; where the network lies, unless given.
         seed: every random choice is folded from (seed, step).
         progress: whether to show a progress bar and a line for each evaluation.
 

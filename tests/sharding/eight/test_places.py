@@ -132,9 +132,13 @@ def test_a_restored_run_lies_where_it_lay_and_goes_on_bitwise(tmp_path):
     assert specs(whole) == before
 
 
-def test_parameters_placed_by_hand_are_restored_there(tmp_path):
+@pytest.mark.parametrize("axis", ["x", "data"])
+def test_parameters_placed_by_hand_are_restored_there(tmp_path, axis):
+    """Whether the mesh has an axis that we know, or not."""
     made = network()
-    place = NamedSharding(jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,)), PartitionSpec())
+    place = NamedSharding(
+        jax.make_mesh((8,), (axis,), axis_types=(AxisType.Auto,)), PartitionSpec()
+    )
     nnx.update(made, jax.device_put(nnx.as_pure(nnx.state(made, nnx.Param)), place))
     hand = pc.Trainer(
         made,
@@ -149,6 +153,24 @@ def test_parameters_placed_by_hand_are_restored_there(tmp_path):
         (nnx.as_pure(nnx.state(hand.network, nnx.Param)), hand.optimizer_state)
     )
     assert {len(leaf.sharding.device_set) for leaf in leaves} == {8}
+
+
+def test_a_network_stays_where_it_lies_until_another_mesh_is_given(uninterrupted):
+    """The next Trainer goes on there, with the places that rules gave it."""
+    placement = layers(4) | features(2) | rules({"first": PartitionSpec()})
+    first = trainer(RULE, placement)
+    x = np.ones((8, 64))
+    first.network.infer(x, inference=DESCENT)
+    options = {"learning": RULE, "progress": False}
+    second = pc.Trainer(first.network, optax.adam(1e-3), **options)
+    assert specs(second) == specs(first)
+    second.fit(digits(), num_steps=4)
+    assert difference(arrays_of(uninterrupted), arrays_of(second)) < 1e-12
+    second.network.infer(x, inference=DESCENT)
+    third = pc.Trainer(second.network, optax.adam(1e-3), mesh=data(2), **options)
+    assert set(specs(third).values()) == {PartitionSpec()}
+    energies = third.network.energies(x)  # at the activities that were stored
+    assert {len(energy.sharding.device_set) for energy in energies.values()} == {2}
 
 
 # Questions.

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -43,7 +44,7 @@ def layout_of(
         return None
     write(network, layout.put(parts.parameters), layout.put(parts.other))
     sized = {n: z for n in network.names if (z := network.layer(n).activity[...]).ndim > 1}
-    stored = {n: np.moveaxis(z, 0, network.layer(n).node_axis) for n, z in sized.items()}
+    stored = {n: jnp.moveaxis(z, 0, network.layer(n).node_axis) for n, z in sized.items()}
     network.set_activities(put(stored, layout.places_of_activities(stored)))
     return layout
 

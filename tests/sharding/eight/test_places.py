@@ -206,6 +206,23 @@ def test_evaluation_prediction_and_inference_on_a_mesh(uninterrupted):
         np.testing.assert_allclose(expected, ours, atol=1e-12)
 
 
+@pytest.mark.parametrize("placement", ["layers", "all"])
+def test_clamps_within_a_stack_go_through_the_pipeline(placement):
+    """Values, masks and errors are cut as the batch is, and each part meets its own."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(16, 64)), np.eye(10)[np.arange(16) % 10]
+    clamps = {
+        "hidden/2": pc.Clamp(random.normal(size=(16, 16)), random.random((16, 16)) < 0.3),
+        "hidden/5": random.normal(size=(16, 16)),
+    }
+    inference = pc.inference.ErrorCoordinates(DESCENT)
+    one, many = trainer(RULE).network, trainer(RULE, PLACEMENTS[placement]).network
+    results = [made.infer(x, y, clamps=clamps, inference=inference) for made in (one, many)]
+    for name, activity in results[0].activities.items():
+        np.testing.assert_allclose(results[1].activities[name], activity, atol=1e-12)
+    assert np.ptp(results[0].energy) > 1
+
+
 @pytest.mark.parametrize("algorithm", ["NewtonCG", "guard"])
 def test_other_algorithms_on_a_mesh(algorithm):
     x = np.random.default_rng(0).normal(size=(8, 64))

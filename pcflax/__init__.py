@@ -16,7 +16,6 @@ _NAMES = {
     "citations": "citation",
     "data": "",
     "energies": "Energy",
-    "experiments": "",
     "errors": "ConvergenceError NonFiniteEnergyError",
     "experiments": "",
     "inference": "",
@@ -28,6 +27,7 @@ _NAMES = {
     "networks": "PCGraph PCNetwork",
     "parameterizations": "",
     "plotting": "",
+    "sharding": "",
     "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
     "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger Reconstruction Smoother "
     "TensorBoardLogger Trainer load_checkpoint load_partial load_weights metrics save_weights",
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from . import networks as networks
     from . import parameterizations as parameterizations
     from . import plotting as plotting
+    from . import sharding as sharding
     from . import training as training
     from . import typing as typing
     from . import variables as variables

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from flax import nnx
 
+# Marks a stack's arrays in their path. No Python name has a hyphen, so no attribute of a layer's has it.
+STACKED = "stacked-layers"
+
 
 class Activity(nnx.Variable):
     """The activity z_l of one layer, batch first: shape (batch, *features), floating.

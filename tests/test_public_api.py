@@ -20,7 +20,7 @@ PCResidual PCRoot PCStack Reconstruction Smoother
  TensorBoardLogger Trainer analysis citation data energies experiments inference initializers layers
  learning
 errors load_checkpoint load_partial load_weights metrics models networks parameterizations plotting
-save_weights""".split()
+save_weights sharding""".split()
 
 FOLDERS = {  # those of training are at the top level, with these exceptions
     "layers": """Clamp Evidence Feedback Flatten PCAffine PCAttention PCConv PCConvTranspose PCDense
@@ -56,6 +56,7 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
     "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure sweep_figure
         training_figure trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
+    "sharding": "Placement data features layers rules",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }
 FOLDERS = {folder: names.split() for folder, names in FOLDERS.items()}

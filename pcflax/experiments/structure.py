@@ -27,6 +27,8 @@ def difference(fits: Sequence[Fit]) -> str | None:
 
 
 def _difference(first: Fit, other: Fit) -> str | None:
+    if first.mesh is not None or other.mesh is not None:
+        return "a run on several devices has the program to itself"
     networks = (describe(fit.trainer.network) for fit in (first, other))
     if told := _first("layer ", *networks):
         return told

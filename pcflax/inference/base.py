@@ -112,12 +112,13 @@ class AbstractInference(Settings, abc.ABC):
         if record is not None and "record" not in inspect.signature(self.solve).parameters:
             raise TypeError(f"{type(self).__name__} keeps no record of its way; leave record out")
         self.check(network)
-        known = network.known(evidence)
+        known, pure = network.known(evidence), split(network)
         start, keep = Argument(initializer), Argument(record)
-        result = _run(split(network), known, self, start, key, keep, trace=trace)
+        with pure.on_mesh():
+            result = _run(pure, known, self, start, key, keep, trace=trace)
         result = result.in_order(network.names, network.layer_names)
         if self.warns_of_steps and not isinstance(result.status, Tracer):
-            warn_of_steps(_overstep(split(network), known, self, start, key), stacklevel=5)
+            warn_of_steps(_overstep(pure, known, self, start, key), stacklevel=5)
         return result, result.activities
 
     def _run_all(

@@ -23,6 +23,8 @@ from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
 from pcflax.networks.batch_state import keeps_batch_state, with_batch_statistics
 from pcflax.networks.given import says_nothing
+from pcflax.sharding.inside import split_examples
+from pcflax.sharding.placement import LAYERS
 from pcflax.typing import Activities, Energies, Initializer, PRNGKey, PyTree
 
 Result = TypeVar("Result")
@@ -243,7 +245,10 @@ def make_problem(
     known = network.bind().known(evidence)
     network = with_batch_statistics(network, known)
     bound = network.bind()
-    start = bound.start(known, initializer=initializer, key=key)
+    start = {
+        name: split_examples(value, *[LAYERS] * bound.layer(name).node_axis)
+        for name, value in bound.start(known, initializer=initializer, key=key).items()
+    }
     masks = {
         name: None if says_nothing(bound, name, clamp.mask) else clamp.mask
         for name, clamp in known.clamps.items()

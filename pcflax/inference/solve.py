@@ -18,6 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.checks import expect_count, expect_number
 from pcflax.settings import Settings
+from pcflax.sharding.inside import devices_along
+from pcflax.sharding.placement import DATA
 from pcflax.typing import Energies, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField
@@ -238,9 +240,11 @@ def _until_stopped(problem: VectorField, carry: _Carry, advance: Any, max_steps:
             (carry, step),
         )
 
-    # the whole batch, then the last quarter of it, then the last sixteenth
-    parts = [problem.batch_size // part for part in (4, 16)] if problem.separable else []
-    sizes = [size for size in parts if size > 0]
+    # the whole batch, then the last quarter of it, then the last sixteenth; not where devices share a batch,
+    # since each has its own part of it at hand
+    shared = devices_along(DATA) > 1
+    parts = (4, 16) if problem.separable and not shared else ()
+    sizes = [problem.batch_size // part for part in parts if problem.batch_size >= part]
     carry, step = loop(problem, carry, jnp.int32(0), sizes[0] if sizes else 0)
     for size, left in itertools.pairwise([*sizes, 0]):
         going = jnp.argsort(~carry.active, stable=True)[:size]  # type: ignore[operator]

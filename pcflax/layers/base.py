@@ -122,11 +122,10 @@ class PCLayer(nnx.Module):
 
     is_root_node: bool = False  # whether the layer predicts from nothing: a prior
 
-    # Of an activity with the batch first: how many axes count examples and nodes; which axis stands first
-    # where the layer stores it; and the part of it that the layers above see.
+    # Of an activity with the batch first: how many axes count examples and nodes, and which axis stands
+    # first where the layer stores it.
     node_axes: int = 1
     node_axis: int = 0
-    top_node: Any = slice(None)
 
     @property
     def num_nodes(self) -> int:
@@ -158,6 +157,10 @@ class PCLayer(nnx.Module):
         """Merge the layer's own clamp with those of its nodes by index."""
         del name, nodes  # there are none
         return whole
+
+    def top_node(self, activity: Array) -> Array:
+        """Return the part of an activity, the batch first, that the layers above see."""
+        return activity
 
     def top_node_layer(self) -> PCLayer:
         """Return a layer that predicts the top node alone."""

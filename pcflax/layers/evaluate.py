@@ -20,8 +20,9 @@ from pcflax.variables import Activity, Connectivity
 
 from .clamps import ClampShapeError
 
-_OTHER = nnx.Not(nnx.Any(nnx.Param, Activity, Connectivity))
-_WRITTEN = nnx.All(_OTHER, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
+# what is neither weight, activity nor a fixed mask: batch statistics, random streams
+OTHER = nnx.Not(nnx.Any(nnx.Param, Activity, Connectivity))
+_WRITTEN = nnx.All(OTHER, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
 _SEVERAL = (
     "; combine its parents by pc.networks.Sum or pc.networks.Concatenate, or write "
     "`def predict(self, a, b)`"
@@ -78,7 +79,7 @@ def as_numerics(compute_dtype: Any, remat: Any) -> Numerics:
 def evaluate(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> tuple[Array, PyTree]:
     """Compute a layer's prediction, and what it wrote meanwhile; the layer itself does not change."""
     plain = numerics.compute_dtype is None and not numerics.remat
-    if plain and not (numerics.stateful and nnx.to_flat_state(nnx.state(layer, _OTHER))):
+    if plain and not (numerics.stateful and nnx.to_flat_state(nnx.state(layer, OTHER))):
         return layer.predict(*belows), {}
     graphdef, parameters, other = nnx.split(layer, nnx.Param, ...)
 

@@ -19,15 +19,13 @@ from jaxtyping import Array, Float
 from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.typing import PyTree
-from pcflax.variables import Activity
+from pcflax.variables import STACKED, Activity
 
 from .base import PCLayer
 from .clamps import Clamp, check_clamp, clamp_of_stack
-from .evaluate import Numerics, evaluate
+from .evaluate import OTHER, Numerics, evaluate
 from .kernels.parts import in_parts
-
-# Marks a stack's arrays in their path. No Python name has a hyphen, so no attribute of a layer's has it.
-STACKED = "stacked-layers"
+from .kernels.stages import in_stages, is_spread, on_own_layers, shifted, topmost
 
 
 class PCStack(PCLayer):
@@ -118,13 +116,12 @@ class PCStack(PCLayer):
 
     def predict(self, below: Float[Array, " batch *features"]) -> Float[Array, " batch *features"]:  # type: ignore[override]
         """Return the top layer's prediction after a feedforward pass from below."""
-        return self.advance_nodes((below,), Numerics(), batch_size=None)[1][self.top_node]
+        return self.top_node(self.advance_nodes((below,), Numerics(), batch_size=None)[1])
 
     # The verbs of a run of nodes.
 
     node_axes = 2
     node_axis = 1
-    top_node = (slice(None), -1)
 
     @property
     def num_nodes(self) -> int:
@@ -159,6 +156,10 @@ class PCStack(PCLayer):
         """Merge the stack's own clamp with those of its layers."""
         return clamp_of_stack(name, self.depth, whole, nodes) if nodes else whole
 
+    def top_node(self, activity: Array) -> Array:
+        """Return the activity of the layer on top."""
+        return topmost(activity)
+
     def top_node_layer(self) -> PCLayer:
         """Return a copy of the layer on top."""
         return self.layer_at(-1)
@@ -177,15 +178,16 @@ class PCStack(PCLayer):
         below = _one(belows)
         graphdef, state = nnx.split(self.stacked)
 
-        def one(state, below):
+        def one(layer):
+            state, below = layer
             return evaluate(nnx.merge(graphdef, state, copy=True), (below,), numerics)
 
         lowers = self._lowers(below, activity)
         if _draws_by_position(state):
             # under vmap such keys draw otherwise than one by one, as a pass upward does
-            predictions, writes = jax.lax.map(lambda own: one(*own), (state, lowers))
+            predictions, writes = on_own_layers(lambda own: jax.lax.map(one, own), (state, lowers))
         else:
-            predictions, writes = in_parts(jax.vmap(one), self.depth, state, lowers)
+            predictions, writes = in_parts(jax.vmap(one), self.depth, (state, lowers))
         _check_shape(predictions[0], below)
         return batch_first(predictions), writes
 
@@ -224,9 +226,13 @@ class PCStack(PCLayer):
             return activity, (activity, prediction, writes)
 
         by_layer = jax.tree.map(depth_first, (error, value, held))
-        _, (activities, predictions, writes) = jax.lax.scan(
-            one, below, (state, *by_layer), length=self.depth
-        )
+        if is_spread(self.depth):
+            # what a layer keeps, or draws, is of the whole batch
+            is_whole = bool(nnx.to_flat_state(nnx.state(self.stacked, OTHER)))
+            found = in_stages(one, below, state, by_layer, is_whole=is_whole)
+        else:
+            _, found = jax.lax.scan(one, below, (state, *by_layer), length=self.depth)
+        activities, predictions, writes = found
         return batch_first(activities), batch_first(predictions), writes
 
     def update_nodes(self, writes: PyTree) -> None:
@@ -251,8 +257,7 @@ class PCStack(PCLayer):
 
     def _lowers(self, below: Array, activity: Array) -> Float[Array, " depth batch *features"]:
         """What each layer predicts from, z_0..z_{depth-1}."""
-        first = below.astype(activity.dtype)[None]
-        return jnp.concatenate([first, depth_first(activity)[:-1]])
+        return shifted(below.astype(activity.dtype)[None], depth_first(activity))
 
 
 class _StackedEnergy(Energy):

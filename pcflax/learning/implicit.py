@@ -90,7 +90,7 @@ class Implicit(AbstractGradientLearning):
             )
             result = self.inference.solve(problem, key=solve_key)
             bound = problem.network.bind()
-            answer = result.activities[bound.output][bound.layer(bound.output).top_node]
+            answer = bound.layer(bound.output).top_node(result.activities[bound.output])
             return evidence.mean(bound.output_energy(answer, evidence.targets)), (result, answer)
 
         gradients, (result, answer) = jax.grad(mean_output_energy, has_aux=True)(network.parameters)

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pcflax.layers.stack import STACKED
 from pcflax.typing import PyTree
+from pcflax.variables import STACKED
 
 Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree]
 """Booleans in the structure of the parameters (or a prefix of it), or what makes them of parameters."""

@@ -165,7 +165,7 @@ class NetworkBody(WiredLayers):
         batch_size = batch_size if inputs is None else self.check_batch(inputs, None)
         known = {k: v for k, v in (clamps or {}).items() if k not in self.outputs}
         predictions = self.pass_upward(inputs, batch_size=batch_size, clamps=known).predictions
-        tops = {name: predictions[name][self.layer(name).top_node] for name in self.outputs}
+        tops = {name: self.layer(name).top_node(predictions[name]) for name in self.outputs}
         return tops[self.output] if self.one_output else tops
 
     def pass_upward(
@@ -189,7 +189,7 @@ class NetworkBody(WiredLayers):
     ) -> dict[str, tuple[Array, ...]]:
         """Return what each layer predicts from, at the stored activities; nothing below a root."""
         activities = self.activities()
-        tops = {name: activities[name][layer.top_node] for name, layer in self._named_layers()}
+        tops = {name: layer.top_node(activities[name]) for name, layer in self._named_layers()}
         return self.wiring.belows(inputs, tops)
 
     def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
@@ -242,7 +242,7 @@ class NetworkBody(WiredLayers):
             if layer.node_axis:
                 activity = jnp.moveaxis(activity, 0, layer.node_axis)
             activities[name] = activity
-            tops[name] = activity[layer.top_node] if layer.node_axis else activity
+            tops[name] = layer.top_node(activity) if layer.node_axis else activity
         targets = self.wiring.targets
         for name, belows in self.wiring.belows(inputs, tops).items():
             if layers is not None and name not in layers:

@@ -9,6 +9,7 @@ often inference evaluates it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -18,10 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from pcflax.energies import total_energy
 from pcflax.layers.clamps import weighted_mean
+from pcflax.sharding.placement import AXES
 from pcflax.typing import Activities, Energies, Network, PyTree
 from pcflax.variables import Activity
 
@@ -124,6 +128,22 @@ class SplitNetwork(Generic[Net]):
             return weighted_mean(total_energy(weighed), of_examples), energies
 
         return jax.grad(mean_energy, has_aux=True)(self.parameters)
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The mesh of devices that its arrays lie on; None on one device, and in traced code."""
+        for leaf in jax.tree.leaves((self.parameters, self.other)):
+            place = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
+            mesh = place.mesh if isinstance(place, NamedSharding) else None
+            if isinstance(mesh, Mesh) and set(mesh.axis_names) <= set(AXES):
+                return mesh if mesh.are_all_axes_auto else None
+            return None
+        return None
+
+    def on_mesh(self) -> contextlib.AbstractContextManager:
+        """Tell what is compiled within of the mesh, if there is one."""
+        mesh = self.mesh
+        return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
     def replace(self, **changes: PyTree) -> SplitNetwork[Net]:
         """Return the same network with other parameters or other state."""

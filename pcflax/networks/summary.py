@@ -235,7 +235,7 @@ def _learn(rule: Any) -> Callable:
 
 def _top(layer: PCLayer, activity: Any) -> Any:
     """The part of an activity that targets clamp."""
-    return jax.eval_shape(lambda z: z[layer.top_node], activity)
+    return jax.eval_shape(layer.top_node, activity)
 
 
 def _structs(network: Network, inputs: Any, batch_size: int | None) -> Any:

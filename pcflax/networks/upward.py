@@ -46,7 +46,7 @@ def pass_upward(
     def over(group: Sequence[str], now: Activities) -> tuple[Activities, dict[str, Array]]:
         """Pass over the group once; return its activities and predictions."""
         now, predicted, known = dict(now), {}, dict(seen)
-        known |= {name: now[name][network.layer(name).top_node] for name in now}
+        known |= {name: network.layer(name).top_node(now[name]) for name in now}
         for name in group:
             layer, belows = network.layer(name), wiring.below(name, parents[name], known)
             try:
@@ -63,7 +63,7 @@ def pass_upward(
                 raise no_rows(name, layer, predicted[name], belows)
             if jax.tree.leaves(written):
                 writes[name] = written
-            known[name] = now[name][layer.top_node]
+            known[name] = layer.top_node(now[name])
         return now, predicted
 
     def swept(group: Sequence[str]) -> Activities:
@@ -91,7 +91,7 @@ def pass_upward(
         now, predicted = over(group, swept(group) if group[0] in wiring.cyclic else {})
         activities |= now
         predictions |= predicted
-        seen |= {name: now[name][network.layer(name).top_node] for name in group}
+        seen |= {name: network.layer(name).top_node(now[name]) for name in group}
     return Pass({name: activities[name] for name in network.names}, predictions, writes)
 
 

@@ -6,6 +6,7 @@ Shapes go through the network without being computed, so nothing is compiled and
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind
 from pcflax.data import Dataset
@@ -20,6 +22,7 @@ from pcflax.energies import Energy
 from pcflax.layers import Clamp, Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.sharding.placement import DATA
 from pcflax.typing import PyTree
 
 from .hiding import check_node
@@ -106,6 +109,7 @@ def check_data(
 ) -> None:
     """Run one batch's shapes through network, reading (if any) and metrics."""
     check_is_dataset(data, role)
+    check_batch_size(network.mesh, data, role)
     spec = data.spec()
     try:
         _run_shapes.eval_shape(network, spec, reads, metrics=metrics(data))
@@ -122,6 +126,16 @@ def check_data(
             bound.known(next(iter(data.batches())))
         except ValueError as error:
             raise ValueError(f"the {role} '{data.name}' does not fit: {error}") from error
+
+
+def check_batch_size(mesh: Mesh | None, data: Dataset, role: str) -> None:
+    """Refuse batches that do not divide among the devices of a mesh."""
+    count = 1 if mesh is None else mesh.shape.get(DATA, 1)
+    if data.batch_size % count:
+        raise ValueError(
+            f"the {role} '{data.name}' has batches of {data.batch_size} examples, which do not divide among "
+            f"the {count} devices of the axis '{DATA}'; give a batch_size that is a multiple of {count}"
+        )
 
 
 @functools.partial(jax.jit, static_argnames="metrics")  # whose cache knows what was checked before
@@ -205,3 +219,14 @@ def not_finite(batch: Evidence, name: str) -> str | None:
             counted = f"{int(bad.sum())} of the batch's {len(bad)} examples"
             return f"{role} of '{name}' are not finite in {counted}{where}"
     return None
+
+
+def warn_nothing_to_do(step: int, total: int, data: Dataset) -> None:
+    """Tell that a fit was asked for no more than is done."""
+    warnings.warn(
+        f"nothing to do: {step} steps are done and {total} were asked for (epochs and num_steps are totals, "
+        f"counted from step 0); for one more pass over '{data.name}' give num_steps="
+        f"{step + data.num_batches}",
+        UserWarning,
+        stacklevel=4,  # where fit was called
+    )

@@ -22,11 +22,14 @@ from pcflax.errors import NonFiniteEnergyError
 from pcflax.inference import Status
 from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
+from pcflax.sharding.inside import split_examples, whole
 from pcflax.typing import PRNGKey, PyTree
 
+from .checks import check_batch_size
 from .measure import at_least_32_bits, measure
 from .memory import memory_told
 from .metrics import MetricFunctions, of_means
+from .placement import constants_on, filled_up, items_on
 from .reading import AbstractReading, Feedforward, in_evaluation
 from .staging import call_capacity
 
@@ -46,10 +49,12 @@ def evaluate(
     Raises:
         NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
     """
-    constants = data.constants()
+    mesh = network.mesh
+    constants = constants_on(mesh, data)
     totals: dict[str, float] = {}
     for number, items, valid in _numbered(data, call_capacity(data)):
-        with memory_told("evaluation", lambda: network, data):
+        items, valid = items_on(mesh, (items, valid), data.batch_size)
+        with memory_told("evaluation", lambda: network, data), network.on_mesh():
             measured = measure_batches(
                 network,
                 constants,
@@ -91,13 +96,17 @@ def predict(
         NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
     """
     rows = []
+    mesh = network.mesh
     if isinstance(inputs, Dataset):
-        constants = inputs.constants()
+        check_batch_size(mesh, inputs, "data set")
+        constants = constants_on(mesh, inputs)
         read = jax.jit(
             lambda item: inputs.reader(constants, jax.tree.map(lambda leaf: leaf[0], item))
         )
         for number, items, valid in _numbered(inputs, 1):
-            found = predict_batch(network, read(items), number, reads, key)
+            items = items_on(mesh, items, inputs.batch_size)
+            with network.on_mesh():
+                found = predict_batch(network, read(items), number, reads, key)
             rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
             _expect_finite(rows[-1][1], reads)
         return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
@@ -107,8 +116,10 @@ def predict(
     total = network.bind().known(evidence).batch_size
     for number, begin in enumerate(range(0, total, batch_size)):
         chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], evidence)
-        found = predict_batch(network, chunk, number, reads, key)
-        rows.append(jax.tree.map(np.asarray, found))
+        chunk, count = filled_up(mesh, chunk)
+        with network.on_mesh():
+            found = predict_batch(network, chunk, number, reads, key)
+        rows.append(jax.tree.map(lambda a, count=count: np.asarray(a)[:count], found))
         _expect_finite(rows[-1][1], reads)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
 
@@ -155,7 +166,8 @@ def measure_batches(
 
     def measure_one(number, item_and_valid):
         item, valid = item_and_valid
-        answer = reads.answer(network, reader(constants, item), key=jax.random.fold_in(key, number))
+        batch = split_examples(reader(constants, item))
+        answer = reads.answer(network, batch, key=jax.random.fold_in(key, number))
         known = valid if answer.known is None else valid & answer.known
         values = {"energy": (answer.energy, valid)}
         if answer.truth is not None:
@@ -172,7 +184,7 @@ def measure_batches(
             for name, (value, counts) in values.items()
         }
 
-    return jax.lax.scan(measure_one, jnp.int32(number), (items, valid))[1]
+    return whole(jax.lax.scan(measure_one, jnp.int32(number), (items, valid))[1])
 
 
 @jax.jit
@@ -184,9 +196,9 @@ def predict_batch(
     key: PRNGKey,
 ) -> tuple[PyTree, Array | None]:
     """Return what is read of one batch, and its status if there was inference."""
-    network = in_evaluation(network)
+    network, evidence = in_evaluation(network), split_examples(evidence)
     if isinstance(reads, Feedforward):  # of all outputs, with targets or without
         bound = network.bind()
-        return reads.prediction(bound, bound.known(evidence)), None
+        return whole(reads.prediction(bound, bound.known(evidence))), None
     answer = reads.answer(network, evidence, key=jax.random.fold_in(key, number))
-    return answer.values, answer.status
+    return whole((answer.values, answer.status))

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from pcflax.data import Dataset
 from pcflax.errors import NonFiniteEnergyError, non_finite_error
@@ -26,6 +27,7 @@ from .callbacks import CallbackList, RunningTrainer
 from .checks import not_finite
 from .loop import Measured, Recipe, learn_batches
 from .memory import memory_told
+from .placement import constants_on, items_on
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -52,6 +54,7 @@ class Fit:
     saving: Saving
     pace: Pace
     limit: StepLimit
+    constants: PyTree = None
     failure: NonFiniteEnergyError | None = None
     _told: int = -1  # the step that `tell` was about, unless a callback went back
 
@@ -64,9 +67,16 @@ class Fit:
         ):
             yield
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """Where the state lies, if on several devices."""
+        return None if self.run.layout is None else self.run.layout.mesh
+
     def begin(self) -> None:
-        """Begin with the program that this fit is for."""
+        """Begin with the program that this fit is for, and the data where it looks for them."""
         made_for = jax.tree.structure((self.rule, self.optimizer))
+        self.recipe = self.recipe._replace(places=self.run.places())
+        self.constants = constants_on(self.mesh, self.data)
         self.pace.begin((made_for, self.recipe, self.data.spec()))
 
     def goes_on(self) -> bool:
@@ -83,7 +93,8 @@ class Fit:
 
     def items(self, count: int, capacity: int) -> PyTree:
         """Return what the next `count` batches are read from."""
-        return pad(self.data.items(self.run.step - self.calendar.start, count), capacity)
+        items = pad(self.data.items(self.run.step - self.calendar.start, count), capacity)
+        return items_on(self.mesh, items, self.data.batch_size)
 
     def learned(self, measured: Measured, items: PyTree) -> None:
         """Note what a call measured on these items.
@@ -99,7 +110,7 @@ class Fit:
         if measured.failed:
             found = {name: float(column[done]) for name, column in values.items()}
             item = jax.tree.map(lambda leaf: leaf[done], items)
-            given = not_finite(self.data.reader(self.data.constants(), item), self.data.name)
+            given = not_finite(self.data.reader(self.constants, item), self.data.name)
             raise non_finite_error(self.run.step + 1, found, self.saving.last_good(), given)
 
     def tell(self) -> None:
@@ -218,15 +229,17 @@ def _failing_alone(fit: Fit, *, several: bool) -> Iterator[None]:
 
 
 def _learn(fit: Fit, items: PyTree, count: int) -> Measured:
-    state, measured = learn_batches(
-        fit.run.take(),
-        fit.data.constants(),
-        items,
-        jnp.int32(count),
-        fit.run.key,
-        fit.rule,
-        fit.optimizer,
-        recipe=fit.recipe,
-    )
+    state = fit.run.take()
+    with state.network.on_mesh():
+        state, measured = learn_batches(
+            state,
+            fit.constants,
+            items,
+            jnp.int32(count),
+            fit.run.key,
+            fit.rule,
+            fit.optimizer,
+            recipe=fit.recipe,
+        )
     fit.run.put(state)
     return jax.device_get(measured)

@@ -8,7 +8,7 @@ nor an interruption changes a number. A step that is not finite is not applied a
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Int
 from pcflax.data.base import Reader
 from pcflax.learning import AbstractLearning
 from pcflax.settings import Argument
+from pcflax.sharding.inside import keep, split_examples, whole
 from pcflax.typing import PRNGKey, PyTree
 
 from .measure import at_least_32_bits, measure
@@ -31,6 +32,7 @@ class Recipe(NamedTuple):
 
     metrics: MetricFunctions
     reader: Reader
+    places: Any = None  # of the state's arrays on a mesh
 
 
 class Measured(NamedTuple):
@@ -58,6 +60,7 @@ def learn_batches(
 
     def learn(state, index):
         batch = recipe.reader(constants, jax.tree.map(lambda leaf: item_at(leaf, index), items))
+        state, batch = keep(state, recipe.places), split_examples(batch)
         new, info = take_step(state, batch, key, rule, optimizer)
         values = {"energy": info.energy}
         if batch.targets is not None:
@@ -100,7 +103,7 @@ def learn_batches(
         unfinished, body, (jnp.int32(0), state, rows, jnp.bool_(False))
     )
     values = jax.vmap(unravel)(rows)
-    return state, Measured(values, index, failed)
+    return keep(state, recipe.places), whole(Measured(values, index, failed))
 
 
 def item_at(leaf: Array, index: Int[Array, ""] | int) -> Array:

@@ -20,6 +20,7 @@ from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork
+from pcflax.sharding.layout import Layout
 from pcflax.typing import Activities, PyTree
 
 from .checkpoints import Checkpoint
@@ -33,6 +34,7 @@ from .checkpoints.arrays import (
     write_network_arrays,
 )
 from .checkpoints.fingerprint import describe
+from .placement import initial_optimizer_state, placed, places_of
 from .record import Record
 from .step import TrainState, in_training
 
@@ -44,14 +46,20 @@ class Run:
     """
 
     def __init__(
-        self, network: AbstractPCNetwork, optimizer: optax.GradientTransformation, seed: int
+        self,
+        network: AbstractPCNetwork,
+        optimizer: optax.GradientTransformation,
+        seed: int,
+        layout: Layout | None = None,
     ):
         self.step, self.record, self.stop_asked = 0, Record(seed), False
         # What follows a step, "log" and the like, and was not done after the newest: an error came between.
         self.owed: set[str] = set()
         self.key = jax.random.key(seed)
         self._network = network
-        self._optimizer_state = as_arrays(optimizer.init(in_training(network).parameters))
+        self.layout = layout  # None: one device
+        parameters = in_training(network).parameters
+        self._optimizer_state = initial_optimizer_state(optimizer, parameters, layout)
         self._activities: Activities = {}
         self._starts: PyTree = {}  # right after a restore by path, as a checkpoint has them
         self._state: TrainState | None = None
@@ -80,14 +88,21 @@ class Run:
     def state(self) -> TrainState:
         """Return the newest state; where the objects are shown, theirs, whose arrays it shares."""
         if self._shown or self._state is None:
-            self._state = TrainState(
+            state = TrainState(
                 in_training(self._network),
                 as_arrays(self._optimizer_state),
                 jnp.int32(self.step),
                 self._activities,
                 self._starts,
             )
+            self._state = state if self.layout is None else placed(state, self.layout)
         return self._state
+
+    def places(self) -> tuple | None:
+        """Return where each array of the state lies on the mesh, leaf by leaf; None on one device."""
+        if self.layout is None:
+            return None
+        return tuple(jax.tree.leaves(places_of(self.state(), self.layout)))
 
     def take(self) -> TrainState:
         """Return the newest state for a call to consume, which `put` follows."""

@@ -31,6 +31,8 @@ from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, after_batch, split, write
 from pcflax.networks.along import output_energy_along
 from pcflax.settings import Argument
+from pcflax.sharding.inside import devices_along, whole
+from pcflax.sharding.placement import LAYERS
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
 
 from .checkpoints.arrays import as_arrays, copied
@@ -235,6 +237,8 @@ def _started(
 
 def layer_means(energies: Energies) -> dict[str, Array]:
     """Return the batch mean of each layer's energy; of a stack (depth,)."""
+    if devices_along(LAYERS) > 1:  # each device takes the means of its own layers
+        return {n: whole(jnp.mean(at_least_32_bits(e), axis=0)) for n, e in energies.items()}
     columns = [at_least_32_bits(e).reshape(e.shape[0], -1) for e in energies.values()]
     means = jnp.mean(jnp.concatenate(columns, axis=1), axis=0)
     ends = np.cumsum([column.shape[1] for column in columns])

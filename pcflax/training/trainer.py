@@ -7,24 +7,32 @@ trains, `Saving` saves. Next file to read: `fitting.py`.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 
 from pcflax.checks import expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument
+from pcflax.sharding import Placement
 from pcflax.typing import MetricFunction, PyTree
 
 from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints
-from .checks import as_optimizer, check_data, check_rule, measured_names, total_steps
+from .checks import (
+    as_optimizer,
+    check_data,
+    check_rule,
+    measured_names,
+    total_steps,
+    warn_nothing_to_do,
+)
 from .evaluation import evaluate, predict
 from .filtering import Forecast
 from .fitting import Fit, train
@@ -33,6 +41,7 @@ from .history import History
 from .loggers import ConsoleLogger
 from .loop import Recipe
 from .metrics import MetricFunctions, by_node, default_metrics
+from .placement import layout_of
 from .reading import AbstractReading, is_told_below
 from .run import Run
 from .saving import Saving
@@ -61,6 +70,8 @@ class Trainer:
             {node: {name: function}}. Unless given, accuracy for labelled data, with the perplexity for
             sequences, and the squared error for other data.
         callbacks: loggers and other callbacks, told in order.
+        mesh: the devices that share the work, where the network is put: `pc.sharding.data()` or another
+            placement, or a mesh of jax's with axes of those names; where the network lies, unless given.
         seed: every random choice is folded from (seed, step).
         progress: whether to show a progress bar and a line for each evaluation.
 
@@ -93,6 +104,7 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         metrics: Mapping[str, MetricFunction] | None = None,
         callbacks: Iterable[Any] = (),
+        mesh: Placement | Mesh | None = None,
         seed: int = 0,
         progress: bool = True,
     ):
@@ -107,7 +119,7 @@ class Trainer:
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
         self.measures: tuple[str, ...] = ()
         seed = expect_count("Trainer", "seed", seed, least=-(2**63))
-        self._run = Run(network, self.optimizer, seed)
+        self._run = Run(network, self.optimizer, seed, layout_of("Trainer", mesh, network))
         self._pace, self._limit = Pace(), StepLimit()
 
     @property
@@ -242,13 +254,7 @@ class Trainer:
         if not self._run.record.is_on(data):
             self._run.owed.clear()
         if self.step >= total and not (done_too or self._run.owed):
-            warnings.warn(
-                f"nothing to do: {self.step} steps are done and {total} were asked for (epochs and "
-                f"num_steps are totals, counted from step 0); for one more pass over '{data.name}' give "
-                f"num_steps={self.step + data.num_batches}",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn_nothing_to_do(self.step, total, data)
             return None
         goes_on = self._run.record.begin(self.step, data)
         calendar = Calendar(

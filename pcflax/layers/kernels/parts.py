@@ -19,10 +19,11 @@ def in_parts(function: Callable[..., Any], depth: int, *arguments: Any) -> Any:
     """The function of arrays with a leading layer axis: one call, on CPUs one for each core.
 
     XLA runs one batched product on one core, and products that do not depend on each other on several.
-    The barrier keeps it from cutting the weights apart again at every step of inference.
+    The barrier keeps it from cutting the weights apart again at every step of inference. On a mesh of
+    devices it stays one call.
     """
     parts = 1
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().empty:
         parts = max(1, min(os.cpu_count() or 1, _MOST_PARTS, depth // _LEAST_LAYERS))
     if parts == 1:
         return function(*arguments)

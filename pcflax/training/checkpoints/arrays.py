@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pcflax.errors import CheckpointError
-from pcflax.layers.stack import STACKED
 from pcflax.networks import AbstractPCNetwork, split, write
+from pcflax.sharding.arrays import put_like
 from pcflax.typing import PyTree
+from pcflax.variables import STACKED
 
 FlatArrays = dict[str, Any]
 
@@ -55,9 +56,10 @@ def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
         if name not in flat:
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(flat[name], impl=jax.random.key_impl(leaf))
+            data = put_like(flat[name], jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         # A copy of our own: the caller may donate it, and keeps what was read.
-        return jnp.array(flat[name], copy=True)
+        return put_like(flat[name], leaf)
 
     return jax.tree_util.tree_map_with_path(pick, tree)
 

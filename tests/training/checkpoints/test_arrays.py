@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.layers.stack import STACKED
 from pcflax.training.checkpoints.arrays import by_place, renamed, write_network_arrays
+from pcflax.variables import STACKED
 
 RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)))
 

@@ -1,0 +1,64 @@
+"""Placements as values; what they do is in `eight/`."""
+
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+import pcflax as pc
+from pcflax.sharding import data, features, layers, rules
+
+
+def test_placements_are_values():
+    """Equal ones share a mesh, and so a compiled program."""
+    both = data(1) | layers(1)
+    assert both == data(1) | layers(1) != layers(1) | data(1)
+    assert hash(both) == hash(data(1) | layers(1))
+    assert both.mesh() is (layers(1) | data(1)).mesh()
+    assert repr(data() | features(2)) == "data() | features(2)"
+    assert repr(rules({"output": PartitionSpec()}) | data(2)).startswith(
+        "data(2) | rules({'output': "
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"),
+    [
+        (lambda: data(0), ValueError, r"^data expected n of at least 1, got 0$"),
+        (lambda: layers(1.5), TypeError, r"^layers expected an int n, got 1.5$"),
+        (
+            lambda: data(2) | data(2),
+            ValueError,
+            r"^data\(2\) \| data\(2\) has an axis twice; give it one number of devices$",
+        ),
+        (
+            lambda: data() | features(),
+            ValueError,
+            r"^data\(\) \| features\(\) has two axes that take all devices that are left; give a number to "
+            r"one of them$",
+        ),
+        (
+            lambda: rules(["output"]),
+            TypeError,
+            r"^rules expected places such as \{'output': PartitionSpec\(\)\}, got \['output'\]$",
+        ),
+        (
+            lambda: rules({"output": None}),
+            TypeError,
+            r"^rules expected a place for 'output' such as PartitionSpec\(\), got None$",
+        ),
+        (lambda: data(2) | 3, TypeError, r"unsupported operand"),
+    ],
+)
+def test_what_is_no_placement(make, kind, text):
+    with pytest.raises(kind, match=text):
+        make()
+
+
+def test_a_trainer_takes_placements_and_meshes():
+    network = pc.models.mlp(4, 3, 2, rngs=nnx.Rngs(0))
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1))
+    with pytest.raises(
+        TypeError, match=r"^Trainer expected mesh such as pc.sharding.data\(\), got 8$"
+    ):
+        pc.Trainer(network, optax.sgd(0.1), learning=rule, mesh=8)

@@ -221,7 +221,7 @@ def not_finite(batch: Evidence, name: str) -> str | None:
     return None
 
 
-def warn_nothing_to_do(step: int, total: int, data: Dataset) -> None:
+def warn_done(step: int, total: int, data: Dataset) -> None:
     """Tell that a fit was asked for no more than is done."""
     warnings.warn(
         f"nothing to do: {step} steps are done and {total} were asked for (epochs and num_steps are totals, "

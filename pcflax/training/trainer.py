@@ -25,14 +25,7 @@ from pcflax.typing import MetricFunction, PyTree
 from .calendar import Calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints
-from .checks import (
-    as_optimizer,
-    check_data,
-    check_rule,
-    measured_names,
-    total_steps,
-    warn_nothing_to_do,
-)
+from .checks import as_optimizer, check_data, check_rule, measured_names, total_steps, warn_done
 from .evaluation import evaluate, predict
 from .filtering import Forecast
 from .fitting import Fit, train
@@ -254,7 +247,7 @@ class Trainer:
         if not self._run.record.is_on(data):
             self._run.owed.clear()
         if self.step >= total and not (done_too or self._run.owed):
-            warn_nothing_to_do(self.step, total, data)
+            warn_done(self.step, total, data)
             return None
         goes_on = self._run.record.begin(self.step, data)
         calendar = Calendar(

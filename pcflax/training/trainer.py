@@ -239,9 +239,8 @@ class Trainer:
         if self.checkpoints is not None:
             self._saving.check_best(measured_names(None, measured))
             self._saving.check_folder(self._run)
-        if not self._run.record.is_on(data):
-            self._run.owed.clear()
-        if self.step >= total and not (done_too or self._run.owed):
+        owes = self._run.owes(data)
+        if self.step >= total and not (done_too or owes):
             warnings.warn(
                 f"nothing to do: {self.step} steps are done and {total} were asked for (epochs and "
                 f"num_steps are totals, counted from step 0); for one more pass over '{data.name}' give "

@@ -119,6 +119,12 @@ class Run:
         self.record.add(values, count)
         self.step += count
 
+    def owes(self, data: Dataset) -> bool:
+        """Return whether something is due after the newest step; to another data set nothing is."""
+        if not self.record.is_on(data):
+            self.owed.clear()
+        return bool(self.owed)
+
     def write(self) -> None:
         """Write the state into the objects, unless they hold it."""
         if self._written[0] == self.step:

@@ -244,9 +244,8 @@ class Trainer:
         if self.checkpoints is not None:
             self._saving.check_best(measured_names(None, measured))
             self._saving.check_folder(self._run)
-        if not self._run.record.is_on(data):
-            self._run.owed.clear()
-        if self.step >= total and not (done_too or self._run.owed):
+        owes = self._run.owes(data)
+        if self.step >= total and not (done_too or owes):
             warn_done(self.step, total, data)
             return None
         goes_on = self._run.record.begin(self.step, data)

@@ -56,7 +56,7 @@ def test_killed_runs_end_as_those_never_stopped(tmp_path):
         )
         assert found.step == expected.step == last
         assert found.digest() == expected.digest()
-        assert found.meta["history"] == expected.meta["history"]
+        assert found.rows() == expected.rows()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ PLACEMENTS = {
     "all": data(2) | layers(2) | features(2),
 }
 DEPTH, WIDTH, BATCH = 8, 16, 32
+# Gradients of layers that errors have only just reached are rounding; a smaller eps makes steps of them.
+ADAM = optax.adam(1e-3, eps=1e-4)
 
 
 def network(dropout=0.0):
@@ -53,7 +55,7 @@ def digits(split="train"):
 
 def trainer(rule, mesh=None, *, dropout=0.0, **options):
     options.setdefault("progress", False)
-    return pc.Trainer(network(dropout), optax.adam(1e-3), learning=rule, mesh=mesh, **options)
+    return pc.Trainer(network(dropout), ADAM, learning=rule, mesh=mesh, **options)
 
 
 def arrays_of(trained):

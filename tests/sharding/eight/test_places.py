@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -12,6 +11,7 @@ import pcflax as pc
 from pcflax.sharding import data, features, layers, rules
 from pcflax.training import evaluation, loop
 from tests.sharding.eight.common import (
+    ADAM,
     PLACEMENTS,
     arrays_of,
     difference,
@@ -20,7 +20,8 @@ from tests.sharding.eight.common import (
     trainer,
 )
 
-DESCENT = pc.inference.GradientDescent(0.1, num_steps=3)
+# as many steps as an error takes from the output to the first layer, and some more
+DESCENT = pc.inference.GradientDescent(0.1, num_steps=12)
 RULE = pc.learning.PredictiveCoding(DESCENT)
 
 
@@ -68,7 +69,7 @@ def test_what_a_layer_or_a_rule_says_goes_first():
     placement = (
         features(4) | layers(2) | rules({"second": PartitionSpec(), "*.bias": PartitionSpec()})
     )
-    trained = pc.Trainer(made, optax.adam(1e-3), learning=RULE, mesh=placement, progress=False)
+    trained = pc.Trainer(made, ADAM, learning=RULE, mesh=placement, progress=False)
     found = specs(trained)
     assert found["0.first.linear.kernel"] == PartitionSpec("features")
     assert found["1.0.mu.first.linear.kernel"] == PartitionSpec("features")
@@ -142,7 +143,7 @@ def test_parameters_placed_by_hand_are_restored_there(tmp_path, axis):
     nnx.update(made, jax.device_put(nnx.as_pure(nnx.state(made, nnx.Param)), place))
     hand = pc.Trainer(
         made,
-        optax.adam(1e-3),
+        ADAM,
         learning=RULE,
         checkpoints=pc.Checkpoints(tmp_path),
         progress=False,
@@ -162,12 +163,12 @@ def test_a_network_stays_where_it_lies_until_another_mesh_is_given(uninterrupted
     x = np.ones((8, 64))
     first.network.infer(x, inference=DESCENT)
     options = {"learning": RULE, "progress": False}
-    second = pc.Trainer(first.network, optax.adam(1e-3), **options)
+    second = pc.Trainer(first.network, ADAM, **options)
     assert specs(second) == specs(first)
     second.fit(digits(), num_steps=4)
     assert difference(arrays_of(uninterrupted), arrays_of(second)) < 1e-12
     second.network.infer(x, inference=DESCENT)
-    third = pc.Trainer(second.network, optax.adam(1e-3), mesh=data(2), **options)
+    third = pc.Trainer(second.network, ADAM, mesh=data(2), **options)
     assert set(specs(third).values()) == {PartitionSpec()}
     energies = third.network.energies(x)  # at the activities that were stored
     assert {len(energy.sharding.device_set) for energy in energies.values()} == {2}
@@ -215,7 +216,8 @@ def test_clamps_within_a_stack_go_through_the_pipeline(placement):
         "hidden/2": pc.Clamp(random.normal(size=(16, 16)), random.random((16, 16)) < 0.3),
         "hidden/5": random.normal(size=(16, 16)),
     }
-    inference = pc.inference.ErrorCoordinates(DESCENT)
+    descent = pc.inference.GradientDescent(0.02, num_steps=3)
+    inference = pc.inference.ErrorCoordinates(descent)
     one, many = trainer(RULE).network, trainer(RULE, PLACEMENTS[placement]).network
     results = [made.infer(x, y, clamps=clamps, inference=inference) for made in (one, many)]
     for name, activity in results[0].activities.items():
@@ -262,7 +264,7 @@ def test_batch_statistics_and_kept_starts_on_a_mesh():
             }
         )
         rule = pc.learning.PredictiveCoding(DESCENT, pc.initializers.Persistent())
-        trained = pc.Trainer(net, optax.adam(1e-3), learning=rule, mesh=mesh, progress=False)
+        trained = pc.Trainer(net, ADAM, learning=rule, mesh=mesh, progress=False)
         trained.fit(digits(), num_steps=3)
         arrays = arrays_of(trained)
         statistics = nnx.to_flat_state(nnx.state(trained.network, nnx.BatchStat))
@@ -386,7 +388,7 @@ def test_layers_want_a_stack():
         match=r"^the mesh spreads layers over 8 devices, but the network has no pc.PCStack whose layers "
         r"could be; leave layers out, or stack equal layers$",
     ):
-        pc.Trainer(made, optax.adam(1e-3), learning=RULE, mesh=layers(), progress=False)
+        pc.Trainer(made, ADAM, learning=RULE, mesh=layers(), progress=False)
 
 
 def test_batches_that_do_not_divide():

@@ -23,8 +23,13 @@ PAGES += [
     for block in BLOCK.findall((ROOT / "docs/reproducing.md").read_text())
     if "--output tiny" in block[1]
 ]
+# As a reader has it: whole trainings are slower in programs that are not optimised.
 ENVIRONMENT = {
-    **os.environ,
+    **{
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
+    },
     "JAX_PLATFORMS": "cpu",
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
@@ -63,26 +68,30 @@ COMMANDS = list(
 )
 
 
-def test_the_commands_run_one_after_the_other(tmp_path, request):
+def folder_of(line):
+    """The run folder that a command names: those of one folder build on each other."""
+    found = re.search(r"\b(?:runs|sweeps)/\w+", line)
+    return "none" if found is None else found[0]
+
+
+FOLDERS = list(dict.fromkeys(map(folder_of, COMMANDS)))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_commands_run_one_after_the_other(folder, tmp_path, request):
     """`make` targets are checked for being there; running them here would run these tests again."""
     os.symlink(ROOT / "benchmarks", tmp_path / "benchmarks")
-    ran = 0
-    for line in COMMANDS:
+    for line in (line for line in COMMANDS if folder_of(line) == folder):
         words = shlex.split(line)
         if words[0] == "make":
             run(["make", "--dry-run", *words[1:]], ROOT)
-        elif "$TFDS_DATA_DIR" in words:
-            try:
-                folder = request.getfixturevalue("data_dir")
-            except pytest.skip.Exception:
-                continue  # no prepared set here; the command itself stands above, without the set
-            words[words.index("$TFDS_DATA_DIR")] = str(folder)
+        elif "$TFDS_DATA_DIR" in words:  # the command itself stands above, without the set
+            words[words.index("$TFDS_DATA_DIR")] = str(request.getfixturevalue("data_dir"))
             run([*words, "--num-steps", "60"], tmp_path)
         else:
             run([sys.executable if words[0] == "python" else words[0], *words[1:]], tmp_path)
-        ran += 1
-    assert ran >= len(COMMANDS) - 1
-    assert (tmp_path / "runs/digits/training.png").exists()
+    if folder == "runs/digits":
+        assert (tmp_path / "runs/digits/training.png").exists()
 
 
 def test_the_table_of_times_is_that_of_the_results():

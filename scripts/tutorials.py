@@ -1,8 +1,8 @@
 """Every page of docs/tutorials as a program: its blocks run one after the other, and its figure is kept.
 
-    make tutorials                                   all of them as printed, and docs/images
-    python scripts/tutorials.py --short              with fewer steps, as the tests run them: no figure is kept
-    python scripts/tutorials.py depth own_rule       some of them
+    make tutorials                               all of them as printed; figures go to docs/images
+    python scripts/tutorials.py --short          with fewer steps, as the tests run them; none is kept
+    python scripts/tutorials.py depth own_rule   some of them
 
 Each page is a process of its own in an empty folder. Its figure is the file that it saves under the name of
 a picture that it shows. As printed all take about five minutes on 2 CPU cores. From scratch trains on MNIST
@@ -80,7 +80,9 @@ def main() -> int:
     parser.add_argument("--images", type=Path, help="where figures go; docs/images unless given")
     options = parser.parse_args()
     folder = ROOT / "docs/tutorials"
-    known = {path.stem: path for path in sorted(folder.glob("*.md")) if BLOCK.search(path.read_text())}
+    known = {
+        path.stem: path for path in sorted(folder.glob("*.md")) if BLOCK.search(path.read_text())
+    }
     unknown = sorted(set(options.pages) - set(known))
     if unknown:
         parser.error(f"unknown pages {', '.join(unknown)}; known are {', '.join(known)}")

@@ -5,7 +5,7 @@
     python scripts/tutorials.py depth own_rule   some of them
 
 Each page is a process of its own in an empty folder. Its figure is the file that it saves under the name of
-a picture that it shows. As printed all take about five minutes on 2 CPU cores. From scratch trains on MNIST
+a picture that it shows. As printed all take five to ten minutes on 2 CPU cores. From scratch trains on MNIST
 where TFDS_DATA_DIR names a folder with a prepared set, else on the embedded digits, as in the published
 figure. Expected: a line a page, exit code 0, and no page above three minutes with --short.
 """

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 install = if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[$(1)]'; \
   else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; fi
 
-.PHONY: help train test coverage mutation bench bench-peers guard lint format docs clean
+.PHONY: help train test coverage mutation bench bench-peers guard lint format docs tutorials clean
 
 help:
 	@echo "make train   train on the embedded digits, under a minute: pcflax train"
@@ -18,6 +18,7 @@ help:
 	@echo "make guard   is pcflax as fast as it was, beside bare jax: seconds"
 	@echo "make lint    ruff and pyright"
 	@echo "make docs    the documentation, into site, and a look at it where chromium is"
+	@echo "make tutorials  every page of docs/tutorials as a program, and their figures: minutes"
 
 $(READY): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then uv venv --allow-existing --python $(PYTHON) $(VENV); \
@@ -63,6 +64,9 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
 	$(BIN)/python scripts/browse_docs.py site
+
+tutorials: $(READY)
+	$(BIN)/python scripts/tutorials.py $(TUTORIAL_OPTIONS)
 
 clean:
 	rm -rf $(VENV) .venv-* build dist site .pytest_cache .ruff_cache

@@ -8,10 +8,12 @@ import contextlib
 import functools
 import inspect
 import io
+import os
 import re
 import sys
 import tempfile
 import types
+from unittest import mock
 
 import jax
 import jax.flatten_util
@@ -24,12 +26,12 @@ from scipy import optimize, stats
 
 import pcflax as pc
 from pcflax.energies import total_energy
+from scripts.tutorials import BLOCK
 from tests import test_conformance as conformance
 from tests.conftest import ROOT, Chain, digits_trainer
 
 pytestmark = pytest.mark.slow
 
-BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 ROW = re.compile(r"add to\s+`([A-Z_]+)`[^`]*```text\n(.*?)```", flags=re.DOTALL)
 PAGES = {
     path.relative_to(ROOT / "docs").as_posix(): path.read_text()
@@ -57,8 +59,9 @@ def execute(page, blocks, name):
 
 @functools.cache
 def run(page):
-    """The module that all blocks of a page make, and what they print."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    """The module that all blocks of a page make, in its short form, and what they print."""
+    short = mock.patch.dict(os.environ, PCFLAX_SHORT="1")
+    with short, contextlib.redirect_stdout(io.StringIO()) as printed:
         module = execute(page, BLOCK.finditer(PAGES[page]), f"docs_{page.removesuffix('.md')}")
     return module, printed.getvalue()
 

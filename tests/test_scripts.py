@@ -33,10 +33,12 @@ from scripts import (
     memory,
     mlp_table,
     mutation,
+    overview,
     sequence_memory,
     starts,
     tracking,
     transformer_text,
+    tutorials,
     vgg5_cifar10,
 )
 
@@ -583,3 +585,78 @@ class TestCosts:
         assert step == 2 * 2 * 64 * (8 * 8 + 8 * 10)
         upward = deep["costs"]["pass upward"]["flops"]
         assert upward == 2 * 64 * (784 * 6 + 2 * 6 * 6 + 6 * 10)
+
+
+class TestOverview:
+    def test_the_picture_is_drawn_and_every_rule_learns(self, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "overview.png"
+        arguments = ["--num-steps", "40", "--output", str(path)]
+        monkeypatch.setattr(sys, "argv", ["overview.py", *arguments])
+        assert overview.main() == 0
+        lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+        assert [name for name, _ in lines] == list(overview.RULES)
+        assert all(float(told.split()[0]) > 50 for _, told in lines)  # chance is 10
+        assert path.stat().st_size > 5000
+
+
+class TestTutorials:
+    """The pages themselves run in `test_docs.py`."""
+
+    def test_code_stands_where_the_page_has_it(self):
+        text = "# A\n\n```python\na = 1\n```\n\n```python\nb = a / 0\n```\n"
+        assert tutorials.program(text).splitlines() == [
+            "",
+            "",
+            "",
+            "a = 1",
+            "",
+            "",
+            "",
+            "b = a / 0",
+            "",
+        ]
+
+    def test_a_figure_is_what_a_page_draws_and_shows_and_is_published_small(self):
+        drawn = set()
+        for path in (tutorials.ROOT / "docs/tutorials").glob("*.md"):
+            names = tutorials.figures(path.read_text())
+            assert set(names).isdisjoint(drawn), path
+            drawn |= set(names)
+            for name in names:
+                size = (tutorials.ROOT / "docs/images" / name).stat().st_size
+                assert size <= tutorials.MOST_BYTES, name
+        published = {path.name for path in (tutorials.ROOT / "docs/images").glob("tutorial_*")}
+        assert drawn == published
+
+    @pytest.mark.parametrize(
+        ("code", "sentence"),
+        [
+            ("raise SystemExit(3)", "page.md ended with exit code 3"),
+            ('figure.savefig("a.png") if 0 else None', "page.md shows a.png and did not draw it"),
+            (
+                'open("a.png", "wb").write(bytes(80_001))  # .savefig("a.png")',
+                "80001 bytes, above 80000",
+            ),
+        ],
+    )
+    def test_a_page_that_breaks_its_word_is_told(self, tmp_path, code, sentence):
+        page = tmp_path / "page.md"
+        page.write_text(f"![a picture](../images/a.png)\n\n```python\n{code}\n```\n")
+        with pytest.raises(SystemExit, match=sentence):
+            tutorials.execute(page, None, short=True)
+
+    def test_a_page_is_told_that_it_runs_in_the_short_form_and_its_figure_is_kept(self, tmp_path):
+        page = tmp_path / "page.md"
+        code = (
+            'import os\nopen("a.png", "w").write(os.environ["PCFLAX_SHORT"])  # .savefig("a.png")'
+        )
+        page.write_text(f"![a picture](../images/a.png)\n\n```python\n{code}\n```\n")
+        assert tutorials.execute(page, tmp_path, short=True) > 0
+        assert (tmp_path / "a.png").read_text() == "1"
+
+    def test_a_page_that_is_not_there_is_wrong_usage(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["tutorials.py", "deep"])
+        with pytest.raises(SystemExit) as exit_info:
+            tutorials.main()
+        assert exit_info.value.code == 2
+        assert "unknown pages deep; known are both_ways" in capsys.readouterr().err

@@ -178,8 +178,11 @@ def inference_health(
         return None
     key = jax.random.key(0) if key is None else key
     found = _inference_health(split(network), Evidence(inputs, targets), key, learning, reference)
-    by_node = {part: network.by_node(found[part]) for part in ("layers", "closed")}
-    found = jax.tree.map(float, found | by_node)
+    for part in ("layers", "closed"):  # in the network's order, which jax.tree.map would sort
+        by_node = network.by_node(found[part])
+        found[part] = {name: float(by_node[name]) for name in network.nodes}
+    for part in ("start", "equilibrium", "residual", "eigenvalue"):
+        found[part] = float(found[part])
     gap = found["start"] - found["equilibrium"]
     total = sum(found["layers"].values())
     step_size = largest_step_size(learning)

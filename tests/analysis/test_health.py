@@ -208,6 +208,12 @@ class TestLayerGap:
         )
         np.testing.assert_allclose(list(found.layer_gap_closed.values()), expected, rtol=1e-6)
 
+    def test_layers_stand_in_the_networks_order_and_not_in_the_alphabets(self):
+        network = pc.models.residual_mlp(3, 4, 2, depth=13, rngs=nnx.Rngs(0))
+        found = inference_health(network, jnp.ones((2, 3)), jnp.ones((2, 2)), learning=ONE_STEP)
+        assert list(found.energy_share) == list(found.layer_gap_closed) == list(network.nodes)
+        assert network.nodes.index("hidden/10") > network.nodes.index("hidden/2")
+
     def test_without_a_reference_none_is_measured(self):
         found = inference_health(*by_hand(), learning=ONE_STEP)
         assert all(math.isnan(part) for part in found.layer_gap_closed.values())

@@ -45,8 +45,8 @@ def compare(
         at: "last" is each seed's last evaluation; a step; or (metric, "max") or (metric, "min"), each seed's
             step at which that metric of validation data was best. The plan's unless given, and without one
             "last". The best of what is read itself is refused.
-        contrasts: pairs of names (a, b), of a - b; unless given the plan's, and without one each of the others
-            less the first.
+        contrasts: pairs of names (a, b), of a - b; unless given the plan's, and without one each of the
+            others less the first.
         plan: what was declared before the first step, or the folder in which it is. Planned contrasts are
             corrected over all of the plan, whether compared yet or not; others are marked as exploratory
             and corrected over all.

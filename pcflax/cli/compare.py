@@ -124,8 +124,6 @@ def _add(found: dict[str, Runs], name: str, runs: Runs) -> None:
 
 def _names(groups: Sequence[tuple[TrainOptions, list[Path]]]) -> Mapping[str, list[Path]]:
     """A single run goes by its folder, several by the options in which they differ from others."""
-    from .options import flag
-
     options = [vars(own) for own, _ in groups]
     differing = (
         [key for key in options[0] if len({str(own[key]) for own in options}) > 1]
@@ -134,7 +132,7 @@ def _names(groups: Sequence[tuple[TrainOptions, list[Path]]]) -> Mapping[str, li
     )
     found: dict[str, list[Path]] = {}
     for own, members in groups:
-        words = " ".join(f"{flag(key)} {getattr(own, key)}" for key in differing)
+        words = " ".join(f"{key} {getattr(own, key)}".replace("_", "-") for key in differing)
         name = members[0].name if len(members) == 1 or not words else words
         if name in found:
             name = str(members[0])

@@ -15,6 +15,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -121,11 +122,12 @@ def _of_pairs(a: np.ndarray, b: np.ndarray, confidence: float) -> _Tested:
     largest = max(np.abs(a).max(), np.abs(b).max(), np.finfo(float).tiny)
     # rounded: 0.95 - 0.94 and 0.91 - 0.90 are a tie
     ranked = np.round(differences / largest / _SAME)
-    p_ranks = float(stats.wilcoxon(ranked).pvalue) if ranked.any() else 1.0
+    by_ranks: Any = stats.wilcoxon(ranked) if ranked.any() else None  # of nothing, scipy fails
+    p_ranks = 1.0 if by_ranks is None else float(by_ranks.pvalue)
     mean = float(differences.mean())
     if np.ptp(ranked) == 0:
         return _Tested(Interval(mean, mean), math.nan, math.nan, p_ranks)
-    found = stats.ttest_1samp(differences, 0)
+    found: Any = stats.ttest_1samp(differences, 0)
     interval = found.confidence_interval(confidence)
     effect = mean / float(differences.std(ddof=1))
     return _Tested(
@@ -142,14 +144,14 @@ def _of_two(a: np.ndarray, b: np.ndarray, confidence: float) -> _Tested:
     tied = len(np.unique(every)) < len(every)
     exact = math.comb(len(every), len(a)) <= _PERMUTATIONS
     # scipy is exact by itself where nothing is tied and one side is small, and else an approximation
-    method = stats.PermutationMethod(_PERMUTATIONS) if tied and exact else "auto"
+    method: Any = stats.PermutationMethod(_PERMUTATIONS) if tied and exact else "auto"
     p_ranks = float(stats.mannwhitneyu(*ranked, method=method).pvalue)
     difference = float(a.mean() - b.mean())
     if all(np.ptp(own) == 0 for own in ranked):
         return _Tested(Interval(difference, difference), math.nan, math.nan, p_ranks)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # one side may have no spread
-        found = stats.ttest_ind(a, b, equal_var=False)
+        found: Any = stats.ttest_ind(a, b, equal_var=False)
     interval = found.confidence_interval(confidence)
     return _Tested(
         Interval(float(interval.low), float(interval.high)),

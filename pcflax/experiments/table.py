@@ -61,7 +61,7 @@ class Comparison:
         if self.plan is not None:
             date, digest = self.plan.date or "an unknown date", self.plan.digest[:12]
             said.append(
-                f"the plan is of {date} (SHA-256 {digest}), and names {len(self.plan.contrasts)} contrasts"
+                f"the plan is of {date} (SHA-256 {digest}), {len(self.plan.contrasts)} planned"
             )
         return "; ".join([*said, *self.notes])
 

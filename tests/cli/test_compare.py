@@ -55,8 +55,8 @@ def test_runs_are_grouped_by_seed_and_named_by_what_differs(folders, capsys):
     places = [folders / name for name in ("4-0", "8-1", "8-0", "4-1")]
     out = told(capsys, *places, "--format", "json")
     (one,) = json.loads(out)["contrasts"]
-    assert (one["a"], one["b"]) == ("--num-steps 8", "--num-steps 4")
-    for name, steps in (("--num-steps 8", 8), ("--num-steps 4", 4)):
+    assert (one["a"], one["b"]) == ("num-steps 8", "num-steps 4")
+    for name, steps in (("num-steps 8", 8), ("num-steps 4", 4)):
         for seed in (0, 1):
             history = pc.load_checkpoint(folders / f"{steps}-{seed}").meta["history"]
             last = pc.History(history)["eval/accuracy"][-1]

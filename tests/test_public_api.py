@@ -51,8 +51,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
         log_likelihood_bound participation_ratio representations step_size_range target_alignment trajectories
         unit_health""",
-    "experiments": """Curves Interval OneRun Outcome Replicas Runs Sample Sweep Trial load_runs replicate
-        sweep""",
+    "experiments": """Comparison Contrast Curves Interval OneRun Outcome Plan Replicas Runs Sample Sweep Trial
+        compare load_runs replicate sweep""",
     "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure sweep_figure
         training_figure trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
@@ -115,6 +115,8 @@ WITHOUT_EXAMPLE = {
     "pc.data.Decoder",
     "pc.data.StreamDataset",
     "pc.energies.check_range",
+    "pc.experiments.Comparison",
+    "pc.experiments.Contrast",
     "pc.experiments.Interval",
     "pc.experiments.OneRun",
     "pc.experiments.Replicas",

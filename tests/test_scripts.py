@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 from flax import nnx
 from rich.console import Console
 
@@ -72,6 +73,37 @@ class TestMLPTable:
                 run["chosen_by_validation"], abs=0.005
             )
             assert run["test"][-1] == pytest.approx(run["last"], abs=0.005)
+
+    def test_differences_are_from_backpropagation_of_the_same_energy(self, capsys):
+        """Two epochs; validation prefers the first, so that the two comparisons read other values."""
+
+        def result(*last):
+            own = [
+                {"seed": seed, "validation": [97.0, 96.0], "test": [95.0 - seed, value]}
+                for seed, value in enumerate(last)
+            ]
+            return {"runs": own}
+
+        names = {
+            "pc-ce": (98.0, 98.4, 98.3),
+            "pc-se": (98.5, 98.2, 98.7),
+            "bp-ce": (98.1, 98.2, 98.2),
+        }
+        results = {"rules": {name: result(*last) for name, last in names.items()}}
+        mlp_table.tell_statistics(results)
+        last, chosen = results["comparisons"]
+        (one,) = last["contrasts"]  # bp-se was not trained
+        assert (one["a"], one["b"]) == ("pc-ce", "bp-ce")
+        expected = scipy.stats.ttest_rel(names["pc-ce"], names["bp-ce"])
+        assert one["p"] == pytest.approx(expected.pvalue)
+        assert chosen["contrasts"][0]["difference"] == 0
+        assert chosen["contrasts"][0]["mean_a"] == pytest.approx(94)
+        assert "pc-se  test/accuracy 98.47 [" in capsys.readouterr().out
+
+    def test_seeds_are_counted_or_listed(self):
+        assert mlp_table.read_seeds("8") == list(range(8))
+        assert mlp_table.read_seeds("5,7") == [5, 7]
+        assert mlp_table.read_seeds("5,") == [5]
 
     def test_a_rule_that_is_not_in_the_table_is_wrong_usage(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["mlp_table.py", "--rules", "pc-se,hebb"])

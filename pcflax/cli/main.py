@@ -93,6 +93,7 @@ def _stopping_at_once() -> Iterator[None]:
 def _run(arguments: list[str]) -> None:
     import tyro
 
+    from .compare import CompareOptions
     from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
     from .verbs import SweepOptions
 
@@ -103,6 +104,7 @@ def _run(arguments: list[str]) -> None:
         | Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
         | Annotated[InspectOptions, tyro.conf.subcommand("inspect")]
         | Annotated[SampleOptions, tyro.conf.subcommand("sample")]
+        | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
     )
     options = tyro.cli(
         verbs,

@@ -1,6 +1,9 @@
 """Experiments: many runs as one question, their statistics, and the search for the best."""
 
+from .comparison import compare as compare
+from .contrasts import Contrast as Contrast
 from .folders import load_runs as load_runs
+from .plan import Plan as Plan
 from .replicas import Replicas as Replicas
 from .replicate import replicate as replicate
 from .runs import OneRun as OneRun
@@ -11,4 +14,5 @@ from .statistics import Sample as Sample
 from .sweep import Outcome as Outcome
 from .sweep import Sweep as Sweep
 from .sweep import sweep as sweep
+from .table import Comparison as Comparison
 from .trial import Trial as Trial

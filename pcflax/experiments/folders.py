@@ -100,4 +100,4 @@ def load_runs(folder: str | Path) -> Runs:
         runs.append(OneRun(one["seed"], History(rows), one["settings"], one.get("ended")))
     if not any(run.history.rows for run in runs):
         raise FileNotFoundError(f"there is no checkpoint in {folder}; train first")
-    return Runs(runs, name=record["name"], how=record["how"])
+    return Runs(runs, name=record["name"], how=record["how"], begun=record.get("begun", ""))

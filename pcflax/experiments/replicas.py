@@ -29,6 +29,7 @@ from pcflax.training.signals import SignalCatcher
 
 from .folders import folder_name, read_record, within, write_record
 from .mapped import Mapped
+from .plan import now
 from .progress import Progress
 from .runs import OneRun, Runs
 from .structure import check_separate, difference
@@ -81,6 +82,7 @@ class Replicas:
             for seed, point in zip(self.seeds, self.points, strict=True)
         )
         self._ended: dict[int, str] = {}  # by place
+        self._begun = ""
         check_separate(self.trainers, self._titles())
         self.folder = self._place(checkpoints)
 
@@ -137,6 +139,7 @@ class Replicas:
         learn = self._learning(fits)
         progress = Progress(fits, self.points) if self._progress else None
         with SignalCatcher() as signals, contextlib.ExitStack() as opened:
+            self._begun = self._begun or self._beginning()
             self._write_record()
             for fit in fits:
                 opened.enter_context(fit.opened())
@@ -198,7 +201,7 @@ class Replicas:
     def _runs(self, histories: Sequence[History]) -> Runs:
         places = zip(self.seeds, histories, self.points, strict=True)
         runs = [OneRun(*own, self._ended.get(place)) for place, own in enumerate(places)]
-        return Runs(runs, name=self.name, how=self.how)
+        return Runs(runs, name=self.name, how=self.how, begun=self._begun)
 
     def __repr__(self) -> str:
         steps = sorted({trainer.step for trainer in self.trainers})
@@ -273,6 +276,13 @@ class Replicas:
     def _folder_name(self, place: int) -> str:
         return folder_name(self.seeds[place], self.points[place], self._over)
 
+    def _beginning(self) -> str:
+        """When the first step is made, or was."""
+        record = read_record(self.folder) if self.folder is not None else None
+        if record is not None:
+            return record.get("begun", "")
+        return now() if not any(trainer.step for trainer in self.trainers) else ""
+
     def _write_record(self) -> None:
         if self.folder is None:
             return
@@ -293,7 +303,8 @@ class Replicas:
             for place, (seed, point) in enumerate(zip(self.seeds, self.points, strict=True))
         }
         runs = record.get("runs", {}) | runs  # with those of other seeds
-        write_record(self.folder, {"name": self.name, "how": self.how, "runs": runs})
+        written = {"name": self.name, "how": self.how, "begun": self._begun, "runs": runs}
+        write_record(self.folder, written)
 
 
 def _made(make_trainer: Callable[..., Any], seed: int, point: Mapping[str, Any]) -> Trainer:

@@ -41,6 +41,7 @@ class Runs:
         runs: one a seed; of several settings, one a seed and setting.
         name: what tables call them.
         how: how they were trained, "mapped" or "in turn".
+        begun: when the first step was made, empty where that is not known.
 
     Iterating gives each `OneRun`, and `runs["eval/accuracy"]` the `Curves` of a metric.
 
@@ -54,8 +55,8 @@ class Runs:
     eval/accuracy 0.92 [0.8703, 0.9697] (mean and 95% interval, 3 seeds), the last of 1 evaluations
     """
 
-    def __init__(self, runs: Sequence[OneRun], *, name: str = "", how: str = ""):
-        self._runs, self.name, self.how = tuple(runs), name, how
+    def __init__(self, runs: Sequence[OneRun], *, name: str = "", how: str = "", begun: str = ""):
+        self._runs, self.name, self.how, self.begun = tuple(runs), name, how, begun
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -138,4 +139,4 @@ class Runs:
         return f"Runs({name}{len(self)} runs of {len(self.points)} settings: {', '.join(self.names())})"
 
     def _of(self, runs: Sequence[OneRun]) -> Runs:
-        return Runs(runs, name=self.name, how=self.how)
+        return Runs(runs, name=self.name, how=self.how, begun=self.begun)

@@ -1,0 +1,177 @@
+"""`pcflax compare RUN RUN...`: differences between runs, over seeds.
+
+A folder of several seeds is one way of training; single runs whose options differ in nothing but the seed are
+one way of training, too. What is slow to load is loaded when the verb runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from pcflax.experiments import Runs
+
+    from .options import TrainOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions:
+    """Compare runs by a metric: differences with intervals over seeds, effect sizes and tests.
+
+    Runs that differ in nothing but the seed count as one; each of the others is compared with the first.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs, of `pcflax train` or of many seeds (pc.experiments.replicate)."""
+    metric: str | None = None
+    """What is compared: the plan's unless given, and without one eval/accuracy."""
+    at: str | None = None
+    """Where it is read: last, a step, or max:METRIC or min:METRIC, the step at which that metric, of other
+    data, was best. The plan's unless given, and without one last."""
+    plan: Path | None = None
+    """Folder of a plan that was written before the first step (pc.experiments.Plan)."""
+    finished: bool = False
+    """Leave out seeds that ended because their numbers were not finite."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
+    """Form of the table."""
+    output: Path | None = None
+    """File for the table, in the place of the screen."""
+    figure: Path | None = None
+    """A .png, .pdf or .svg file for curves with intervals."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def compare(options: CompareOptions) -> None:
+    """Read the runs, and print or write the table."""
+    import pcflax as pc
+
+    runs = grouped(options.runs)
+    if options.finished:
+        runs = {name: own.finished for name, own in runs.items()}
+    for name, own in runs.items():
+        for title, why in own.ended.items():
+            raise ValueError(
+                f"{title} of {name} ended early: {why}; add --finished to leave it out"
+            )
+    found = pc.experiments.compare(
+        *runs.values(),
+        names=list(runs),
+        metric=options.metric,
+        at=_at(options.at),
+        plan=options.plan,
+        confidence=options.confidence,
+    )
+    text = _table(found, options.format)
+    if options.figure is not None:
+        _draw(found, options)
+    if options.output is None:
+        print(text.rstrip("\n"))
+    else:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text)
+
+
+def grouped(folders: Sequence[Path]) -> dict[str, Runs]:
+    """Return the runs in these folders by name, those that differ only in the seed as one."""
+    import pcflax as pc
+    from pcflax.experiments import OneRun
+
+    from .options import config_path, read_config
+
+    found: dict[str, Runs] = {}
+    single: list[tuple[TrainOptions, list[Path]]] = []
+    for folder in folders:
+        if (folder / "replicas.json").exists():
+            runs = pc.experiments.load_runs(folder)
+            _add(found, runs.name or folder.name, runs)
+        elif not config_path(folder).is_file():
+            raise FileNotFoundError(
+                f"there is no run in {folder} (neither config.json nor replicas.json); name folders that "
+                f"pcflax train or pc.experiments.replicate has made"
+            )
+        else:
+            own = dataclasses.replace(read_config(folder), seed=0, run_dir=None)
+            same = next((members for other, members in single if other == own), None)
+            if same is None:
+                single.append((own, [folder]))
+            else:
+                same.append(folder)
+    for name, members in _names(single).items():
+        runs = []
+        for folder in members:
+            stored = pc.load_checkpoint(folder)
+            seed = read_config(folder).seed
+            if seed in [run.seed for run in runs]:
+                raise ValueError(f"{folder} repeats a run of seed {seed}; name each seed once")
+            runs.append(OneRun(seed, pc.History(stored.meta["history"])))
+        _add(found, name, pc.experiments.Runs(runs, name=name))
+    return found
+
+
+def _add(found: dict[str, Runs], name: str, runs: Runs) -> None:
+    if name in found:
+        raise ValueError(f"two of the runs are called '{name}'; rename a folder")
+    found[name] = runs
+
+
+def _names(groups: Sequence[tuple[TrainOptions, list[Path]]]) -> Mapping[str, list[Path]]:
+    """A single run goes by its folder, several by the options in which they differ from others."""
+    options = [vars(own) for own, _ in groups]
+    differing = (
+        [key for key in options[0] if len({str(own[key]) for own in options}) > 1]
+        if options
+        else []
+    )
+    found: dict[str, list[Path]] = {}
+    for own, members in groups:
+        words = " ".join(f"{key} {getattr(own, key)}".replace("_", "-") for key in differing)
+        name = members[0].name if len(members) == 1 or not words else words
+        if name in found:
+            name = str(members[0])
+        found[name] = members
+    return found
+
+
+def _at(word: str | None) -> Any:
+    if word is None or word == "last":
+        return word
+    if word.isdecimal():
+        return int(word)
+    mode, _, metric = word.partition(":")
+    if mode not in ("max", "min") or not metric:
+        raise ValueError(f"expected --at last, a step, or max:METRIC or min:METRIC, got {word}")
+    return metric, mode
+
+
+def _table(found: Any, form: str) -> str:
+    from pcflax.training.plain_json import dumps
+
+    if form == "json":
+        return dumps(found.to_dict()) + "\n"
+    return f"{found}\n" if form == "text" else getattr(found, f"to_{form}")()
+
+
+def _draw(found: Any, options: CompareOptions) -> None:
+    from pcflax.plotting import band_figure
+
+    bands = {}
+    for name, runs in found.runs.items():
+        curves = runs[found.metric]
+        alone = len(curves.seeds) < 2
+        bands[name] = (
+            (curves.steps, curves.mean, curves.mean, curves.mean)
+            if alone
+            else curves.band(options.confidence)
+        )
+    figure = band_figure(bands, label=found.metric)
+    assert options.figure is not None  # it was asked for
+    options.figure.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.figure, dpi=110)

@@ -1,7 +1,7 @@
 """`pcflax compare RUN RUN...`: differences between runs, over seeds.
 
 A folder of several seeds is one way of training; single runs whose options differ in nothing but the seed are
-one way of training, too. What is slow to load is loaded when the verb runs.
+one way of training, too.
 """
 
 from __future__ import annotations
@@ -9,50 +9,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
-import tyro
+import pcflax as pc
+from pcflax.experiments import OneRun, Runs
+from pcflax.plotting import band_figure
+from pcflax.training.plain_json import dumps
 
-if TYPE_CHECKING:
-    from pcflax.experiments import Runs
-
-    from .options import TrainOptions
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareOptions:
-    """Compare runs by a metric: differences with intervals over seeds, effect sizes and tests.
-
-    Runs that differ in nothing but the seed count as one; each of the others is compared with the first.
-    """
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs, of `pcflax train` or of many seeds (pc.experiments.replicate)."""
-    metric: str | None = None
-    """What is compared: the plan's unless given, and without one eval/accuracy."""
-    at: str | None = None
-    """Where it is read: last, a step, or max:METRIC or min:METRIC, the step at which that metric, of other
-    data, was best. The plan's unless given, and without one last."""
-    plan: Path | None = None
-    """Folder of a plan that was written before the first step (pc.experiments.Plan)."""
-    finished: bool = False
-    """Leave out seeds that ended because their numbers were not finite."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
-    """Form of the table."""
-    output: Path | None = None
-    """File for the table, in the place of the screen."""
-    figure: Path | None = None
-    """A .png, .pdf or .svg file for curves with intervals."""
-    debug: bool = False
-    """Show the traceback of an error."""
+from .options import TrainOptions, config_path, read_config
+from .verbs import CompareOptions
 
 
 def compare(options: CompareOptions) -> None:
     """Read the runs, and print or write the table."""
-    import pcflax as pc
-
     runs = grouped(options.runs)
     if options.finished:
         runs = {name: own.finished for name, own in runs.items()}
@@ -81,11 +50,6 @@ def compare(options: CompareOptions) -> None:
 
 def grouped(folders: Sequence[Path]) -> dict[str, Runs]:
     """Return the runs in these folders by name, those that differ only in the seed as one."""
-    import pcflax as pc
-    from pcflax.experiments import OneRun
-
-    from .options import config_path, read_config
-
     found: dict[str, Runs] = {}
     single: list[tuple[TrainOptions, list[Path]]] = []
     for folder in folders:
@@ -107,11 +71,10 @@ def grouped(folders: Sequence[Path]) -> dict[str, Runs]:
     for name, members in _names(single).items():
         runs = []
         for folder in members:
-            stored = pc.load_checkpoint(folder)
             seed = read_config(folder).seed
             if seed in [run.seed for run in runs]:
                 raise ValueError(f"{folder} repeats a run of seed {seed}; name each seed once")
-            runs.append(OneRun(seed, pc.History(stored.meta["history"])))
+            runs.append(OneRun(seed, pc.History(pc.load_checkpoint(folder).rows())))
         _add(found, name, pc.experiments.Runs(runs, name=name))
     return found
 
@@ -132,12 +95,16 @@ def _names(groups: Sequence[tuple[TrainOptions, list[Path]]]) -> Mapping[str, li
     )
     found: dict[str, list[Path]] = {}
     for own, members in groups:
-        words = " ".join(f"{key} {getattr(own, key)}".replace("_", "-") for key in differing)
+        words = " ".join(f"{key} {_word(getattr(own, key))}".replace("_", "-") for key in differing)
         name = members[0].name if len(members) == 1 or not words else words
         if name in found:
             name = str(members[0])
         found[name] = members
     return found
+
+
+def _word(value: Any) -> str:
+    return "default" if value is None else str(value)
 
 
 def _at(word: str | None) -> Any:
@@ -152,16 +119,12 @@ def _at(word: str | None) -> Any:
 
 
 def _table(found: Any, form: str) -> str:
-    from pcflax.training.plain_json import dumps
-
     if form == "json":
         return dumps(found.to_dict()) + "\n"
     return f"{found}\n" if form == "text" else getattr(found, f"to_{form}")()
 
 
 def _draw(found: Any, options: CompareOptions) -> None:
-    from pcflax.plotting import band_figure
-
     bands = {}
     for name, runs in found.runs.items():
         curves = runs[found.metric]

@@ -93,9 +93,8 @@ def _stopping_at_once() -> Iterator[None]:
 def _run(arguments: list[str]) -> None:
     import tyro
 
-    from .compare import CompareOptions
     from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
-    from .verbs import SweepOptions
+    from .verbs import CompareOptions, SweepOptions
 
     train, sweep = (_defaults(arguments, kind) for kind in (TrainOptions, SweepOptions))
     verbs = (

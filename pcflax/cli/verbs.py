@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -45,3 +46,33 @@ class SweepOptions(TrainOptions, _Searching):
     if TYPE_CHECKING:
 
         def __init__(self, **options: Any): ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions:
+    """Compare runs by a metric: differences with intervals over seeds, effect sizes and tests.
+
+    Runs that differ in nothing but the seed count as one; each of the others is compared with the first.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs, of `pcflax train` or of many seeds (pc.experiments.replicate)."""
+    metric: str | None = None
+    """What is compared: the plan's unless given, and without one eval/accuracy."""
+    at: str | None = None
+    """Where it is read: last, a step, or max:METRIC or min:METRIC, the step at which that metric, of other
+    data, was best. The plan's unless given, and without one last."""
+    plan: Path | None = None
+    """Folder of a plan that was written before the first step (pc.experiments.Plan)."""
+    finished: bool = False
+    """Leave out seeds that ended because their numbers were not finite."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
+    """Form of the table."""
+    output: Path | None = None
+    """File for the table, in the place of the screen."""
+    figure: Path | None = None
+    """A .png, .pdf or .svg file for curves with intervals."""
+    debug: bool = False
+    """Show the traceback of an error."""

@@ -58,8 +58,8 @@ def test_runs_are_grouped_by_seed_and_named_by_what_differs(folders, capsys):
     assert (one["a"], one["b"]) == ("num-steps 8", "num-steps 4")
     for name, steps in (("num-steps 8", 8), ("num-steps 4", 4)):
         for seed in (0, 1):
-            history = pc.load_checkpoint(folders / f"{steps}-{seed}").meta["history"]
-            last = pc.History(history)["eval/accuracy"][-1]
+            rows = pc.load_checkpoint(folders / f"{steps}-{seed}").rows()
+            last = pc.History(rows)["eval/accuracy"][-1]
             assert one["values"][name][str(seed)] == last
 
 

@@ -32,7 +32,8 @@ class StreamDataset(Dataset):
         source: has `__len__` and `__getitem__(index) -> (inputs, target)` as NumPy arrays, every
             example of one shape; called from several threads.
         decoder: what turns stored examples into a batch.
-        num_threads: threads that read ahead: 16 batches, at most about 64 MB of them, but at least two. All others are as in `pcflax.data.load`.
+        num_threads: threads that read ahead: about 64 MB, but at least 2 batches and at most 16. All
+            others are as in `pcflax.data.load`.
 
     Raises:
         RuntimeError: while reading, where the source raises; names the set and the example.

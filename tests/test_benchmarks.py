@@ -17,7 +17,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import depth, floor, guard, page, peers, records, suite, tables, time_to_accuracy
+from benchmarks import (
+    depth,
+    floor,
+    growth,
+    guard,
+    page,
+    peers,
+    records,
+    suite,
+    tables,
+    time_to_accuracy,
+)
 from benchmarks.answers import record_answer
 from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
@@ -505,3 +516,34 @@ class TestAnswers:
         with pytest.raises(ValueError, match="answer 'a' expected finite values"):
             record_answer("a", values, unit="", command="", path=tmp_path / "answers.json")
         assert not list(tmp_path.iterdir())
+
+
+class TestGrowth:
+    def test_a_power_law_beside_a_constant_shows_in_the_upper_half(self):
+        """What every size costs hides the growth of small ones."""
+        sizes = [1, 4, 16, 64, 256, 1024]
+        costs = [max(50.0, 0.1 * size**1.5) for size in sizes]
+        assert growth.exponent(sizes, costs) == pytest.approx(1.5)
+        assert growth.exponent([3, 12], [2.0, 4.0]) == pytest.approx(0.5)
+
+    def test_memory_is_the_slope_after_the_first_quarter(self):
+        marks = [(count, 1e4 * min(count, 20) + 3.0 * count) for count in range(0, 101, 5)]
+        assert growth.added(marks) == pytest.approx(3)
+
+    def test_the_quick_form_writes_costs_and_their_exponents(self, tmp_path, monkeypatch):
+        path = tmp_path / "growth.json"
+        parts = ["depth", "rows", "checkpoints", "memory"]
+        arguments = ["growth.py", "--quick", "--output", str(path), "--only", *parts]
+        monkeypatch.setattr(sys, "argv", arguments)
+        growth.main()
+        record = json.loads(path.read_text())
+        assert list(record["growth"]) == parts[:-1]
+        for name, part in record["growth"].items():
+            small, large = part["sizes"]
+            assert [small[name], large[name]] == growth.SIZES_QUICK[name]
+            span = math.log(large[name] / small[name])
+            assert part["exponents"]
+            for cost, found in part["exponents"].items():
+                assert small[cost] > 0
+                assert found == pytest.approx(math.log(large[cost] / small[cost]) / span)
+        assert set(record["memory"]) == set(growth.REPETITIONS)

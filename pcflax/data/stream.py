@@ -1,7 +1,8 @@
 """A data set too large for memory: read by grain in threads while the device computes.
 
 The order of the examples is the same as that of an in-memory set with the same seed; grain reads
-ahead in that order, and a jump to another batch (a resumed run) starts a new read there.
+ahead in that order, as much as memory allows, and a jump to another batch (a resumed run) starts a new
+read there.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from .augment import Augmentation, as_augmentations
 from .base import Dataset, Decoder, Reader
 from .examples import native, told
 
-# Two processor cores decode about this many batches ahead of a compiled step.
-_READ_AHEAD = 16
+# Two processor cores decode about this many batches ahead of a compiled step, where they are small.
+_BATCHES_AHEAD = 16
+# Larger ones are as much as one compiled call holds, but two, so that reading never waits for a step.
+_BYTES_AHEAD = 64 * 2**20
 
 
 class StreamDataset(Dataset):
@@ -29,7 +32,8 @@ class StreamDataset(Dataset):
         source: has `__len__` and `__getitem__(index) -> (inputs, target)` as NumPy arrays, every
             example of one shape; called from several threads.
         decoder: what turns stored examples into a batch.
-        num_threads: threads that read ahead. All others are as in `pcflax.data.load`.
+        num_threads: threads that read ahead: about 64 MB, but at least 2 batches and at most 16. All
+            others are as in `pcflax.data.load`.
 
     Raises:
         RuntimeError: while reading, where the source raises; names the set and the example.
@@ -122,13 +126,20 @@ class StreamDataset(Dataset):
                 )
         return items
 
+    def _ahead(self, example: tuple[np.ndarray, ...]) -> int:
+        """How many examples of this size are read ahead: about 64 MB, two batches to sixteen."""
+        fitting = _BYTES_AHEAD // max(1, sum(part.nbytes for part in example))
+        most, least = _BATCHES_AHEAD * self.batch_size, 2 * self.batch_size
+        return max(least, min(most, fitting))
+
     def _open(self, start: int) -> Iterator[PyTree]:
         import grain  # half a second, which only streaming needs
 
-        options = grain.ReadOptions(
-            num_threads=self.num_threads, prefetch_buffer_size=_READ_AHEAD * self.batch_size
-        )
         epoch, position = divmod(start, self.num_batches)
+        first = self.order(epoch)[position * self.batch_size]
+        options = grain.ReadOptions(
+            num_threads=self.num_threads, prefetch_buffer_size=self._ahead(self.read(int(first)))
+        )
         while True:
             order = self.order(epoch)[position * self.batch_size :]
             examples = grain.MapDataset.source(order)  # type: ignore[arg-type]

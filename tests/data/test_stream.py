@@ -3,6 +3,9 @@
 The oracle is the in-memory data set with the same arrays, decoder and seed.
 """
 
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -216,3 +219,44 @@ def test_examples_of_another_byte_order_are_read():
     batch = next(iter(data))
     np.testing.assert_array_equal(batch.inputs, [[0, 2.5], [1, 2.5], [2, 2.5]])
     np.testing.assert_array_equal(batch.targets, np.eye(3))
+
+
+class Counting:
+    """Large examples, all of one byte in memory, that count how often they are read."""
+
+    def __init__(self, num_bytes, num_examples=200):
+        self.num_bytes, self.num_examples, self.reads = num_bytes, num_examples, 0
+        self.lock = threading.Lock()
+
+    def __len__(self):
+        return self.num_examples
+
+    def __getitem__(self, index):
+        with self.lock:
+            self.reads += 1
+        return np.broadcast_to(np.uint8(index), (self.num_bytes,)), np.int32(0)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "batch_size", "ahead"),
+    [
+        (1, 3, 16 * 3),  # small: batches count
+        (2**22, 4, 15),  # 4 MB and a label's 4 bytes: less than 16 fit 64 MB
+        (2**24, 3, 2 * 3),  # 48 MB a batch: two of them
+    ],
+)
+def test_reading_ahead_is_bounded_by_bytes(num_bytes, batch_size, ahead):
+    """Batches of 100 MB, read 16 ahead, would fill the memory."""
+    source = Counting(num_bytes)
+    options = {"decoder": Decoder(), "batch_size": batch_size, "shuffle": False}
+    stream = pc.data.StreamDataset(source, **options)
+    for start in (0, 1):
+        images, _, _ = stream.items(start, 1)
+        first = start * batch_size
+        np.testing.assert_array_equal(images[0, :, -1], np.arange(first, first + batch_size))
+    expected = 1 + 2 * batch_size + ahead  # one tells the size
+    deadline = time.monotonic() + 10
+    while source.reads < expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)  # in which more would be read
+    assert source.reads == expected

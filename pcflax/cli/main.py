@@ -94,7 +94,7 @@ def _run(arguments: list[str]) -> None:
     import tyro
 
     from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
-    from .verbs import SweepOptions
+    from .verbs import DoctorOptions, SweepOptions
 
     train, sweep = (_defaults(arguments, kind) for kind in (TrainOptions, SweepOptions))
     verbs = (
@@ -103,6 +103,7 @@ def _run(arguments: list[str]) -> None:
         | Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
         | Annotated[InspectOptions, tyro.conf.subcommand("inspect")]
         | Annotated[SampleOptions, tyro.conf.subcommand("sample")]
+        | Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
     )
     options = tyro.cli(
         verbs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -45,3 +46,20 @@ class SweepOptions(TrainOptions, _Searching):
     if TYPE_CHECKING:
 
         def __init__(self, **options: Any): ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorOptions:
+    """Say whether everything is there that a run wants: packages, devices, data, a folder to write in.
+
+    Ends with exit code 1 where something is wrong.
+    """
+
+    run_dir: Path = Path("runs")
+    """Where runs are to be written."""
+    data_dir: Path | None = None
+    """Folder of prepared TFDS sets; TFDS_DATA_DIR or TFDS's default folder unless given."""
+    json: bool = False
+    """Print one JSON object."""
+    debug: bool = False
+    """Show the traceback of an error."""

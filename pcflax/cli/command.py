@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from typing import Any
 
-from .options import TrainOptions, flag, preset
+from .options import OF_THE_CALL, TrainOptions, flag, preset
 
 
 def command_of(options: TrainOptions, **others: Any) -> str:
@@ -21,7 +21,7 @@ def command_of(options: TrainOptions, **others: Any) -> str:
     for field in dataclasses.fields(TrainOptions):
         value = getattr(options, field.name)
         told = field.name in ("preset", "model") and value != getattr(TrainOptions(), field.name)
-        if field.name in ("data", "run_dir", "resume", "debug"):
+        if field.name in ("data", *OF_THE_CALL):
             continue
         if told or value != getattr(defaults, field.name):
             words += _words(field.name, value)

@@ -93,9 +93,13 @@ def _stopping_at_once() -> Iterator[None]:
 def _run(arguments: list[str]) -> None:
     import tyro
 
+    from .config import with_config
     from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
-    from .verbs import CompareOptions, SweepOptions
+    from .verbs import CompareOptions, DoctorOptions, PredictOptions, SweepOptions
 
+    for kind in (TrainOptions, SweepOptions):
+        if arguments[:1] == [_verb(kind)]:
+            arguments = with_config(arguments, kind)
     train, sweep = (_defaults(arguments, kind) for kind in (TrainOptions, SweepOptions))
     verbs = (
         Annotated[TrainOptions, tyro.conf.subcommand("train", default=train)]
@@ -104,6 +108,8 @@ def _run(arguments: list[str]) -> None:
         | Annotated[InspectOptions, tyro.conf.subcommand("inspect")]
         | Annotated[SampleOptions, tyro.conf.subcommand("sample")]
         | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
+        | Annotated[PredictOptions, tyro.conf.subcommand("predict")]
+        | Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
     )
     options = tyro.cli(
         verbs,
@@ -112,22 +118,30 @@ def _run(arguments: list[str]) -> None:
         description="Predictive coding networks on Flax NNX and JAX.",
     )
     # A verb is imported when it is used, with the plotting and the loggers it needs.
-    verb = type(options).__name__.removesuffix("Options").lower()
-    getattr(importlib.import_module(f".{verb}", __package__), verb)(_with_homes(options))
+    verb = _verb(type(options))
+    with contextlib.ExitStack() as stack:
+        if getattr(options, "quiet", False):
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        getattr(importlib.import_module(f".{verb}", __package__), verb)(_with_homes(options))
+
+
+def _verb(kind: type) -> str:
+    return kind.__name__.removesuffix("Options").lower()
 
 
 def _defaults(arguments: list[str], kind: type[TrainOptions]) -> Any:
     """The defaults of `train` or `sweep`: of the preset, or of what is resumed, where one is named."""
+    from .config import value_of
     from .options import preset, read_config
 
-    verb = kind.__name__.removesuffix("Options").lower()
-    if arguments[:1] != [verb]:
+    if arguments[:1] != [_verb(kind)]:
         return kind()
-    run_dir = _value_of("run-dir", arguments)
+    run_dir = value_of("run-dir", arguments)
     if "--resume" in arguments and run_dir is not None:
         return read_config(Path(os.path.expanduser(run_dir)), kind)
     chosen = preset(
-        _value_of("preset", arguments) or "notebook", _value_of("model", arguments) or "mlp"
+        value_of("preset", arguments) or "notebook", value_of("model", arguments) or "mlp"
     )
     return kind(**vars(chosen))
 
@@ -144,17 +158,6 @@ def _spelt_out(arguments: list[str]) -> list[str]:
         else:
             found.append(argument)
     return found
-
-
-def _value_of(option: str, arguments: list[str]) -> str | None:
-    """What the command line gives an option at last, before it is parsed."""
-    flags, value = (f"--{option}", f"--{option.replace('-', '_')}"), None
-    for position, argument in enumerate(arguments):
-        if argument in flags and position + 1 < len(arguments):
-            value = arguments[position + 1]
-        if argument.startswith(tuple(f"{flag}=" for flag in flags)):
-            value = argument.partition("=")[2]
-    return value
 
 
 def _with_homes(options: Any) -> Any:

@@ -52,7 +52,7 @@ class RunOptions:
     """Folder of the run; runs/<data>-<date>-<time> unless given."""
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
-    with; only --num-steps, --data-dir and --debug may change."""
+    with; only --num-steps, --data-dir, --quiet and --debug may change."""
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
@@ -110,6 +110,11 @@ class RunOptions:
     """Steps between evaluations, and between checkpoints."""
     keep_latest: int = 3
     """Newest checkpoints to keep; the one with the best accuracy in evaluations is kept besides."""
+    config: Path | None = None
+    """A .yaml or .json file of options, a run's own config.json among them; options on the line go
+    first."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -182,12 +187,16 @@ class SampleOptions(CheckpointOptions):
     """Images to draw from codes; a generator of labels draws one of each class."""
     seed: int = 0
     """Seed of the codes."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
     output: Path | None = None
     """The picture, a .png, .pdf or .svg file; samples.png in the run's folder unless given."""
 
 
+# Of one call, and not of the run.
+OF_THE_CALL = ("run_dir", "resume", "config", "quiet", "debug")
 # A resumed run may be told these anew; everything else is as it was.
-MAY_CHANGE = ("num_steps", "data_dir", "run_dir", "resume", "debug")
+MAY_CHANGE = ("num_steps", "data_dir", *OF_THE_CALL)
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
@@ -210,7 +219,7 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
         "options": {
             name: str(value.absolute()) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(absolute_data(options)).items()
-            if name not in ("run_dir", "resume", "debug")
+            if name not in OF_THE_CALL
         },
         "versions": recipes.versions(),
     }

@@ -19,12 +19,12 @@ from typing import Any
 
 from pcflax.checks import did_you_mean
 
-from .options import TrainOptions, check_ranges, flag, idle, preset
+from .options import OF_THE_CALL, TrainOptions, check_ranges, flag, idle, preset
 
 # What makes another sweep, or says nothing of how well a setting does.
 _NO_SETTINGS = (
     *("preset", "model", "data", "data_dir", "validation", "seed"),
-    *("run_dir", "resume", "health", "debug", "keep_latest"),
+    *("health", "keep_latest", *OF_THE_CALL),
 )
 
 

@@ -20,6 +20,7 @@ from pcflax.training.loggers import plain_console
 from .build import best_metric, build_trainer, load_data, metrics_callbacks
 from .command import command_of
 from .options import (
+    OF_THE_CALL,
     TrainOptions,
     absolute_data,
     check_options,
@@ -36,7 +37,7 @@ from .verbs import SweepOptions
 # Rows of the table.
 _BEST = 10
 # What a sweep that is resumed may be told anew.
-_MAY_CHANGE = ("trials", "data_dir", "run_dir", "resume", "debug")
+_MAY_CHANGE = ("trials", "data_dir", *OF_THE_CALL)
 
 
 def sweep(options: SweepOptions) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .options import TrainOptions
+from .options import CheckpointOptions, TrainOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,3 +76,42 @@ class CompareOptions:
     """A .png, .pdf or .svg file for curves with intervals."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorOptions:
+    """Say whether everything is there that a run wants: packages, devices, data, a folder to write in.
+
+    Ends with exit code 1 where something is wrong.
+    """
+
+    run_dir: Path = Path("runs")
+    """Where runs are to be written."""
+    data_dir: Path | None = None
+    """Folder of prepared TFDS sets; TFDS_DATA_DIR or TFDS's default folder unless given."""
+    quiet: bool = False
+    """Print nothing: the exit code tells."""
+    json: bool = False
+    """Print one JSON object."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions(CheckpointOptions):
+    """Answer for the examples of a file with a trained run.
+
+    Whole numbers are examples as the run's data set stores them, bytes of images as a rule, and are scaled
+    and normalised as those are; floating numbers go into the network as they are.
+    """
+
+    file: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
+    """The examples, (examples, *features), in a .npy or .npz file."""
+    array: str | None = None
+    """Which array of an .npz file that holds several."""
+    output: Path | None = None
+    """Where the answers go, a .csv, .npz or .json file; the first rows are shown unless given."""
+    batch_size: int = 500
+    """Examples in one compiled step; the result does not depend on it."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""

@@ -27,16 +27,36 @@ class _Images(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     num_classes: int = 10
+    class_names: tuple[str, ...] | None = None  # where they are more than numbers
 
 
+_GARMENTS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_OBJECTS = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 _IMAGES = {
     "digits": _Images(1 / 16, (0.3054,), (0.3759,)),
     "mnist": _Images(1 / 255, (0.1307,), (0.3081,)),
-    "fashion_mnist": _Images(1 / 255, (0.2860,), (0.3530,)),
-    "cifar10": _Images(1 / 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "fashion_mnist": _Images(1 / 255, (0.2860,), (0.3530,), class_names=_GARMENTS),
+    "cifar10": _Images(
+        1 / 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), class_names=_OBJECTS
+    ),
 }
 NAMES = tuple(_IMAGES)
 _KEPT_BYTES = 2**30  # decoded, as bytes; the sets named here are all smaller
+
+
+def class_names(name: str) -> tuple[str, ...] | None:
+    """Return what the classes of a set by name are called; None where they are numbers, or it has none.
+
+    >>> class_names("cifar10")[:3]
+    ('airplane', 'automobile', 'bird')
+    """
+    return _IMAGES[name].class_names if name in _IMAGES else None
 
 
 def load(

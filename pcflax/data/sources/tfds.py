@@ -56,15 +56,25 @@ class TfdsSource:
         return np.stack(images), np.asarray(labels, np.int32)
 
 
-def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
+def place_of(name: str, data_dir: str | Path | None) -> tuple[str, bool]:
+    """Return the folder of a set, and whether it is prepared there."""
+    builder = _builder(name, data_dir)
+    return str(builder.data_path), builder.is_prepared()
+
+
+def _builder(name: str, data_dir: str | Path | None) -> Any:
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of what is handled below
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder(
+        return tfds.builder(
             name, data_dir=None if data_dir is None else str(data_dir), file_format="array_record"
         )
+
+
+def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
+    builder = _builder(name, data_dir)
     if builder.is_prepared():
         return builder
     where = f"'{name}' is not prepared in {builder.data_path}"

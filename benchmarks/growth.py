@@ -8,9 +8,9 @@ For each of width, depth (a stack), steps of inference and batch: milliseconds o
 `Trainer.fit` and seconds until a first one. For rows of history: milliseconds of a row and of a save; for
 checkpoints kept: of a save, until it is on the disk. A cost grows as size^exponent, the slope of log cost
 over log size in the upper half of the sizes, where what every size costs hides it least. For fits,
-inferences, restores and saves, each repeated in one process: KB of resident memory that one adds, after the first
-quarter of them, in which caches fill; a fit adds rows to its history, too. Times are the least of a few
-rounds, of the clock and of processor time of all threads, which other work on the machine changes less.
+inferences, restores and saves, each repeated in one process: KB of resident memory that one adds, after the
+first quarter of them, in which caches fill; a fit adds rows to its history, too. Times are the least of a
+few rounds, of the clock and of processor time of all threads, which other work on the machine changes less.
 Results go to the screen and, of all parts, to `benchmarks/results/`.
 """
 

@@ -33,8 +33,13 @@ def layout_of(
     """Return the layout of a network's state, and put the network there; None where there is no mesh.
 
     Raises:
-        TypeError, ValueError: for a placement that the network does not fit.
+        TypeError, ValueError: for a placement that the network does not fit, and for several processes.
     """
+    if jax.process_count() > 1:  # each would save, and prune, the same checkpoints
+        raise ValueError(
+            f"{owner} expected one process, got {jax.process_count()} joined by jax.distributed; start one "
+            f"process with all the devices of its machine (mesh=pc.sharding.data())"
+        )
     parts = split(network)
     if placement is not None:
         layout = Layout.of(owner, placement, network)

@@ -62,3 +62,14 @@ def test_a_trainer_takes_placements_and_meshes():
         TypeError, match=r"^Trainer expected mesh such as pc.sharding.data\(\), got 8$"
     ):
         pc.Trainer(network, optax.sgd(0.1), learning=rule, mesh=8)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    """Each would rename, seal and prune the same checkpoint."""
+    network = pc.models.mlp(3, 2, rngs=nnx.Rngs(0))
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1))
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"^Trainer expected one process, got 2 joined by jax.distr"
+    ):
+        pc.Trainer(network, optax.sgd(0.1), learning=rule)

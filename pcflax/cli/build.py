@@ -243,3 +243,19 @@ def build_trainer(
         seed=options.seed,
         progress=False,
     )
+
+
+def inferred_energies(
+    options: TrainOptions, network: AbstractPCNetwork, batch: Evidence
+) -> dict[str, np.ndarray]:
+    """The energy of each node by inference step, averaged over a batch: {name: (num_steps + 1,)}."""
+    trace = network.infer(
+        batch.inputs,
+        batch.targets,
+        inference=build_inference(options),
+        key=jax.random.key(options.seed),
+        trace=True,
+    ).trace
+    assert trace is not None  # it was asked for
+    energies = jax.device_get(trace.energies)
+    return network.by_node({name: energy.mean(axis=1) for name, energy in energies.items()})

@@ -76,26 +76,37 @@ def show_summary(options: InspectOptions) -> None:
 _EXAMPLES = 64
 
 
-def show_health(options: InspectOptions) -> None:
-    """Print what each layer does, and a sentence about it."""
-    run = read_config(options.run)
-    run = dataclasses.replace(run, data_dir=options.data_dir or run.data_dir)
-    data = load_data(run, "train")
-    trainer = build_trainer(run, data, options.run)
-    step = trainer.restore(options.step, best=options.best)
-    data.batch_size = min(_EXAMPLES, data.num_examples)
+def measure_health(trainer: pc.Trainer, data: pc.data.Dataset) -> tuple[int, pc.analysis.Health]:
+    """How many training examples were looked at, and what was found."""
+    count = min(_EXAMPLES, data.num_examples)
+    data.batch_size = count
     batch = next(iter(data))
-    network, learning = trainer.network, trainer.learning
     assert batch.targets is not None  # `load` always gives targets
-    found = pc.analysis.health(
-        network, batch.inputs, batch.targets, learning=learning, optimizer=trainer.optimizer
+    return count, pc.analysis.health(
+        trainer.network,
+        batch.inputs,
+        batch.targets,
+        learning=trainer.learning,
+        optimizer=trainer.optimizer,
     )
+
+
+HEALTH_COLUMNS = (
+    *("layer ", "alignment", "displacement", "gradient", "closed", "energy", "dead", "saturated"),
+    " ",
+)
+HEALTH_WORDS = (
+    "alignment: cosine of the weight gradient with backpropagation's; displacement: of what the "
+    "optimizer adds to the weights in 20 updates; gradient: its norm; closed: how far inference takes "
+    "the layer's energy from the start to the equilibrium; energy: its share where inference ended"
+)
+
+
+def health_rows(found: pc.analysis.Health) -> list[tuple[str, ...]]:
+    """A row a layer, of what `HEALTH_COLUMNS` names."""
     inference = found.inference
-    if options.json:
-        print(dumps({"step": step, **_plain(found)}))
-        return
     rows = []
-    for name in network.nodes:
+    for name in found.sentences:
         share, closed = None, None
         if inference is not None:
             share, closed = inference.energy_share[name], inference.layer_gap_closed[name]
@@ -109,26 +120,29 @@ def show_health(options: InspectOptions) -> None:
             (found.saturated.get(name), ".0%"),
         )
         rows.append((name, *(_cell(*number) for number in numbers), found.sentences[name]))
+    return rows
+
+
+def show_health(options: InspectOptions) -> None:
+    """Print what each layer does, and a sentence about it."""
+    run = read_config(options.run)
+    run = dataclasses.replace(run, data_dir=options.data_dir or run.data_dir)
+    data = load_data(run, "train")
+    trainer = build_trainer(run, data, options.run)
+    step = trainer.restore(options.step, best=options.best)
+    examples, found = measure_health(trainer, data)
+    inference = found.inference
+    if options.json:
+        print(dumps({"step": step, **_plain(found)}))
+        return
     show_table(
-        f"health at step {step}, on {data.batch_size} training examples",
-        (
-            "layer ",
-            "alignment",
-            "displacement",
-            "gradient",
-            "closed",
-            "energy",
-            "dead",
-            "saturated",
-            " ",
-        ),
-        rows,
+        f"health at step {step}, on {examples} training examples",
+        HEALTH_COLUMNS,
+        health_rows(found),
     )
     console = plain_console()
     console.print(
-        "alignment: cosine of the weight gradient with backpropagation's; displacement: of what the "
-        "optimizer adds to the weights in 20 updates; gradient: its norm; closed: how far inference takes "
-        "the layer's energy from the start to the equilibrium; energy: its share where inference ended",
+        HEALTH_WORDS,
         style="dim",
     )
     if inference is not None:

@@ -95,7 +95,13 @@ def _run(arguments: list[str]) -> None:
 
     from .config import with_config
     from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
-    from .verbs import CompareOptions, DoctorOptions, PredictOptions, SweepOptions
+    from .verbs import (
+        CompareOptions,
+        DoctorOptions,
+        PredictOptions,
+        ReportOptions,
+        SweepOptions,
+    )
 
     for kind in (TrainOptions, SweepOptions):
         if arguments[:1] == [_verb(kind)]:
@@ -109,6 +115,7 @@ def _run(arguments: list[str]) -> None:
         | Annotated[SampleOptions, tyro.conf.subcommand("sample")]
         | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
         | Annotated[PredictOptions, tyro.conf.subcommand("predict")]
+        | Annotated[ReportOptions, tyro.conf.subcommand("report")]
         | Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
     )
     options = tyro.cli(

@@ -16,7 +16,7 @@ import pcflax as pc
 from pcflax.plotting import alignment_figure, training_figure
 from pcflax.training.loggers import plain_console
 
-from .build import build_inference, build_trainer, load_data, metrics_callbacks
+from .build import build_trainer, inferred_energies, load_data, metrics_callbacks
 from .options import (
     TrainOptions,
     check_options,
@@ -71,7 +71,7 @@ def train(options: TrainOptions) -> None:
     checkpoint = trainer.checkpoints.latest_good()  # type: ignore[union-attr]
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
     console.print(f"figure      {figure_path}", soft_wrap=True)
-    if alignment := _curves(trainer.history, "health/alignment"):
+    if alignment := curves_of(trainer.history, "health/alignment"):
         health_path = run_dir / "alignment.png"
         title = f"{trainer.step} steps"
         alignment_figure(alignment, title=title).savefig(health_path, dpi=110)
@@ -118,7 +118,7 @@ def _claim(trainer: pc.Trainer, run_dir: Path, options: TrainOptions) -> None:
         raise
 
 
-def _curves(history: pc.History, prefix: str) -> dict[str, tuple[list[int], list[float]]]:
+def curves_of(history: pc.History, prefix: str) -> dict[str, tuple[list[int], list[float]]]:
     """{what follows the prefix: (steps, values)}; "total" is the one that is only the prefix."""
     return {
         name.removeprefix(prefix).removeprefix("/") or "total": (history.steps(name), history[name])
@@ -166,19 +166,11 @@ def _show_evaluations(history: pc.History, measured: str) -> None:
 
 def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
     history, network = trainer.history, trainer.network
-    batch = next(iter(data))
-    trace = network.infer(
-        batch.inputs,
-        batch.targets,
-        inference=build_inference(options),
-        key=jax.random.key(options.seed),
-        trace=True,
-    ).trace
-    assert trace is not None  # it was asked for
+    energies = inferred_energies(options, network, next(iter(data)))
     kernel = getattr(getattr(network.layers[0], "linear", None), "kernel", None)
 
     def curves(*names: str) -> dict:
-        measured = _curves(history, "")
+        measured = curves_of(history, "")
         return {name: measured[name] for name in names if name in measured}
 
     with warnings.catch_warnings():
@@ -186,12 +178,7 @@ def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
         return training_figure(
             accuracy=curves("eval/accuracy", "train/accuracy"),
             energy=curves("eval/energy", "train/loss", "train/energy"),
-            inference=network.by_node(
-                {
-                    name: energy.mean(axis=1)
-                    for name, energy in jax.device_get(trace.energies).items()
-                }
-            ),
+            inference=energies,
             weights=None if kernel is None or kernel.ndim != 2 else np.asarray(kernel[...]),
             title=f"{data.name}, step {trainer.step}",
         )

@@ -115,3 +115,18 @@ class PredictOptions(CheckpointOptions):
     """Examples in one compiled step; the result does not depend on it."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions(CheckpointOptions):
+    """Write what a run did into one HTML file: curves, inference, health, options and the command.
+
+    The file holds its figures and needs no network.
+    """
+
+    output: Path | None = None
+    """The page, an .html file; report.html in the run's folder unless given."""
+    health: bool = True
+    """Examine the network as `pcflax inspect --health` does."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""

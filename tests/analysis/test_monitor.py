@@ -17,6 +17,8 @@ import pcflax as pc
 from pcflax.analysis import HealthMonitor, gradient_alignment, inference_health, unit_health
 from pcflax.training.callbacks import CallbackList
 
+pytestmark = pytest.mark.slow
+
 # Made once, so that the fits of this file share one compiled loop.
 INFERENCE = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=3)
 LEARNING = pc.learning.PredictiveCoding(INFERENCE)

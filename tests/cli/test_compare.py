@@ -15,6 +15,8 @@ import pcflax as pc
 from pcflax.cli.main import main
 from pcflax.cli.options import TrainOptions, write_config
 
+pytestmark = pytest.mark.slow
+
 OLD = pathlib.Path(os.environ.get("PCFLAX_RUNS_0_1", "none"))
 
 

@@ -16,6 +16,8 @@ from pcflax.data.sources.digits import read_digits
 from tests.cli.test_main import error, output
 from tests.training import test_runs_of_0_1
 
+pytestmark = pytest.mark.slow
+
 IMAGES, LABELS = read_digits("test")
 stored_runs = test_runs_of_0_1.runs
 COMMON = ["--num-steps", "6", "--eval-every", "6", "--validation", "0", "--quiet"]

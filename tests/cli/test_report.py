@@ -19,6 +19,8 @@ from pcflax.cli.panels import bars_panel, curves_panel
 from tests.cli.test_main import error, output
 from tests.training import test_runs_of_0_1
 
+pytestmark = pytest.mark.slow
+
 stored_runs = test_runs_of_0_1.runs
 VOID = {"meta", "path", "use", "rect"}
 

@@ -18,6 +18,8 @@ from pcflax.cli import sweep as sweep_verb
 from pcflax.cli.main import main
 from tests.cli.test_main import digest, error, files_of, output, wide_terminal  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("optuna")
 
 OPTIONS = ["--num-steps", "4", "--eval-every", "2", "--widths", "4", "--batch-size", "32"]

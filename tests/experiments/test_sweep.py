@@ -20,6 +20,8 @@ from pcflax.experiments.trial import Objective
 from tests.conftest import digits_trainer, parameters_of
 from tests.training.checkpoints.test_lock import HOLD
 
+pytestmark = pytest.mark.slow
+
 optuna = pytest.importorskip("optuna")
 distributions = optuna.distributions
 

@@ -13,6 +13,8 @@ import pcflax as pc
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
+pytestmark = pytest.mark.slow
+
 CG = pc.inference.LinearSolve()
 DENSE = pc.inference.LinearSolve(lineax.Cholesky())
 

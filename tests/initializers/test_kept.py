@@ -10,6 +10,8 @@ from flax import nnx
 import pcflax as pc
 from pcflax.training import TrainState, make_step
 
+pytestmark = pytest.mark.slow
+
 DRAW = np.random.RandomState(0)
 X, LABELS = DRAW.randn(12, 3), np.arange(12) % 3
 FEW = pc.inference.GradientDescent(0.1, num_steps=4)

@@ -13,6 +13,8 @@ from flax import nnx
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 FIXED, LEARNED = pc.layers.Feedback(), pc.layers.Feedback(learns=True)
 WIDTHS = (3, 5, 4, 2)
 RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1, num_steps=7))

@@ -10,6 +10,8 @@ from flax import nnx
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 EXACT = pc.inference.LinearSolve(lineax.Cholesky())
 FEW = pc.inference.GradientDescent(0.1, num_steps=4)
 RANDOM = np.random.default_rng(0)

@@ -12,6 +12,8 @@ import pcflax as pc
 from pcflax.training.checkpoints import store
 from scripts import crash_images
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = 14
 
 

@@ -14,7 +14,9 @@ if version("jax").startswith("0.10."):  # later ones have these emitters alone, 
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,24 @@ def pytest_configure(config):
 
 def _size_of(folder):
     return sum(entry.stat().st_size for entry in os.scandir(folder))
+
+
+def kill_once_saved(arguments, folders):
+    """Start Python with these arguments, and kill it with -9 when each folder has a sealed checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        start_new_session=True,  # a group of processes that is killed as one
+    )
+    try:
+        begin = time.monotonic()
+        while not all(list(folder.glob("*.sha256")) for folder in folders):
+            assert process.poll() is None
+            assert time.monotonic() - begin < 240
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture

@@ -186,12 +186,16 @@ def _check_probabilities(data: pc.data.Dataset) -> None:
         )
 
 
+def infers_labels(options: TrainOptions) -> bool:
+    """Whether the labels of images are what the run's network infers."""
+    return options.model == "hybrid" or (options.model == "generator" and not options.latent)
+
+
 def best_metric(options: TrainOptions, data: pc.data.Dataset) -> tuple[str, Any]:
     """The metric of evaluations that a run chooses its best checkpoint by, and "max" or "min"."""
     if options.model == "transformer":
         return ("eval/perplexity", "min")
-    inferred = options.model == "hybrid" or (options.model == "generator" and not options.latent)
-    if data.num_classes or inferred:
+    if data.num_classes or infers_labels(options):
         return ("eval/accuracy", "max")
     return ("eval/squared_error", "min")
 

@@ -20,7 +20,7 @@ from pcflax.data.sources.catalogue import class_names
 from pcflax.training.plain_json import dumps
 from pcflax.training.reading import mean_of
 
-from .build import build_trainer, load_data
+from .build import build_trainer, infers_labels, load_data
 from .options import TrainOptions, read_config
 from .tables import show_table
 from .verbs import PredictOptions
@@ -139,9 +139,6 @@ def _predictions(
     array: np.ndarray,
     options: PredictOptions,
 ) -> Predictions:
-    labels_inferred = stored.model == "hybrid" or (
-        stored.model == "generator" and not stored.latent
-    )
     images_are_targets = stored.model in ("hybrid", "generator")
     images = _images(data, array, "targets" if images_are_targets else "inputs", options.file)
     evidence = pc.Evidence(targets=images) if images_are_targets else pc.Evidence(images)
@@ -153,7 +150,7 @@ def _predictions(
         kind = "probability" if isinstance(energy, pc.energies.Categorical) else kind
         values = mean_of(network, network.output, values)
     values = np.asarray(values)
-    role = "inputs" if labels_inferred else "targets"
+    role = "inputs" if infers_labels(stored) else "targets"
     classes = values.argmax(axis=-1) if data.classes_of(role) else None
     return Predictions(kind, values, classes, class_names(stored.data))
 

@@ -21,8 +21,8 @@ from .examples import native, told
 
 # Two processor cores decode about this many batches ahead of a compiled step, where they are small.
 _BATCHES_AHEAD = 16
-# Larger ones are as much as one compiled call holds, but two, so that reading never waits for a step.
-_BYTES_AHEAD = 64 * 2**20
+# Of larger ones about this much, as one compiled call holds, but two, so that reading never waits for a step.
+STREAMED_BYTES = 64 * 2**20
 
 
 class StreamDataset(Dataset):
@@ -128,7 +128,7 @@ class StreamDataset(Dataset):
 
     def _ahead(self, example: tuple[np.ndarray, ...]) -> int:
         """How many examples of this size are read ahead: about 64 MB, two batches to sixteen."""
-        fitting = _BYTES_AHEAD // max(1, sum(part.nbytes for part in example))
+        fitting = STREAMED_BYTES // max(1, sum(part.nbytes for part in example))
         most, least = _BATCHES_AHEAD * self.batch_size, 2 * self.batch_size
         return max(least, min(most, fitting))
 

@@ -9,7 +9,6 @@ Each seed's folder is one that `make_trainer(seed)` with `pc.Checkpoints(folder)
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from pcflax.checks import expect_local_path
 from pcflax.training import Checkpoints, History, load_checkpoint
+from pcflax.training.checkpoints.disk import write_atomically
 
 from .runs import OneRun, Runs
 
@@ -55,9 +55,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write what the folder holds, in one step that a kill cannot split."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{_FILE}.part"
-        part.write_text(json.dumps(record, indent=2, default=str) + "\n")
-        os.replace(part, folder / _FILE)
+        write_atomically(folder / _FILE, json.dumps(record, indent=2, default=str) + "\n")
     except OSError as error:
         raise OSError(f"cannot write {folder / _FILE}: {error.strerror}") from error
 

@@ -11,12 +11,12 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pcflax.checks import expect_local_path
+from pcflax.training.checkpoints.disk import write_atomically
 
 from .reading import At, expect_at
 
@@ -93,10 +93,8 @@ class Plan:
         written = dataclasses.replace(self, date=now())
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{_FILE}.part"
             record = written._record() | {"sha256": written.digest}
-            part.write_text(json.dumps(record, indent=2) + "\n")
-            os.replace(part, folder / _FILE)
+            write_atomically(folder / _FILE, json.dumps(record, indent=2) + "\n")
         except OSError as error:
             raise OSError(f"cannot write {folder / _FILE}: {error.strerror}") from error
         return written

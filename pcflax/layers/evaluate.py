@@ -130,7 +130,7 @@ def reads_itself(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> b
     """Return whether a layer's prediction looks at its own activity; no number is computed."""
     if (
         layer.node_axis or not belows
-    ):  # the layers of a stack have no activity of their own, a root no module
+    ):  # a stack's layers have no activity, and a root predicts alone
         return False
     graphdef, state = nnx.split(layer)
 

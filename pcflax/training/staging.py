@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from pcflax.data import Dataset
+from pcflax.data.stream import STREAMED_BYTES
 from pcflax.typing import PyTree
 
 # A call is made about this long: short enough for a smooth progress bar and a prompt stop, long enough
@@ -16,7 +17,6 @@ from pcflax.typing import PyTree
 SECONDS_A_CALL = 0.25
 # One compiled call holds at most this many batches, and about this much of streamed examples.
 CAPACITY = 256
-_STREAMED_BYTES = 64 * 2**20
 
 
 def call_capacity(data: Dataset, copies: int = 1) -> int:
@@ -28,7 +28,7 @@ def call_capacity(data: Dataset, copies: int = 1) -> int:
     item_bytes = sum(
         np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.fetch(data.indices(0, 1)))
     )
-    return max(1, min(CAPACITY, _STREAMED_BYTES // max(item_bytes * copies, 1)))
+    return max(1, min(CAPACITY, STREAMED_BYTES // max(item_bytes * copies, 1)))
 
 
 def pad(items: PyTree, capacity: int) -> PyTree:

@@ -1,10 +1,6 @@
 """Many seeds in one program, killed with -9 and resumed, end bitwise as those that were never stopped."""
 
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +9,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import ROOT
+from tests.conftest import kill_once_saved
 
 pytestmark = pytest.mark.slow
 
@@ -36,16 +32,10 @@ def replicas_in(folder, every=5):
 
 
 def test_killed_runs_end_as_those_never_stopped(tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", __name__, str(tmp_path / "killed")], cwd=ROOT)
-    try:
-        begin = time.monotonic()
-        while not all(list((tmp_path / f"killed/seed-{s}").glob("*.sha256")) for s in SEEDS):
-            assert process.poll() is None
-            assert time.monotonic() - begin < 240
-            time.sleep(0.02)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_once_saved(
+        ["-m", __name__, str(tmp_path / "killed")],
+        [tmp_path / f"killed/seed-{seed}" for seed in SEEDS],
+    )
     resumed, whole = replicas_in(tmp_path / "killed", 10**6), replicas_in(tmp_path / "whole", 10**6)
     last = max(resumed.restore()) + 7
     for replicas in (resumed, whole):

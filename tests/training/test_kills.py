@@ -1,16 +1,10 @@
 """Every kind of model, killed with -9 and resumed, ends bitwise as the run that was never stopped."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 
 import pcflax as pc
-from tests.conftest import ROOT
+from tests.conftest import kill_once_saved
 from tests.training.families import FAMILIES, train
 
 pytestmark = pytest.mark.slow
@@ -20,20 +14,9 @@ pytestmark = pytest.mark.slow
 def killed(tmp_path_factory):
     """A folder of runs, one a family, that one SIGKILL ended while all were training."""
     folder = tmp_path_factory.mktemp("killed")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.training.families", str(folder)],
-        cwd=ROOT,
-        start_new_session=True,  # a group of processes that is killed as one
+    kill_once_saved(
+        ["-m", "tests.training.families", str(folder)], [folder / name for name in FAMILIES]
     )
-    try:
-        begin = time.monotonic()
-        while not all(list((folder / name).glob("*.sha256")) for name in FAMILIES):
-            assert process.poll() is None
-            assert time.monotonic() - begin < 240
-            time.sleep(0.02)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     return folder
 
 

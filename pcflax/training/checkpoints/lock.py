@@ -82,8 +82,7 @@ def _locked_file(path: Path) -> IO | None:
             break
         file.close()  # its holder has just deleted it: ours would keep nobody out
     file.truncate(0)
-    with contextlib.suppress(
-        OSError
-    ):  # a full disk, which what is buffered would meet on closing, too
+    # past the buffer, which would meet a full disk on closing, too
+    with contextlib.suppress(OSError):
         os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file

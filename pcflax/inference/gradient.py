@@ -246,12 +246,7 @@ class GradientDescent(AbstractIterativeInference):
         """
         bound, stop = problem.network.bind(), self.stop
         free = {name for name in bound.names if name not in problem.clamps}
-        if (
-            bound.cyclic
-            or bound.wiring.predictors
-            or not isinstance(stop, FixedSteps)
-            or self._moves_without_gradient()
-        ):
+        if bound.cyclic or bound.wiring.predictors or not isinstance(stop, FixedSteps):
             return ()
         if any(type(bound.layer(name).top_node_layer().energy) is not Gaussian for name in free):
             return ()
@@ -262,7 +257,8 @@ class GradientDescent(AbstractIterativeInference):
             moved |= {name for name in free if name in erring}
             moved |= {below for name in erring for below in parents[name] & free}
             erring = clamped | moved | {name for name in free if parents[name] & moved}
-        return tuple(name for name in bound.names if name not in erring)
+        waiting = tuple(name for name in bound.names if name not in erring)
+        return () if waiting and self._moves_without_gradient() else waiting
 
     def _moves_without_gradient(self) -> bool:
         """Whether the optimizer moves a coordinate whose gradient is 0, or cannot be asked."""

@@ -129,10 +129,10 @@ class Run:
         """Write the state into the objects, unless they hold it."""
         if self._written[0] == self.step:
             return
-        state = self.state()
-        state.write_to(self._network)
-        kept = copied((state.optimizer_state, state.activities, state.starts))
-        self._optimizer_state, self._activities, self._starts = kept
+        kept = copied(self.state())  # the program that `take` runs
+        kept.lend_to(self._network)
+        self._optimizer_state, self._activities = kept.optimizer_state, kept.activities
+        self._starts = kept.starts
         self._written = (self.step, self.record.copy_pending())
 
     def show(self) -> None:

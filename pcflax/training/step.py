@@ -86,9 +86,12 @@ class TrainState:
 
     def write_to(self, network: AbstractPCNetwork) -> None:
         """Write copies of parameters, other state and activities into a network object of this kind."""
-        kept = copied((self.network.parameters, self.network.other, self.activities))
-        write(network, *kept[:2])
-        network.set_activities(kept[2])
+        copied(self).lend_to(network)
+
+    def lend_to(self, network: AbstractPCNetwork) -> None:
+        """Write the arrays themselves, which no later step may consume."""
+        write(network, self.network.parameters, self.network.other)
+        network.set_activities(self.activities)
 
 
 class TrainInfo(NamedTuple):

@@ -726,7 +726,7 @@ def test_a_fault_within_a_call_goes_back_to_what_was_written(monkeypatch, log_ev
 def test_the_network_is_written_when_it_is_read(monkeypatch, reads, steps):
     """A logger looks at its arguments and costs nothing; a reader finds the network as of its step."""
     written = []
-    real = TrainState.write_to
+    real = TrainState.lend_to
 
     def write(state, network):
         written.append(int(state.step))
@@ -738,7 +738,7 @@ def test_the_network_is_written_when_it_is_read(monkeypatch, reads, steps):
                 held = parameters_of(trainer.network)  # and another look writes nothing
                 assert_same(held, parameters_of(trainer.network))
 
-    monkeypatch.setattr(TrainState, "write_to", write)
+    monkeypatch.setattr(TrainState, "lend_to", write)
     digits_trainer(callbacks=[Reader()]).fit(digits(), num_steps=6, log_every=2)
     assert written == steps
 

@@ -28,6 +28,7 @@ INFERENCE: dict[str, tuple[str, ...]] = {
     "gradient": ("GradientDescent",),
     "auto": ("CurvatureDescent",),
     "chebyshev": ("Chebyshev",),
+    "sweeps": ("Sweeps",),
     "error-coordinates": ("ErrorCoordinates", "GradientDescent"),
     "flow": ("GradientFlow",),
     "gauss-newton": ("GaussNewton",),

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -20,10 +20,12 @@ from pcflax import recipes
 # Numbers of steps have one option; an optax transformation has no form on the command line.
 _STEPS = ("num_steps", "max_steps", "num_samples")
 _HIDDEN = ("optimizer",)
+_OWN = {"Sweeps": ("step_size",)}  # one number for all algorithms is none of theirs
 _WORDS = {"learning": recipes.LEARNING, "inference": recipes.INFERENCE}
 _KINDS: tuple[tuple[str, Any], ...] = (
     ("Literal", str),
     ("bool", bool),
+    (r"float \| str", float | Literal["auto"]),
     ("float", float),
     ("int", int),
     ("Any", float | dict[str, float]),
@@ -90,8 +92,8 @@ def settings(option: str, word: str) -> dict[str, Setting]:
     fields = _fields(option, name)
     for field, text in re.findall(r"^    (\w+): (.+(?:\n     .+)*)", documented, re.MULTILINE):
         annotation, default = fields.get(field, ("", None))
-        kinds = [kind for part, kind in _KINDS if re.search(rf"\b{part}\b", annotation)]
-        if kinds and field not in _HIDDEN:
+        kinds = [kind for part, kind in _KINDS if re.search(rf"\b({part})\b", annotation)]
+        if kinds and field not in (*_HIDDEN, *_OWN.get(name, ())):
             sentence = re.sub(r"[.;:]( .*)?$|, and$", "", " ".join(text.split()))
             found[field] = Setting(field, kinds[0], default, sentence)
     return found

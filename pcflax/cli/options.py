@@ -90,8 +90,8 @@ class RunOptions:
     prediction or Meta-PCN, zero-divergence, nudged, or backpropagation through the same network."""
     inference: Literal[tuple(recipes.INFERENCE)] = "gradient"  # type: ignore[valid-type]
     """How activities are inferred: gradient descent with --step-size or one chosen by curvature (auto),
-    gradient descent on errors, a differential equation, second order, sampling, or exactly (linear
-    networks)."""
+    layer after layer (sweeps), gradient descent on errors, a differential equation, second order,
+    sampling, or exactly (linear networks)."""
     inference_steps: int = 20
     """Steps of inference for each batch; the most that are taken where there is a --tolerance; the
     samples of langevin."""

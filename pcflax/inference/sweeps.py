@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class Sweeps(AbstractIterativeInference):
     """
 
     step_size: Any = "auto"
-    order: str = dataclasses.field(default="red-black", kw_only=True)
+    order: Literal["red-black", "sequential"] = dataclasses.field(default="red-black", kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -94,11 +94,19 @@ class TestBuilt:
                 ),
             ),
             (
+                {"step_size": 0.1, "momentum": "auto"},
+                pc.inference.GradientDescent(0.1, momentum="auto", num_steps=7),
+            ),
+            (
+                {"inference": "sweeps", "order": "sequential"},
+                pc.inference.Sweeps(order="sequential", num_steps=7),
+            ),
+            (
                 {"step_size": 0.1, "guard": "clip", "backoff": 0.5},
                 pc.inference.GradientDescent(0.1, guard="clip", backoff=0.5, num_steps=7),
             ),
         ],
-        ids=["langevin", "newton", "flow", "linear", "gradient", "guarded"],
+        ids=["langevin", "newton", "flow", "linear", "gradient", "auto", "sweeps", "guarded"],
     )
     def test_every_setting_of_an_algorithm_reaches_it(self, options, expected):
         assert build_inference(TrainOptions(inference_steps=7, **options)) == expected

@@ -1,6 +1,6 @@
-"""Writes the measured parts of two pages of docs from the JSON files in benchmarks/results.
+"""Writes the measured parts of the pages of docs from the JSON files in benchmarks/results.
 
-python benchmarks/tables.py            writes choosing_inference.md and reproducing.md anew
+python benchmarks/tables.py            writes choosing_inference.md, reproducing.md and scaling.md anew
 python benchmarks/tables.py --check    exit code 1 where a page differs from the results
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import shlex
 import statistics
 import sys
@@ -25,11 +26,14 @@ from benchmarks.depth import (  # noqa: E402
     exponent,
     summary,
 )
+from benchmarks.on_paper import Job, Machine  # noqa: E402
+from benchmarks.on_paper import rows as on_paper  # noqa: E402
 from benchmarks.records import results_path  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/choosing_inference.md"
 REPRODUCING = ROOT / "docs/reproducing.md"
+SCALING = ROOT / "docs/scaling.md"
 
 
 def read(name: str) -> dict:
@@ -207,6 +211,89 @@ def answers() -> str:
     return "\n\n".join(parts)
 
 
+def scaling() -> str:
+    """What a device does, holds and sends, by placement and number of devices."""
+    result = read("scaling-cpu.json")
+    alone, job = result["rows"][0], result["job"]
+    parts = [
+        f"A stack of {job['depth']} residual layers of width {job['width']} between a first and a last "
+        f"layer, batch {job['batch']}, Adam, on simulated devices: what the program of one device computes "
+        f"(operations of products; in brackets over an equal share of them), holds and sends, in a step of "
+        f"inference and in the rest of a batch (`benchmarks/scaling.py`, jax {result['jax']})."
+    ]
+    for scaling, words in (
+        ("strong", "The same job on more devices:"),
+        (
+            "weak",
+            "A job that grows with them, the batch along `data`, the depth along `layers`, the width by the "
+            "root along `features`:",
+        ),
+    ):
+        rows = []
+        for row in (row for row in result["rows"] if row["scaling"] == scaling):
+            size = row["depth"] * row["batch"] * row["width"] ** 2
+            size *= alone["devices"] / (job["depth"] * job["batch"] * job["width"] ** 2)
+            cells = [row["placement"], str(row["devices"])]
+            for part in ("step", "rest"):
+                cost, ideal = row[f"{part}_flops"], alone[f"{part}_flops"] * size / row["devices"]
+                cells.append(f"{cost / 1e9:.3g} ({cost / ideal:.2f})")
+            cells += [f"{row[name] / 1e6:.3g}" for name in ("memory", "step_sent", "rest_sent")]
+            if "seconds" in row:
+                cells.append(f"{1e3 * row['seconds']:.3g}")
+            rows.append(cells)
+        header = ["spread over", "devices", "Gflop a step", "besides", "MB held"]
+        header += ["MB sent a step", "besides"] + ["ms a batch"] * ("seconds" in alone)
+        parts += [words, rows_of(header, rows)]
+    rows = [
+        [row["placement"], *_sent(row["collectives"])]
+        for row in result["rows"]
+        if (row["scaling"], row["devices"]) == ("strong", 8)
+    ]
+    parts += [
+        "What eight devices send in the first job, with the bytes that each puts in, where it is a hundredth "
+        "of all or more:",
+        rows_of(["spread over", "in a step", "besides"], rows),
+    ]
+    return "\n\n".join(parts)
+
+
+def _sent(text: str) -> tuple[str, str]:
+    """Collectives in a step and besides, from "2 + 1 collective-permute of 16384 among 8; ..."."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for one in text.split("; "):
+        counts, rest = re.fullmatch(r"(\d+ \+ \d+) (.*)", one).groups()  # type: ignore
+        kind, size, devices = re.fullmatch(r"(\S+) of (\d+) among (\d+)", rest).groups()  # type: ignore
+        words = f"{kind.removeprefix('collective-')} of {int(size) / 1e6:.2g} MB"
+        words += "" if "permute" in kind else f" among {devices}"
+        for place, times in zip(found, counts.split(" + "), strict=True):
+            place += [f"{words} x {times}" if times != "1" else words] * (times != "0")
+    return ", ".join(found[0]) or "nothing", ", ".join(found[1]) or "nothing"
+
+
+def paper(batch: int | None = None) -> str:
+    """A large network on many GPUs, on paper."""
+    job, machine, rows = Job(), Machine(), []
+    words = {
+        "activities": f"{job.steps} steps on activities",
+        "errors": f"{job.error_steps} on errors",
+    }
+    for row in on_paper(job, machine, [8, 64, 256], batch):
+        rows.append(
+            [
+                str(row["GPUs"]),
+                words.get(row["method"], row["method"]),
+                row["place"],
+                f"{row['batch']:,}",
+                *(f"{1e3 * row[name]:.3g}" for name in ("seconds", "idle", "sending")),
+                f"{100 * row['efficiency']:.0f} %",
+                f"{row['examples_a_second'] / 1e3:.3g}",
+                f"{row['memory'] / 1e9:.3g}",
+            ]
+        )
+    header = ["H100s", "method", "spread over", "batch", "ms a batch", "idle", "sending"]
+    return rows_of([*header, "of the products alone", "thousand examples/s", "GB each"], rows)
+
+
 def page(text: str, **parts: str) -> str:
     """A page with its measured parts made anew; those of choosing_inference.md unless others are given."""
     parts = parts or {"measured": measured(), "depth": depth(), "costs": costs(), "mlp": mlp()}
@@ -215,6 +302,11 @@ def page(text: str, **parts: str) -> str:
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{table}\n\n{end}{rest.split(end, 1)[1]}"
     return text
+
+
+def scaling_parts() -> dict[str, str]:
+    """The parts of the page on scaling: what was counted, and what follows, by GPU and by batch."""
+    return {"scaling": scaling(), "paper": paper(), "paper_strong": paper(4096)}
 
 
 def main() -> int:
@@ -227,6 +319,7 @@ def main() -> int:
     new = {
         PAGE: page(PAGE.read_text()),
         REPRODUCING: page(REPRODUCING.read_text(), answers=answers()),
+        SCALING: page(SCALING.read_text(), **scaling_parts()),
     }
     differs = [path for path, text in new.items() if text != path.read_text()]
     for path in differs:

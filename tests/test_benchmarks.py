@@ -22,6 +22,7 @@ from benchmarks import (
     floor,
     growth,
     guard,
+    on_paper,
     page,
     peers,
     records,
@@ -460,6 +461,10 @@ class TestPages:
                 assert f"| `{name}` | {median:.4g} |" in text
                 assert f"```bash\n{answer['command']}\n```" in text
 
+    def test_the_page_on_scaling_holds_the_results(self):
+        text = tables.SCALING.read_text()
+        assert tables.page(text, **tables.scaling_parts()) == text
+
     def test_the_table_of_costs_tells_products_counted_by_hand(self):
         """Of the notebook's network, 64 examples: up by all layers, a step up and down above the first."""
         first, second, third = (2 * 64 * a * b for a, b in ((784, 300), (300, 300), (300, 10)))
@@ -547,3 +552,68 @@ class TestGrowth:
                 assert small[cost] > 0
                 assert found == pytest.approx(math.log(large[cost] / small[cost]) / span)
         assert set(record["memory"]) == set(growth.REPETITIONS)
+
+
+class TestOnPaper:
+    ROWS = tables.read("scaling-cpu.json")["rows"]
+
+    @pytest.mark.parametrize(
+        "row", ROWS, ids=lambda r: f"{r['scaling']} {r['placement']} {r['devices']}"
+    )
+    def test_formulas_are_what_compiled_programs_do(self, row):
+        """Two things are known to be more there, and are said on the page: see the last lines."""
+        number, batch = row["devices"], row["batch"]
+        place = {
+            "one device": on_paper.Place(),
+            "data": on_paper.Place(data=number),
+            "layers": on_paper.Place(layers=number),
+            "features": on_paper.Place(features=number),
+            "data, layers": on_paper.Place(data=2, layers=number // 2),
+        }[row["placement"]]
+        job, machine = on_paper.Job(row["width"], row["depth"]), on_paper.Machine()
+        step, rest = (part(job, place, machine, batch) for part in (on_paper.step, on_paper.rest))
+        assert step.flops == pytest.approx(row["step_flops"], rel=0.01)
+        assert step.sent == pytest.approx(row["step_sent"], rel=0.04)
+        assert rest.sent == pytest.approx(row["rest_sent"], rel=0.04)
+        few = row["depth"] / place.layers < 8  # layers outside of the stack count
+        assert step.bytes == pytest.approx(row["step_bytes"], rel=0.2 if few else 0.1)
+        assert on_paper.held(job, place, batch) == pytest.approx(row["memory"], rel=0.17)
+        # a tick in which a device idles is counted as a busy one
+        idle = rest.idle * machine.peak * machine.reached
+        again = 4 / 3 if place.features > 1 else 1
+        assert again * (rest.flops + idle) == pytest.approx(row["rest_flops"], rel=0.05)
+        least = 0.3 if place.features > 1 or place.layers > 1 else 0.95
+        assert least < rest.bytes / row["rest_bytes"] < 1.03
+
+    def test_links_are_those_of_a_node_or_of_the_network(self):
+        machine, size = on_paper.Machine(nvlink=100.0, network=10.0, node=8), 1000.0
+
+        def seconds(axis, place, **sent):
+            return on_paper.sending(machine, axis, place, **sent)
+
+        assert seconds("layers", on_paper.Place(layers=8), permutes=size) == 10
+        assert seconds("layers", on_paper.Place(layers=16), permutes=size) == 100
+        assert seconds("layers", on_paper.Place(layers=8, features=2), permutes=size) == 100
+        assert seconds("data", on_paper.Place(data=8, layers=8), rings=size) == 100
+        # four of the ring's devices in each node, and the adapter of each
+        assert seconds("data", on_paper.Place(data=8, layers=2), rings=size) == 25
+        assert seconds("data", on_paper.Place(data=64), rings=size) == 12.5
+
+    def test_a_batch_by_hand(self):
+        """Four layers of width 2 on two devices; 1 flop/s, no time for bytes, latency of 1 s."""
+        machine = on_paper.Machine(1.0, math.inf, 1.0, 1.0, 8, math.inf, math.inf, 1.0)
+        job = on_paper.Job(width=2, depth=4, steps=3, error_steps=1, microbatches=2)
+        place = on_paper.Place(layers=2)
+        pc = on_paper.predictive_coding(job, place, machine, 5)
+        step, rest = 4 * 5 * 2 * 4, 6 * 5 * 2 * 4
+        idle = rest / 3 / 2  # a tick of two more
+        assert pc.idle == idle
+        assert pc.sending == 3 * 3 + (2 * 2 + 2)
+        assert pc.seconds == 3 * step + rest + idle + pc.sending
+        assert pc.efficiency == pytest.approx((3 * step + rest) / pc.seconds)
+        errors = on_paper.error_coordinates(job, place, machine, 5)
+        assert errors.idle == step / 2 + idle
+        bp = on_paper.backpropagation(job, place, machine, 5)
+        assert bp.idle == rest / 4  # 4 parts, 5 ticks
+        assert bp.seconds == rest + bp.idle + bp.sending
+        assert bp.sending == 2 * 5

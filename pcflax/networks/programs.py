@@ -1,9 +1,10 @@
-"""What a compiled program costs: its products and the bytes that its instructions read and write.
+"""What a compiled program costs: products, bytes of memory, and what devices send each other.
 
 XLA's own analysis (`compiled.cost_analysis()`) counts the body of a loop once, however often it turns, and
 inference is a loop. Here the text of the optimized program is read and each loop counted as often as it
-turns; what XLA has lifted out of a loop counts once, and what it has removed counts nothing. Next file to
-read: `summary.py`.
+turns; what XLA has lifted out of a loop counts once, and what it has removed counts nothing. Of branches the
+dearest counts: in a pipeline, a device that idles waits for one that does not. The program of several
+devices is that of each. Next file to read: `summary.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 
 _BITS = re.compile(r"\d+")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
@@ -21,8 +23,20 @@ _FREE = re.compile(
     "parameter|constant|tuple|get-tuple-element|bitcast|while|call|conditional|iota|after-all"
 )
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
+_BRANCHES = re.compile(
+    r"(?:branch_computations=\{([^}]*)\}|true_computation=(%?[\w.\-]+), false_computation=(%?[\w.\-]+))"
+)
 _TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _SLICES = ("dynamic-slice", "slice", "gather")
+# What a device sends, as a multiple of what it puts in, among n devices in a ring.
+_SENDS: dict[str, Callable[[int], float]] = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: n - 1,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1,
+    "collective-broadcast": lambda n: 1,
+}
 
 
 @dataclasses.dataclass
@@ -32,12 +46,14 @@ class ProgramCost:
     Attributes:
         products: {("dot", batch, m, k, n) or ("convolution", operations): how often}.
         bytes: read and written by its instructions, a fusion's inner values not among them.
+        collectives: {(kind, bytes that a device puts in, how many devices): how often}.
         bounded: whether it is known how often every loop turns; one that ends where it has converged is
             counted once.
     """
 
     products: Counter = dataclasses.field(default_factory=Counter)
     bytes: float = 0.0
+    collectives: Counter = dataclasses.field(default_factory=Counter)
     bounded: bool = True
 
     @property
@@ -48,10 +64,26 @@ class ProgramCost:
             for (kind, *sizes), times in self.products.items()
         )
 
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in all collectives, each as a ring does it.
+
+        An all-reduce of b bytes among n devices sends 2 b (n - 1)/n, an all-gather of b/n from each, a
+        reduce-scatter and an all-to-all of b send b (n - 1)/n, a permute b.
+        """
+        return sum(
+            times * size * _SENDS[kind](devices)
+            for (kind, size, devices), times in self.collectives.items()
+        )
+
     def add(self, other: ProgramCost, times: int = 1, with_bytes: bool = True) -> None:
         """Count another program, run so many times."""
-        for key, count in other.products.items():
-            self.products[key] += times * count
+        for own, others in (
+            (self.products, other.products),
+            (self.collectives, other.collectives),
+        ):
+            for key, count in others.items():
+                own[key] += times * count
         self.bytes += times * other.bytes * with_bytes
         self.bounded &= other.bounded
 
@@ -77,6 +109,8 @@ def count(text: str) -> ProgramCost:
     180
     """
     entry, computations = _read(text)
+    partitions = re.search(r"num_partitions=(\d+)", text)
+    devices = int(partitions[1]) if partitions else 1
 
     def cost_of(name: str) -> ProgramCost:
         total = ProgramCost()
@@ -87,8 +121,15 @@ def count(text: str) -> ProgramCost:
             product = _product(one, operands)
             if product:
                 total.products[product] += 1
+            collective = _collective(one, operands, devices)
+            if collective:
+                total.collectives[collective] += 1
+            branches = _BRANCHES.search(one.line) if one.opcode == "conditional" else None
+            if branches:
+                names = re.findall(r"[\w.\-]+", ",".join(filter(None, branches.groups())))
+                total.add(max(map(cost_of, names), key=lambda cost: (cost.flops, cost.bytes)))
             called = _CALLED.search(one.line)
-            if called and one.opcode in ("fusion", "call", "while"):
+            if called and one.opcode in ("fusion", "call", "while", "async-start"):
                 turns = _TURNS.search(one.line) if one.opcode == "while" else None
                 total.add(cost_of(called[1]), int(turns[1]) if turns else 1, one.opcode != "fusion")
                 total.bounded &= one.opcode != "while" or turns is not None
@@ -194,3 +235,25 @@ def _product(one: _Instruction, operands: list[str]) -> tuple | None:
         channels = kernel[labels[1].index("o")] if labels else kernel[-1]
         return "convolution", 2 * outputs * math.prod(kernel) // channels
     return None
+
+
+def _collective(one: _Instruction, operands: list[str], devices: int) -> tuple | None:
+    """Return (kind, bytes that a device puts in, how many devices take part), else None."""
+    kind = one.opcode.removesuffix("-start")
+    if kind not in _SENDS:
+        return None
+    size = sum(map(_size, operands))
+    if kind == "collective-permute":
+        return kind, size, devices
+    line = one.line
+    if among := re.search(r"replica_groups=\{\{([\d,]*)", line):
+        return kind, size, len(_elements(among[1]))
+    if among := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", line):
+        return kind, size, int(among[1])
+    if among := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", among[1]))
+        named = re.findall(
+            r"'(\w+)'(?::\(\d+\)(\d+))?", among[2]
+        )  # a part of an axis has its own size
+        return kind, size, math.prod(int(part or sizes[name]) for name, part in named)
+    return kind, size, devices

@@ -77,3 +77,46 @@ def test_convolutions_count_their_windows(groups):
     below, above = 4, 6
     found = count(compiled(convolve, (2, 8, 8, below), (3, 3, below // groups, above)).as_text())
     assert found.flops == 2 * 2 * 8 * 8 * 9 * (below // groups) * above
+
+
+def test_of_branches_the_dearest_counts():
+    """A device that takes the cheap one waits for another that does not."""
+
+    def either(flag, x, a, b):
+        return jax.lax.cond(flag, lambda: x @ a @ b, lambda: x @ a)
+
+    structs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(4, 6), (6, 6), (6, 6)]]
+    text = jax.jit(either).lower(jax.ShapeDtypeStruct((), bool), *structs).compile().as_text()
+    assert count(text).flops == 2 * 2 * 4 * 6 * 6
+
+
+COLLECTIVES = """
+HloModule jit_f, num_partitions=8
+
+ENTRY %main (x: f32[16,4], y: f32[]) -> f32[16,4] {
+  %x = f32[16,4]{1,0} parameter(0)
+  %y = f32[] parameter(1)
+  %a = (f32[16,4]{1,0}, /*index=5*/f32[]) all-reduce(%x, %y), replica_groups={{0,1},{2,3},{4,5},{6,7}}
+  %b = (f32[16,4]{1,0}, f32[64,4]{1,0}) all-gather-start(%x), replica_groups=[2,4]<=[4,2]T(1,0)
+  %c = f32[64,4]{1,0} all-gather-done(%b)
+  %d = f32[2,4]{1,0} reduce-scatter(%x), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}
+  %e = f32[16,4]{1,0} all-to-all(%x), replica_groups=mesh['axis_0'=8], device_ids=([8]) {'axis_0':(2)4}
+  %f = f32[16,4]{1,0} collective-permute(%x), source_target_pairs={{0,1},{1,2}}
+  ROOT %g = f32[16,4]{1,0} all-reduce(%x), replica_groups={}
+}
+"""
+
+
+def test_what_a_device_sends_is_what_a_ring_moves():
+    """Sizes and groups in each way that XLA writes them: an array is 16 x 4 floats, 256 bytes."""
+    found = count(COLLECTIVES)
+    assert found.collectives == {
+        ("all-reduce", 260, 2): 1,
+        ("all-gather", 256, 4): 1,
+        ("reduce-scatter", 256, 8): 1,
+        ("all-to-all", 256, 4): 1,
+        ("collective-permute", 256, 8): 1,
+        ("all-reduce", 256, 8): 1,
+    }
+    parts = [260, 3 * 256, 256 * 7 / 8, 256 * 3 / 4, 256, 2 * 256 * 7 / 8]
+    assert found.sent == sum(parts)

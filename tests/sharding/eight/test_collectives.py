@@ -8,6 +8,7 @@ import jax
 import pytest
 
 import pcflax as pc
+from benchmarks import on_paper, scaling
 from pcflax.training import fitting
 from tests.sharding.eight.common import BATCH, DEPTH, PLACEMENTS, WIDTH, digits, trainer
 
@@ -112,3 +113,21 @@ def test_dropout_moves_no_more(monkeypatch):
     )
     inner = collections.Counter((kind, size) for is_inner, kind, size, _ in found if is_inner)
     assert inner == {("collective-permute", SLAB): 3, ("all-reduce", SLAB): 1}
+
+
+def test_the_benchmark_tells_what_a_device_does_in_a_step():
+    """Of 4 of 8 layers of width 16 and 16 examples in float32, and the output's layer of 10 classes."""
+    job = scaling.Job(16, 8, 16)
+    row = scaling.row(job, pc.sharding.layers(2))
+    slab = 16 * 16 * 4
+    assert row["step_flops"] == 4 * 16 * (4 * 16**2 + 16 * 10)
+    assert row["step_sent"] == 2 * slab + 2 * slab  # up and down; a ring of two slabs among two
+    assert row["collectives"].startswith(
+        f"2 + 1 collective-permute of {slab} among 2; 1 + 0 all-re"
+    )
+    paper = on_paper.step(
+        on_paper.Job(16, 8), on_paper.Place(layers=2), on_paper.Machine(), job.batch
+    )
+    assert paper.sent == row["step_sent"]
+    grown = scaling.grown(job, pc.sharding.layers(2) | pc.sharding.features(4))
+    assert grown == scaling.Job(32, 16, 16)

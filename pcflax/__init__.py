@@ -28,9 +28,10 @@ _NAMES = {
     "parameterizations": "",
     "plotting": "",
     "sharding": "",
-    "training": "Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
-    "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger Reconstruction Smoother "
-    "TensorBoardLogger Trainer load_checkpoint load_partial load_weights metrics save_weights",
+    "training": "CSVLogger Callback Checkpoint CheckpointError CheckpointWarning Checkpoints ConsoleLogger "
+    "EarlyStopping Equilibrium Feedforward Filter Forecast History JSONLinesLogger MLflowLogger "
+    "Reconstruction Smoother TensorBoardLogger Trainer WandbLogger load_checkpoint load_partial "
+    "load_weights metrics save_weights",
     "typing": "",
     "variables": "Activity",
 }
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from .training import Checkpoints as Checkpoints
     from .training import CheckpointWarning as CheckpointWarning
     from .training import ConsoleLogger as ConsoleLogger
+    from .training import CSVLogger as CSVLogger
     from .training import EarlyStopping as EarlyStopping
     from .training import Equilibrium as Equilibrium
     from .training import Feedforward as Feedforward
@@ -103,10 +105,12 @@ if TYPE_CHECKING:
     from .training import Forecast as Forecast
     from .training import History as History
     from .training import JSONLinesLogger as JSONLinesLogger
+    from .training import MLflowLogger as MLflowLogger
     from .training import Reconstruction as Reconstruction
     from .training import Smoother as Smoother
     from .training import TensorBoardLogger as TensorBoardLogger
     from .training import Trainer as Trainer
+    from .training import WandbLogger as WandbLogger
     from .training import load_checkpoint as load_checkpoint
     from .training import load_partial as load_partial
     from .training import load_weights as load_weights

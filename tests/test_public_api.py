@@ -14,11 +14,12 @@ import pcflax as pc
 from tests.conftest import ROOT
 
 TOP = """Activity Callback Checkpoint CheckpointError CheckpointWarning Checkpoints Clamp ConvergenceError
-ConsoleLogger EarlyStopping Energy Equilibrium Evidence Feedforward Filter Forecast History JSONLinesLogger
+ConsoleLogger CSVLogger EarlyStopping Energy Equilibrium Evidence Feedforward Filter Forecast History
+JSONLinesLogger MLflowLogger
 NonFiniteEnergyError PCAttention PCConv PCConvTranspose PCDense PCEmbedding PCGraph PCLayer PCMLP PCNetwork
 PCResidual PCRoot PCStack Reconstruction Smoother
- TensorBoardLogger Trainer analysis citation data energies experiments inference initializers layers
- learning
+ TensorBoardLogger Trainer WandbLogger analysis citation data energies experiments inference initializers
+ layers learning
 errors load_checkpoint load_partial load_weights metrics models networks parameterizations plotting
 save_weights sharding""".split()
 

@@ -52,7 +52,7 @@ class RunOptions:
     """Folder of the run; runs/<data>-<date>-<time> unless given."""
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
-    with; only --num-steps, --data-dir, --quiet and --debug may change."""
+    with; only --num-steps, --data-dir, --logger, --quiet and --debug may change."""
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
@@ -106,6 +106,10 @@ class RunOptions:
     health: bool = False
     """Log, beside the training metrics, whether each layer learns: alignment with backpropagation,
     gradient norms, dead units, energy shares; and draw the alignment."""
+    logger: tuple[Literal["csv", "wandb", "mlflow"], ...] = ()
+    """Trackers beside metrics.jsonl and TensorBoard, in the run's folder: a table (metrics.csv), Weights &
+    Biases (offline, unless WANDB_MODE says otherwise) and MLflow (mlflow.db, unless MLFLOW_TRACKING_URI names
+    another store)."""
     eval_every: int = 50
     """Steps between evaluations, and between checkpoints."""
     keep_latest: int = 3
@@ -196,7 +200,7 @@ class SampleOptions(CheckpointOptions):
 # Of one call, and not of the run.
 OF_THE_CALL = ("run_dir", "resume", "config", "quiet", "debug")
 # A resumed run may be told these anew; everything else is as it was.
-MAY_CHANGE = ("num_steps", "data_dir", *OF_THE_CALL)
+MAY_CHANGE = ("num_steps", "data_dir", "logger", *OF_THE_CALL)
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
@@ -255,7 +259,10 @@ def read_config(run_dir: Path, kind: Any = TrainOptions) -> Any:
         )
     try:
         stored: dict[str, Any] = json.loads(path.read_text())["options"]
-        for name in ("widths",) if kind is TrainOptions else ("widths", "search"):
+        stored.setdefault("logger", ())  # there was none
+        for name in (
+            ("widths", "logger") if kind is TrainOptions else ("widths", "logger", "search")
+        ):
             stored[name] = tuple(stored[name])
         stored["data_dir"] = None if stored["data_dir"] is None else Path(stored["data_dir"])
         stored.setdefault("validation", 0)  # of before 0.2, when evaluations were of the test split

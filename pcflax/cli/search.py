@@ -24,7 +24,7 @@ from .options import OF_THE_CALL, TrainOptions, check_ranges, flag, idle, preset
 # What makes another sweep, or says nothing of how well a setting does.
 _NO_SETTINGS = (
     *("preset", "model", "data", "data_dir", "validation", "seed"),
-    *("health", "keep_latest", *OF_THE_CALL),
+    *("health", "keep_latest", "logger", *OF_THE_CALL),
 )
 
 

@@ -21,8 +21,11 @@ from .filtering import Smoother as Smoother
 from .freezing import restrict as restrict
 from .history import History as History
 from .loggers import ConsoleLogger as ConsoleLogger
+from .loggers import CSVLogger as CSVLogger
 from .loggers import JSONLinesLogger as JSONLinesLogger
+from .loggers import MLflowLogger as MLflowLogger
 from .loggers import TensorBoardLogger as TensorBoardLogger
+from .loggers import WandbLogger as WandbLogger
 from .reading import AbstractReading as AbstractReading
 from .reading import Answer as Answer
 from .reading import Equilibrium as Equilibrium

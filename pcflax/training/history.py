@@ -60,6 +60,43 @@ class History:
         self._looked_at = len(self.rows)
         return {name: value for name, value in self._last.items() if name != "step"}
 
+    def by_step(self) -> list[dict[str, Any]]:
+        """The rows of each step as one, in order; where a metric was measured twice there, the newest.
+
+        >>> History([{"step": 50, "train/loss": 0.2}, {"step": 50, "eval/loss": 0.3}]).by_step()
+        [{'step': 50, 'train/loss': 0.2, 'eval/loss': 0.3}]
+        """
+        merged: dict[int, dict[str, Any]] = {}
+        for row in self.rows:
+            merged.setdefault(row["step"], {}).update(row)
+        return list(merged.values())
+
+    def to_pandas(self) -> Any:
+        """Return the history as a `pandas.DataFrame`: a line for each step, a column for each metric.
+
+        The index is the step; what was not measured at a step is NaN there. Wants
+        `pip install 'pcflax[pandas]'`.
+
+        Raises:
+            ModuleNotFoundError: where pandas is missing.
+
+        >>> history = History([{"step": 50, "train/loss": 0.2}, {"step": 50, "eval/loss": 0.3}])
+        >>> history.append(100, {"train/loss": 0.1})
+        >>> print(history.to_pandas())
+              train/loss  eval/loss
+        step
+        50           0.2        0.3
+        100          0.1        NaN
+        """
+        try:
+            import pandas  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "history.to_pandas() wants pandas; pip install 'pcflax[pandas]'", name=error.name
+            ) from error
+        frame = pandas.DataFrame(self.by_step(), columns=["step", *self.names()])
+        return frame.set_index("step")
+
     def drop_after(self, step: int) -> None:
         """Forget the rows of later steps."""
         self.rows = [row for row in self.rows if row["step"] <= step]

@@ -14,7 +14,7 @@ class TestLoadRun:
     def test_the_trainer_of_a_run_comes_back(self, tmp_path, capsys):
         run = tmp_path / "run"
         short = ["--num-steps", "6", "--batch-size", "32", "--widths", "8", "--validation", "0"]
-        main(["train", "--run-dir", str(run), *short])
+        main(["train", "--run-dir", str(run), *short, "--logger", "csv"])
         capsys.readouterr()
         main(["evaluate", str(run), "--json"])
         told = json.loads(capsys.readouterr().out)
@@ -27,6 +27,8 @@ class TestLoadRun:
         assert trainer.evaluate(test)["accuracy"] == pytest.approx(told["accuracy"])
         assert trainer.history.last()["eval/accuracy"] == pytest.approx(told["accuracy"])
         assert load_run(run, best=True).step in stored_steps(run)
+        lines = (run / "metrics.csv").read_text().splitlines()
+        assert len(lines) == 1 + len(trainer.history.by_step())
 
     def test_without_a_run_it_says_so(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"config\.json"):

@@ -26,11 +26,11 @@ LEARNING = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0
 OPTIMIZER = optax.adam(1e-2)
 
 
-def fit(num_steps, callbacks, *, checkpoints=None, resume=False):
+def fit(num_steps, callbacks, *, checkpoints=None, resume=False, seed=0):
     """A short run on 12 examples in batches of 3: rows at 2, 3, 4, 6, ..."""
     inputs = np.random.default_rng(0).normal(size=(12, 3))
     data = pc.data.from_arrays(inputs, np.arange(12) % 2, batch_size=3)
-    rngs = nnx.Rngs(0)
+    rngs = nnx.Rngs(seed)
     network = pc.PCNetwork(
         [pc.PCDense(3, 5, activation=jnp.tanh, rngs=rngs), pc.PCDense(5, 2, rngs=rngs)]
     )

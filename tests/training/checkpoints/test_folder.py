@@ -196,7 +196,11 @@ class TestSettings:
 
     @pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/run", "file:///runs"])
     @pytest.mark.parametrize(
-        "make", [pc.Checkpoints, pc.load_checkpoint, pc.JSONLinesLogger, pc.TensorBoardLogger]
+        "make",
+        [
+            *(pc.Checkpoints, pc.load_checkpoint, pc.JSONLinesLogger, pc.CSVLogger),
+            *(pc.TensorBoardLogger, pc.WandbLogger, pc.MLflowLogger),
+        ],
     )
     def test_addresses_are_refused(self, address, make):
         """They were taken for folders, or failed after the training was done."""

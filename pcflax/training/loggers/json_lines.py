@@ -1,0 +1,65 @@
+"""A file of JSON lines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pcflax.checks import expect_local_path
+
+from ..callbacks import Callback, RunningTrainer
+from ..plain_json import dumps
+from .telling import free_path, telling
+
+
+class JSONLinesLogger(Callback):
+    """One JSON object a line: {"step": n, name: value, ...}, as in the Trainer's history.
+
+    A resumed run drops what was written after its checkpoint, so that the file ends as that of a run
+    never interrupted. A file of anything else is moved aside to `<name>.superseded`. Numbers that are not
+    finite, which JSON does not know, are null.
+
+    Args:
+        path: the file; it is made with its folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = expect_local_path("JSONLinesLogger", "path", path)
+        self._file: Any = None
+
+    def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
+        """Write the history so far, and open the file for more."""
+        lines = [dumps(row) + "\n" for row in trainer.history.rows]
+        with self._telling():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not _begins(self.path, lines):
+                self.path.rename(free_path(self.path.with_name(self.path.name + ".superseded")))
+            part = self.path.with_name(self.path.name + ".part")
+            part.write_text("".join(lines))
+            os.replace(part, self.path)
+            self._file = self.path.open("a", buffering=1)
+
+    def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
+        """Write a row of training metrics."""
+        with self._telling():
+            self._file.write(dumps({"step": step, **metrics}) + "\n")
+
+    on_evaluate = on_log
+
+    def on_fit_end(self, trainer: RunningTrainer) -> None:
+        """Close the file."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with self._telling():
+                file.close()
+
+    def _telling(self):
+        return telling(f"metrics to {self.path}")
+
+
+def _begins(path: Path, lines: list[str]) -> bool:
+    """Whether a file begins with these lines, as far as it goes; an empty one may be anybody's."""
+    found = path.read_bytes()
+    begin = "".join(lines).encode()
+    return found == b"" or (begin != b"" and (found.startswith(begin) or begin.startswith(found)))

@@ -148,7 +148,8 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
     """What the set calls its image and its label."""
     import tensorflow_datasets as tfds
 
-    features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    given: Any = info.features
+    features = dict(given) if isinstance(given, tfds.features.FeaturesDict) else {}
     images = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
     labels = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel)]
     pair = info.supervised_keys or ()
@@ -159,10 +160,11 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
             f"'{name}' has the features {', '.join(features)}, which are not one image and one label; take a "
             f"classification set, or pc.data.from_arrays"
         )
-    image = features[images[0]]
-    if None in image.shape or image.np_dtype != np.uint8:
+    image: Any = features[images[0]]
+    dtype = np.dtype(image.np_dtype)
+    if None in image.shape or dtype != np.uint8:
         raise ValueError(
-            f"'{name}' has images of shape {image.shape} and dtype {np.dtype(image.np_dtype).name}, expected "
+            f"'{name}' has images of shape {image.shape} and dtype {dtype.name}, expected "
             f"bytes of one shape; take another set, or resize them and use pc.data.from_arrays"
         )
     return images[0], labels[0]
@@ -173,6 +175,7 @@ def _builder(name: str, data_dir: str | Path | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.registered import DatasetNotFoundError
 
         try:
             builder = tfds.builder(
@@ -180,7 +183,7 @@ def _builder(name: str, data_dir: str | Path | None) -> Any:
                 data_dir=None if data_dir is None else str(data_dir),
                 file_format="array_record",
             )
-        except tfds.core.registered.DatasetNotFoundError as error:
+        except DatasetNotFoundError as error:
             raise UnknownName(
                 did_you_mean(name, tfds.list_builders(with_community_datasets=False))
             ) from error

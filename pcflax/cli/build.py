@@ -14,6 +14,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax import recipes
+from pcflax.data.sources.catalogue import testing_split
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork
 
@@ -70,7 +71,9 @@ def load_data(
 
 def _part(options: TrainOptions, split: str) -> str:
     """What is called train, validation or test here, as `pc.data.load` takes it."""
-    if split == "test" or (split == "train" and not options.validation):
+    if split == "test":
+        return testing_split(str(options.data), options.data_dir)
+    if split == "train" and not options.validation:
         return split
     if not options.validation:
         raise ValueError(

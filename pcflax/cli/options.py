@@ -34,8 +34,10 @@ class RunOptions:
     done, and near backpropagation too: gelu and cross-entropy, 3 inference steps of 0.1, batches of 128,
     300 steps at a rate that falls to zero."""
     data: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, the path of an .npz file with x_train, y_train, x_test and
-    y_test, or text:PATH, the characters of a file."""
+    """digits, the name of a TFDS set of labeled images (mnist, fashion_mnist, cifar10, cifar100, kmnist,
+    svhn_cropped, emnist/balanced, imagenet_resized/32x32), the path of an .npz file with x_train, y_train,
+    x_test and y_test, or text:PATH, the characters of a file. A set without test split is tested on its
+    validation split."""
     data_dir: Path | None = None
     """Folder of prepared TFDS sets; TFDS's default folder unless given."""
     validation: int = 10

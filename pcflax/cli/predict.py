@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import pcflax as pc
-from pcflax.data.sources.catalogue import class_names
 from pcflax.training.plain_json import dumps
 from pcflax.training.reading import mean_of
 
@@ -152,7 +151,7 @@ def _predictions(
     values = np.asarray(values)
     role = "inputs" if infers_labels(stored) else "targets"
     classes = values.argmax(axis=-1) if data.classes_of(role) else None
-    return Predictions(kind, values, classes, class_names(stored.data))
+    return Predictions(kind, values, classes, data.class_names)
 
 
 def _images(data: Any, array: np.ndarray, role: str, path: Path) -> np.ndarray:

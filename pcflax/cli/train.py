@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 import pcflax as pc
+from pcflax.data.sources.catalogue import is_tfds
 from pcflax.plotting import alignment_figure, training_figure
 from pcflax.training.loggers import plain_console
 
@@ -130,7 +132,9 @@ def curves_of(history: pc.History, prefix: str) -> dict[str, tuple[list[int], li
 def new_run_dir(options: TrainOptions, kind: str = "runs") -> Path:
     """Make a folder that no other run has, named after data and time."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name, number = f"{Path(options.data).stem}-{stamp}", 1
+    data = str(options.data)
+    data = re.sub(r"\W+", "-", data) if is_tfds(data) else Path(data).stem
+    name, number = f"{data}-{stamp}", 1
     while True:
         folder = Path(kind, name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):  # several may be started in this second

@@ -47,6 +47,7 @@ class ArrayDataset(Dataset):
         clamps: Mapping[str, Any] | None = None,
         weights: np.ndarray | None = None,
         has_checksum: bool = False,
+        class_names: Sequence[str] | None = None,
     ):
         self.inputs, self.targets, self.clamps = inputs, targets, dict(clamps or {})
         self.weights = weights
@@ -60,6 +61,7 @@ class ArrayDataset(Dataset):
             shuffle=shuffle,
             seed=seed,
             reader=Reader(decoder, gather=True, augment=as_augmentations(augment)),
+            class_names=class_names,
         )
 
     def constants(self) -> PyTree:
@@ -121,6 +123,7 @@ class ArrayDataset(Dataset):
             name=f"{self.name} of {', '.join(map(str, wanted))}",
             augment=self.reader.augment,
             has_checksum=self._has_checksum,
+            class_names=self.class_names,
         )
 
 
@@ -138,6 +141,7 @@ def from_arrays(
     augment: Augmentation | Sequence[Augmentation] | None = None,
     clamps: Mapping[str, Any] | None = None,
     weights: Any = None,
+    class_names: Sequence[str] | None = None,
 ) -> ArrayDataset:
     """Return batches of arrays of one's own.
 
@@ -171,12 +175,14 @@ def from_arrays(
             or (values, mask).
         weights: (examples,), finite and at least 0: how much each example counts in learning, whose
             gradient is mean_i w_i dF_i/dtheta. Energies and metrics count all alike.
+        class_names: what the classes are called, label 0 first; the last may be left out.
 
     Raises:
         TypeError: for a dtype that is neither floating nor, for labels and where asked for, integer; for
             an augmentation that cannot be called or hashed.
         ValueError: for an empty set, arrays of different lengths, NaN or infinity, a label out of
-            range, a batch larger than the set, or inputs that cannot be augmented so.
+            range, a batch larger than the set, inputs that cannot be augmented so, or more class_names than
+            classes.
 
     >>> import numpy as np, pcflax as pc
     >>> data = pc.data.from_arrays(np.ones((6, 3)), np.array([0, 1, 2, 0, 1, 2]), batch_size=2)
@@ -222,6 +228,7 @@ def from_arrays(
         name=name,
         augment=augment,
         has_checksum=True,
+        class_names=class_names,
     )
 
 

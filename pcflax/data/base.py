@@ -15,7 +15,7 @@ import abc
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -150,6 +150,7 @@ class Dataset(abc.ABC):
         shuffle: whether each epoch has an order of its own; in stored order otherwise.
         seed: of the shuffling, and of the augmentation.
         reader: makes `Evidence` of constants and an item, inside jit.
+        class_names: what the classes are called, in the order of the rows; None where they are numbers.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class Dataset(abc.ABC):
         shuffle: bool,
         seed: int,
         reader: Reader,
+        class_names: Sequence[str] | None = None,
     ):
         if num_examples == 0:
             raise ValueError(f"data set '{name}' is empty; expected at least one example")
@@ -170,6 +172,7 @@ class Dataset(abc.ABC):
         self.shuffle = bool(shuffle)
         self.seed = self._expect_seed(seed)
         self.reader = reader
+        self.class_names = self._expect_names(class_names)
         if reader.augment:
             self.spec()  # what does not fit is told here, and not when training begins
 
@@ -181,6 +184,17 @@ class Dataset(abc.ABC):
         if expect_count(self._title, "seed", seed) >= 2**32:
             raise ValueError(f"{self._title} expected seed < 2**32, got {seed}")
         return int(seed)
+
+    def _expect_names(self, names: Sequence[str] | None) -> tuple[str, ...] | None:
+        if names is None:
+            return None
+        found, classes = tuple(map(str, names)), self.reader.decoder.num_classes
+        if not isinstance(classes, int) or len(found) > classes:
+            raise ValueError(
+                f"{self._title} has {classes if isinstance(classes, int) else 'no'} classes, and "
+                f"{len(found)} class_names; give a name a class"
+            )
+        return found + tuple(map(str, range(len(found), classes)))
 
     @property
     def batch_size(self) -> int:

@@ -51,6 +51,7 @@ class StreamDataset(Dataset):
         name: str = "stream",
         num_threads: int = 4,
         augment: Augmentation | Sequence[Augmentation] | None = None,
+        class_names: Sequence[str] | None = None,
     ):
         self.source = source
         self.num_threads = expect_count(f"data set '{name}'", "num_threads", num_threads)
@@ -65,6 +66,7 @@ class StreamDataset(Dataset):
             shuffle=shuffle,
             seed=seed,
             reader=Reader(decoder, gather=False, augment=as_augmentations(augment)),
+            class_names=class_names,
         )
 
     def with_seed(self, seed: int) -> Self:

@@ -10,8 +10,6 @@ from scipy import special
 
 import pcflax as pc
 from pcflax.cli.main import main
-from pcflax.data.sources import tfds
-from pcflax.data.sources.catalogue import class_names
 from pcflax.data.sources.digits import read_digits
 from tests.cli.test_main import error, output
 from tests.training import test_runs_of_0_1
@@ -94,7 +92,14 @@ def test_without_an_output_the_first_rows_are_shown(folder, expected, capsys):
 
 def test_classes_have_the_names_of_their_set(folder, tmp_path, capsys, monkeypatch):
     names = tuple(f"name {k}" for k in range(10))
-    monkeypatch.setattr("pcflax.cli.predict.class_names", lambda data: names)
+    load = pc.data.load
+
+    def named(*arguments, **options):
+        data = load(*arguments, **options)
+        data.class_names = names
+        return data
+
+    monkeypatch.setattr(pc.data, "load", named)
     arguments = ("predict", folder / "run", folder / "stored.npy", "--output")
     output(capsys, *arguments, tmp_path / "rows.csv")
     rows = list(csv.DictReader((tmp_path / "rows.csv").open(newline="")))
@@ -102,15 +107,6 @@ def test_classes_have_the_names_of_their_set(folder, tmp_path, capsys, monkeypat
     output(capsys, *arguments, tmp_path / "rows.npz")
     with np.load(tmp_path / "rows.npz") as found:
         assert [f"name {k}" for k in found["classes"]] == found["names"].tolist()
-
-
-def test_the_names_are_those_of_tfds(tmp_path):
-    """Stored in the package, so that a set need not be there; those of cifar10 come with its download."""
-    assert class_names("digits") is None
-    assert class_names("own.npz") is None
-    known = tfds._builder("fashion_mnist", tmp_path).info.features["label"].names
-    assert list(class_names("fashion_mnist")) == known
-    assert len(set(class_names("cifar10"))) == 10
 
 
 @pytest.mark.parametrize("latent", ["0", "4"], ids=["labels", "codes"])

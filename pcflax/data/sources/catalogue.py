@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from ..text import TextDataset, bounds, read_text
 from .digits import read_digits
 from .npz import read_npz
 from .splits import Split
-from .tfds import TfdsSource
+from .tfds import Part, TfdsSource, UnknownName, moments, splits_of
 
 
 class _Images(NamedTuple):
@@ -26,37 +28,52 @@ class _Images(NamedTuple):
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    num_classes: int = 10
-    class_names: tuple[str, ...] | None = None  # where they are more than numbers
+    class_names: tuple[str, ...] | None = None  # where TFDS does not have them
 
 
-_GARMENTS = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
 _OBJECTS = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-_IMAGES = {
+_KNOWN = {
     "digits": _Images(1 / 16, (0.3054,), (0.3759,)),
     "mnist": _Images(1 / 255, (0.1307,), (0.3081,)),
-    "fashion_mnist": _Images(1 / 255, (0.2860,), (0.3530,), class_names=_GARMENTS),
-    "cifar10": _Images(
-        1 / 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), class_names=_OBJECTS
-    ),
+    "fashion_mnist": _Images(1 / 255, (0.2860,), (0.3530,)),
+    "cifar10": _Images(1 / 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _OBJECTS),
 }
-NAMES = tuple(_IMAGES)
-_KEPT_BYTES = 2**30  # decoded, as bytes; the sets named here are all smaller
+NAMES = (
+    *_KNOWN,
+    *("cifar100", "kmnist", "emnist/balanced", "svhn_cropped", "imagenet_resized/32x32"),
+)
+_CHARACTERS = string.digits + string.ascii_uppercase
+# What the labels of EMNIST stand for (Cohen et al., 2017); 15 small letters look like their capitals.
+_NAMED = {
+    "emnist/byclass": tuple(_CHARACTERS + string.ascii_lowercase),
+    "emnist/bymerge": tuple(_CHARACTERS + "abdefghnqrt"),
+    "emnist/balanced": tuple(_CHARACTERS + "abdefghnqrt"),
+}
+_KEPT_BYTES = 2**30  # decoded, as bytes
+_MEASURED = 10_000  # training images that tell the mean and the deviation of a set
 
 
-def class_names(name: str) -> tuple[str, ...] | None:
-    """Return what the classes of a set by name are called; None where they are numbers, or it has none.
+def is_tfds(name: str) -> bool:
+    """Return whether a name is one of TFDS.
 
-    >>> class_names("cifar10")[:3]
-    ('airplane', 'automobile', 'bird')
+    >>> [is_tfds(name) for name in ("digits", "mnist", "own.npz", "text:book.txt")]
+    [False, True, False, False]
     """
-    return _IMAGES[name].class_names if name in _IMAGES else None
+    return not (name == "digits" or name.startswith("text:") or name.endswith(".npz"))
+
+
+def testing_split(name: str, data_dir: str | Path | None) -> str:
+    """Return the split that tests: of a set that has none, as ImageNet, its validation split."""
+    if not is_tfds(name):
+        return "test"
+    try:
+        splits = splits_of(name, data_dir)
+    except ValueError:  # which `load` tells
+        return "test"
+    return "validation" if "validation" in splits and "test" not in splits else "test"
 
 
 def load(
@@ -78,20 +95,22 @@ def load(
 ) -> Dataset:
     """Return a data set by name, or a user's own file.
 
-    Names: `digits` (embedded, 8x8, needs no network), `mnist`, `fashion_mnist` and `cifar10` (through
-    TFDS, prepared once), the path of an .npz file with the arrays x_train, y_train, x_test and
-    y_test (floating inputs, or bytes of images; integer labels or floating targets), or `text:PATH`, a
-    UTF-8 text read character by character, whose first 90 % train and last 10 % test.
+    Names: `digits` (embedded, 8x8, needs no network); any set of TFDS that has one image of a fixed shape
+    and one label an example, prepared once, such as `mnist`, `fashion_mnist`, `kmnist`, `cifar10`,
+    `cifar100`, `svhn_cropped`, `emnist/balanced` and `imagenet_resized/32x32`; the path of an .npz file with
+    the arrays x_train, y_train, x_test and y_test (floating inputs, or bytes of images; integer labels or
+    floating targets); or `text:PATH`, a UTF-8 text read character by character, whose first 90 % train and
+    last 10 % test. Of EMNIST, images are turned upright.
 
     Args:
         name: a name of the above, a path that ends in .npz, or "text:" and a path.
         split: "train" or "test", or a part of one in TFDS's notation: "train[:55000]",
             "train[-5000:]", "train[:90%]"; a validation split, say. Of a text, the bounds count
-            characters.
+            characters. A set of TFDS may have other splits, "extra" or "train+extra" of `svhn_cropped`.
         batch_size: examples in a batch.
         data_dir: folder of prepared TFDS sets; TFDS's default (or TFDS_DATA_DIR) unless given.
-        shuffle: whether each epoch has an order of its own; True for train, False for test unless
-            given.
+        shuffle: whether each epoch has an order of its own; unless given, True but for test and
+            validation.
         seed: of the shuffling, whose order is a function of (seed, epoch), and of the augmentation,
             which is one of (seed, batch number).
         flatten: whether an image becomes one axis of features; else (height, width, channels). Text
@@ -103,7 +122,9 @@ def load(
             normalised or flattened; evaluation and prediction see them unchanged.
         sequence_length: characters in an example of a text; 128 unless given.
         normalize: whether images of a set by name are normalised by the mean and the standard deviation
-            of its training images; scaled to [0, 1] alone otherwise. Those of a file never are.
+            of its training images, by channel; scaled to [0, 1] alone otherwise. They are known of
+            `digits`, `mnist`, `fashion_mnist` and `cifar10`, and measured on the first 10,000 of others.
+            Images of a file never are normalised.
         num_classes: width of the one-hot rows, where it is more than the labels tell: of a file, the
             largest label of both splits plus one.
         inputs: what of an example is the inputs: "image", "label" or None, which leaves a root free.
@@ -117,9 +138,10 @@ def load(
     Raises:
         TypeError: for an augmentation that cannot be called or hashed, a count that is no whole number,
             or arrays of a file that are neither floating nor bytes of images nor labels.
-        ValueError: for an unknown name or split, a split that reaches beyond the set, a part of a
-            streamed set, an empty set, a batch larger than the set, NaN, a label out of range, a damaged
-            file, a text that is too short or not UTF-8, or an option that the set does not have.
+        ValueError: for an unknown name or split, a name that stands for several sets, a set without one
+            image and one label an example, a split that reaches beyond the set, an empty set, a batch
+            larger than the set, NaN, a label out of range, a damaged file, a text that is too short or not
+            UTF-8, or an option that the set does not have.
         FileNotFoundError: for a file that is missing, or a set that is not prepared and cannot be
             fetched.
 
@@ -136,9 +158,11 @@ def load(
     name, label = str(name), f"{name}/{split}"
     options: dict[str, Any] = {
         "batch_size": batch_size,
-        "shuffle": part.whole == "train" if shuffle is None else shuffle,
+        "shuffle": part.trains if shuffle is None else shuffle,
         "seed": seed,
     }
+    if not is_tfds(name):
+        part.expect_usual()
     if name.startswith("text:"):
         given = {"augment": augment, "stream": stream, "num_classes": num_classes}
         given |= {"inputs": inputs != "image", "targets": targets != "label"}
@@ -162,37 +186,54 @@ def load(
         return ArrayDataset(
             images, labels, decoder=decoder, name=label, has_checksum=True, **options
         )
-    if name not in _IMAGES:
-        hint = did_you_mean(name, NAMES) or ";"
-        raise ValueError(
-            f"unknown data set '{name}'{hint} expected one of {', '.join(NAMES)}, the path of an .npz file "
-            f"with x_train, y_train, x_test, y_test, or text:PATH"
-        )
-    known = _IMAGES[name]
+    source = None if name == "digits" else _source(name, part.whole, data_dir)
+    known = 10 if source is None else source.num_classes
     if num_classes is not None:
-        num_classes = expect_count(label, "num_classes", num_classes, least=known.num_classes)
+        num_classes = expect_count(label, "num_classes", num_classes, least=known)
+    scale, mean, std, names = _KNOWN.get(name) or _measured(name, data_dir, normalize)
     options["decoder"] = Decoder(
-        known.scale,
-        known.mean if normalize else (0.0,),
-        known.std if normalize else (1.0,),
+        scale,
+        mean if normalize else (0.0,),
+        std if normalize else (1.0,),
         flatten=flatten,
-        num_classes=num_classes or known.num_classes,
+        num_classes=num_classes or known,
         **roles,
     )
-    if name == "digits":
+    options["name"] = label
+    if source is None:
         images, labels = read_digits(part.whole)
-    else:
-        source = TfdsSource(name, part.whole, data_dir)
-        if source.num_bytes > _KEPT_BYTES if stream is None else stream:
-            if part.is_part:
-                raise ValueError(
-                    f"'{label}' is a part of a streamed set; give stream=False to hold it in memory, or "
-                    f"the whole split"
-                )
-            return StreamDataset(source, name=label, **options)
-        images, labels = source.read_all()
-    rows = part.rows(len(images), label)
-    return ArrayDataset(images[rows], labels[rows], name=label, **options)
+        rows = part.rows(len(images), label)
+        return ArrayDataset(images[rows], labels[rows], **options)
+    options["class_names"] = source.class_names or names
+    rows = part.rows(len(source), label)
+    if source.num_bytes > _KEPT_BYTES if stream is None else stream:
+        return StreamDataset(Part(source, rows) if part.is_part else source, **options)
+    images, labels = source.read(range(len(source))[rows])
+    if labels.min() < 0 and "label" in (inputs, targets):
+        raise ValueError(f"'{label}' has examples without a label; take another split")
+    return ArrayDataset(images, labels, **options)
+
+
+def _source(name: str, split: str, data_dir: str | Path | None) -> TfdsSource:
+    try:
+        return TfdsSource(name, split, data_dir)
+    except UnknownName as error:
+        hint = did_you_mean(name, NAMES) or str(error) or ";"
+        raise ValueError(
+            f"unknown data set '{name}'{hint} expected one of {', '.join(NAMES)}, another set of TFDS with "
+            f"one image and one label, the path of an .npz file with x_train, y_train, x_test, y_test, or "
+            f"text:PATH"
+        ) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _measured(name: str, data_dir: str | Path | None, normalize: bool) -> _Images:
+    """What is known of a set by its training images, where it is to be."""
+    mean, std = (0.0,), (1.0,)
+    if normalize:
+        train = TfdsSource(name, "train", data_dir)
+        mean, std = moments(train.read(range(min(len(train), _MEASURED)))[0])
+    return _Images(1 / 255, mean, std, _NAMED.get(name.partition(":")[0]))
 
 
 def _check_roles(inputs: object, targets: object) -> None:

@@ -21,13 +21,22 @@ class Split(NamedTuple):
         >>> Split.parse("train[:90%]").rows(10, "mine")
         slice(None, 9, None)
         """
-        matched = re.fullmatch(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", str(text))
+        part = r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?"
+        matched = re.fullmatch(part, str(text)) or re.fullmatch(r"(\w+(?:\+\w+)+)()()", str(text))
         if matched is None:
-            raise ValueError(
-                f"expected split 'train' or 'test', or a part of one such as 'train[:90%]', got {text!r}"
-            )
+            raise _refused(text)
         whole, begin, end = matched.groups()
         return cls(str(text), whole, begin or "", end or "")
+
+    def expect_usual(self) -> None:
+        """Refuse a split of another name than train and test."""
+        if self.whole not in ("train", "test"):
+            raise _refused(self.text)
+
+    @property
+    def trains(self) -> bool:
+        """Whether its examples are learned from, as a rule: all but those of test and validation."""
+        return self.whole not in ("test", "validation")
 
     @property
     def is_part(self) -> bool:
@@ -52,3 +61,9 @@ class Split(NamedTuple):
         if self.is_part and not len(range(count)[rows]):
             raise ValueError(f"'{label}' is empty: the split has {count} {unit}")
         return rows
+
+
+def _refused(text: object) -> ValueError:
+    return ValueError(
+        f"expected split 'train' or 'test', or a part of one such as 'train[:90%]', got {text!r}"
+    )

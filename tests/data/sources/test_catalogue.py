@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import pcflax as pc
 from pcflax.data.sources.digits import read_digits
-from pcflax.data.sources.tfds import TfdsSource
+from pcflax.data.sources.tfds import TfdsSource, moments
 
 PREPARED = Path(
     os.environ.get("PCFLAX_TEST_DATA")
@@ -258,7 +258,7 @@ class TestMockedTfds:
         """The last, incomplete chunk of a set must not be lost or read twice."""
         monkeypatch.setattr(pc.data.sources.tfds, "_READ_AT_ONCE", 3)
         source = TfdsSource("mnist", "train", None)
-        images, labels = source.read_all()
+        images, labels = source.read()
         np.testing.assert_array_equal(images, mocked["train"][0])
         np.testing.assert_array_equal(labels, mocked["train"][1])
         for index in range(7):
@@ -282,10 +282,16 @@ class TestMockedTfds:
 class TestPreparedMnist:
     def test_the_test_split_is_mnists(self):
         """The published class counts: a wrong split or a wrong label would change them."""
-        images, labels = TfdsSource("mnist", "test", PREPARED).read_all()
+        images, labels = TfdsSource("mnist", "test", PREPARED).read()
         assert (images.shape, images.dtype) == ((10000, 28, 28, 1), np.uint8)
         counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
         np.testing.assert_array_equal(np.bincount(labels), counts)
+
+    def test_measured_moments_are_the_published_ones(self):
+        """Sets whose moments are not known here are normalised by those of 10,000 images."""
+        mean, std = moments(TfdsSource("mnist", "train", PREPARED).read(range(2000))[0])
+        # of 2,000 of 60,000 images
+        assert (mean[0], std[0]) == pytest.approx((0.1307, 0.3081), abs=5e-3)
 
     def test_training_images_are_streamed_normalised(self):
         data = pc.data.load("mnist", batch_size=64, data_dir=PREPARED, stream=True, seed=1)

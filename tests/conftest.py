@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all of the tests' time goes into compiling thousands of small programs, each run once or twice. Less
 # optimised ones differ by rounding alone. Child processes inherit both settings.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-FLAGS = "--xla_cpu_parallel_codegen_split_count=1"  # small programs are not worth cutting into parts
+FLAGS = "--xla_cpu_parallel_codegen_split_count=1"  # one part: the programs are small
 if version("jax").startswith("0.10."):  # later ones have these emitters alone, and no such flag
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", FLAGS)

@@ -1,6 +1,7 @@
 """Settings and helpers that several test modules share."""
 
 import contextlib
+import gc
 import os
 from importlib.metadata import version
 
@@ -8,8 +9,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all of the tests' time goes into compiling thousands of small programs, each run once or twice. Less
 # optimised ones differ by rounding alone. Child processes inherit both settings.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+FLAGS = "--xla_cpu_parallel_codegen_split_count=1"  # one part: the programs are small
 if version("jax").startswith("0.10."):  # later ones have these emitters alone, and no such flag
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", FLAGS)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are small, and the cores busy
 
 import pathlib
 import shutil
@@ -52,6 +56,13 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", str(folder))  # not in the environment: children
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # that are killed write none
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_finish():
+    """Collect garbage seldom, and never look at what was imported: a tenth of the tests' time else."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _size_of(folder):
@@ -108,7 +119,7 @@ def few_programs():
     """Forget compiled programs before there are too many: each maps memory, and Linux gives 65,530 maps."""
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 30_000:
         jax.clear_caches()
 
 

@@ -11,12 +11,10 @@ import pytest
 from scripts import browse_docs
 from tests.conftest import ROOT
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not any(map(shutil.which, browse_docs.CHROMIUM)), reason="no Chromium on the PATH"
-    ),
-]
+pytestmark = pytest.mark.slow
+chromium = pytest.mark.skipif(
+    not any(map(shutil.which, browse_docs.CHROMIUM)), reason="no Chromium on the PATH"
+)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
 
 
@@ -31,15 +29,24 @@ def run(*command):
     )
 
 
-@pytest.mark.skipif(
-    not all(map(find_spec, ("mkdocs", "material", "mkdocstrings", "math_core"))),
-    reason="the site's builder is not installed: pip install '.[docs]'",
-)
-def test_every_page_is_built_and_can_be_read(tmp_path):
-    built = run("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
-    assert built.returncode == 0, built.stderr
-    assert "WARNING" not in built.stderr
-    looked = run("scripts/browse_docs.py", tmp_path / "site", "--need")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of the site, and what its builder said."""
+    if not all(map(find_spec, ("mkdocs", "material", "mkdocstrings", "math_core"))):
+        pytest.skip("the site's builder is not installed: pip install '.[docs]'")
+    site = tmp_path_factory.mktemp("site")
+    return site, run("-m", "mkdocs", "build", "--strict", "--site-dir", site)
+
+
+def test_every_page_is_built(built):
+    _, done = built
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+
+
+@chromium
+def test_every_page_can_be_read(built):
+    looked = run("scripts/browse_docs.py", built[0], "--need")
     assert looked.returncode == 0, looked.stdout + looked.stderr
     pages = len(list((ROOT / "docs").rglob("*.md")))
     assert looked.stdout.startswith(f"{pages} pages, ")  # of which none was passed over
@@ -55,6 +62,7 @@ body {background: #fff} p {color: #ddd}</style></head><body><article>
 </body></html>"""
 
 
+@chromium
 def test_what_is_wrong_with_a_page_is_told(tmp_path):
     """Had the browser seen nothing, the test above could not fail."""
     (tmp_path / "index.html").write_text(BROKEN)

@@ -28,6 +28,8 @@ from tests.conftest import ROOT
 from tests.training.test_loggers import fit
 from tests.training.tracked import trackers
 
+pytestmark = pytest.mark.slow
+
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 os.environ.update(QUIET)
 

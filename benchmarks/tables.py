@@ -1,6 +1,6 @@
 """Writes the measured parts of the pages of docs from the JSON files in benchmarks/results.
 
-python benchmarks/tables.py            writes choosing_inference.md, reproducing.md and scaling.md anew
+python benchmarks/tables.py            writes choosing_inference.md, howto.md, reproducing.md, scaling.md
 python benchmarks/tables.py --check    exit code 1 where a page differs from the results
 """
 
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import re
 import shlex
 import statistics
 import sys
 from pathlib import Path
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,24 +27,13 @@ from benchmarks.depth import (  # noqa: E402
 )
 from benchmarks.on_paper import Job, Machine  # noqa: E402
 from benchmarks.on_paper import rows as on_paper  # noqa: E402
-from benchmarks.records import results_path  # noqa: E402
-from pcflax.experiments import Sample  # noqa: E402
+from benchmarks.over_seeds import mlp, replicas  # noqa: E402
+from benchmarks.records import read, results_path, rows_of  # noqa: E402
 
-RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/choosing_inference.md"
 REPRODUCING = ROOT / "docs/reproducing.md"
 SCALING = ROOT / "docs/scaling.md"
-
-
-def read(name: str) -> dict:
-    """A results file."""
-    return json.loads((RESULTS / name).read_text())
-
-
-def rows_of(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+HOWTO = ROOT / "docs/howto.md"
 
 
 def measured() -> str:
@@ -115,63 +101,6 @@ _COSTS = ("Mflop", "ratio", "MB")
 
 def _millions(value: float) -> str:
     return f"{value / 1e6:,.0f}" if value >= 1e8 else f"{value / 1e6:.3g}"
-
-
-def mlp(result: dict | None = None) -> str:
-    """Accuracy by rule, and how far from backpropagation's where that was tested."""
-    result = result or read("mlp_table-mnist-cpu.json")
-    rows = []
-    for name, found in result["rules"].items():
-        cells = [name, f"{found['setting']['target']:.2f}"]
-        for key in ("last", "chosen_by_validation"):
-            values = [run[key] for run in found["runs"]]
-            seeds = tuple(run["seed"] for run in found["runs"])
-            low, high = Sample(np.array(values), seeds).interval()
-            cells.append(f"{statistics.mean(values):.2f} [{low:.2f}, {high:.2f}]")
-        rows.append(cells)
-    runs = len(next(iter(result["rules"].values()))["runs"])
-    header = ["rule", "aimed at", "last epoch", "epoch chosen by validation"]
-    text = (
-        f"Test accuracy in %, mean and Student's 95 % interval over {runs} seeds, {result['epochs']} epochs, "
-        f"5,000 training images held out. The figures aimed at are recollections of arXiv 2407.01163, whose "
-        f"table takes the best epoch on the test split and the best 5 of 7 seeds (fpa and zil: those of "
-        f"backpropagation).\n\n{rows_of(header, rows)}"
-    )
-    comparisons = result.get("comparisons")
-    return f"{text}\n\n{differences(*comparisons)}" if comparisons else text
-
-
-def differences(last: dict, chosen: dict) -> str:
-    """Differences from backpropagation by the last epoch and by the chosen one, tested by pairs of seeds."""
-    header, clear = ["points of %"], []
-    rows = [[f"{one['a']} - {one['b']}"] for one in last["contrasts"]]
-    for place, found in (("last epoch", last), ("epoch chosen by validation", chosen)):
-        header += [place, "d_z", "p (Holm)", "p of ranks (Holm)"]
-        own = []
-        for row, one in zip(rows, found["contrasts"], strict=True):
-            row.append(f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]")
-            row.append("-" if one["effect"] is None else f"{one['effect']:.2f}")
-            for p in ("p", "p_ranks"):
-                row.append(_p(one[p], one[f"{p}_holm"]))
-            if one["p_holm"] is not None and one["p_holm"] < 0.05:
-                own.append(f"{one['a']} ({one['difference']:+.2f})")
-        clear.append(f"by the {place} {', '.join(own) or 'none'}")
-    seeds = last["contrasts"][0]["seeds_a"]
-    least = 2.0 ** (1 - seeds)
-    return (
-        f"Each rule less backpropagation of the same output energy, by pairs of {seeds} seeds: the mean "
-        f"difference with Student's 95 % interval, Cohen's d_z, and two-sided p values of the paired t test "
-        f"and of Wilcoxon's signed ranks, in brackets after Holm's correction over {len(rows)} rules. A dash "
-        f"is where all seeds differ by the same. Ranks of {seeds} pairs have no p below {least:.2g}, after "
-        f"correction {min(1, least * len(rows)):.2g}. By the t test those that differ at 5 % after correction are "
-        f"{' and '.join(clear)}.\n\n{rows_of(header, rows)}"
-    )
-
-
-def _p(p: float | None, corrected: float | None) -> str:
-    if p is None or corrected is None:
-        return "-"
-    return " (".join("<0.0001" if one < 1e-4 else f"{one:.2g}" for one in (p, corrected)) + ")"
 
 
 def depth() -> str:
@@ -360,6 +289,7 @@ def main() -> int:
         PAGE: page(PAGE.read_text()),
         REPRODUCING: page(REPRODUCING.read_text(), answers=answers()),
         SCALING: page(SCALING.read_text(), **scaling_parts()),
+        HOWTO: page(HOWTO.read_text(), replicas=replicas()),
     }
     differs = [path for path, text in new.items() if text != path.read_text()]
     for path in differs:

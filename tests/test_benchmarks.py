@@ -27,6 +27,7 @@ from benchmarks import (
     page,
     peers,
     records,
+    replicas,
     suite,
     tables,
     time_to_accuracy,
@@ -588,6 +589,52 @@ class TestGrowth:
                 assert small[cost] > 0
                 assert found == pytest.approx(math.log(large[cost] / small[cost]) / span)
         assert set(record["memory"]) == set(growth.REPETITIONS)
+
+
+class TestReplicas:
+    def test_both_ways_end_alike_and_are_timed_in_the_same_rounds(self, tmp_path, monkeypatch):
+        job, groups = replicas.QUICK["small"], []
+        made = replicas.Group
+
+        def spy(*arguments):
+            groups.append(made(*arguments))
+            return groups[-1]
+
+        monkeypatch.setattr(replicas, "Group", spy)
+        path = tmp_path / "replicas.json"
+        monkeypatch.setattr(sys, "argv", ["replicas.py", "--quick", "--output", str(path)])
+        replicas.main()
+        record = json.loads(path.read_text())["jobs"]["small"]
+        (mapped, in_turn), auto = groups[:2], groups[2]
+        assert record["auto"] == auto.replicas.how == "mapped"
+        assert record["largest"] == 6 * 5
+        for how, group in zip(replicas.HOWS, (mapped, in_turn), strict=True):
+            assert group.replicas.how == how
+            assert len(record[how]["seconds"]) == len(record[how]["processor_seconds"]) == 2
+            assert min(record[how]["seconds"]) > 0
+            assert record[how]["memory_peak"] > 1e7
+        ends = []
+        goal = max(group.replicas.trainers[1].step for group in (mapped, in_turn)) + 1
+        for group in (mapped, in_turn):
+            trainer = group.replicas.trainers[1]
+            trainer.fit(group.data.with_seed(1), num_steps=goal)
+            ends.append(trainer.network.layers[0].linear.kernel[...])
+        np.testing.assert_allclose(*ends, atol=1e-4)
+        assert np.abs(ends[0] - job.make_parameters(1)[0]["kernel"]).max() > 1e-3
+
+    def test_a_first_call_alone_is_told_as_json(self, monkeypatch, capsys):
+        monkeypatch.setitem(replicas.MEASURED, "small", replicas.QUICK["small"])
+        monkeypatch.setattr(
+            sys, "argv", ["replicas.py", "--alone", "small", "in turn", "--seeds", "2"]
+        )
+        replicas.main()
+        record = json.loads(capsys.readouterr().out)
+        assert record["compile_seconds"] >= 0
+        assert record["memory_peak"] > 1e7
+
+    def test_the_page_of_seeds_holds_the_results(self):
+        text = tables.HOWTO.read_text()
+        assert tables.page(text, replicas=tables.replicas()) == text
 
 
 class TestOnPaper:

@@ -23,9 +23,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.records import RESULTS, results_path  # noqa: E402
+from benchmarks.records import RESULTS, results_path, rows_of  # noqa: E402
 from benchmarks.suite import ratios, reached  # noqa: E402
-from benchmarks.tables import rows_of  # noqa: E402
 
 PAGE = ROOT / "docs/benchmarks.md"
 IMAGES = ROOT / "docs/images"

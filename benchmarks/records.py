@@ -1,4 +1,7 @@
-"""Results files: where they lie, and one way to write them, a row a line, so that changes can be read."""
+"""Results files: where they lie, and one way to write them, a row a line, so that changes can be read.
+
+And the tables of pages.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,11 @@ _WIDTH = 110
 def results_path(kind: str, device: str) -> Path:
     """Return where the results of a kind of device lie."""
     return RESULTS / f"{kind}-{device.lower().replace(' ', '-')}.json"
+
+
+def read(name: str) -> dict:
+    """A results file."""
+    return json.loads((RESULTS / name).read_text())
 
 
 def write_results(record: dict, path: Path) -> None:
@@ -48,3 +56,9 @@ def as_rows(value: Any, depth: int = 0) -> str:
     body = f",\n{space}".join(rows)
     left, right = json.dumps(type(value)())
     return f"{left}\n{space}{body}\n{space[1:]}{right}"
+
+
+def rows_of(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,6 +1,6 @@
 """Writes the measured parts of the pages of docs from the JSON files in benchmarks/results.
 
-python benchmarks/tables.py            writes choosing_inference.md, reproducing.md and scaling.md anew
+python benchmarks/tables.py            writes choosing_inference.md, howto.md, reproducing.md, scaling.md
 python benchmarks/tables.py --check    exit code 1 where a page differs from the results
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import re
 import shlex
 import statistics
@@ -28,23 +27,13 @@ from benchmarks.depth import (  # noqa: E402
 )
 from benchmarks.on_paper import Job, Machine  # noqa: E402
 from benchmarks.on_paper import rows as on_paper  # noqa: E402
-from benchmarks.records import results_path  # noqa: E402
+from benchmarks.over_seeds import mlp, replicas  # noqa: E402
+from benchmarks.records import read, results_path, rows_of  # noqa: E402
 
-RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/choosing_inference.md"
 REPRODUCING = ROOT / "docs/reproducing.md"
 SCALING = ROOT / "docs/scaling.md"
-
-
-def read(name: str) -> dict:
-    """A results file."""
-    return json.loads((RESULTS / name).read_text())
-
-
-def rows_of(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+HOWTO = ROOT / "docs/howto.md"
 
 
 def measured() -> str:
@@ -112,26 +101,6 @@ _COSTS = ("Mflop", "ratio", "MB")
 
 def _millions(value: float) -> str:
     return f"{value / 1e6:,.0f}" if value >= 1e8 else f"{value / 1e6:.3g}"
-
-
-def mlp() -> str:
-    """Accuracy by rule."""
-    result = read("mlp_table-mnist-cpu.json")
-    rows = []
-    for name, found in result["rules"].items():
-        cells = [name, f"{found['setting']['target']:.2f}"]
-        for key in ("last", "chosen_by_validation"):
-            values = [run[key] for run in found["runs"]]
-            cells.append(f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})")
-        rows.append(cells)
-    runs = len(next(iter(result["rules"].values()))["runs"])
-    header = ["rule", "aimed at", "last epoch", "epoch chosen by validation"]
-    return (
-        f"Test accuracy in %, mean and range over {runs} seeds, {result['epochs']} epochs, 5,000 training "
-        f"images held out. The figures aimed at are recollections of arXiv 2407.01163, whose table "
-        f"takes the best epoch on the test split and the best 5 of 7 seeds (fpa and zil: those of "
-        f"backpropagation).\n\n{rows_of(header, rows)}"
-    )
 
 
 def depth() -> str:
@@ -320,6 +289,7 @@ def main() -> int:
         PAGE: page(PAGE.read_text()),
         REPRODUCING: page(REPRODUCING.read_text(), answers=answers()),
         SCALING: page(SCALING.read_text(), **scaling_parts()),
+        HOWTO: page(HOWTO.read_text(), replicas=replicas()),
     }
     differs = [path for path, text in new.items() if text != path.read_text()]
     for path in differs:

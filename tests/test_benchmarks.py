@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 from rich.console import Console
 
 from benchmarks import (
@@ -26,6 +27,7 @@ from benchmarks import (
     page,
     peers,
     records,
+    replicas,
     suite,
     tables,
     time_to_accuracy,
@@ -33,6 +35,7 @@ from benchmarks import (
 from benchmarks.answers import record_answer
 from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
+from scripts import mlp_table
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -451,6 +454,40 @@ class TestPages:
         assert tables.mlp() in text
         assert tables.costs() in text
 
+    def test_rules_are_told_with_intervals_and_tests_against_backpropagation(self):
+        """Three seeds; of pc-ce the last epoch is clearly worse, and validation chose the same value."""
+        last = {"pc-ce": (97.0, 97.1, 97.2), "bp-ce": (98.0, 98.2, 98.1)}
+        result = {"epochs": 2, "rules": {}}
+        for name, values in last.items():
+            runs = [
+                {
+                    "seed": seed,
+                    "last": value,
+                    "chosen_by_validation": 96.0,
+                    "validation": [97.0, 96.0],
+                    "test": [96.0, value],
+                }
+                for seed, value in enumerate(values)
+            ]
+            result["rules"][name] = {"setting": {"target": 98.5}, "runs": runs}
+        alone = tables.mlp(result)
+        half = scipy.stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+        interval = f"97.10 [{97.1 - half:.2f}, {97.1 + half:.2f}]"
+        assert f"| pc-ce | 98.50 | {interval} | 96.00 [96.00, 96.00] |" in alone
+        mlp_table.tell_statistics(result)
+        whole = tables.mlp(json.loads(json.dumps(result)))
+        assert whole.startswith(alone)
+        found = scipy.stats.ttest_rel(last["pc-ce"], last["bp-ce"])
+        low, high = found.confidence_interval(0.95)
+        deltas = [a - b for a, b in zip(*last.values(), strict=True)]
+        mean, effect = statistics.mean(deltas), statistics.mean(deltas) / statistics.stdev(deltas)
+        cells = [f"{mean:.2f} [{low:.2f}, {high:.2f}]", f"{effect:.2f}"]
+        cells += [f"{found.pvalue:.2g} ({found.pvalue:.2g})", "0.25 (0.25)"]  # of 2^3 signs, two
+        row = " | ".join(["pc-ce - bp-ce", *cells, "+0.00 [+0.00, +0.00]", "-", "-", "1 (1)"])
+        assert f"| {row} |" in whole
+        assert "by the last epoch pc-ce (-1.00) and by the epoch chosen by validation none" in whole
+        assert "Ranks of 3 pairs have no p below 0.25" in whole
+
     def test_the_page_on_reproducing_holds_the_answers(self):
         """Every figure of the answers, with the command that makes it and the script's own claim."""
         text = tables.REPRODUCING.read_text()
@@ -552,6 +589,52 @@ class TestGrowth:
                 assert small[cost] > 0
                 assert found == pytest.approx(math.log(large[cost] / small[cost]) / span)
         assert set(record["memory"]) == set(growth.REPETITIONS)
+
+
+class TestReplicas:
+    def test_both_ways_end_alike_and_are_timed_in_the_same_rounds(self, tmp_path, monkeypatch):
+        job, groups = replicas.QUICK["small"], []
+        made = replicas.Group
+
+        def spy(*arguments):
+            groups.append(made(*arguments))
+            return groups[-1]
+
+        monkeypatch.setattr(replicas, "Group", spy)
+        path = tmp_path / "replicas.json"
+        monkeypatch.setattr(sys, "argv", ["replicas.py", "--quick", "--output", str(path)])
+        replicas.main()
+        record = json.loads(path.read_text())["jobs"]["small"]
+        (mapped, in_turn), auto = groups[:2], groups[2]
+        assert record["auto"] == auto.replicas.how == "mapped"
+        assert record["largest"] == 6 * 5
+        for how, group in zip(replicas.HOWS, (mapped, in_turn), strict=True):
+            assert group.replicas.how == how
+            assert len(record[how]["seconds"]) == len(record[how]["processor_seconds"]) == 2
+            assert min(record[how]["seconds"]) > 0
+            assert record[how]["memory_peak"] > 1e7
+        ends = []
+        goal = max(group.replicas.trainers[1].step for group in (mapped, in_turn)) + 1
+        for group in (mapped, in_turn):
+            trainer = group.replicas.trainers[1]
+            trainer.fit(group.data.with_seed(1), num_steps=goal)
+            ends.append(trainer.network.layers[0].linear.kernel[...])
+        np.testing.assert_allclose(*ends, atol=1e-4)
+        assert np.abs(ends[0] - job.make_parameters(1)[0]["kernel"]).max() > 1e-3
+
+    def test_a_first_call_alone_is_told_as_json(self, monkeypatch, capsys):
+        monkeypatch.setitem(replicas.MEASURED, "small", replicas.QUICK["small"])
+        monkeypatch.setattr(
+            sys, "argv", ["replicas.py", "--alone", "small", "in turn", "--seeds", "2"]
+        )
+        replicas.main()
+        record = json.loads(capsys.readouterr().out)
+        assert record["compile_seconds"] >= 0
+        assert record["memory_peak"] > 1e7
+
+    def test_the_page_of_seeds_holds_the_results(self):
+        text = tables.HOWTO.read_text()
+        assert tables.page(text, replicas=tables.replicas()) == text
 
 
 class TestOnPaper:

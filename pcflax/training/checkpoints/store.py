@@ -40,6 +40,9 @@ from .seals import damage, seal, seal_of
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
+# Orbax holds a file, compressed, in memory until it is whole: without a bound most of a checkpoint.
+_FILE_BYTES = 64 * 2**20
+
 
 class Checkpoints:
     """A folder of checkpoints, and which of them to keep.
@@ -173,7 +176,10 @@ class Checkpoints:
             checkpointer.save(
                 self._place / self._folder.writing(step).name,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave({n: flat for n, flat in stored.items() if flat}),
+                    state=ocp.args.PyTreeSave(
+                        {n: flat for n, flat in stored.items() if flat},
+                        ocdbt_target_data_file_size=_FILE_BYTES,
+                    ),
                     meta=ocp.args.JsonSave(meta),
                 ),
             )

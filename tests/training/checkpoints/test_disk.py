@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pcflax as pc
-from pcflax.training.checkpoints import disk
+from pcflax.training.checkpoints import disk, store
 from pcflax.training.checkpoints.disk import move
 from tests.training.checkpoints.test_folder import newest, save
 
@@ -97,3 +97,20 @@ def test_a_folder_that_was_closed_is_told_without_waiting_for_ever(tmp_path):
     ):
         checkpoints.save(1, {"parameters": {"a": np.ones(1)}}, {"metrics": {}, "evaluated": {}})
     checkpoints.close()
+
+
+def test_no_file_of_a_checkpoint_is_larger_than_orbax_may_hold_in_memory(tmp_path, monkeypatch):
+    """It held all of a checkpoint, compressed, until its one file was whole."""
+    assert store._FILE_BYTES == 64 * 2**20
+    monkeypatch.setattr(store, "_FILE_BYTES", 50_000)
+    noise = np.random.default_rng(0).standard_normal((3, 200, 100)).astype(np.float32)  # 80 KB each
+    arrays = {f"a{number}": own for number, own in enumerate(noise)}
+    checkpoints = pc.Checkpoints(tmp_path)
+    checkpoints.save(1, {"parameters": arrays}, {"metrics": {}, "evaluated": {}})
+    checkpoints.close()
+    files = [file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()]
+    assert sum(files) > 0.8 * noise.nbytes  # noise is hardly compressed
+    assert max(files) < 2 * 50_000  # the last part goes over the limit
+    stored = checkpoints.read(1).sections["parameters"]
+    for name, own in arrays.items():
+        np.testing.assert_array_equal(stored[name], own)

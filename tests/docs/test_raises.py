@@ -2,12 +2,15 @@
 
 The sources are read, nothing is called. What a function raises is what it says itself and what the
 functions of pcflax that it calls by name say, and so on down; what it catches itself is left out. An
-error is told where the docstring (of a constructor: the class's, or a public base's) has its class under
-`Raises:`, or where a heading of `docs/troubleshooting.md` quotes its sentence.
+error is told where the docstring has its class under `Raises:`, or where a heading of
+`docs/troubleshooting.md` quotes its sentence. Of what nobody calls by name, a constructor or a method that
+fills in a contract, the docstrings of the class and of its public bases tell, too.
 """
 
 import ast
+import collections
 import functools
+import importlib
 import inspect
 import re
 import sys
@@ -19,7 +22,6 @@ import pcflax as pc
 from tests.conftest import ROOT
 from tests.test_public_api import PUBLIC
 
-PACKAGE = Path(pc.__file__).parent
 CLASSES = {id(value) for value in PUBLIC.values() if inspect.isclass(value)}
 QUOTES = re.findall(
     r'^### "(.+)"$', (ROOT / "docs/troubleshooting.md").read_text(), flags=re.MULTILINE
@@ -94,28 +96,31 @@ def words(node):
     return texts
 
 
+@functools.cache
+def scope(function):
+    """What the names in a function mean: those of its module, and those that it imports itself."""
+    inside = {}
+    for node in ast.walk(source(function)):
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("pcflax")):
+            package = function.__module__.rsplit(".", node.level)[0] if node.level else ""
+            module = importlib.import_module(".".join(filter(None, (package, node.module))))
+            for alias in node.names:
+                inside[alias.asname or alias.name] = getattr(module, alias.name)
+    return collections.ChainMap(inside, vars(sys.modules[function.__module__]))
+
+
 def meant(function, call, owner):
-    """The function of pcflax that a call names: one of the module, or a private method of the class."""
+    """What a call names: a function, one of a module of ours, or a private method of the class."""
     called = call.func
     if isinstance(called, ast.Name):
-        scope = dict(vars(sys.modules[function.__module__]))
-        for node in ast.walk(source(function)):
-            if isinstance(node, ast.ImportFrom) and called.id in (
-                alias.asname or alias.name for alias in node.names
-            ):
-                package = function.__module__.rsplit(".", node.level)[0] if node.level else ""
-                module = ".".join(filter(None, (package, node.module)))
-                scope[called.id] = getattr(sys.modules.get(module), called.id, None)
-        return plain(scope.get(called.id))
-    if (
-        owner is not None
-        and isinstance(called, ast.Attribute)
-        and isinstance(called.value, ast.Name)
-        and called.value.id in ("self", "cls")
-        and called.attr.startswith("_")
-        and not called.attr.startswith("__")
-    ):
+        return plain(scope(function).get(called.id))
+    if not isinstance(called, ast.Attribute) or not isinstance(called.value, ast.Name):
+        return None
+    if called.value.id in ("self", "cls") and re.match("_[a-z]", called.attr):
         return plain(inspect.getattr_static(owner, called.attr, None))
+    module = scope(function).get(called.value.id)
+    if inspect.ismodule(module) and module.__name__.startswith("pcflax."):
+        return plain(getattr(module, called.attr, None))
     return None
 
 
@@ -138,7 +143,7 @@ def classes_of(function, error, owner):
 
 @functools.cache
 def itself(function, owner):
-    """What a function raises itself, (class, sentences, line, caught), and (function, caught) it calls."""
+    """[(class, sentences, line)] of what a function raises itself; [(function, caught)] of what it calls."""
     errors, calls = [], []
     for part, caught in raising(source(function)):
         if isinstance(part, ast.Call):
@@ -233,3 +238,30 @@ def untold(value):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_error_of_the_public_api_is_told(name):
     assert untold(PUBLIC[name]) == {}
+
+
+def test_had_nothing_been_told_all_of_it_would_be_found(monkeypatch):
+    """In functions, constructors and methods; of helpers, and of functions that make the error."""
+    monkeypatch.setitem(globals(), "section", lambda text: "")
+    monkeypatch.setitem(globals(), "QUOTES", [])
+    for name, wanted in {
+        "pc.data.from_arrays": {"TypeError", "ValueError"},
+        "pc.PCDense": {".__init__ TypeError", ".__init__ ValueError", ".affine ValueError"},
+        "pc.learning.Nudged": {".__post_init__ TypeError", ".gradients ValueError"},
+        "pc.History": {".__getitem__ KeyError", ".to_pandas ModuleNotFoundError"},
+        "pc.PCGraph": {".__init__ TypeError", ".__init__ ValueError"},  # `raise wrong_shape(...)`
+        "pc.inference.InferenceResult": {  # `raise error(...)`
+            ".raise_failures ConvergenceError",
+            ".raise_failures NonFiniteEnergyError",
+        },
+    }.items():
+        found = {error.split(" (")[0] for error in untold(PUBLIC[name])}
+        assert wanted <= found, name
+
+
+def test_what_a_function_catches_is_none_of_its_errors():
+    """`expect_count` raises a TypeError without a sentence, and catches it to say more."""
+    node = definitions("pcflax.checks")["expect_count"]
+    errors, _ = itself(pc.checks.expect_count, None)
+    raised = [part for part, _ in raising(node) if isinstance(part, ast.Raise)]
+    assert (len(raised), len(errors)) == (3, 2)

@@ -61,6 +61,7 @@ def log_likelihood_bound(
     Raises:
         NonFiniteEnergyError: where inference diverged.
         ValueError: for a flat prior, an energy without a density, or a clamp of some elements only.
+        TypeError: for what is no algorithm, or a num_samples that is no whole number.
 
     Source: Burda, Grosse & Salakhutdinov (2016), ICLR, the importance-weighted bound; its q by Laplace's
     method.
@@ -155,6 +156,9 @@ def bits_per_dimension(
         log_likelihood: in nats, of examples in [0, 1].
         features: how many features an example has, or its shape.
         levels: values that a pixel takes; 1 for a likelihood of discrete data, such as bits.
+
+    Raises:
+        TypeError, ValueError: for levels that are no whole number, or below 1.
 
     >>> import pcflax as pc
     >>> float(pc.analysis.bits_per_dimension(0.0, (28, 28)))  # a uniform density knows nothing

@@ -106,7 +106,11 @@ class DeepLinear:
         return cls(matrices, biases, precisions)
 
     def prediction(self, inputs: Float[Array, " batch in"]) -> Float[Array, " batch out"]:
-        """Return the feedforward prediction of the output: A_L(... A_1 x + b_1 ...) + b_L."""
+        """Return the feedforward prediction of the output: A_L(... A_1 x + b_1 ...) + b_L.
+
+        Raises:
+            ValueError: for inputs of another width.
+        """
         return self._forward(inputs, [0.0] * len(self.matrices))[-1]
 
     def energy(
@@ -116,6 +120,9 @@ class DeepLinear:
 
         Never a mean over the batch. S does not depend on the example: it rescales the squared error of
         the prediction, the loss of backpropagation, which is F* where S = I.
+
+        Raises:
+            ValueError: for inputs or targets of another shape.
         """
         residual, weighted = self._residuals(inputs, targets)
         return 0.5 * jnp.sum(residual * weighted, axis=-1)
@@ -127,6 +134,9 @@ class DeepLinear:
 
         The errors there are e_l = P_l^T S^-1 r / p_l, and z*_l = A_l z*_{l-1} + b_l + e_l in order, so
         that nothing larger than S, (out, out), is solved.
+
+        Raises:
+            ValueError: for inputs or targets of another shape.
         """
         _, weighted = self._residuals(inputs, targets)
         errors = [

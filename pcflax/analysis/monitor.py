@@ -75,7 +75,11 @@ class HealthMonitor:
         self._warned: set[str] = set()
 
     def on_measure(self, trainer: Any, step: int) -> dict[str, float]:
-        """Return the numbers of this step."""
+        """Return the numbers of this step.
+
+        Raises:
+            TypeError, ValueError: for a batch that the network cannot take.
+        """
         del step  # the parameters are all that counts
         network, learning = trainer.network, trainer.learning
         credit = gradient_alignment(network, self.inputs, self.targets, learning=learning)

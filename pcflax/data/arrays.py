@@ -31,6 +31,9 @@ class ArrayDataset(Dataset):
         weights: (examples,), or None.
         has_checksum: whether the description has a checksum of the arrays, since the name does not say
             which they are.
+
+    Raises:
+        TypeError, ValueError: as `from_arrays`.
     """
 
     def __init__(

@@ -145,12 +145,14 @@ class Dataset(abc.ABC):
     Attributes:
         name: what errors and run folders call the set.
         num_examples: how many examples there are.
-        batch_size: examples in a batch. Training leaves out an epoch's incomplete last batch;
-            evaluation measures every example.
+        batch_size: examples in a batch. Training leaves out an epoch's incomplete last one, evaluation none.
         shuffle: whether each epoch has an order of its own; in stored order otherwise.
         seed: of the shuffling, and of the augmentation.
         reader: makes `Evidence` of constants and an item, inside jit.
         class_names: what the classes are called, in the order of the rows; None where they are numbers.
+
+    Raises:
+        ValueError: for no examples, a batch larger than the set, a seed of 2**32 or more, or extra names.
     """
 
     def __init__(
@@ -198,7 +200,11 @@ class Dataset(abc.ABC):
 
     @property
     def batch_size(self) -> int:
-        """Examples in a batch; from 1 to `num_examples`."""
+        """Examples in a batch; from 1 to `num_examples`.
+
+        Raises:
+            ValueError: where it is set to another number.
+        """
         return self._batch_size
 
     @batch_size.setter
@@ -241,6 +247,9 @@ class Dataset(abc.ABC):
 
     def with_seed(self, seed: int) -> Self:
         """Return the same examples, shuffled and augmented by another seed; those on the device are shared.
+
+        Raises:
+            ValueError: for a seed below 0, or of 2**32 or more.
 
         >>> import pcflax as pc
         >>> data = pc.data.load("digits")

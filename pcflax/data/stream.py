@@ -38,6 +38,7 @@ class StreamDataset(Dataset):
     Raises:
         RuntimeError: while reading, where the source raises; names the set and the example.
         ValueError: while reading, for an example of another shape, or a label out of range.
+        TypeError: for an augmentation that is no function, or cannot be hashed.
     """
 
     def __init__(

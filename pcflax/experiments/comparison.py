@@ -58,6 +58,8 @@ def compare(
         ValueError: for fewer than two runs, names that are not there or not different, a seed without a
             value or whose numbers were not finite, a step chosen by the data that are read, and a plan
             that was changed.
+        TypeError: for what are no runs, folders or numbers.
+        FileNotFoundError, CheckpointError: for folders, as `load_runs`.
 
     >>> import pcflax as pc
     >>> def runs(name, values):

@@ -81,6 +81,7 @@ def load_runs(folder: str | Path) -> Runs:
     Raises:
         FileNotFoundError: where there is no such folder, or no checkpoint of any seed.
         CheckpointError: where all checkpoints of a seed are damaged.
+        TypeError, ValueError: for what is no path, or a record that cannot be read.
     """
     folder = expect_local_path("load_runs", "folder", folder)
     record = read_record(folder)

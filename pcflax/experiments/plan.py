@@ -39,6 +39,9 @@ class Plan:
         at: where it is read, as of `compare`.
         date: when it was written; empty until then.
 
+    Raises:
+        ValueError: for contrasts that are no pairs of two names, and an `at` as of `compare`.
+
     >>> import tempfile
     >>> plan = Plan([("pc", "backprop")], metric="eval/accuracy")
     >>> written = plan.write(tempfile.mkdtemp())
@@ -74,6 +77,8 @@ class Plan:
 
         Raises:
             ValueError: where there are runs in the folder but no plan, or another plan.
+            TypeError: for what is no path.
+            OSError: where the folder cannot be written.
         """
         folder = expect_local_path("Plan.write", "folder", folder)
         if (folder / _FILE).exists():
@@ -106,6 +111,7 @@ class Plan:
         Raises:
             FileNotFoundError: where there is none.
             ValueError: where it is not what was written, by its SHA-256.
+            TypeError: for what is no path.
         """
         path = expect_local_path("Plan.read", "folder", folder) / _FILE
         try:

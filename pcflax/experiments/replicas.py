@@ -50,6 +50,9 @@ class Replicas:
         points: the settings of each, {} unless there are several.
         how: "mapped" or "in turn"; "auto" until the first fit.
         folder: where the seeds' folders of checkpoints are, or None.
+
+    Raises:
+        TypeError, ValueError: as `replicate`.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ def replicate(
     Raises:
         TypeError: where `make_trainer` returns no Trainer.
         ValueError: for a Trainer of another seed, for Trainers that share a network, a callback or a file
-            that is written, and for seeds given twice.
+            that is written, for seeds given twice, and for another `how`.
 
     >>> import jax.numpy as jnp, optax, pcflax as pc
     >>> from flax import nnx

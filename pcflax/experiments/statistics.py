@@ -119,6 +119,9 @@ class Curves:
         """Return the ends of an interval for the mean at each evaluation, as `Sample.interval` does.
 
         It is of each evaluation alone, and not of the whole curve.
+
+        Raises:
+            ValueError: as `Sample.interval`, and for another method.
         """
         return interval(self.values, confidence, method)
 

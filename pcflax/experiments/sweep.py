@@ -134,6 +134,7 @@ def sweep(
         ValueError: where the folder holds a sweep over other settings or by another value, and for
             `trial.fit` with a test split.
         FileExistsError: where another process works in the folder.
+        TypeError: for an argument of another kind.
 
     Source: Akiba et al. (2019), optuna; Bergstra et al. (2011), the estimator.
 

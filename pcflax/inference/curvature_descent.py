@@ -54,6 +54,10 @@ class CurvatureDescent(AbstractIterativeInference):
         tolerance: the residual at which an example stops, and
         max_steps: after how many steps at most; see `AbstractIterativeInference`.
 
+    Raises:
+        TypeError: on use, where there is no energy; and as `AbstractIterativeInference`.
+        ValueError: for another momentum than "auto", and as `AbstractIterativeInference`.
+
     >>> import pcflax as pc
     >>> pc.inference.CurvatureDescent(momentum="auto", tolerance=1e-4).max_steps
     1000

@@ -200,7 +200,11 @@ class GradientDescent(AbstractIterativeInference):
     def transformation(
         self, coordinates: Any, names: tuple[str, ...]
     ) -> optax.GradientTransformationExtraArgs:
-        """Return the optax transformation of these coordinates, in a network of layers of these names."""
+        """Return the optax transformation of these coordinates, in a network of layers of these names.
+
+        Raises:
+            ValueError: for a pattern that fits no layer, and a layer that no pattern fits.
+        """
         if self.optimizer is not None:
             return optax.with_extra_args_support(self.optimizer)
         rates = self.step_size
@@ -226,7 +230,11 @@ class GradientDescent(AbstractIterativeInference):
         )
 
     def rates(self, coordinates: Any) -> dict[str, Any]:
-        """Return the step size of each layer with coordinates; of numbers alone, not of a transformation."""
+        """Return the step size of each layer with coordinates; of numbers alone, not of a transformation.
+
+        Raises:
+            ValueError: for a layer that no pattern fits.
+        """
         one = not isinstance(self.step_size, Mapping)
         return {name: self.step_size if one else self._rate(name) for name in coordinates}
 

@@ -66,7 +66,8 @@ class Langevin(AbstractIterativeInference):
 
     Raises:
         TypeError: for what are no Python numbers.
-        ValueError: for numbers out of range; on use without a key, unless the temperature is 0.
+        ValueError: for numbers out of range; on use without a key, unless the temperature is 0, and for a
+            preconditioner of no layer or of another shape.
 
     >>> import jax, jax.numpy as jnp, pcflax as pc
     >>> network = pc.PCNetwork({"root": pc.PCRoot(2)})

@@ -45,6 +45,9 @@ class StepInfo(NamedTuple):
 class FixedSteps(Settings):
     """A stop after `num_steps` steps, the same for every example.
 
+    Raises:
+        TypeError, ValueError: for a count that is no whole number, or below 0.
+
     >>> import pcflax as pc
     >>> pc.inference.GradientDescent(0.1, num_steps=5).stop
     FixedSteps(num_steps=5)
@@ -63,6 +66,9 @@ class UntilTolerance(Settings):
 
     The residual is the root mean square of the vector field dF/dz, not of z. An example that stopped
     moves no more and reports its own number of steps.
+
+    Raises:
+        TypeError, ValueError: for a tolerance that is no number above 0, or a count as of `FixedSteps`.
 
     >>> import pcflax as pc
     >>> pc.inference.GradientDescent(0.1, tolerance=1e-3).stop

@@ -70,6 +70,9 @@ class Amortized(Settings):
             network: the network, whose amortizers learn.
             evidence: what the guesses begin at.
             activities: z*, where inference ended; held fixed.
+
+        Raises:
+            ValueError: for a network without amortizers, or one that guesses from what is not known.
         """
 
         def mean_energy(parameters):

@@ -115,7 +115,8 @@ class Persistent(AbstractKeptStart):
     with 300 hidden units are 72 MB.
 
     Raises:
-        ValueError: on `begin`, for data whose examples have no place of their own (windows of a text).
+        ValueError: on `begin`, for data whose examples have no place of their own (windows of a text); on
+            use, for a question that does not say the examples' places.
 
     Source: Tieleman (2008), ICML, persistent chains, in whose place are activities here.
 

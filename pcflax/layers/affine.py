@@ -51,7 +51,8 @@ class PCAffine(PCLayer):
     Raises:
         TypeError: for a norm that is not a ready module, or a function that hides a module.
         ValueError: for a skip between different widths, a norm with `activation_first`, another name of
-            a pool, or a rate of dropout outside [0, 1).
+            a pool, or a rate of dropout outside [0, 1); on use, for an activity below that is smaller than
+            a window of the pool, or that a shortcut does not fit.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx

@@ -196,6 +196,9 @@ class PCLayer(nnx.Module):
 
         Returns:
             The activity, the predictions of all nodes, and what the layer wrote.
+
+        Raises:
+            ValueError: for a prediction of nothing, or a clamp of another shape.
         """
         del batch_size  # which a root needs
         prediction, writes = evaluate_at_rest(self, belows, numerics)

@@ -99,6 +99,7 @@ class PCAttention(PCBranch):
         **options: others of `nnx.MultiHeadAttention`: kernel_init, param_dtype, ...
 
     Raises:
+        TypeError: for an option that nobody has.
         ValueError: where num_heads does not divide features, for a rate of dropout outside [0, 1), or
             an activity below of another shape.
 
@@ -189,6 +190,7 @@ class PCMLP(PCBranch):
         **options: others of both `nnx.Linear`: kernel_init, param_dtype, ...
 
     Raises:
+        TypeError: for an option that nobody has.
         ValueError: for a rate of dropout outside [0, 1), or an activity below of another width.
 
     Source: Vaswani et al. (2017), arXiv 1706.03762, section 3.3; the norm on the branch as in GPT-2

@@ -33,7 +33,7 @@ class PCEmbedding(PCLayer):
         **options: others of `nnx.Embed`: param_dtype, embedding_metadata, ...
 
     Raises:
-        TypeError: for an input that is not of an integer dtype.
+        TypeError: for an input that is not of an integer dtype, or an option that nobody has.
         ValueError: for an input of another number of axes, or sequences longer than num_positions.
 
     >>> import jax.numpy as jnp, pcflax as pc

@@ -87,7 +87,8 @@ class PCRoot(PCLayer):
         """Stand at the clamp, or at the prior's mean + error.
 
         Raises:
-            ValueError: where neither inputs nor a batch size tell how many examples there are.
+            ValueError: where neither inputs nor a batch size tell how many examples there are, or inputs
+                have another shape than the root.
         """
         if batch_size is None:
             raise ValueError("a feedforward pass without inputs needs batch_size")

@@ -34,12 +34,10 @@ class PCStack(PCLayer):
     mu_k = f(z_{k-1}; theta_k) for k = 1..depth, where z_0 is the activity below the stack and z_depth
     what the layer above sees. In a network it behaves as `depth` layers, called `name/0`, `name/1`, ...:
     each has an energy, can be clamped by that name, and stands for itself in metrics and analysis. The
-    arrays of all of them are one: `activity` is (depth, batch, *features) and every weight begins with
-    the axis depth. Dictionaries by layer have the batch first, as for every layer: activities of
-    (batch, depth, *features), energies of (batch, depth).
+    arrays of all of them are one, in which the axis depth comes first. Dictionaries by layer have the
+    batch first, as for every layer: activities of (batch, depth, *features), energies of (batch, depth).
 
-    Any `PCLayer` stacks, subclasses with no extra code, whose prediction has the shape of what it
-    predicts from.
+    Any `PCLayer` stacks, without extra code, whose prediction has the shape of what it predicts from.
 
     Args:
         layer: a function without arguments that makes one layer, called `depth` times, so that each
@@ -51,8 +49,8 @@ class PCStack(PCLayer):
         activity: the activities of all of them, (depth, batch, *features).
 
     Raises:
-        TypeError: for a layer in the place of a function that makes one, or what makes no `PCLayer`.
-        ValueError: for a depth below 1, or layers that differ in more than the values of their arrays.
+        TypeError: for a layer in the place of a function that makes one, no `PCLayer`, or two parents.
+        ValueError: for a depth below 1, layers that differ in more than numbers or change the shape.
 
     >>> import jax, jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -84,7 +82,11 @@ class PCStack(PCLayer):
         return _StackedEnergy(self.stacked.energy)
 
     def layer_at(self, index: int) -> PCLayer:
-        """A copy of one of the layers, 0 being the lowest; -1 is the one on top."""
+        """A copy of one of the layers, 0 being the lowest; -1 is the one on top.
+
+        Raises:
+            ValueError: where there is no such layer.
+        """
         if not -self.depth <= index < self.depth:
             raise ValueError(f"a stack of {self.depth} layers has no layer {index}")
         graphdef, state = nnx.split(self.stacked)

@@ -143,7 +143,11 @@ class AugmentedLagrangian(AbstractGradientLearning):
         network.check_one_predictor("AugmentedLagrangian holds a node to its one prediction")
 
     def problem(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> ShiftedProblem:
-        """Return what is inferred before the multipliers move: the free activities, with shifts of 0."""
+        """Return what is inferred before the multipliers move: the free activities, with shifts of 0.
+
+        Raises:
+            ValueError: for a free root, or a free layer whose energy is not Gaussian.
+        """
         plain = make_problem(network, evidence, key=key)
         bound = plain.network.bind()
         for name in plain.start:

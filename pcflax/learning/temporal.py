@@ -44,7 +44,8 @@ class Temporal(AbstractLearning):
     Raises:
         TypeError: where `rule` is neither.
         ValueError: for another `every`, or "sequence" with a rule that moves the weights itself; on use, for
-            a network that normalises over the batch.
+            a network that normalises over the batch, arrays without an axis of time or of several lengths,
+            and sequences that end early where all steps count alike.
 
     Source: Millidge et al. (2024), PLoS Computational Biology 20(4), for prediction errors in time.
 

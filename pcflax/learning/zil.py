@@ -31,7 +31,8 @@ class ZIL(AbstractGradientLearning):
 
     Raises:
         ValueError: on use, for hidden layers whose energy is not Gaussian with precision 1 (the first
-            step from zero error would not be the delta), or without targets.
+            step from zero error would not be the delta), without targets, with other clamps, and for what
+            is no chain.
 
     Source: Song, Lukasiewicz, Xu & Bogacz (2020), NeurIPS 33.
 

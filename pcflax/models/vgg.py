@@ -85,6 +85,9 @@ def vgg7(
     no padding, which takes two places from each side length. Images have at least 32 x 32 places. All
     other options are those of `vgg5`.
 
+    Raises:
+        ValueError: as `vgg5`, and for images of which nothing is left.
+
     Source: Pinchetti et al. (2024), arXiv 2407.01163, for CIFAR-100 and Tiny ImageNet (56 x 56 crops). Of
     CIFAR-10 the code that accompanies it holds single runs: 82.7 % by predictive coding in 11 steps,
     89.6 % by backpropagation.

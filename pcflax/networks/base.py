@@ -128,6 +128,7 @@ class AbstractPCNetwork(NetworkBody):
             ValueError: for an unknown node, a batch size that is missing or another than that of what is
                 given, an energy without a distribution (a flat prior, say), a network with cycles, or a
                 node with several predictors.
+            TypeError: for a batch size that is no whole number, or clamps of another kind or dtype.
 
         >>> import jax, jax.numpy as jnp, pcflax as pc
         >>> from flax import nnx

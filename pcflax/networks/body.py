@@ -179,6 +179,9 @@ class NetworkBody(WiredLayers):
         """Pass over all layers, parents first; see `feedforward` and `predict`.
 
         Layers on cycles start from zero and are passed over `wiring.sweeps` times.
+
+        Raises:
+            ValueError: where shapes do not meet, naming the layer.
         """
         return pass_upward(self, inputs, batch_size, clamps or {}, errors or {})
 
@@ -193,7 +196,11 @@ class NetworkBody(WiredLayers):
         return self.wiring.belows(inputs, tops)
 
     def predictions(self, inputs: Float[Array, " batch *in"] | None = None) -> Activities:
-        """Return mu_l = f_l(what is below) of every layer, at the stored activities, by layer name."""
+        """Return mu_l = f_l(what is below) of every layer, at the stored activities, by layer name.
+
+        Raises:
+            ValueError: where shapes do not meet, or a layer has no activity yet.
+        """
         return {name: prediction for name, _, _, prediction in self._predicted(inputs)}
 
     def energies(

@@ -114,6 +114,7 @@ class PCGraph(AbstractPCNetwork):
     Raises:
         ValueError: for an unknown parent, input or output, a layer without parents that is no root, a
             root with parents, or shapes that do not meet; always with the layer's name.
+        TypeError: for layers without names, or something that is not a `PCLayer`.
 
     With predictors F = sum_i [E_i(z_i, mu_i) + sum_{k predicts i} E_k(z_i, mu_k)]: bidirectional predictive
     coding predicts each node from below and from above.

@@ -172,7 +172,11 @@ class WiredLayers(nnx.Module):
     # Refusals that several algorithms share.
 
     def check_acyclic(self, reason: str) -> None:
-        """Refuse cycles, for the sake of what wants an order."""
+        """Refuse cycles, for the sake of what wants an order.
+
+        Raises:
+            ValueError: naming a layer on a cycle.
+        """
         if self.cyclic:
             raise ValueError(
                 f"layer '{self.cyclic[0]}' is on a cycle ({', '.join(self.cyclic)}), but {reason}; take "
@@ -180,7 +184,11 @@ class WiredLayers(nnx.Module):
             )
 
     def check_one_predictor(self, reason: str) -> None:
-        """Refuse layers that predict another layer's node."""
+        """Refuse layers that predict another layer's node.
+
+        Raises:
+            ValueError: naming the layer that predicts.
+        """
         if self.layer_names != self.names:
             name = self.layer_names[len(self.names)]
             raise ValueError(
@@ -198,7 +206,11 @@ class WiredLayers(nnx.Module):
             )
 
     def check_one_output(self, reason: str) -> None:
-        """Refuse several outputs."""
+        """Refuse several outputs.
+
+        Raises:
+            ValueError: with the remedy, one output.
+        """
         if not self.one_output:
             raise ValueError(f"the network has several outputs, but {reason}; give it one")
 

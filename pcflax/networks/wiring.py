@@ -47,6 +47,7 @@ class Combine:
 
         Raises:
             ValueError: where the shapes do not go together.
+            NotImplementedError: where the subclass has none.
         """
         raise NotImplementedError(f"{type(self).__name__} needs `def __call__(self, *activities)`")
 
@@ -170,7 +171,11 @@ class Wiring:
         return belows
 
     def below(self, name: str, parents: Any, seen: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Return what one layer predicts from."""
+        """Return what one layer predicts from.
+
+        Raises:
+            ValueError: where a `Combine` refuses its parents' shapes.
+        """
         arrays = tuple(seen[parent] for parent in names_of(parents))
         if not isinstance(parents, Combine):
             return arrays
@@ -205,7 +210,11 @@ class Wiring:
         return found  # type: ignore[return-value]
 
     def clamped_roots(self, inputs: Any) -> dict[str, Clamp]:
-        """Return the roots that these inputs clamp."""
+        """Return the roots that these inputs clamp.
+
+        Raises:
+            ValueError: for an unknown name, or a mask on what is no root.
+        """
         given = self._given(inputs)
         return {
             name: array if isinstance(array, Clamp) else Clamp(jnp.asarray(array))

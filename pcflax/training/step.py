@@ -78,6 +78,9 @@ class TrainState:
             network: the network to train, in whatever mode; the state is in training mode.
             optimizer: the optax transformation that the step is made with.
             starts: of a rule whose initializer keeps something, `rule.initializer.begin(network, data)`.
+
+        Raises:
+            TypeError: for what is no optimizer, or one that wants more than gradients, parameters and value.
         """
         taken = in_training(network)
         optimizer = as_optimizer("TrainState", optimizer, taken.parameters)

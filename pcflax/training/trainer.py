@@ -72,13 +72,11 @@ class Trainer:
         measures: the names of what the newest fit measures, energies of layers left out.
 
     Raises:
-        TypeError: for an argument of the wrong kind.
+        TypeError, ValueError: for an argument of the wrong kind, or a name that fits nothing.
 
-    >>> import jax.numpy as jnp, optax, pcflax as pc
+    >>> import optax, pcflax as pc
     >>> from flax import nnx
-    >>> rngs = nnx.Rngs(0)
-    >>> network = pc.PCNetwork([pc.PCDense(64, 32, activation=jnp.tanh, rngs=rngs),
-    ...                         pc.PCDense(32, 10, rngs=rngs)])
+    >>> network = pc.models.mlp(64, 32, 10, rngs=nnx.Rngs(0))
     >>> rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)))
     >>> trainer = pc.Trainer(network, optax.adam(1e-2), learning=rule, progress=False)
     >>> history = trainer.fit(pc.data.load("digits"), epochs=5)
@@ -222,6 +220,9 @@ class Trainer:
         """Check what `fit` is given, and return what trains.
 
         None, and a warning, where nothing is to do; with `done_too`, a fit that is over.
+
+        Raises:
+            TypeError, ValueError: as `fit`, for data that do not fit, and totals that are no counts.
         """
         total = total_steps(data, epochs, num_steps)
         # rows of training measure the pass upward, where that is what is read
@@ -298,6 +299,7 @@ class Trainer:
             share of examples, where the reading stops at a tolerance.
 
         Raises:
+            TypeError, ValueError: for what is no reading, or data that the network cannot take.
             NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
         reads = self._check_reading(reads)
@@ -312,16 +314,15 @@ class Trainer:
         """Return what the network answers: its feedforward predictions, or what another reading reads.
 
         Args:
-            inputs: (examples, *features), floating; a `pc.Evidence`; or a data set, whose stored order is
-                kept.
+            inputs: (examples, *features), floating; a `pc.Evidence`; or a data set, in its stored order.
             reads: another reading than the Trainer's.
             batch_size: examples in one compiled call, where `inputs` is no data set.
 
         Returns:
-            (examples, *features), logits where the layer's energy works on logits; of several nodes a
-            dictionary by name.
+            (examples, *features), logits where the energy works on logits; of several nodes, by name.
 
         Raises:
+            TypeError, ValueError: for what is no reading, or inputs that the network cannot take.
             NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
         reads = self._check_reading(reads)

@@ -66,6 +66,7 @@ def load_partial(
     Raises:
         FileNotFoundError, CheckpointError: as `load_checkpoint`.
         ValueError: for a name in `rename` that is not there, or where nothing fits; nothing is changed.
+        TypeError: for what is no path or step.
 
     >>> import tempfile, optax, pcflax as pc
     >>> from flax import nnx

@@ -95,6 +95,7 @@ class Checkpoint(NamedTuple):
         Raises:
             CheckpointError: naming the first array that does not fit, or what the network computes
                 otherwise than the one that was saved.
+            ValueError: for two arrays of one path.
         """
         parameters, other = network_arrays(network)
         then = tuple(self.meta.get("layers") or network.layer_names)
@@ -131,6 +132,8 @@ def load_checkpoint(
         FileNotFoundError: where there is no checkpoint.
         CheckpointError: where all are damaged, or the network's arrays have other shapes; then the
             first difference is named and nothing is changed.
+        TypeError, ValueError: for what is no path or step, for step and best at once, and for best of a run
+            that kept none.
     """
     folder = expect_local_path("load_checkpoint", "path", path)
     if folder.name.isdecimal() and is_ours(folder):

@@ -35,6 +35,7 @@ def save_weights(network: AbstractPCNetwork, path: str | Path) -> None:
 
     Raises:
         ModuleNotFoundError: without safetensors.
+        ValueError: for two arrays of one path.
 
     >>> import tempfile, pcflax as pc
     >>> from flax import nnx

@@ -22,6 +22,10 @@ class JSONLinesLogger(Callback):
 
     Args:
         path: the file; it is made with its folder.
+
+    Raises:
+        TypeError, ValueError: for what is no path, or the address of a bucket.
+        OSError: while training, where the file cannot be written.
     """
 
     def __init__(self, path: str | Path):

@@ -39,6 +39,7 @@ class MLflowLogger(Callback):
     Raises:
         ModuleNotFoundError: where mlflow is missing.
         OSError: while training, where the store cannot be reached or written.
+        TypeError, ValueError: for what is no path, or the address of a bucket.
 
     >>> import pcflax as pc
     >>> logger = pc.MLflowLogger("runs/mnist", config={"learning_rate": 1e-3})

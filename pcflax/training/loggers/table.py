@@ -26,6 +26,7 @@ class CSVLogger(Callback):
 
     Raises:
         OSError: while training, where the file cannot be written.
+        TypeError, ValueError: for what is no path, or the address of a bucket.
 
     >>> import tempfile, types
     >>> logger = CSVLogger(tempfile.mkdtemp() + "/metrics.csv")

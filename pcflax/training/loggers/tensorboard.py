@@ -20,6 +20,10 @@ class TensorBoardLogger(Callback):
 
     Args:
         directory: the folder that `tensorboard --logdir` is given.
+
+    Raises:
+        TypeError, ValueError: for what is no path, or the address of a bucket.
+        OSError: while training, where the file cannot be written.
     """
 
     def __init__(self, directory: str | Path):

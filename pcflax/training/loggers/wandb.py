@@ -34,6 +34,8 @@ class WandbLogger(Callback):
 
     Raises:
         ModuleNotFoundError: where wandb is missing.
+        TypeError, ValueError: for what is no path, or the address of a bucket.
+        OSError: while training, where the folder cannot be written.
 
     >>> import pcflax as pc
     >>> logger = pc.WandbLogger("runs/mnist", config={"learning_rate": 1e-3})

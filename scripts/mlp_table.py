@@ -12,8 +12,8 @@ epoch on the test split and the best 5 of 7 seeds; here are the last epoch and t
 validation, and all seeds. With two seeds or more, Student intervals of each rule follow, and paired tests
 against backpropagation of the same output energy, by the last epoch and by the one that validation chose.
 
-About 20 minutes on 2 CPU cores for 10 rules and 3 seeds. The results of 8 seeds, with versions and device, are in
-benchmarks/results/mlp_table-mnist-cpu.json.
+About 20 minutes on 2 CPU cores for 10 rules and 3 seeds. The results of 8 seeds, with versions and device,
+are in benchmarks/results/mlp_table-mnist-cpu.json.
 """
 
 import argparse

@@ -54,8 +54,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         unit_health""",
     "experiments": """Comparison Contrast Curves Interval OneRun Outcome Plan Replicas Runs Sample Sweep Trial
         compare load_runs replicate sweep""",
-    "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure sweep_figure
-        training_figure trajectory_figure""",
+    "plotting": """alignment_figure band_figure graph_figure image_figure inference_figure recall_figure
+        sweep_figure training_figure trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "sharding": "Placement data features layers rules",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",

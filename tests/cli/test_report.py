@@ -82,8 +82,9 @@ def test_the_page_tells_what_the_other_commands_measure(run, capsys):
     assert "--widths 8 6" in command
     config = json.loads((run / "config.json").read_text())
     assert cells[cells.index("jax") + 1] == config["versions"]["jax"]
-    # accuracy, energy, alignment; inference, in total; cosines, shares
-    assert len(re.findall("<svg ", text)) == 7
+    # the wiring; accuracy, energy, alignment; inference, in total; cosines, shares
+    assert len(re.findall("<svg ", text)) == 8
+    assert {"hidden_1", "64", "8 · 520 parameters"} <= set(page.texts["text"])
     assert {"eval/accuracy", "train/loss", "hidden_2", "displacement"} <= set(page.texts["text"])
 
 

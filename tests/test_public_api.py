@@ -48,10 +48,10 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
-        StepSizeRange activity_spectrum bits_per_dimension chain_diagnostics continual displacement_alignment
-        effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
-        log_likelihood_bound participation_ratio representations step_size_range target_alignment trajectories
-        unit_health""",
+        StepProfile StepSizeRange activity_spectrum bits_per_dimension chain_diagnostics continual
+        displacement_alignment effective_rank frechet_distance gradient_alignment health inference_health
+        knn_probe linear_probe log_likelihood_bound participation_ratio profile_step representations
+        step_size_range target_alignment trajectories unit_health""",
     "experiments": """Comparison Contrast Curves Interval OneRun Outcome Plan Replicas Runs Sample Sweep Trial
         compare load_runs replicate sweep""",
     "plotting": """alignment_figure band_figure graph_figure image_figure inference_figure recall_figure

@@ -52,6 +52,9 @@ class StepProfile:
         every = {**self.parts, "remainder": self.remainder, "update": self.update}
         return [(n, f"{ms:.3f}", f"{100 * ms / self.update:.0f}") for n, ms in every.items()]
 
+    def _repr_html_(self) -> str:
+        return f"<pre>{self}</pre>"
+
     def __str__(self) -> str:
         rows = [("part", "ms", "%"), *self.rows()]
         return "\n".join(f"{name:<16}{ms:>10}{share:>6}" for name, ms, share in rows)

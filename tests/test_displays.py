@@ -9,6 +9,7 @@ import treescope
 from flax import nnx
 
 import pcflax as pc
+from pcflax.networks.summary import Summary
 
 X, Y = jnp.full((4, 3), 0.123), jnp.ones((4, 2))
 NETWORK = pc.models.mlp(3, 5, 2, rngs=nnx.Rngs(0))
@@ -49,6 +50,15 @@ def test_treescope_renders_networks_settings_and_answers(result):
     for part, value in found.items():
         assert part in treescope.render_to_text(value)
         assert treescope.render_to_html(value)
+
+
+def test_a_summary_in_a_notebook_is_its_tables(monkeypatch):
+    """Rich writes nothing into a file there: it displays, and the table came twice and empty."""
+    summary = Summary((), 7, 4, {})
+    told = str(summary)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "7 parameters" in told
+    assert summary._repr_html_() == f"<pre>{told}</pre>"
 
 
 def test_a_history_is_a_table_of_steps():

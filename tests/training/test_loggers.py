@@ -4,6 +4,7 @@ Oracles: the history itself, and TensorBoard's file format as TensorFlow documen
 checksum, an Event message, its checksum).
 """
 
+import importlib.util
 import io
 import json
 import struct
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import rich.progress
 from flax import nnx
 from rich.console import Console
 
@@ -387,11 +389,15 @@ class TestConsole:
     def test_a_notebook_has_a_bar_and_lines_of_its_own_width(self, monkeypatch):
         monkeypatch.delenv("COLUMNS", raising=False)
         monkeypatch.setattr(sys, "stdout", io.StringIO())  # a kernel's is no terminal
-        assert not plain_console().is_terminal
         assert plain_console().width > 1000
         monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-        assert plain_console().is_terminal
         assert plain_console().width == 115
+        for found, disabled in ((None, True), ("there", False)):
+            monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=found: found)
+            monkeypatch.setattr(rich.progress.Progress, "start", lambda bar: None)
+            logger = pc.ConsoleLogger()
+            logger.on_fit_start(types.SimpleNamespace(step=0), 10)
+            assert logger._progress.disable == disabled
 
     def test_slow_rates_keep_their_decimals(self):
         output = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -16,8 +17,8 @@ from ..callbacks import Callback, RunningTrainer
 class ConsoleLogger(Callback):
     """A progress bar with rate and time left, and a line for each evaluation.
 
-    Where the output is neither terminal nor notebook there is no bar, and the lines remain. On a narrow
-    terminal the bar leaves out metrics, then the rate.
+    Where the output is no terminal, and no notebook with ipywidgets, there is no bar, and the lines remain.
+    On a narrow terminal the bar leaves out metrics, then the rate.
 
     Args:
         console: rich's console; `plain_console()` unless given.
@@ -40,7 +41,7 @@ class ConsoleLogger(Callback):
             TimeRemainingColumn(),
             *([TextColumn("{task.fields[metrics]}", markup=False)] if self._room > 0 else []),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not _shows_bars(self.console),
             transient=True,
         )
         self._task = self._progress.add_task(
@@ -79,11 +80,15 @@ def plain_console() -> Console:
     to be. A pipe that nobody reads any more, or a terminal that was closed, stops nothing.
     """
     console = Console(file=_Screen(), markup=False, emoji=False, highlight=False)  # type: ignore
-    if (
-        not console.is_terminal and "COLUMNS" not in os.environ
-    ):  # a notebook is one, with its own width
+    if not (console.is_terminal or console.is_jupyter or "COLUMNS" in os.environ):
         console.width = _UNCUT
     return console
+
+
+def _shows_bars(console: Console) -> bool:
+    """Whether a bar can move there: on a terminal, and in a notebook that has widgets."""
+    has_widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal or has_widgets
 
 
 _UNCUT = 10_000  # columns

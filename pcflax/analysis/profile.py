@@ -32,6 +32,13 @@ class StepProfile:
         parts: {part: milliseconds}.
         update: milliseconds of the whole update as one program.
         batch_size: how many examples it learned from.
+
+    >>> print(StepProfile({"gradient": 2.0, "optimizer": 0.5}, 4.0, 64))
+    part                    ms     %
+    gradient             2.000    50
+    optimizer            0.500    12
+    remainder            1.500    38
+    update               4.000   100
     """
 
     parts: Mapping[str, float]

@@ -257,7 +257,6 @@ class Trainer:
             save=None if self.checkpoints is None else self.checkpoints.every or eval_every,
             epoch=data.num_batches if self.callbacks.listens("on_epoch_end") else None,
             start=self._run.record.data_start,
-            stops=self.callbacks.stops,
         )
         self._run.stop_asked = False
         keeps = self.checkpoints is not None and self.checkpoints.activities

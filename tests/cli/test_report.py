@@ -63,7 +63,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "run"
     options = ["--preset", "pc", "--num-steps", "6", "--eval-every", "3", "--widths", "8", "6"]
     with contextlib.redirect_stdout(io.StringIO()) as shown:
-        main(["train", "--run-dir", str(folder), *options, "--health", "--profile", "2:4"])
+        main(["train", "--run-dir", str(folder), *options, "--health", "--profile", "5:5"])
     (folder / "shown.txt").write_text(shown.getvalue())
     return folder
 
@@ -94,7 +94,7 @@ def test_the_page_tells_what_the_other_commands_measure(run, capsys):
 
 
 def test_a_profile_is_a_trace_and_the_parts_of_an_update(run):
-    """Calls of this run end at 3 and 6; the trace is there since they ended at 1 and 4, too."""
+    """Calls of this run end at 3 and 6; the trace is there since they ended at 4 and 5, too."""
     shown = (run / "shown.txt").read_text()
     for part in ("start", "inference", "weight gradient", "optimizer", "remainder", "update"):
         assert f"│ {part} " in shown

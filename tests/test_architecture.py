@@ -29,7 +29,7 @@ ARROWS = {
     "data": ["checks", "networks"],
     "training": ["learning", "data"],
     "experiments": ["training"],
-    "plotting": ["checks"],
+    "plotting": ["networks"],
     "models": ["networks"],
     "recipes": ["training", "models"],
 }

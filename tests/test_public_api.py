@@ -48,14 +48,14 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         from_arrays from_sequences load""",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
-        StepSizeRange activity_spectrum bits_per_dimension chain_diagnostics continual displacement_alignment
-        effective_rank frechet_distance gradient_alignment health inference_health knn_probe linear_probe
-        log_likelihood_bound participation_ratio representations step_size_range target_alignment trajectories
-        unit_health""",
+        StepProfile StepSizeRange activity_spectrum bits_per_dimension chain_diagnostics continual
+        displacement_alignment effective_rank frechet_distance gradient_alignment health inference_health
+        knn_probe linear_probe log_likelihood_bound participation_ratio profile_step representations
+        step_size_range target_alignment trajectories unit_health""",
     "experiments": """Comparison Contrast Curves Interval OneRun Outcome Plan Replicas Runs Sample Sweep Trial
         compare load_runs replicate sweep""",
-    "plotting": """alignment_figure band_figure image_figure inference_figure recall_figure sweep_figure
-        training_figure trajectory_figure""",
+    "plotting": """alignment_figure band_figure graph_figure image_figure inference_figure recall_figure
+        sweep_figure training_figure trajectory_figure""",
     "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
     "sharding": "Placement data features layers rules",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",

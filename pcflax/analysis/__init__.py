@@ -21,6 +21,8 @@ from .probes import knn_probe as knn_probe
 from .probes import linear_probe as linear_probe
 from .probes import participation_ratio as participation_ratio
 from .probes import representations as representations
+from .profile import StepProfile as StepProfile
+from .profile import profile_step as profile_step
 from .spectrum import Spectrum as Spectrum
 from .spectrum import activity_spectrum as activity_spectrum
 from .step_sizes import StepSizeRange as StepSizeRange

@@ -54,7 +54,7 @@ class RunOptions:
     """Folder of the run; runs/<data>-<date>-<time> unless given."""
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
-    with; only --num-steps, --data-dir, --logger, --quiet and --debug may change."""
+    with; only --num-steps, --data-dir, --logger, --profile, --quiet and --debug may change."""
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
@@ -112,6 +112,8 @@ class RunOptions:
     """Trackers beside metrics.jsonl and TensorBoard, in the run's folder: a table (metrics.csv), Weights &
     Biases (offline, unless WANDB_MODE says otherwise) and MLflow (mlflow.db, unless MLFLOW_TRACKING_URI names
     another store)."""
+    profile: str | None = None
+    """A:B leaves a trace of the updates from A to B in RUN/profile, and shows where an update's time goes."""
     eval_every: int = 50
     """Steps between evaluations, and between checkpoints."""
     keep_latest: int = 3
@@ -200,7 +202,7 @@ class SampleOptions(CheckpointOptions):
 
 
 # Of one call, and not of the run.
-OF_THE_CALL = ("run_dir", "resume", "config", "quiet", "debug")
+OF_THE_CALL = ("run_dir", "resume", "config", "profile", "quiet", "debug")
 # A resumed run may be told these anew; everything else is as it was.
 MAY_CHANGE = ("num_steps", "data_dir", "logger", *OF_THE_CALL)
 

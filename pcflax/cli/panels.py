@@ -91,17 +91,23 @@ def _colors(count: int) -> list[Any]:
 
 
 def _svg(draw: Callable[[Any], None], told: str, height: float = _SIZE[1]) -> str:
-    """One panel as an SVG element whose names are its own in the page."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": told}):
+    """One panel as an SVG element."""
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
         axis = figure.subplots()
         axis.grid(alpha=0.25, color=_TEXT, linewidth=0.5)
         axis.set_axisbelow(True)
         draw(axis)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return figure_svg(figure, told).replace(_TEXT, "currentColor")
+
+
+def figure_svg(figure: Figure, told: str, *, transparent: bool = True) -> str:
+    """Return a figure as an SVG element whose names are its own in the page."""
+    file = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": told}):
+        figure.savefig(file, format="svg", transparent=transparent, metadata={"Date": None})
     text = file.getvalue()
-    text = text[text.index("<svg") :].replace(_TEXT, "currentColor")
+    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     prefix = re.sub(r"\W+", "-", told)
     text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)

@@ -15,6 +15,7 @@ import numpy as np
 
 import pcflax as pc
 from pcflax import recipes
+from pcflax.plotting import graph_figure
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, inferred_energies, load_data
@@ -30,7 +31,7 @@ from .options import (
     read_config,
 )
 from .page import element, folded, page, panels, table
-from .panels import bars_panel, curves_panel
+from .panels import bars_panel, curves_panel, figure_svg
 from .train import curves_of
 from .verbs import ReportOptions
 
@@ -54,6 +55,7 @@ def report(options: ReportOptions) -> None:
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib builds its font cache on the first run
+        parts += _network(trainer.network, next(iter(data)).inputs)
         parts += _training(trainer.history)
         parts += _inference(trainer, run, data)
         parts += _health(trainer, data) if options.health else []
@@ -64,6 +66,16 @@ def report(options: ReportOptions) -> None:
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror}; choose another --output") from error
     print(dumps({"step": step, "report": str(path)}) if options.json else f"report  {path}")
+
+
+def _network(network: pc.networks.AbstractPCNetwork, inputs: Any) -> Iterator[str]:
+    """The wiring, in its own size and colors."""
+    figure = graph_figure(network, inputs)
+    names = ", ".join(network.layer_names)
+    svg = figure_svg(figure, f"wiring of the layers {names}", transparent=False)
+    told = element("figcaption", "nodes and predictions, what is predicted above what it is from")
+    yield element("h2", "Network")
+    yield f'<figure style="max-width: {6 * figure.get_figwidth():.0f}rem">{svg}{told}</figure>'
 
 
 def _training(history: pc.History) -> Iterator[str]:

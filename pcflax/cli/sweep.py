@@ -46,6 +46,8 @@ def sweep(options: SweepOptions) -> None:
     console = plain_console()
     if options.trials < 1:
         raise ValueError(f"expected --trials of at least 1, got {options.trials}")
+    if options.profile is not None:
+        raise ValueError("--profile traces one run; take pcflax train, or leave it out of a sweep")
     if not options.validation:
         raise ValueError(
             "a sweep chooses by the validation part, and --validation 0 leaves none but the test split, "

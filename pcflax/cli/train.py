@@ -27,6 +27,7 @@ from .options import (
     read_config,
     write_config,
 )
+from .profile import TraceUpdates, show_profile
 from .tables import show_table
 
 
@@ -73,6 +74,9 @@ def train(options: TrainOptions) -> None:
     checkpoint = trainer.checkpoints.latest_good()  # type: ignore[union-attr]
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
     console.print(f"figure      {figure_path}", soft_wrap=True)
+    if options.profile is not None:
+        show_profile(trainer, data, run_dir / "profile")
+        console.print(f"profile     {run_dir / 'profile'}", soft_wrap=True)
     if alignment := curves_of(trainer.history, "health/alignment"):
         health_path = run_dir / "alignment.png"
         title = f"{trainer.step} steps"
@@ -89,6 +93,8 @@ def _trainer(
         pc.ConsoleLogger(console),
         pc.TensorBoardLogger(run_dir / "tensorboard"),
     ]
+    if options.profile is not None:
+        loggers.append(TraceUpdates(options.profile, run_dir / "profile", options.num_steps))
     return build_trainer(options, data, run_dir, callbacks=loggers)
 
 

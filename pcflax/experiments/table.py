@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import io
 import math
 import re
@@ -117,6 +118,9 @@ class Comparison:
             lines.append("  ".join(parts))
         lines.insert(1, "-" * len(lines[0]))
         return "\n".join([*lines, self.caption])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def _cells(self) -> list[list[str]]:
         header = ["contrast a - b", "seeds", "a", "b", f"difference [{self.confidence:.0%}]"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
+from wadler_lindig import pformat
 
 from pcflax.energies import total_energy
 from pcflax.errors import ConvergenceError, NonFiniteEnergyError
@@ -110,6 +111,9 @@ class InferenceResult(NamedTuple):
     def energy(self) -> Float[Array, " batch"]:
         """F of each example, summed over layers."""
         return total_energy(self.energies, leading=self.residual.ndim)
+
+    def __repr__(self) -> str:
+        return pformat(self)  # dtypes and shapes, no numbers
 
     def in_order(self, names: tuple[str, ...], layers: tuple[str, ...]) -> InferenceResult:
         """Return the same with all dictionaries in the network's order: jit sorts them by their keys."""

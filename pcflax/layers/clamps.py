@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
+from wadler_lindig import pformat
 
 
 class Clamp(NamedTuple):
@@ -106,6 +107,9 @@ class Evidence:
         Array(5., dtype=float32)
         """
         return weighted_mean(values, self.weights)
+
+    def __repr__(self) -> str:
+        return pformat(self)  # dtypes and shapes, no numbers
 
     def __iter__(self) -> Iterator[Any]:
         """Give inputs and targets in turn: `for x, y in data`."""

@@ -21,7 +21,7 @@ from pcflax.typing import Network, PyTree
 
 from .programs import count
 from .pure import split
-from .wiring import INPUTS, names_of
+from .wiring import INPUTS, by_name, names_of
 
 _WIDTH = 110
 
@@ -106,7 +106,8 @@ class Summary:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
+        # in a notebook rich would show it at once, and write nothing
+        console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, force_jupyter=False)
         console.print(self)
         return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -129,13 +130,7 @@ def summary(
             "summary without inputs expected a batch_size: summary(None, batch_size=64)"
         )
     pure = split(network)
-
-    def start(pure, given):
-        bound = pure.bind()
-        size = batch_size if given is None else bound.check_batch(given, None)
-        return bound.feedforward(given, batch_size=size)
-
-    activities = jax.eval_shape(start, pure, given)
+    activities = _starts(pure, given, batch_size)
     size = next(iter(activities.values())).shape[0]
     tops = {name: _top(network.layer(name), activities[name]) for name in network.outputs}
     targets = tops[network.output] if network.one_output else tops
@@ -169,13 +164,59 @@ def summary(
             )
         rule.check(network)
         costs[label] = _cost(_learn(rule), pure, given, targets)
-    parameters = {name: _number(pure.parameters.get(name, {})) for name in network.layer_names}
+    parameters = parameter_counts(network)
     return Summary(
         tuple(_layer(network, name, activities, parameters[name]) for name in network.layer_names),
         _number(pure.parameters),
         size,
         costs,
     )
+
+
+def parameter_counts(network: Network) -> dict[str, int]:
+    """Return how many numbers each layer learns, by name."""
+    parameters = split(network).parameters
+    return {name: _number(parameters.get(name, {})) for name in network.layer_names}
+
+
+def node_shapes(network: Network, inputs: Any = None) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one example's activity, by name of layer or input, as far as it is known.
+
+    Of a stack that of one node. Without inputs, a network that has some tells what is stored, and what its
+    layers say.
+    """
+    if inputs is None and network.wiring.outside:
+        return {name: shape for name in network.names if (shape := _known(network.layer(name)))}
+    given = _structs(network, inputs, None)
+    starts = _starts(split(network), given, 1 if inputs is None else None)
+    found = (
+        {}
+        if given is None
+        else by_name(given, tuple(given) if isinstance(given, Mapping) else network.wiring.inputs)
+    )
+    shapes = {name: one.shape[1:] for name, one in found.items()}
+    return shapes | {n: z.shape[network.layer(n).node_axes :] for n, z in starts.items()}
+
+
+def _known(layer: PCLayer) -> tuple[int, ...] | None:
+    """The shape of one node of a layer, where it is stored or the layer says it."""
+    stored = layer.activity[...]
+    if stored.ndim > 1:
+        return stored.shape[layer.node_axes :]
+    one = layer.top_node_layer()
+    said = getattr(one, "features", getattr(getattr(one, "linear", None), "out_features", None))
+    return (said,) if isinstance(said, int) else said
+
+
+def _starts(pure: Any, given: Any, batch_size: int | None) -> dict[str, Any]:
+    """Shapes and dtypes of the feedforward pass."""
+
+    def start(pure, given):
+        bound = pure.bind()
+        size = batch_size if given is None else bound.check_batch(given, None)
+        return bound.feedforward(given, batch_size=size)
+
+    return jax.eval_shape(start, pure, given)
 
 
 def _cost(function: Callable, *arguments: PyTree) -> Cost:

@@ -13,7 +13,8 @@ import dataclasses
 class Calendar:
     """Periods in steps; None for what does not happen. All but epochs end at the last step, too.
 
-    `total` is the last step of all. Periods count from `start`, the step before the data set's first batch.
+    `total` is the last step of all, and at `stops` calls end, too. Periods count from `start`, the step
+    before the data set's first batch.
 
     >>> calendar = Calendar(total=100, log=30, evaluate=50, save=None, epoch=None)
     >>> calendar.next(20), calendar.next(30), calendar.next(95)
@@ -28,12 +29,16 @@ class Calendar:
     save: int | None
     epoch: int | None
     start: int = 0
+    stops: tuple[int, ...] = ()
 
     def next(self, step: int) -> int:
         """Return the first step after this one on which something happens."""
         periods = (self.log, self.evaluate, self.save, self.epoch)
         since = step - self.start
-        return min(self.total, *(step + period - since % period for period in periods if period))
+        stops = (stop for stop in self.stops if stop > step)
+        return min(
+            self.total, *stops, *(step + period - since % period for period in periods if period)
+        )
 
     def is_due(self, event: str, step: int) -> bool:
         """Return whether an event happens after this step."""

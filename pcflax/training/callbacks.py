@@ -74,11 +74,17 @@ class Callback:
     `trainer.network`, read in a method, holds the parameters as of `trainer.step`. What a callback
     changes in it, in `trainer.optimizer_state` or by `trainer.restore()` is trained on from there.
 
+    Attributes:
+        stops: steps after which a compiled call ends, so that `on_progress` is told of them; how calls are
+            cut changes no number.
+
     >>> import pcflax as pc
     >>> class Printer(pc.Callback):
     ...     def on_evaluate(self, trainer, step, metrics):
     ...         print(step, metrics)
     """
+
+    stops: tuple[int, ...] = ()
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Training begins at `trainer.step` and will go on until `num_steps`."""
@@ -136,6 +142,11 @@ class CallbackList:
             method is not None and getattr(method, "__func__", None) not in _DEFAULTS
             for method in methods
         )
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The steps at which callbacks want calls to end."""
+        return tuple(stop for one in self.callbacks for stop in getattr(one, "stops", ()))
 
     def notify(self, event: str, *args: Any) -> None:
         """Call the method of that name wherever there is one, in order."""

@@ -74,6 +74,7 @@ class Fit:
 
     def begin(self) -> None:
         """Begin with the program that this fit is for, and the data where it looks for them."""
+        self.calendar = dataclasses.replace(self.calendar, stops=self.callbacks.stops)
         made_for = jax.tree.structure((self.rule, self.optimizer))
         self.recipe = self.recipe._replace(places=self.run.places())
         self.constants = constants_on(self.mesh, self.data)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
+
+_SHOWN = 20  # lines of a table
 
 
 class History:
@@ -102,5 +105,20 @@ class History:
         self.rows = [row for row in self.rows if row["step"] <= step]
         self._last, self._looked_at = {}, 0
 
+    def _repr_html_(self) -> str:
+        """Return a table, of a long history its two ends."""
+        names, rows = ["step", *self.names()], self.by_step()
+        cells = [[_cell(row.get(name)) for name in names] for row in rows]
+        if len(cells) > _SHOWN:
+            cells[_SHOWN // 2 : -_SHOWN // 2] = [["..."] * len(names)]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+        body = ("".join(f"<td>{cell}</td>" for cell in row) for row in cells)
+        lines = "".join(f"<tr>{row}</tr>" for row in body)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
     def __repr__(self) -> str:
         return f"History({len(self.rows)} rows: {', '.join(self.names()) or 'empty'})"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

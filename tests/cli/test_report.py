@@ -1,6 +1,9 @@
 """`pcflax report` and shell completion. Oracles: parsers of HTML and XML, `pcflax evaluate`, bash."""
 
+import contextlib
+import gzip
 import html
+import io
 import json
 import os
 import re
@@ -56,10 +59,12 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with its health measured."""
+    """A run with its health measured, and some updates traced."""
     folder = tmp_path_factory.mktemp("report") / "run"
     options = ["--preset", "pc", "--num-steps", "6", "--eval-every", "3", "--widths", "8", "6"]
-    main(["train", "--run-dir", str(folder), *options, "--health", "--quiet"])
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        main(["train", "--run-dir", str(folder), *options, "--health", "--profile", "5:5"])
+    (folder / "shown.txt").write_text(shown.getvalue())
     return folder
 
 
@@ -82,9 +87,24 @@ def test_the_page_tells_what_the_other_commands_measure(run, capsys):
     assert "--widths 8 6" in command
     config = json.loads((run / "config.json").read_text())
     assert cells[cells.index("jax") + 1] == config["versions"]["jax"]
-    # accuracy, energy, alignment; inference, in total; cosines, shares
-    assert len(re.findall("<svg ", text)) == 7
+    # the wiring; accuracy, energy, alignment; inference, in total; cosines, shares
+    assert len(re.findall("<svg ", text)) == 8
+    assert {"hidden_1", "64", "8 · 520 parameters"} <= set(page.texts["text"])
     assert {"eval/accuracy", "train/loss", "hidden_2", "displacement"} <= set(page.texts["text"])
+
+
+def test_a_profile_is_a_trace_and_the_parts_of_an_update(run):
+    """Calls of this run end at 3 and 6; the trace is there since they ended at 4 and 5, too."""
+    shown = (run / "shown.txt").read_text()
+    for part in ("start", "inference", "weight gradient", "optimizer", "remainder", "update"):
+        assert f"│ {part} " in shown
+    assert f"profile     {run / 'profile'}\n" in shown
+    parts = json.loads((run / "profile" / "parts.json").read_text())
+    whole = parts.pop("update, ms")
+    assert whole == pytest.approx(sum(parts.values()))
+    (trace,) = (run / "profile").rglob("*.trace.json.gz")
+    assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert "profile" not in json.loads((run / "config.json").read_text())["options"]
 
 
 def test_the_page_needs_nothing_else_and_fits_any_screen(run, capsys):

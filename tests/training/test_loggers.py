@@ -4,6 +4,7 @@ Oracles: the history itself, and TensorBoard's file format as TensorFlow documen
 checksum, an Event message, its checksum).
 """
 
+import importlib.util
 import io
 import json
 import struct
@@ -16,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import rich.progress
 from flax import nnx
 from rich.console import Console
 
 import pcflax as pc
+from pcflax.training.loggers import plain_console
 
 # Made once, so that the fits of this file share one compiled loop.
 LEARNING = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1), num_steps=2))
@@ -357,6 +360,44 @@ class TestConsole:
             assert part in shown
         assert "layer_0" not in shown  # too much for one line
         logger.on_fit_end(trainer)  # twice is harmless
+
+    @pytest.mark.parametrize(
+        ("width", "told"),
+        [
+            (30, "   50/12000 -:--:--"),
+            (40, "   50/12000 -:--:--"),
+            (60, "   50/12000 1,234 steps/s -:--:--"),
+            (80, "   50/12000 1,234 steps/s -:--:-- accuracy 0.9123  energy 12.35"),
+        ],
+    )
+    def test_the_bar_is_one_line_with_what_has_room(self, width, told):
+        output = io.StringIO()
+        console = Console(file=output, width=width, force_terminal=True, color_system=None)
+        logger = pc.ConsoleLogger(console)
+        trainer = types.SimpleNamespace(step=0, steps_per_second=1234.4)
+        logger.on_fit_start(trainer, 12000)
+        logger.on_progress(trainer, 50)
+        logger.on_log(trainer, 50, {"train/energy": 12.3456, "train/accuracy": 0.91234})
+        bar = logger._progress.get_renderable()
+        logger.on_fit_end(trainer)
+        with console.capture() as captured:
+            console.print(bar)
+        (line,) = captured.get().splitlines()
+        assert len(line) <= width
+        assert line.rstrip().endswith(told)
+
+    def test_a_notebook_has_a_bar_and_lines_of_its_own_width(self, monkeypatch):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        monkeypatch.setattr(sys, "stdout", io.StringIO())  # a kernel's is no terminal
+        assert plain_console().width > 1000
+        monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+        assert plain_console().width == 115
+        for found, disabled in ((None, True), ("there", False)):
+            monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=found: found)
+            monkeypatch.setattr(rich.progress.Progress, "start", lambda bar: None)
+            logger = pc.ConsoleLogger()
+            logger.on_fit_start(types.SimpleNamespace(step=0), 10)
+            assert logger._progress.disable == disabled
 
     def test_slow_rates_keep_their_decimals(self):
         output = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -16,7 +17,8 @@ from ..callbacks import Callback, RunningTrainer
 class ConsoleLogger(Callback):
     """A progress bar with rate and time left, and a line for each evaluation.
 
-    Where the output is no terminal there is no bar, and the lines remain.
+    Where the output is no terminal, and no notebook with ipywidgets, there is no bar, and the lines remain.
+    On a narrow terminal the bar leaves out metrics, then the rate.
 
     Args:
         console: rich's console; `plain_console()` unless given.
@@ -27,15 +29,19 @@ class ConsoleLogger(Callback):
         self._progress: Progress | None = None
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
-        """Show the bar."""
+        """Show the bar, and beside it what has room on one line."""
+        left = self.console.width - (2 * len(str(num_steps)) + 1) - _TIME - 2
+        bar = max(1, min(_BAR, left))
+        has_rate = left - bar > _RATE
+        self._room = left - bar - (_RATE + 1) * has_rate - 1
         self._progress = Progress(
-            BarColumn(bar_width=16),  # the whole line fits 80 columns
+            BarColumn(bar_width=bar),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
+            *([TextColumn("{task.fields[rate]}", markup=False)] if has_rate else []),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}", markup=False),
+            *([TextColumn("{task.fields[metrics]}", markup=False)] if self._room > 0 else []),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not _shows_bars(self.console),
             transient=True,
         )
         self._task = self._progress.add_task(
@@ -53,7 +59,7 @@ class ConsoleLogger(Callback):
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Show the current metrics beside the bar."""
         if self._progress is not None:
-            self._progress.update(self._task, metrics=_headline(metrics))
+            self._progress.update(self._task, metrics=_headline(metrics, self._room))
 
     def on_evaluate(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Print one line."""
@@ -73,12 +79,20 @@ def plain_console() -> Console:
     Brackets are no markup. Where the output is no terminal, lines and tables are as wide as they need
     to be. A pipe that nobody reads any more, or a terminal that was closed, stops nothing.
     """
-    screen = _Screen()
-    width = None if screen.isatty() or "COLUMNS" in os.environ else _UNCUT
-    return Console(file=screen, width=width, markup=False, emoji=False, highlight=False)  # type: ignore
+    console = Console(file=_Screen(), markup=False, emoji=False, highlight=False)  # type: ignore
+    if not (console.is_terminal or console.is_jupyter or "COLUMNS" in os.environ):
+        console.width = _UNCUT
+    return console
+
+
+def _shows_bars(console: Console) -> bool:
+    """Whether a bar can move there: on a terminal, and in a notebook that has widgets."""
+    has_widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal or has_widgets
 
 
 _UNCUT = 10_000  # columns
+_BAR, _RATE, _TIME = 14, 14, 7  # columns of the bar, of a rate and of the time left
 
 
 class _Screen:
@@ -111,8 +125,8 @@ class _Screen:
             self._file.flush()
 
 
-def _headline(metrics: dict[str, float]) -> str:
-    """The first two metrics of the whole network, without their prefix: the bar has no room for more."""
+def _headline(metrics: dict[str, float], room: int) -> str:
+    """The first two metrics of the whole network, without their prefix, as far as there is room."""
     overall = {
         name.removeprefix("train/"): value
         for name, value in metrics.items()
@@ -120,7 +134,8 @@ def _headline(metrics: dict[str, float]) -> str:
     }
     first = ("accuracy", "squared_error", "energy")
     order = sorted(overall, key=lambda name: first.index(name) if name in first else len(first))
-    return _short({name: overall[name] for name in order[:2]})
+    told = [_short({name: overall[name] for name in order[:count]}) for count in (2, 1, 0)]
+    return next(text for text in told if len(text) <= max(0, room))
 
 
 def _short(metrics: dict[str, float]) -> str:

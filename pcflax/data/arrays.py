@@ -16,7 +16,8 @@ from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
 from .augment import Augmentation, as_augmentations
-from .base import Dataset, Decoder, Reader
+from .base import Dataset, Reader
+from .decoder import Decoder
 from .examples import are_labels, check_examples, scale_of
 
 

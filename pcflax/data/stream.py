@@ -16,7 +16,8 @@ from pcflax.checks import expect_count
 from pcflax.typing import PyTree
 
 from .augment import Augmentation, as_augmentations
-from .base import Dataset, Decoder, Reader
+from .base import ALL_ROWS, Dataset, Reader
+from .decoder import Decoder
 from .examples import native, told
 
 # Two processor cores decode about this many batches ahead of a compiled step, where they are small.
@@ -57,7 +58,7 @@ class StreamDataset(Dataset):
         self.source = source
         self.num_threads = expect_count(f"data set '{name}'", "num_threads", num_threads)
         self._shapes: tuple | None = None  # of every example
-        self._opened = batch_size  # the batch size of the open iterator
+        self._opened: tuple = ()  # batch size and rows of the open iterator
         self._next_batch = -1  # the batch that the open iterator gives next
         self._iterator: Iterator[PyTree] | None = None
         super().__init__(
@@ -85,14 +86,18 @@ class StreamDataset(Dataset):
         rows = [_stack([self.read(int(i)) for i in row]) for row in indices]
         return (*self._checked(_stack(rows)), np.asarray(indices, np.int32))
 
-    def items(self, start: int, count: int) -> PyTree:
-        """Return the raw examples of training batches start, start + 1, ..., read ahead by grain."""
-        if self._iterator is None or self._next_batch != start or self._opened != self.batch_size:
-            self._iterator, self._opened = self._open(start), self.batch_size
+    def items(self, start: int, count: int, rows: slice = ALL_ROWS) -> PyTree:
+        """Return the raw examples of training batches start, start + 1, ..., read ahead by grain.
+
+        Of each batch these `rows` alone are read.
+        """
+        wanted = (self.batch_size, rows.start, rows.stop)
+        if self._iterator is None or self._next_batch != start or self._opened != wanted:
+            self._iterator, self._opened = self._open(start, rows), wanted
         self._next_batch = -1  # where reading fails, the next call opens anew
         batches = [next(self._iterator) for _ in range(count)]
         self._next_batch = start + count
-        places = self.indices(start, count)
+        places = self.indices(start, count)[:, rows]
         return self.with_seeds((*self._checked(_stack(batches)), places), start)
 
     def read(self, index: int) -> tuple[np.ndarray, ...]:
@@ -129,25 +134,28 @@ class StreamDataset(Dataset):
                 )
         return items
 
-    def _ahead(self, example: tuple[np.ndarray, ...]) -> int:
+    def _ahead(self, example: tuple[np.ndarray, ...], num_rows: int) -> int:
         """How many examples of this size are read ahead: about 64 MB, two batches to sixteen."""
         fitting = STREAMED_BYTES // max(1, sum(part.nbytes for part in example))
-        most, least = _BATCHES_AHEAD * self.batch_size, 2 * self.batch_size
+        most, least = _BATCHES_AHEAD * num_rows, 2 * num_rows
         return max(least, min(most, fitting))
 
-    def _open(self, start: int) -> Iterator[PyTree]:
+    def _open(self, start: int, rows: slice) -> Iterator[PyTree]:
         import grain  # half a second, which only streaming needs
 
         epoch, position = divmod(start, self.num_batches)
-        first = self.order(epoch)[position * self.batch_size]
+        first = self.indices(start, 1)[0, rows]
         options = grain.ReadOptions(
-            num_threads=self.num_threads, prefetch_buffer_size=self._ahead(self.read(int(first)))
+            num_threads=self.num_threads,
+            prefetch_buffer_size=self._ahead(self.read(int(first[0])), len(first)),
         )
         while True:
-            order = self.order(epoch)[position * self.batch_size :]
-            examples = grain.MapDataset.source(order)  # type: ignore[arg-type]
+            # the order of whole batches, cut: whoever else reads changes none of it
+            complete = self.order(epoch)[: self.num_batches * self.batch_size]
+            own = complete.reshape(self.num_batches, self.batch_size)[position:, rows]
+            examples = grain.MapDataset.source(own.reshape(-1))  # type: ignore[arg-type]
             examples = examples.map(lambda index: self.read(int(index)))
-            yield from examples.to_iter_dataset(options).batch(self.batch_size, drop_remainder=True)
+            yield from examples.to_iter_dataset(options).batch(len(first), drop_remainder=True)
             epoch, position = epoch + 1, 0
 
 

@@ -20,7 +20,8 @@ from pcflax.layers import Evidence
 from pcflax.typing import PyTree
 
 from .arrays import checksum
-from .base import Dataset, Decoder, Reader
+from .base import Dataset, Reader
+from .decoder import Decoder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pcflax.sharding.processes import check_alone
 from pcflax.training import Checkpoints, Trainer
 
 from .replicas import How, Replicas
@@ -60,6 +61,7 @@ def replicate(
     >>> runs["eval/accuracy"].values.shape, runs["eval/accuracy"].last.mean > 0.8
     ((3, 2), True)
     """
+    check_alone("replicate")
     return Replicas(
         make_trainer,
         seeds,

@@ -17,6 +17,7 @@ import jax
 
 from pcflax.checks import expect_count, expect_kind, expect_local_path, expect_number
 from pcflax.errors import NonFiniteEnergyError
+from pcflax.sharding.processes import check_alone
 from pcflax.training.callbacks import mode_of
 from pcflax.training.checkpoints.lock import locked
 
@@ -153,6 +154,7 @@ def sweep(
     >>> len(found.outcomes), found.best.value == max(one.value for one in found.outcomes)
     (3, True)
     """
+    check_alone("sweep")
     optuna = load_optuna()
     num_trials = expect_count("sweep", "num_trials", num_trials, least=1)
     if not metric.startswith("eval/"):

@@ -25,6 +25,7 @@ from pcflax.checks import expect_count, expect_number
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument, Settings
+from pcflax.sharding.inside import readable
 from pcflax.typing import Activities, Initializer, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField, make_problem
@@ -116,9 +117,9 @@ class AbstractInference(Settings, abc.ABC):
         start, keep = Argument(initializer), Argument(record)
         with pure.on_mesh():
             result = _run(pure, known, self, start, key, keep, trace=trace)
+            if self.warns_of_steps and not isinstance(result.status, Tracer):
+                warn_of_steps(_overstep(pure, known, self, start, key), stacklevel=5)
         result = result.in_order(network.names, network.layer_names)
-        if self.warns_of_steps and not isinstance(result.status, Tracer):
-            warn_of_steps(_overstep(pure, known, self, start, key), stacklevel=5)
         return result, result.activities
 
     def _run_all(
@@ -247,9 +248,8 @@ def expect_algorithm(owner: object, inference: object, kind: type = AbstractInfe
 @jax.jit
 def _overstep(network: SplitNetwork, known, inference, initializer, key):
     start_key = None if key is None else jax.random.split(key)[0]
-    return inference.overstep(
-        make_problem(network, known, initializer=initializer.value, key=start_key)
-    )
+    problem = make_problem(network, known, initializer=initializer.value, key=start_key)
+    return readable(inference.overstep(problem))
 
 
 @functools.partial(jax.jit, static_argnames="trace")
@@ -257,4 +257,4 @@ def _run(network: SplitNetwork, known, inference, initializer, key, record, *, t
     start_key, solve_key = (None, None) if key is None else jax.random.split(key)
     problem = make_problem(network, known, initializer=initializer.value, key=start_key)
     more = {} if record.value is None else {"record": record.value}
-    return inference.solve(problem, key=solve_key, trace=trace, **more)
+    return readable(inference.solve(problem, key=solve_key, trace=trace, **more))

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from pcflax.typing import PyTree
 
 from .placement import DATA
+from .processes import number_of_processes
 
 
 def devices_along(axis: str) -> int:
@@ -51,6 +52,11 @@ def keep(tree: PyTree, places: tuple[Any, ...] | None) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     kept = map(jax.lax.with_sharding_constraint, leaves, places)
     return jax.tree.unflatten(structure, kept)
+
+
+def readable(tree: PyTree) -> PyTree:
+    """Let every process read all of each array; where there is one process, it can."""
+    return tree if number_of_processes() == 1 else whole(tree)
 
 
 def whole(tree: PyTree) -> PyTree:

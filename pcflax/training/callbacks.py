@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pcflax.checks import did_you_mean, expect_count
 from pcflax.networks import AbstractPCNetwork
+from pcflax.sharding.processes import together
 from pcflax.typing import PyTree
 
 from .checks import check_measured
@@ -77,14 +78,19 @@ class Callback:
     Attributes:
         stops: steps after which a compiled call ends, so that `on_progress` is told of them; how calls are
             cut changes no number.
+        every_process: whether it is told in each of several processes of `jax.distributed`; False for what
+            writes files or to the terminal, which is the first one's. It must not evaluate, infer or restore
+            then, which is work of all.
 
     >>> import pcflax as pc
     >>> class Printer(pc.Callback):
+    ...     every_process = False
     ...     def on_evaluate(self, trainer, step, metrics):
     ...         print(step, metrics)
     """
 
     stops: tuple[int, ...] = ()
+    every_process: bool = True
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Training begins at `trainer.step` and will go on until `num_steps`."""
@@ -177,7 +183,10 @@ class CallbackList:
 
 def _tell(callback: Any, event: str, *args: Any) -> Any:
     method = getattr(callback, event, None)
-    return None if method is None else method(*args)
+    if method is None:
+        return None
+    with together() as first:
+        return method(*args) if first or getattr(callback, "every_process", True) else None
 
 
 def mode_of(metric: str, mode: Literal["max", "min"] | None = None) -> Literal["max", "min"]:

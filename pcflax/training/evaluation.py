@@ -23,13 +23,14 @@ from pcflax.inference import Status
 from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
 from pcflax.sharding.inside import split_examples, whole
+from pcflax.sharding.processes import settled
 from pcflax.typing import PRNGKey, PyTree
 
 from .checks import check_batch_size
 from .measure import at_least_32_bits, measure
 from .memory import memory_told
 from .metrics import MetricFunctions, of_means
-from .placement import constants_on, filled_up, items_on
+from .placement import constants_on, filled_up, items_on, own_rows
 from .reading import AbstractReading, Feedforward, in_evaluation
 from .staging import call_capacity
 
@@ -52,8 +53,10 @@ def evaluate(
     mesh = network.mesh
     constants = constants_on(mesh, data)
     totals: dict[str, float] = {}
-    for number, items, valid in _numbered(data, call_capacity(data)):
-        items, valid = items_on(mesh, (items, valid), data.batch_size)
+    rows = own_rows(mesh, data)
+    for number, items, valid in _numbered(data, call_capacity(data), rows):
+        items = items_on(mesh, items, data.batch_size, rows)
+        valid = items_on(mesh, valid, data.batch_size)
         with memory_told("evaluation", lambda: network, data), network.on_mesh():
             measured = measure_batches(
                 network,
@@ -66,7 +69,7 @@ def evaluate(
                 reader=data.reader,
                 metrics=metrics,
             )
-            sums = jax.device_get(measured)
+            sums = jax.device_get(settled(measured))
         for name, column in sums.items():
             # in float64 on the host: the same at every batch size, but for rounding
             totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
@@ -103,8 +106,9 @@ def predict(
         read = jax.jit(
             lambda item: inputs.reader(constants, jax.tree.map(lambda leaf: leaf[0], item))
         )
-        for number, items, valid in _numbered(inputs, 1):
-            items = items_on(mesh, items, inputs.batch_size)
+        own = own_rows(mesh, inputs)
+        for number, items, valid in _numbered(inputs, 1, own):
+            items = items_on(mesh, items, inputs.batch_size, own)
             with network.on_mesh():
                 found = predict_batch(network, read(items), number, reads, key)
             rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
@@ -136,10 +140,10 @@ def _expect_finite(status: np.ndarray | None, reads: AbstractReading) -> None:
         )
 
 
-def _numbered(data: Dataset, count: int) -> Iterator[tuple[int, PyTree, np.ndarray]]:
+def _numbered(data: Dataset, count: int, rows: slice) -> Iterator[tuple[int, PyTree, np.ndarray]]:
     """Evaluation's items in calls of `count` batches, with the number of each call's first batch."""
     number = 0
-    for items, valid in data.evaluation_items(count):
+    for items, valid in data.evaluation_items(count, rows):
         yield number, items, valid
         number += len(valid)
 

@@ -17,9 +17,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pcflax.data import Dataset
+from pcflax.data.base import ALL_ROWS
 from pcflax.errors import NonFiniteEnergyError, non_finite_error
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.settings import Argument
+from pcflax.sharding.inside import readable
+from pcflax.sharding.processes import connected, largest, settled, together
 from pcflax.typing import PyTree
 
 from .calendar import Calendar
@@ -27,7 +31,7 @@ from .callbacks import CallbackList, RunningTrainer
 from .checks import not_finite
 from .loop import Measured, Recipe, learn_batches
 from .memory import memory_told
-from .placement import constants_on, items_on
+from .placement import constants_on, items_on, own_rows
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
@@ -94,8 +98,11 @@ class Fit:
 
     def items(self, count: int, capacity: int) -> PyTree:
         """Return what the next `count` batches are read from."""
-        items = pad(self.data.items(self.run.step - self.calendar.start, count), capacity)
-        return items_on(self.mesh, items, self.data.batch_size)
+        start, rows = self.run.step - self.calendar.start, own_rows(self.mesh, self.data)
+        # whole batches where they are few numbers, as indices are
+        cut = () if rows == ALL_ROWS else (rows,)
+        items = pad(self.data.items(start, count, *cut), capacity)
+        return items_on(self.mesh, items, self.data.batch_size, rows)
 
     def learned(self, measured: Measured, items: PyTree) -> None:
         """Note what a call measured on these items.
@@ -110,9 +117,18 @@ class Fit:
             self.run.owed = {"log", "evaluate", "epoch", "save"}
         if measured.failed:
             found = {name: float(column[done]) for name, column in values.items()}
-            item = jax.tree.map(lambda leaf: leaf[done], items)
-            given = not_finite(self.data.reader(self.constants, item), self.data.name)
+            given = not_finite(self._batch(items, done), self.data.name)
             raise non_finite_error(self.run.step + 1, found, self.saving.last_good(), given)
+
+    def _batch(self, items: PyTree, number: int) -> Evidence:
+        """One batch as every process can read it."""
+
+        def read(constants, items):
+            item = jax.tree.map(lambda leaf: leaf[number], items)
+            return readable(self.data.reader(constants, item))
+
+        with self.run.state().network.on_mesh():
+            return jax.jit(read)(self.constants, items)
 
     def tell(self) -> None:
         """Log and evaluate what is due after this step."""
@@ -190,6 +206,7 @@ def train(
     for fit in fits:
         fit.begin()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(connected())
         for fit in fits:
             stack.callback(fit.run.settle)
         for fit in fits:
@@ -199,7 +216,10 @@ def train(
                     fit.save(asked=False)
         while going := [fit for fit in fits if fit.goes_on()]:
             counts = [fit.plan(capacity) for fit in going]
-            items = [fit.items(count, capacity) for fit, count in zip(going, counts, strict=True)]
+            with together():
+                items = [
+                    fit.items(count, capacity) for fit, count in zip(going, counts, strict=True)
+                ]
             begin = time.perf_counter()
             with memory_told("training", lambda: [fit.run.state() for fit in fits], fits[0].data):
                 found = learn(going, items, counts)
@@ -209,7 +229,7 @@ def train(
                 with _failing_alone(fit, several=len(fits) > 1):
                     fit.learned(measured, own)
                     fit.tell()
-            asked = signals.save_asked() or signals.caught is not None
+            asked = _agree(fits, signals)
             for fit in going:
                 if fit.failure is None:
                     with _failing_alone(fit, several=len(fits) > 1):
@@ -217,6 +237,23 @@ def train(
             told()
             if signals.caught is not None:
                 break
+
+
+def _agree(fits: Sequence[Fit], signals: SignalCatcher) -> bool:
+    """Return whether a checkpoint was asked for; stops, signals and clocks become those of all processes."""
+    saves = signals.save_asked()
+    saves, caught, *rest = largest(
+        saves,
+        signals.caught or 0,
+        *(fit.run.stop_asked for fit in fits),
+        # the slowest one's rate, so that their calls are equally long
+        *(-(fit.pace.steps_per_second or 0.0) for fit in fits),
+    )
+    signals.caught = int(caught) or None
+    for number, fit in enumerate(fits):
+        fit.run.stop_asked = bool(rest[number])
+        fit.pace.steps_per_second = -rest[len(fits) + number] or None
+    return bool(saves) or signals.caught is not None
 
 
 @contextlib.contextmanager
@@ -242,5 +279,5 @@ def _learn(fit: Fit, items: PyTree, count: int) -> Measured:
             fit.optimizer,
             recipe=fit.recipe,
         )
-    fit.run.put(state)
+    fit.run.put(settled(state))
     return jax.device_get(measured)

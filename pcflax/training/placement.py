@@ -16,11 +16,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pcflax.data import Dataset
+from pcflax.data.augment import Seeded
+from pcflax.data.base import ALL_ROWS
 from pcflax.networks import AbstractPCNetwork, split, write
 from pcflax.sharding import Placement
 from pcflax.sharding.arrays import everywhere, put
 from pcflax.sharding.layout import Layout
 from pcflax.sharding.placement import DATA
+from pcflax.sharding.processes import check_processes, number_of_processes
 from pcflax.typing import PyTree
 
 from .checkpoints.arrays import as_arrays
@@ -33,19 +36,17 @@ def layout_of(
     """Return the layout of a network's state, and put the network there; None where there is no mesh.
 
     Raises:
-        TypeError, ValueError: for a placement that the network does not fit, and for several processes.
+        TypeError, ValueError: for a placement that the network does not fit, or that leaves out a process.
     """
-    if jax.process_count() > 1:  # each would save, and prune, the same checkpoints
-        raise ValueError(
-            f"{owner} expected one process, got {jax.process_count()} joined by jax.distributed; start one "
-            f"process with all the devices of its machine (mesh=pc.sharding.data())"
-        )
     parts = split(network)
     if placement is not None:
         layout = Layout.of(owner, placement, network)
     elif parts.mesh is not None:
         layout = Layout.lying(parts.mesh, network)
     else:
+        layout = None
+    check_processes(owner, None if layout is None else layout.mesh)
+    if layout is None:
         return None
     write(network, layout.put(parts.parameters), layout.put(parts.other))
     sized = {n: z for n in network.names if (z := network.layer(n).activity[...]).ndim > 1}
@@ -90,16 +91,44 @@ def constants_on(mesh: Mesh | None, data: Dataset) -> PyTree:
     return kept[1]
 
 
-def items_on(mesh: Mesh | None, items: PyTree, batch_size: int) -> PyTree:
-    """Return the items of several batches, (count, batch, ...), on a mesh with the examples over `data`."""
+def own_rows(mesh: Mesh | None, data: Dataset) -> slice:
+    """Return which rows of a batch this process has to read: of examples that are streamed, its devices'."""
+    if mesh is None or number_of_processes() == 1 or data.reader.gather:
+        return ALL_ROWS
+    place = NamedSharding(mesh, PartitionSpec(DATA) if DATA in mesh.axis_names else PartitionSpec())
+    parts = place.addressable_devices_indices_map((data.batch_size,)).values()
+    bounds = [part[0].indices(data.batch_size)[:2] for part in parts if part]
+    begins, ends = zip(*bounds, strict=True)
+    return slice(min(begins), max(ends))
+
+
+def items_on(mesh: Mesh | None, items: PyTree, batch_size: int, rows: slice = ALL_ROWS) -> PyTree:
+    """Return the items of several batches, (count, batch, ...), on a mesh with the examples over `data`.
+
+    Of each batch these `rows` are given, in which those of the process's own devices are.
+    """
     if mesh is None:
         return items
+    if isinstance(items, Seeded):
+        stored = items_on(mesh, items.stored, batch_size, rows)
+        return Seeded(stored, everywhere(items.seed, mesh))
+    begin, end, _ = rows.indices(batch_size)
 
-    def place(leaf: Any) -> NamedSharding:
-        by_example = leaf.ndim > 1 and leaf.shape[1] == batch_size and DATA in mesh.axis_names
-        return NamedSharding(mesh, PartitionSpec(None, DATA) if by_example else PartitionSpec())
+    def put_rows(leaf: np.ndarray) -> jax.Array:
+        by_example = leaf.ndim > 1 and leaf.shape[1] == end - begin and DATA in mesh.axis_names
+        place = NamedSharding(mesh, PartitionSpec(None, DATA) if by_example else PartitionSpec())
+        if not by_example or end - begin == batch_size:
+            return put(leaf, place)
 
-    return put(items, jax.tree.map(place, items))
+        def own(index: Any) -> np.ndarray:
+            low, high, _ = index[1].indices(batch_size)
+            return leaf[:, low - begin : high - begin].copy()
+
+        return jax.make_array_from_callback(
+            (len(leaf), batch_size, *leaf.shape[2:]), place, own, dtype=leaf.dtype
+        )
+
+    return jax.tree.map(put_rows, items)
 
 
 def filled_up(mesh: Mesh | None, rows: PyTree) -> tuple[PyTree, int]:

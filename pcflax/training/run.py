@@ -20,6 +20,7 @@ from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork
+from pcflax.sharding.arrays import put
 from pcflax.sharding.layout import Layout
 from pcflax.typing import Activities, PyTree
 
@@ -187,12 +188,17 @@ class Run:
         """Return the arrays of a checkpoint, by section and path."""
         self.write()
         parameters, other = network_arrays(self._network)
+        optimizer_state = as_arrays(self._optimizer_state)
+        activities, starts = dict(self._activities), self._starts
+        if self.layout is not None:  # what was restored lies on the host
+            activities = put(activities, self.layout.places_of_activities(activities))
+            starts = self.layout.put(starts)
         return {
             "parameters": parameters,
-            "optimizer": flatten(as_arrays(self._optimizer_state)),
+            "optimizer": flatten(optimizer_state),
             "other": other,
-            "activities": dict(self._activities),
-            "starts": flatten(self._starts),
+            "activities": activities,
+            "starts": flatten(starts),
         }
 
     def meta(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from pcflax.checks import expect_kind
-from pcflax.errors import NonFiniteEnergyError
+from pcflax.errors import CheckpointError, NonFiniteEnergyError
+from pcflax.sharding.processes import largest, together
 
 from .calendar import Calendar
 from .checkpoints import Checkpoints
@@ -70,7 +71,15 @@ class Saving:
 
     def restore(self, run: Run, step: int | None, *, best: bool) -> None:
         """Take the run back to a checkpoint."""
-        run.restore(self.needed().read(step, best=best))
+        with together():
+            stored = self.needed().read(step, best=best)
+        newest, oldest = largest(stored.step, -stored.step)
+        if newest != -oldest:
+            raise CheckpointError(
+                f"the processes found checkpoints of steps {-oldest:.0f} and {newest:.0f} in "
+                f"{self.needed().directory}; give all of them one folder"
+            )
+        run.restore(stored)
         self._knows_folder = True
 
     def last_good(self) -> str:
@@ -85,7 +94,10 @@ class Saving:
             yield
             return
         start = run.step
-        self.checkpoints.refuse_taken(lambda step: step > start and calendar.is_due("save", step))
+        with together():
+            self.checkpoints.refuse_taken(
+                lambda step: step > start and calendar.is_due("save", step)
+            )
         try:
             self.checkpoints.prepare()
             yield

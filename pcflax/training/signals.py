@@ -12,6 +12,7 @@ import signal
 import threading
 
 from pcflax.errors import Terminated
+from pcflax.sharding.processes import largest
 
 _STOPS = ("SIGTERM", "SIGINT")
 # Taken only where nobody else does: their meaning is the program's.
@@ -50,7 +51,11 @@ class SignalCatcher:
         return asked
 
     def raise_caught(self) -> None:
-        """Raise what the signal means, where one came: `Terminated` or `KeyboardInterrupt`."""
+        """Raise what the signal means, where one came: `Terminated` or `KeyboardInterrupt`.
+
+        Of several processes in all, though it came to one.
+        """
+        self.caught = int(largest(self.caught or 0)[0]) or None
         if self.caught == signal.SIGINT:
             raise KeyboardInterrupt
         if self.caught is not None:

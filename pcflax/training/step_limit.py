@@ -12,6 +12,7 @@ from pcflax.inference.result import warn_of_steps
 from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.networks import SplitNetwork
+from pcflax.sharding.inside import readable
 from pcflax.typing import PRNGKey
 
 from .run import Run
@@ -36,11 +37,12 @@ class StepLimit:
         if isinstance(rule.initializer, AbstractKeptStart):  # curvature hardly depends on the start
             rule = dataclasses.replace(rule, initializer=None)
         item = jax.tree.map(lambda leaf: leaf[0], data.items(batches - 1, 1))
-        batch = data.reader(data.constants(), item)
-        overstep = _overstep(run.state().network, batch, run.key, rule)
+        batch, network = data.reader(data.constants(), item), run.state().network
+        with network.on_mesh():
+            overstep = _overstep(network, batch, run.key, rule)
         self._told = warn_of_steps(overstep, f"at step {run.step} ", stacklevel=6)
 
 
 @jax.jit
 def _overstep(network: SplitNetwork, batch: Evidence, key: PRNGKey, rule: Any):
-    return rule.inference.overstep(rule.problem(network, batch, key=key))
+    return readable(rule.inference.overstep(rule.problem(network, batch, key=key)))

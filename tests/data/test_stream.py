@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.data.base import Decoder
+from pcflax.data.decoder import Decoder
 
 DECODER = Decoder(scale=1 / 255, mean=(0.2,), std=(0.7,), flatten=True, num_classes=4)
 OPTIMIZER = optax.adam(1e-2)
@@ -95,6 +95,22 @@ def test_a_jump_forth_or_back_starts_reading_there():
     stream, stored = make_pair()
     for start, count in ((0, 2), (7, 3), (10, 1), (1, 2), (1, 2), (100, 4), (5, 1)):
         assert_same_items(stream, stored, start, count)
+
+
+def test_some_rows_of_each_batch_are_read_and_no_others():
+    """As a process among several reads them; two of them together have the batches of one."""
+    whole, _ = make_pair(batch_size=4)
+    parts = [make_pair(batch_size=4)[0] for _ in range(2)]
+    rows = slice(0, 1), slice(1, 4)
+    for start, count in ((0, 2), (2, 3), (1, 1)):
+        found = [part.items(start, count, own) for part, own in zip(parts, rows, strict=True)]
+        for one, *own in zip(whole.items(start, count), *found, strict=True):
+            np.testing.assert_array_equal(one, np.concatenate(own, axis=1))
+    seen = [list(part.evaluation_items(2, own)) for part, own in zip(parts, rows, strict=True)]
+    for (one, valid), *own in zip(whole.evaluation_items(2), *seen, strict=True):
+        np.testing.assert_array_equal(one[0], np.concatenate([items[0] for items, _ in own], 1))
+        for _, counts in own:
+            np.testing.assert_array_equal(counts, valid)
 
 
 def test_a_fresh_stream_in_the_middle_equals_one_read_from_the_start():

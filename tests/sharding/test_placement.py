@@ -1,12 +1,14 @@
 """Placements as values; what they do is in `eight/`."""
 
+import jax
 import optax
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
 import pcflax as pc
-from pcflax.sharding import data, features, layers, rules
+from pcflax.sharding import data, features, layers, processes, rules
+from pcflax.sharding.processes import connected
 
 
 def test_placements_are_values():
@@ -64,12 +66,33 @@ def test_a_trainer_takes_placements_and_meshes():
         pc.Trainer(network, optax.sgd(0.1), learning=rule, mesh=8)
 
 
-def test_several_processes_are_refused(monkeypatch):
-    """Each would rename, seal and prune the same checkpoint."""
+def test_what_the_transport_says_of_a_lost_process_is_told_in_a_sentence(monkeypatch):
+    """From then on nothing waits for it. Other errors are what they are."""
+    monkeypatch.setattr(processes, "number_of_processes", lambda: 2)
+    monkeypatch.setattr(processes, "_lost", [])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="^INTERNAL: a bug$"), connected():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+    assert not processes.is_lost()
+    told = (
+        r"^process 0 lost another of the 2, which has ended; start all of them again and restore the newest "
+        r"checkpoint \(UNKNOWN: Gloo AllGather failed: Connection closed by peer\)$"
+    )
+    with pytest.raises(ConnectionError, match=told), connected():
+        raise jax.errors.JaxRuntimeError(
+            "UNKNOWN: Gloo AllGather failed: Connection closed by peer\nmore"
+        )
+    assert processes.largest(3.0) == (3.0,)
+    with pytest.raises(KeyError, match="own"), processes.together():
+        raise KeyError("own")
+
+
+def test_several_processes_want_a_mesh(monkeypatch):
+    """Each would rename, seal and prune the same checkpoint; two real ones are in `two/`."""
     network = pc.models.mlp(3, 2, rngs=nnx.Rngs(0))
     rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1))
     monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
     with pytest.raises(
-        ValueError, match=r"^Trainer expected one process, got 2 joined by jax.distr"
+        ValueError, match=r"^Trainer got no mesh, but jax.distributed joins 2 processes, and each"
     ):
         pc.Trainer(network, optax.sgd(0.1), learning=rule)

@@ -82,6 +82,7 @@ def test_a_worker_that_is_forked_meanwhile_ends_as_it_would_have(number):
         assert not signals.save_asked()
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # jax warns once a device is awake
 def test_a_forked_worker_keeps_the_programs_own_handler():
     signal.signal(signal.SIGTERM, lambda *arguments: os._exit(7))
     with SignalCatcher():

@@ -1,4 +1,4 @@
-"""One process writes to a folder of checkpoints at a time.
+"""One process writes to a folder of checkpoints at a time, or several that train together.
 
 The lock is the kernel's, so a process that is killed does not leave it behind, and on file systems that
 are shared it holds between machines. Where the system has no locks, two processes are not told apart.
@@ -9,9 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+import jax
+
+from pcflax.sharding.processes import is_first, number_of_processes, together
 
 try:
     import fcntl
@@ -38,6 +43,39 @@ def locked(directory: Path) -> Iterator[None]:
                 if _is_there(file, Path(file.name)):
                     Path(file.name).unlink()  # while it is held: nobody loses a lock
             file.close()
+
+
+def expect_shared(directory: Path) -> None:
+    """See that the folder is one for all processes that train together.
+
+    Raises:
+        FileNotFoundError: naming a process that does not see what the first one writes there.
+    """
+    if number_of_processes() == 1:
+        return
+    sign = directory / ".shared"
+    with together() as first:
+        if first:
+            sign.touch()
+    try:
+        with together():
+            if not _appears(sign):
+                raise FileNotFoundError(
+                    f"process {jax.process_index()} does not see what the first one writes to {directory}; "
+                    f"give all processes one folder, on a disk that they share"
+                )
+    finally:
+        if is_first():
+            sign.unlink(missing_ok=True)
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there, or soon is: a file system of a network may take a moment."""
+    for _ in range(30):
+        if path.exists():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def keep(directory: Path) -> None:

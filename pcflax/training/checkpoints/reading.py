@@ -285,10 +285,19 @@ def _read_one(path: Path) -> Checkpoint:
         # As NumPy: on its way over the device a float64 would be rounded where 64-bit mode is off.
         import orbax.checkpoint as ocp
 
+        # and alone: no process waits for another, which may read nothing
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=None,
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"process-{jax.process_index()}",
+        )
+        handler = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+        )
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
         with (
             plain_name(path.parent) as place,
-            ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+            ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer,
         ):
             state = checkpointer.restore(
                 place / path.name,

@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pcflax.checks import expect_count, expect_local_path
+from pcflax.sharding.processes import is_first, is_lost, number_of_processes, together
 
 from ..plain_json import dumps
 from .arrays import FlatArrays
 from .disk import move, sync
 from .folder import Folder, plain_name
-from .lock import keep, locked
+from .lock import expect_shared, keep, locked
 from .reading import Checkpoint, read
 from .rows import sync_rows
 from .seals import damage, seal, seal_of
@@ -101,8 +102,17 @@ class Checkpoints:
 
         Raises:
             FileExistsError: where another process writes there.
+            FileNotFoundError: where a process does not see what the first one writes there.
             OSError: where the folder cannot be written, naming it.
         """
+        with together() as first:
+            if first:
+                self._take()
+        expect_shared(self.directory)
+        if self._opened is None:
+            self._opened = contextlib.ExitStack()
+
+    def _take(self) -> None:
         try:
             self._probe()
         except OSError as error:
@@ -165,30 +175,38 @@ class Checkpoints:
 
         self.wait()
         checkpointer = self._open()
-        self.refuse_taken(lambda taken: taken == step)
+        with together() as first:
+            if first:
+                self._look_again(step)
         try:
-            self._probe()  # it may have been closed or deleted meanwhile
-        except OSError as error:
-            raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
-        keep(self.directory)
-        try:
-            meta["history"] = add_rows(self.directory)
-            checkpointer.save(
-                self._place / self._folder.writing(step).name,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(
-                        {n: flat for n, flat in stored.items() if flat},
-                        ocdbt_target_data_file_size=_FILE_BYTES,
+            with together() as first:
+                meta["history"] = add_rows(self.directory) if first else []
+            with together():
+                checkpointer.save(
+                    self._place / self._folder.writing(step).name,
+                    args=ocp.args.Composite(
+                        state=ocp.args.PyTreeSave(
+                            {n: flat for n, flat in stored.items() if flat},
+                            ocdbt_target_data_file_size=_FILE_BYTES,
+                        ),
+                        meta=ocp.args.JsonSave(meta),
                     ),
-                    meta=ocp.args.JsonSave(meta),
-                ),
-            )
+                )
         except Exception as error:
             self._give_up(step)
             raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
         self._sealing = threading.Thread(target=self._finish, args=(step,), daemon=False)
         self._sealing.start()
         return self.path(step)
+
+    def _look_again(self, step: int) -> None:
+        """See that the folder is as it was: it may have been closed, deleted or taken meanwhile."""
+        self.refuse_taken(lambda taken: taken == step)
+        try:
+            self._probe()
+        except OSError as error:
+            raise _in_words(error, step, self.directory)  # noqa: B904  # it tells the cause itself
+        keep(self.directory)
 
     def refuse_taken(self, is_due: Callable[[int], bool]) -> None:
         """See that nothing of the user's has the name of a checkpoint that is due.
@@ -209,15 +227,19 @@ class Checkpoints:
         Raises:
             Exception: what went wrong while it was written.
         """
-        if self._sealing is not None:
-            self._sealing.join()
-            self._sealing = None
+        if self._sealing is None:
+            return
+        self._sealing.join()
+        self._sealing = None
         failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        with together():  # so that none goes on before the first has sealed it
+            if failure is not None:
+                raise failure
 
     def close(self) -> None:
         """Wait, and let the folder and Orbax's threads go."""
+        if is_lost():  # what is being written will never be complete
+            return
         try:
             self.wait()
         finally:
@@ -231,10 +253,20 @@ class Checkpoints:
 
             self.prepare()
             assert self._opened is not None
-            for leftover in self._folder.unfinished():  # of a save that was killed
-                self._remove(leftover)
+            with together() as first:
+                for leftover in (
+                    self._folder.unfinished() if first else ()
+                ):  # of a save that was killed
+                    self._remove(leftover)
             self._place = self._opened.enter_context(plain_name(self.directory))
-            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+            # named, they wait at the coordination service; else on devices, between calls of the loop
+            processes = number_of_processes()
+            several = set(range(processes)) if processes > 1 else None
+            options = ocp.options.MultiprocessingOptions(active_processes=several)
+            handler = ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(multiprocessing_options=options)
+            )
+            self._checkpointer = ocp.AsyncCheckpointer(handler, multiprocessing_options=options)
             self._opened.callback(self._checkpointer.close)
         return self._checkpointer
 
@@ -242,6 +274,8 @@ class Checkpoints:
         """What follows when Orbax is done: seal the folder, put it in its place, delete the old."""
         try:
             self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
+            if not is_first():
+                return
             path, replaced = self.path(step), None
             if path.exists():
                 replaced = self._move_aside(step)
@@ -264,6 +298,8 @@ class Checkpoints:
 
     def _give_up(self, step: int) -> None:
         """Remove what there is of a checkpoint that could not be written: a full disk needs the room."""
+        if not is_first():
+            return
         with contextlib.suppress(OSError):
             for leftover in self._folder.unfinished():
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -24,6 +24,8 @@ class ConsoleLogger(Callback):
         console: rich's console; `plain_console()` unless given.
     """
 
+    every_process = False
+
     def __init__(self, console: Console | None = None):
         self.console = console or plain_console()
         self._progress: Progress | None = None

@@ -28,6 +28,8 @@ class JSONLinesLogger(Callback):
         OSError: while training, where the file cannot be written.
     """
 
+    every_process = False
+
     def __init__(self, path: str | Path):
         self.path = expect_local_path("JSONLinesLogger", "path", path)
         self._file: Any = None

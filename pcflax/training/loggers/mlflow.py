@@ -47,6 +47,8 @@ class MLflowLogger(Callback):
     'pcflax'
     """
 
+    every_process = False
+
     def __init__(
         self,
         directory: str | Path,

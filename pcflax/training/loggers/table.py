@@ -38,6 +38,8 @@ class CSVLogger(Callback):
     50,0.2
     """
 
+    every_process = False
+
     def __init__(self, path: str | Path):
         self.path = expect_local_path("CSVLogger", "path", path)
         self._file: Any = None

@@ -26,6 +26,8 @@ class TensorBoardLogger(Callback):
         OSError: while training, where the file cannot be written.
     """
 
+    every_process = False
+
     def __init__(self, directory: str | Path):
         self.directory = expect_local_path("TensorBoardLogger", "directory", directory)
         self._writer: Any = None

@@ -43,6 +43,8 @@ class WandbLogger(Callback):
     'offline'
     """
 
+    every_process = False
+
     def __init__(
         self,
         directory: str | Path,

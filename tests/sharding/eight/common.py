@@ -9,8 +9,6 @@ from flax import nnx
 import pcflax as pc
 from pcflax.sharding import data, features, layers
 
-jax.config.update("jax_enable_x64", True)
-
 PLACEMENTS = {
     "data": data(),
     "layers": layers(),

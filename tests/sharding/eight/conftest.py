@@ -2,5 +2,9 @@
 
 import os
 
-if os.environ.get("JAX_NUM_CPU_DEVICES") != "8":
+import jax
+
+if os.environ.get("JAX_NUM_CPU_DEVICES") == "8":
+    jax.config.update("jax_enable_x64", True)
+else:
     collect_ignore_glob = ["*.py"]

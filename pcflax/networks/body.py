@@ -6,6 +6,7 @@ argument. Next file to read: `base.py`, what a network is asked besides.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -307,13 +308,7 @@ class NetworkBody(WiredLayers):
             A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
             over the batch makes a learning rate mean the same at every batch size.
         """
-        graphdef, parameters, rest = nnx.split(self._frozen(inputs), nnx.Param, ...)
-
-        def mean_energy(parameters):
-            network = nnx.merge(graphdef, parameters, rest, copy=True)
-            return jnp.mean(network.energy(inputs))
-
-        gradients = jax.grad(mean_energy)(parameters)
+        gradients = _gradients(*nnx.split(self._frozen(inputs), nnx.Param, ...), inputs)
         end_batch(self, inputs)
         return gradients
 
@@ -389,3 +384,13 @@ class NetworkBody(WiredLayers):
             record=record,
             throw=throw,
         )
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _gradients(graphdef: nnx.GraphDef, parameters: Any, rest: Any, inputs: Any) -> Any:
+    """One program: operation by operation, the first call would compile a hundred and more."""
+
+    def mean_energy(parameters):
+        return jnp.mean(nnx.merge(graphdef, parameters, rest, copy=True).energy(inputs))
+
+    return jax.grad(mean_energy)(parameters)

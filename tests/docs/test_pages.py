@@ -84,6 +84,20 @@ COMMAND_LINES = {
 }
 
 
+def test_the_pairs_of_versions_are_told_alike():
+    """In the README and on the page of versions, and as pip chooses them."""
+    tables = [
+        re.findall(r"^\| 3\.1.*$", PAGES[name], flags=re.MULTILINE)
+        for name in ("README.md", "docs/versions.md")
+    ]
+    assert tables[0] == tables[1] != []
+    asked = (ROOT / "pyproject.toml").read_text()
+    for least in ("jax>=0.10,", "flax>=0.12.8,", "jax>=0.11.1;", "flax>=0.12.10,"):
+        number = re.search(r"[\d.]+", least)[0]
+        assert least in asked
+        assert any(f"| {number} " in row for row in tables[0])
+
+
 @pytest.mark.parametrize("line", COMMAND_LINES.values(), ids=COMMAND_LINES)
 def test_a_command_that_is_too_long_to_run_here_names_what_exists(line):
     """A target of make, an extra, or a script with its options."""

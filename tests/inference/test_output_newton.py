@@ -48,15 +48,21 @@ def test_one_step_solves_a_linear_chain():
     network, (inputs, targets) = chain(activation=None, widths=(5, 7, 6, 4, 3)), batch()
     result = network.infer(inputs, targets, inference=pc.inference.OutputNewton(num_steps=1))
     problem = pc.inference.make_problem(pc.networks.split(network), pc.Evidence(inputs, targets))
-    for example in range(4):
-        alone = problem.take(jnp.array([example]))
+
+    @jax.jit
+    def derivatives(example):
+        alone = problem.take(example[None])
         flat, unravel = ravel_pytree(alone.start)
 
-        def energy(flat, alone=alone, unravel=unravel):
+        def energy(flat):
             return alone.energy(unravel(flat))[0]
 
-        found = flat - np.linalg.solve(jax.hessian(energy)(flat), jax.grad(energy)(flat))
-        own = {name: result.activities[name][example] for name in alone.start}
+        return flat, jax.hessian(energy)(flat), jax.grad(energy)(flat)
+
+    for example in range(4):
+        flat, hessian, gradient = derivatives(jnp.array(example))
+        found = flat - np.linalg.solve(hessian, gradient)
+        own = {name: result.activities[name][example] for name in problem.start}
         np.testing.assert_allclose(ravel_pytree(own)[0], found, rtol=1e-9, atol=1e-12)
 
 
@@ -71,24 +77,30 @@ def test_a_step_is_that_of_the_dense_gauss_newton_matrix(output):
     steps = problem.encode(ended.activities)
     bound = problem.network.bind()
     precision = np.concatenate([np.linspace(0.5, 2.0, 7), np.full(6, 2.0)])
-    for example in range(4):
-        alone = problem.take(jnp.array([example]))
+
+    @jax.jit
+    def whole_step(example):
+        alone, target = problem.take(example[None]), targets[example]
         flat, unravel = ravel_pytree(alone.start)
 
-        def predicted(flat, alone=alone, unravel=unravel):
+        def predicted(flat):
             return alone.activities_and_predictions(unravel(flat))[1]["layer_2"][0]
 
-        def clamped(mu, target=targets[example]):
+        def clamped(mu):
             return bound.layer("layer_2").energy(target[None], mu[None])[0]
 
         jacobian, mu = jax.jacobian(predicted)(flat), predicted(flat)
-        matrix = np.diag(precision) + jacobian.T @ jax.hessian(clamped)(mu) @ jacobian
-        whole = -np.linalg.solve(matrix, jacobian.T @ jax.grad(clamped)(mu))
-        own = ravel_pytree({name: steps[name][example] for name in alone.start})[0]
+        matrix = jnp.diag(precision) + jacobian.T @ jax.hessian(clamped)(mu) @ jacobian
+        whole = -jnp.linalg.solve(matrix, jacobian.T @ jax.grad(clamped)(mu))
         # the whole step, or the half, quarter or eighth of it with the least energy
-        energies = [alone.energy(unravel(part * whole))[0] for part in (1, 0.5, 0.25, 0.125)]
-        best = (1, 0.5, 0.25, 0.125)[int(np.argmin(energies))]
-        np.testing.assert_allclose(own, best * whole, rtol=1e-8, atol=1e-12)
+        parts = jnp.array([1, 0.5, 0.25, 0.125])
+        energies = [alone.energy(unravel(part * whole))[0] for part in parts]
+        return parts[jnp.argmin(jnp.stack(energies))] * whole
+
+    for example in range(4):
+        expected = whole_step(jnp.array(example))
+        own = ravel_pytree({name: steps[name][example] for name in problem.start})[0]
+        np.testing.assert_allclose(own, expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
@@ -140,7 +152,12 @@ def test_clamps_in_the_middle_and_weights_of_energies():
     rule = pc.learning.Nudged(pc.inference.OutputNewton(num_steps=1), beta=0.1, weighted=True)
     other = pc.learning.Nudged(pc.inference.NewtonCG(num_steps=20), beta=0.1, weighted=True)
     split, evidence = pc.networks.split(network), pc.Evidence(inputs, targets)
-    own, same = (one.gradients(split, evidence, key=jax.random.key(0))[0] for one in (rule, other))
+    own, same = (
+        jax.jit(lambda split, one=one: one.gradients(split, evidence, key=jax.random.key(0))[0])(
+            split
+        )
+        for one in (rule, other)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), own, same)
 
 

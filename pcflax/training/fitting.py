@@ -94,6 +94,7 @@ class Fit:
 
     def items(self, count: int, capacity: int) -> PyTree:
         """Return what the next `count` batches are read from."""
+        self.run.record.set_source(self.data, self.run.step)
         items = pad(self.data.items(self.run.step - self.calendar.start, count), capacity)
         return items_on(self.mesh, items, self.data.batch_size)
 

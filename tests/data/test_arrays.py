@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcflax as pc
-from pcflax.data.base import Decoder
+from pcflax.data.decoder import Decoder
 
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 

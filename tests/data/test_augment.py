@@ -18,7 +18,7 @@ from scipy import stats
 
 import pcflax as pc
 from pcflax.data.augment import Seeded, as_augmentations, augmented, describe, seeded
-from pcflax.data.base import Decoder
+from pcflax.data.decoder import Decoder
 from pcflax.data.sources.digits import read_digits
 from tests.conftest import parameters_of
 

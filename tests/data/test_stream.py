@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.data.base import Decoder
+from pcflax.data.decoder import Decoder
 
 DECODER = Decoder(scale=1 / 255, mean=(0.2,), std=(0.7,), flatten=True, num_classes=4)
 OPTIMIZER = optax.adam(1e-2)

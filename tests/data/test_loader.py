@@ -129,7 +129,7 @@ def test_a_batch_is_read_as_arrays_are():
     turned = pc.data.from_loader(batches, keys=("label", "image"), num_classes=3)
     inputs, targets = next(iter(turned))
     assert (inputs.shape, targets.shape) == ((2, 3), (2, 3, 4))
-    alone = pc.data.from_loader(batches, keys=(None, "image"))
+    alone = pc.data.from_loader([{"x": X[:2]}], keys=(None, "x"))
     assert next(iter(alone)).inputs is None
     assert next(iter(pc.data.from_loader([X[:2].astype(float)]))).inputs.dtype == np.float32
     tokens = pc.data.from_loader([(np.ones((2, 5), int), X[:2])], integer_inputs=True)

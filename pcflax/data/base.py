@@ -5,9 +5,9 @@ A data set hands the compiled training loop two things: `constants`, arrays that
 them (indices into the constants, or the raw examples themselves). `reader`, a pure function called
 inside the compiled loop, makes `Evidence` of both. So a small set costs one gather a step and no copy,
 a large one is streamed, and the Trainer cannot tell them apart. A step's position in the data is its
-number: nothing has to be saved to resume, but for loaders of others, which have a `position`. Where training images are augmented, items carry the numbers
-that their keys are drawn from; those of evaluation carry none. Next files to read: `decoder.py` and
-`arrays.py`.
+number: nothing has to be saved to resume, but of another library's loader its `position`. Where training
+images are augmented, items carry the numbers that their keys are drawn from; those of evaluation carry
+none. Next files to read: `decoder.py` and `arrays.py`.
 """
 
 from __future__ import annotations

@@ -47,6 +47,11 @@ class LoaderDataset(Dataset):
 
     Attributes:
         loader: what was given.
+
+    >>> import numpy as np
+    >>> data = LoaderDataset([(np.ones((4, 3)), np.zeros((4, 2)))] * 5)
+    >>> data.batch_size, data.num_batches, data.position(0)
+    (4, 5, {'seen': 0, 'state': None})
     """
 
     def __init__(

@@ -239,13 +239,7 @@ class Trainer:
         if eval_data is not None:
             self.check_data(eval_data := self._as_dataset(eval_data, data), "evaluation data")
         calendar = make_calendar(
-            data,
-            total,
-            log_every,
-            eval_every,
-            evaluates=eval_data is not None,
-            checkpoints=self.checkpoints,
-            has_epochs=self.callbacks.listens("on_epoch_end"),
+            data, total, log_every, eval_every, eval_data, self.checkpoints, self.callbacks
         )
         recipe = Recipe(metrics, data.reader)
         measured = self._metric_functions(eval_data or data, network)

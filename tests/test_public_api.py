@@ -44,8 +44,8 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         Implicit IncrementalPC LearningInfo MetaPCN Nudged PredictiveCoding Temporal ZIL
         apply matrix_steps normalize_spectral scale_by_layer spectral_penalty
         weight_decay""",
-    "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip StreamDataset TextDataset
-        from_arrays from_sequences load""",
+    "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip LoaderDataset StreamDataset TextDataset
+        from_arrays from_loader from_sequences load""",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
         StepProfile StepSizeRange activity_spectrum bits_per_dimension chain_diagnostics continual

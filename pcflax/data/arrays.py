@@ -16,8 +16,8 @@ from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
 from .augment import Augmentation, as_augmentations
-from .base import Dataset, Reader
-from .decoder import Decoder
+from .base import Dataset
+from .decoder import Decoder, Reader
 from .examples import are_labels, check_examples, scale_of
 
 
@@ -205,6 +205,44 @@ def from_arrays(
     >>> next(iter(data)).clamps["hidden"].mask.all(axis=1)
     Array([ True, False], dtype=bool)
     """
+    stored, decoder = stored_as(
+        inputs,
+        targets,
+        clamps,
+        num_classes=num_classes,
+        integer_inputs=integer_inputs,
+        weights=weights,
+        name=name,
+        flatten=flatten,
+    )
+    return ArrayDataset(
+        stored.inputs,
+        stored.targets,
+        clamps=stored.clamps,
+        weights=stored.weights,
+        decoder=decoder,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        name=name,
+        augment=augment,
+        has_checksum=True,
+        class_names=class_names,
+    )
+
+
+def stored_as(
+    inputs: Any,
+    targets: Any,
+    clamps: Mapping[str, Any] | None = None,
+    *,
+    num_classes: int | Mapping[str, int] | None,
+    integer_inputs: bool,
+    name: str,
+    flatten: bool,
+    weights: Any = None,
+) -> tuple[Evidence, Decoder]:
+    """Return a user's arrays as they are stored, and what makes batches of them; as `from_arrays` says."""
     # stored as images are that have labels
     given = num_classes is not None and not integer_inputs
     turned = given and are_labels(inputs) and not are_labels(targets)
@@ -218,22 +256,8 @@ def from_arrays(
         roles=("targets", "inputs") if turned else ("inputs", "targets"),
     )
     roles: Any = {"inputs": "label", "targets": "image"} if turned else {}
-    return ArrayDataset(
-        stored.inputs,
-        stored.targets,
-        clamps=stored.clamps,
-        weights=stored.weights,
-        decoder=Decoder(
-            scale_of(stored.inputs), flatten=bool(flatten), num_classes=classes, **roles
-        ),
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        name=name,
-        augment=augment,
-        has_checksum=True,
-        class_names=class_names,
-    )
+    scale = scale_of(stored.inputs)
+    return stored, Decoder(scale, flatten=bool(flatten), num_classes=classes, **roles)
 
 
 def checksum(arrays: PyTree) -> int:

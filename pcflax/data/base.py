@@ -5,17 +5,16 @@ A data set hands the compiled training loop two things: `constants`, arrays that
 them (indices into the constants, or the raw examples themselves). `reader`, a pure function called
 inside the compiled loop, makes `Evidence` of both. So a small set costs one gather a step and no copy,
 a large one is streamed, and the Trainer cannot tell them apart. A step's position in the data is its
-number: nothing has to be saved to resume. Where training images are augmented, items carry the numbers
-that their keys are drawn from; those of evaluation carry none. Next file to read: `arrays.py`.
+number: nothing has to be saved to resume, but of another library's loader its `position`. Where training
+images are augmented, items carry the numbers that their keys are drawn from; those of evaluation carry
+none. Next files to read: `decoder.py` and `arrays.py`.
 """
 
 from __future__ import annotations
 
 import abc
 import copy
-import dataclasses
-import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -25,40 +24,10 @@ from pcflax.checks import expect_count
 from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
-from .augment import Augmentation, Seeded, augmented, describe, seeded
-from .decoder import Decoder
+from .augment import describe, seeded
+from .decoder import Reader
 
 ALL_ROWS = slice(None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """From constants and one item to a batch; hashable, so that compiled loops can be reused.
-
-    The item holds indices into the constants where it is to `gather`, else the examples themselves.
-    Images of items that are `Seeded`, the training batches', are augmented.
-    """
-
-    decoder: Decoder
-    gather: bool
-    augment: tuple[Augmentation, ...] = ()
-
-    def __call__(self, constants: PyTree, item: PyTree) -> Evidence:
-        """Return the batch of one item."""
-        change = None
-        if isinstance(item, Seeded):
-            change, item = functools.partial(augmented, self.augment, seed=item.seed), item.stored
-        stored = self.stored(constants, item)
-        batch = self.decoder(stored.inputs, stored.targets, change)
-        return dataclasses.replace(stored, inputs=batch.inputs, targets=batch.targets)
-
-    def stored(self, constants: PyTree, item: PyTree) -> Evidence:
-        """Return one item's examples as they are stored, with their places."""
-        if self.gather:
-            rows = jax.tree.map(lambda kept: kept[item], constants)
-            return dataclasses.replace(rows, examples=item)
-        inputs, targets, *places = item
-        return Evidence(inputs, targets, examples=places[0] if places else None)
 
 
 class Dataset(abc.ABC):
@@ -85,7 +54,7 @@ class Dataset(abc.ABC):
         self,
         *,
         name: str,
-        num_examples: int,
+        num_examples: int | None,
         batch_size: int,
         shuffle: bool,
         seed: int,
@@ -95,7 +64,7 @@ class Dataset(abc.ABC):
         if num_examples == 0:
             raise ValueError(f"data set '{name}' is empty; expected at least one example")
         self.name = name
-        self.num_examples = num_examples
+        self._num_examples = num_examples  # None: not known
         self.batch_size = batch_size  # checked by its setter
         self.shuffle = bool(shuffle)
         self.seed = self._expect_seed(seed)
@@ -125,6 +94,25 @@ class Dataset(abc.ABC):
         return found + tuple(map(str, range(len(found), classes)))
 
     @property
+    def has_length(self) -> bool:
+        """Whether it is known how many examples there are."""
+        return self._num_examples is not None
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples there are.
+
+        Raises:
+            ValueError: where a loader does not say.
+        """
+        if self._num_examples is None:
+            raise ValueError(
+                f"{self._title} has no length, so it has no epochs; give num_steps, and eval_every where "
+                f"there is something to evaluate or save"
+            )
+        return self._num_examples
+
+    @property
     def batch_size(self) -> int:
         """Examples in a batch; from 1 to `num_examples`.
 
@@ -135,13 +123,16 @@ class Dataset(abc.ABC):
 
     @batch_size.setter
     def batch_size(self, batch_size: int) -> None:
+        self._batch_size = self._expect_batch_size(batch_size)
+
+    def _expect_batch_size(self, batch_size: int) -> int:
         batch_size = expect_count(self._title, "batch_size", batch_size, least=1)
         if batch_size > self.num_examples:
             raise ValueError(
                 f"batch_size {batch_size} is larger than {self._title} with its {self.num_examples} "
                 f"examples; give a batch_size of at most {self.num_examples}"
             )
-        self._batch_size = batch_size
+        return batch_size
 
     @property
     def num_batches(self) -> int:
@@ -207,6 +198,22 @@ class Dataset(abc.ABC):
         """
         return self.with_seeds(self.fetch(self.indices(start, count)[:, rows]), start)
 
+    def probe(self) -> PyTree:
+        """Return the items of one batch, whichever, to see what is in it; training does not move."""
+        return self.fetch(self.indices(0, 1))
+
+    def first_batch(self) -> Evidence:
+        """Return the batch of `probe`."""
+        return self._read()(self.probe())
+
+    def position(self, number: int) -> dict[str, Any] | None:
+        """Return what a checkpoint holds to go on with training batch `number`; here the number says all."""
+        del number
+
+    def go_to(self, number: int, position: Mapping[str, Any]) -> None:
+        """Go on with training batch `number`, where `position` was told of it."""
+        del number, position
+
     def with_seeds(self, items: PyTree, start: int) -> PyTree:
         """Return the items of training batches start, ..., `Seeded` where these are augmented."""
         if not self.reader.augment:
@@ -253,7 +260,7 @@ class Dataset(abc.ABC):
     def epoch(self, epoch: int = 0) -> Iterator[Evidence]:
         """Return the training batches of one epoch, for loops of one's own; complete ones only."""
         numbers = range(epoch * self.num_batches, (epoch + 1) * self.num_batches)
-        return self._read(self.items(number, 1) for number in numbers)
+        return map(self._read(), (self.items(number, 1) for number in numbers))
 
     def batches(self) -> Iterator[Evidence]:
         """Yield every example once, in stored order, as evaluation sees it; the last batch may be smaller.
@@ -263,17 +270,16 @@ class Dataset(abc.ABC):
         >>> [len(batch.inputs) for batch in test.batches()]
         [100, 100, 100, 60]
         """
-        left = self.num_examples
-        for batch in self._read(items for items, _ in self.evaluation_items(1)):
-            whole = left >= self.batch_size
-            yield batch if whole else jax.tree.map(lambda leaf, n=left: leaf[:n], batch)
-            left -= self.batch_size
+        read = self._read()
+        for items, valid in self.evaluation_items(1):
+            count, batch = int(valid.sum()), read(items)
+            whole = count == self.batch_size
+            yield batch if whole else jax.tree.map(lambda leaf, n=count: leaf[:n], batch)
 
-    def _read(self, items: Iterable[PyTree]) -> Iterator[Evidence]:
-        """The first batch of each."""
+    def _read(self) -> Callable[[PyTree], Evidence]:
+        """What makes a batch of the first of items."""
         read, constants = jax.jit(self.reader), self.constants()
-        for item in items:
-            yield read(constants, jax.tree.map(lambda leaf: leaf[0], item))
+        return lambda items: read(constants, jax.tree.map(lambda leaf: leaf[0], items))
 
     def __iter__(self) -> Iterator[Evidence]:
         """Yield the batches of epoch 0; every example once where these are as evaluation sees them."""
@@ -293,7 +299,7 @@ class Dataset(abc.ABC):
         """
         if getattr(self, "_spec", (None,))[0] == self.batch_size:
             return self._spec[1]
-        items = self.fetch(self.indices(0, 1))
+        items = self.probe()
 
         def shapes(items: PyTree) -> Evidence:
             item = jax.tree.map(lambda leaf: leaf[0], items)

@@ -1,8 +1,12 @@
-"""The decoder: what is stored of an example, as bytes and labels, to what a network takes."""
+"""From stored examples to a batch, inside the compiled loop: scale, augment, normalise, one-hot.
+
+Next file to read: `base.py`, whose data sets say which examples.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +15,8 @@ import jax.numpy as jnp
 
 from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
+
+from .augment import Augmentation, Seeded, augmented
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +93,33 @@ def _rows(labels: Any, width: int) -> Any:
     if isinstance(labels, Clamp):
         return Clamp(jax.nn.one_hot(labels.value, width), labels.mask[..., None])  # type: ignore
     return jax.nn.one_hot(labels, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """From constants and one item to a batch; hashable, so that compiled loops can be reused.
+
+    The item holds indices into the constants where it is to `gather`, else the examples themselves.
+    Images of items that are `Seeded`, the training batches', are augmented.
+    """
+
+    decoder: Decoder
+    gather: bool
+    augment: tuple[Augmentation, ...] = ()
+
+    def __call__(self, constants: PyTree, item: PyTree) -> Evidence:
+        """Return the batch of one item."""
+        change = None
+        if isinstance(item, Seeded):
+            change, item = functools.partial(augmented, self.augment, seed=item.seed), item.stored
+        stored = self.stored(constants, item)
+        batch = self.decoder(stored.inputs, stored.targets, change)
+        return dataclasses.replace(stored, inputs=batch.inputs, targets=batch.targets)
+
+    def stored(self, constants: PyTree, item: PyTree) -> Evidence:
+        """Return one item's examples as they are stored, with their places."""
+        if self.gather:
+            rows = jax.tree.map(lambda kept: kept[item], constants)
+            return dataclasses.replace(rows, examples=item)
+        inputs, targets, *places = item
+        return Evidence(inputs, targets, examples=places[0] if places else None)

@@ -16,8 +16,8 @@ from pcflax.checks import expect_count
 from pcflax.typing import PyTree
 
 from .augment import Augmentation, as_augmentations
-from .base import ALL_ROWS, Dataset, Reader
-from .decoder import Decoder
+from .base import ALL_ROWS, Dataset
+from .decoder import Decoder, Reader
 from .examples import native, told
 
 # Two processor cores decode about this many batches ahead of a compiled step, where they are small.

@@ -20,8 +20,8 @@ from pcflax.layers import Evidence
 from pcflax.typing import PyTree
 
 from .arrays import checksum
-from .base import Dataset, Reader
-from .decoder import Decoder
+from .base import Dataset
+from .decoder import Decoder, Reader
 
 
 @dataclasses.dataclass(frozen=True)

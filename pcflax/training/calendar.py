@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from pcflax.checks import expect_count
+from pcflax.data import Dataset
+
+from .callbacks import CallbackList
+from .checkpoints import Checkpoints
+
 
 @dataclasses.dataclass(frozen=True)
 class Calendar:
@@ -50,3 +56,36 @@ class Calendar:
     def epochs(self, step: int) -> int:
         """Return how many epochs are complete at this step."""
         return (step - self.start) // self.epoch if self.epoch else 0
+
+
+def make_calendar(
+    data: Dataset,
+    total: int,
+    log_every: int,
+    eval_every: int | None,
+    eval_data: Dataset | None,
+    checkpoints: Checkpoints | None,
+    callbacks: CallbackList,
+) -> Calendar:
+    """Return the calendar of a fit from step 0; its arguments are those of `Trainer.fit`.
+
+    `eval_every` is an epoch unless given. Data without a length have no epochs: where it is needed, it is to
+    be given.
+
+    Raises:
+        TypeError, ValueError: for periods that are no counts, and data without a length where one is needed.
+    """
+    log_every = expect_count("fit", "log_every", log_every, least=1)
+    own = None if checkpoints is None else checkpoints.every
+    if eval_every is None:
+        needed = eval_data is not None or (checkpoints is not None and own is None)
+        eval_every = data.num_batches if needed or data.has_length else 1
+    eval_every = expect_count("fit", "eval_every", eval_every, least=1)
+    has_epochs = data.has_length and callbacks.listens("on_epoch_end")
+    return Calendar(
+        total=total,
+        log=log_every,
+        evaluate=None if eval_data is None else eval_every,
+        save=None if checkpoints is None else own or eval_every,
+        epoch=data.num_batches if has_epochs else None,
+    )

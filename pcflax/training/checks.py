@@ -96,7 +96,8 @@ def check_is_dataset(data: object, role: str) -> None:
     if not isinstance(data, Dataset):
         raise TypeError(
             f"expected the {role} from pc.data.load or pc.data.from_arrays, got "
-            f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, batch_size=64)"
+            f"{type(data).__name__}; wrap arrays: pc.data.from_arrays(inputs, targets, batch_size=64), and "
+            f"other batches: pc.data.from_loader(batches)"
         )
 
 
@@ -123,7 +124,7 @@ def check_data(
     )
     if picky and (spec.targets is not None or spec.clamps):
         try:
-            bound.known(next(iter(data.batches())))
+            bound.known(data.first_batch())
         except ValueError as error:
             raise ValueError(f"the {role} '{data.name}' does not fit: {error}") from error
 
@@ -223,10 +224,11 @@ def not_finite(batch: Evidence, name: str) -> str | None:
 
 def warn_done(step: int, total: int, data: Dataset) -> None:
     """Tell that a fit was asked for no more than is done."""
+    more = data.num_batches if data.has_length else 1
+    what = f"one more pass over '{data.name}'" if data.has_length else f"one more of '{data.name}'"
     warnings.warn(
         f"nothing to do: {step} steps are done and {total} were asked for (epochs and num_steps are totals, "
-        f"counted from step 0); for one more pass over '{data.name}' give num_steps="
-        f"{step + data.num_batches}",
+        f"counted from step 0); for {what} give num_steps={step + more}",
         UserWarning,
         stacklevel=4,  # where fit was called
     )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int
 
 from pcflax.checks import expect_count
 from pcflax.data import Dataset
-from pcflax.data.base import Reader
+from pcflax.data.decoder import Reader
 from pcflax.errors import NonFiniteEnergyError
 from pcflax.inference import Status
 from pcflax.layers import Evidence
@@ -53,8 +53,9 @@ def evaluate(
     mesh = network.mesh
     constants = constants_on(mesh, data)
     totals: dict[str, float] = {}
-    rows = own_rows(mesh, data)
+    rows, examples = own_rows(mesh, data), 0
     for number, items, valid in _numbered(data, call_capacity(data), rows):
+        examples += int(valid.sum())
         items = items_on(mesh, items, data.batch_size, rows)
         valid = items_on(mesh, valid, data.batch_size)
         with memory_told("evaluation", lambda: network, data), network.on_mesh():
@@ -73,15 +74,15 @@ def evaluate(
         for name, column in sums.items():
             # in float64 on the host: the same at every batch size, but for rounding
             totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
-    failed, known = totals.pop("failed", 0.0), totals.pop("known", data.num_examples)
+    failed, known = totals.pop("failed", 0.0), totals.pop("known", examples)
     if failed:
         raise NonFiniteEnergyError(
-            f"inference ended at numbers that are not finite in {failed:.0f} of {data.num_examples} examples "
-            f"of '{data.name}'; lower the step size of {type(reads).__name__}'s inference"
+            f"inference ended at numbers that are not finite in {failed:.0f} of {examples} examples of "
+            f"'{data.name}'; lower the step size of {type(reads).__name__}'s inference"
         )
     counts = {name: known for name, _ in metrics}
     means = {
-        name: value / counts.get(name, data.num_examples) if counts.get(name, 1) else math.nan
+        name: value / counts.get(name, examples) if counts.get(name, 1) else math.nan
         for name, value in totals.items()
     }
     means = of_means(means, metrics)

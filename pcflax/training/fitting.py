@@ -99,6 +99,7 @@ class Fit:
     def items(self, count: int, capacity: int) -> PyTree:
         """Return what the next `count` batches are read from."""
         start, rows = self.run.step - self.calendar.start, own_rows(self.mesh, self.data)
+        self.run.record.set_source(self.data, self.run.step)
         # whole batches where they are few numbers, as indices are
         cut = () if rows == ALL_ROWS else (rows,)
         items = pad(self.data.items(start, count, *cut), capacity)

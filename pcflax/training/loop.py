@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Int
 
-from pcflax.data.base import Reader
+from pcflax.data.decoder import Reader
 from pcflax.learning import AbstractLearning
 from pcflax.settings import Argument
 from pcflax.sharding.inside import keep, split_examples, whole

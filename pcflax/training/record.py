@@ -34,6 +34,8 @@ class Record:
         0  # at this step did the newest fit; one that goes on with a restored one keeps its
     )
     restored: Mapping[str, Any] | None = None  # what the checkpoint says, until the next fit begins
+    source: Dataset | None = None  # what the newest batches are of
+    position: Mapping[str, Any] | None = None  # where it stood, until it is told
 
     def add(self, values: Mapping[str, np.ndarray], count: int) -> None:
         """Add what the first `count` steps of a call measured."""
@@ -81,7 +83,9 @@ class Record:
         now: dict[str, Any] = dict(data.description())
         goes_on = self.is_on(data)
         if not goes_on:
-            self.data_start = step
+            self.data_start, self.position = step, None
+        elif self.source is not None and self.source is not data:
+            self.position = self.source.position(step - self.data_start)
         self.data = now
         if self.restored is None:
             self.began = step
@@ -90,6 +94,12 @@ class Record:
         self.restored = None
         return goes_on
 
+    def set_source(self, data: Dataset, step: int) -> None:
+        """Take the next batches from this data set, where it stood at this step."""
+        if self.position is not None and self.is_on(data):
+            data.go_to(step - self.data_start, self.position)
+        self.source, self.position = data, None
+
     def to_meta(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint of this step stores beside its arrays and where its rows are."""
         evaluated: dict[str, float] = {}
@@ -97,7 +107,11 @@ class Record:
             if row["step"] != step:
                 break
             evaluated |= {name: value for name, value in row.items() if name.startswith("eval/")}
+        position = self.position
+        if position is None and self.source is not None:
+            position = self.source.position(step - self.data_start)
         return {
+            **({} if position is None else {"position": dict(position)}),
             "seed": self.seed,
             "data": self.data,
             "data_start": self.data_start,
@@ -139,4 +153,5 @@ class Record:
             data_start=meta.get("data_start", 0),
             began=meta.get("began", 0),
             restored=meta,
+            position=meta.get("position"),
         )

@@ -25,9 +25,7 @@ def call_capacity(data: Dataset, copies: int = 1) -> int:
     A function of the data and of how many fits there are, so that every `fit` on it finds the same compiled
     program.
     """
-    item_bytes = sum(
-        np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.fetch(data.indices(0, 1)))
-    )
+    item_bytes = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data.probe()))
     return max(1, min(CAPACITY, STREAMED_BYTES // max(item_bytes * copies, 1)))
 
 

@@ -6,6 +6,7 @@ trains, `Saving` saves. Next file to read: `fitting.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from pcflax.settings import Argument
 from pcflax.sharding import Placement
 from pcflax.typing import MetricFunction, PyTree
 
-from .calendar import Calendar
+from .calendar import make_calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints
 from .checks import as_optimizer, check_data, check_rule, measured_names, total_steps, warn_done
@@ -31,6 +32,7 @@ from .filtering import Forecast
 from .fitting import Fit, train
 from .freezing import restrict
 from .history import History
+from .loaders import as_dataset
 from .loggers import ConsoleLogger
 from .loop import Recipe
 from .metrics import MetricFunctions, by_node, default_metrics
@@ -165,11 +167,11 @@ class Trainer:
 
     def fit(
         self,
-        data: Dataset,
+        data: Dataset | Iterable[Any],
         *,
         epochs: int | None = None,
         num_steps: int | None = None,
-        eval_data: Dataset | None = None,
+        eval_data: Dataset | Iterable[Any] | None = None,
         eval_every: int | None = None,
         log_every: int = 50,
     ) -> History:
@@ -181,9 +183,9 @@ class Trainer:
         training mode, whatever `network.eval()` said.
 
         Args:
-            data: from `pc.data.load` or `pc.data.from_arrays`.
+            data: of `pc.data`; or grain's pipeline or torch's `DataLoader` itself, see `pc.data.from_loader`.
             epochs: total number of passes over `data`; or
-            num_steps: total number of batches.
+            num_steps: total number of batches, of data without a length.
             eval_data: measured every `eval_every` steps and after the last.
             eval_every: steps between evaluations; an epoch unless given.
             log_every: steps over which training metrics are averaged into one row.
@@ -209,10 +211,10 @@ class Trainer:
 
     def prepare(
         self,
-        data: Dataset,
+        data: Any,
         epochs: int | None,
         num_steps: int | None,
-        eval_data: Dataset | None,
+        eval_data: Any,
         eval_every: int | None,
         log_every: int,
         done_too: bool = False,
@@ -224,6 +226,7 @@ class Trainer:
         Raises:
             TypeError, ValueError: as `fit`, for data that do not fit, and totals that are no counts.
         """
+        data = self._as_dataset(data, self._run.record.source)
         total = total_steps(data, epochs, num_steps)
         # rows of training measure the pass upward, where that is what is read
         network = self._run.state().network
@@ -234,11 +237,10 @@ class Trainer:
         reads = self.passes if passes else None
         check_data(network, data, lambda _: metrics, "training data", reads)
         if eval_data is not None:
-            self.check_data(eval_data, "evaluation data")
-        log_every = expect_count("fit", "log_every", log_every, least=1)
-        if eval_every is None:
-            eval_every = data.num_batches
-        eval_every = expect_count("fit", "eval_every", eval_every, least=1)
+            self.check_data(eval_data := self._as_dataset(eval_data, data), "evaluation data")
+        calendar = make_calendar(
+            data, total, log_every, eval_every, eval_data, self.checkpoints, self.callbacks
+        )
         recipe = Recipe(metrics, data.reader)
         measured = self._metric_functions(eval_data or data, network)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
@@ -250,14 +252,6 @@ class Trainer:
             warn_done(self.step, total, data)
             return None
         goes_on = self._run.record.begin(self.step, data)
-        calendar = Calendar(
-            total=total,
-            log=log_every,
-            evaluate=eval_every if eval_data is not None else None,
-            save=None if self.checkpoints is None else self.checkpoints.every or eval_every,
-            epoch=data.num_batches if self.callbacks.listens("on_epoch_end") else None,
-            start=self._run.record.data_start,
-        )
         self._run.stop_asked = False
         keeps = self.checkpoints is not None and self.checkpoints.activities
         self._run.carry_activities(data.spec() if keeps else None, self.learning)
@@ -269,8 +263,8 @@ class Trainer:
             recipe=recipe,
             rule=self.learning,
             optimizer=Argument(self.optimizer),
-            calendar=calendar,
-            evaluate=lambda: self.evaluate(eval_data),  # type: ignore[arg-type]
+            calendar=dataclasses.replace(calendar, start=self._run.record.data_start),
+            evaluate=lambda: self.evaluate(eval_data),
             callbacks=self.callbacks,
             saving=self._saving,
             pace=self._pace,
@@ -283,7 +277,7 @@ class Trainer:
 
     # Measuring.
 
-    def evaluate(self, data: Dataset, *, reads: AbstractReading | None = None) -> dict[str, float]:
+    def evaluate(self, data: Any, *, reads: AbstractReading | None = None) -> dict[str, float]:
         """Return means over every example of a data set: the metrics, and the energy.
 
         Inference never sees what is read. With `pc.Feedforward()` the energy is F at the feedforward
@@ -291,7 +285,7 @@ class Trainer:
         reading that infers, F where inference ended.
 
         Args:
-            data: from `pc.data.load` or `pc.data.from_arrays`; its incomplete last batch counts too.
+            data: as for `fit`; its incomplete last batch counts too.
             reads: another reading than the Trainer's.
 
         Returns:
@@ -302,7 +296,7 @@ class Trainer:
             TypeError, ValueError: for what is no reading, or data that the network cannot take.
             NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
-        reads = self._check_reading(reads)
+        reads, data = self._check_reading(reads), self._as_dataset(data)
         self.check_data(data, "evaluation data", reads=reads)
         network = self._run.state().network
         metrics = self._metric_functions(data, network, reads)
@@ -314,7 +308,7 @@ class Trainer:
         """Return what the network answers: its feedforward predictions, or what another reading reads.
 
         Args:
-            inputs: (examples, *features), floating; a `pc.Evidence`; or a data set, in its stored order.
+            inputs: (examples, *features), floating; a `pc.Evidence`; or data as for `fit`, in stored order.
             reads: another reading than the Trainer's.
             batch_size: examples in one compiled call, where `inputs` is no data set.
 
@@ -325,28 +319,30 @@ class Trainer:
             TypeError, ValueError: for what is no reading, or inputs that the network cannot take.
             NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
-        reads = self._check_reading(reads)
+        reads, inputs = self._check_reading(reads), self._as_dataset(inputs)
         return predict(self._run.state().network, inputs, batch_size, reads, self._run.key)
 
     def check_data(
-        self, data: Dataset, role: str = "data", *, reads: AbstractReading | None = None
+        self, data: Any, role: str = "data", *, reads: AbstractReading | None = None
     ) -> None:
         """See that a data set fits the network, by one batch's shapes, without computing anything.
 
         `fit` and `evaluate` do so first.
 
         Args:
-            data: from `pc.data.load` or `pc.data.from_arrays`.
+            data: as for `fit`.
             role: what an error calls it.
             reads: another reading than the Trainer's.
 
         Raises:
             TypeError, ValueError: saying what does not fit, and in which layer.
         """
-        reads = self._check_reading(reads)
-        network = self._run.state().network
+        reads, network = self._check_reading(reads), self._run.state().network
         metrics = functools.partial(self._metric_functions, network=network, reads=reads)
-        check_data(network, data, metrics, role, reads)
+        check_data(network, self._as_dataset(data), metrics, role, reads)
+
+    def _as_dataset(self, data: Any, *known: object) -> Any:
+        return as_dataset(data, self._run.state().network, self.passes, *known)
 
     def _check_reading(self, reads: AbstractReading | None) -> AbstractReading:
         if reads is None:

@@ -12,7 +12,8 @@ from pcflax.checks import did_you_mean, expect_count
 
 from ..arrays import ArrayDataset
 from ..augment import Augmentation
-from ..base import Dataset, Decoder
+from ..base import Dataset
+from ..decoder import Decoder
 from ..examples import scale_of
 from ..stream import StreamDataset
 from ..text import TextDataset, bounds, read_text

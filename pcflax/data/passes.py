@@ -1,0 +1,124 @@
+"""Loaders of one's own: what is one, how long a pass over it is, and where in it an iterator stands.
+
+A grain pipeline, torch's `DataLoader` and any other iterable of batches are known by what they can do;
+neither library is imported here. Next file to read: `loader.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from .base import Dataset
+
+
+class Mark(NamedTuple):
+    """A place between two batches.
+
+    Attributes:
+        seen: complete batches of the pass before it.
+        state: what the iterator says of itself there, as JSON; None of one that says nothing.
+    """
+
+    seen: int = 0
+    state: str | None = None
+
+
+def is_loader(given: object) -> bool:
+    """Return whether this is a pipeline of grain's, or has the protocol of torch's `DataLoader`.
+
+    >>> is_loader([1, 2])
+    False
+    """
+    if isinstance(given, Dataset):
+        return False
+    grain = sys.modules.get("grain")  # nobody has a pipeline of a library that is not imported
+    kinds = () if grain is None else (grain.MapDataset, grain.IterDataset, grain.DataLoader)
+    protocol = ("__iter__", "dataset", "batch_size")
+    return isinstance(given, kinds) or all(hasattr(given, name) for name in protocol)
+
+
+def default_name(loader: Any) -> str:
+    """Return what a loader is called that has no name: the kind of its data set, or its own."""
+    return type(getattr(loader, "dataset", loader)).__name__
+
+
+def _is_map(loader: Any) -> bool:
+    grain = sys.modules.get("grain")
+    return grain is not None and isinstance(loader, grain.MapDataset)
+
+
+def never_ends(loader: Any) -> bool:
+    """Return whether a pass has no end, as far as grain says: of a data set that is repeated for ever."""
+    grain = sys.modules.get("grain")
+    if grain is None or not isinstance(loader, grain.MapDataset | grain.IterDataset):
+        return False
+    is_endless = _is_map(loader) and len(loader) >= sys.maxsize
+    return is_endless or any(never_ends(parent) for parent in loader.parents)
+
+
+def count_examples(loader: Any, batch_size: int) -> int | None:
+    """Return how many examples a pass has, or None where the loader does not say."""
+    try:
+        batches = len(loader)
+    except TypeError:
+        return None
+    if batches == 0 or never_ends(loader):
+        return None
+    if isinstance(getattr(loader, "batch_size", None), int):  # torch's
+        examples: Any
+        for examples in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
+            if hasattr(examples, "__len__"):
+                whole = getattr(loader, "drop_last", False)
+                return batches * batch_size if whole else len(examples)
+    if hasattr(loader, "__getitem__"):
+        last = jax.tree.leaves(loader[batches - 1])
+        return (batches - 1) * batch_size + len(last[0]) if last else None  # some are left out
+    return batches * batch_size
+
+
+def open_pass(loader: Any, *, ahead: int, again: bool) -> Iterator[Any]:
+    """Return an iterator at the beginning.
+
+    Args:
+        loader: whose batches these are.
+        ahead: batches that grain reads ahead of a `MapDataset`.
+        again: whether a `MapDataset` of grain's begins anew at its end, shuffled anew.
+    """
+    if not _is_map(loader):
+        return iter(loader)
+    import grain
+
+    options = grain.ReadOptions(num_threads=min(16, ahead), prefetch_buffer_size=ahead)
+    repeated = loader.repeat() if again and not never_ends(loader) else loader
+    return iter(repeated.to_iter_dataset(options))
+
+
+def state_of(iterator: Iterator[Any]) -> str | None:
+    """Return what an iterator of grain's says of where it stands; None of others."""
+    if not hasattr(iterator, "get_state"):
+        return None
+    state: Any = iterator.get_state()  # type: ignore[attr-defined]
+    return state.decode() if isinstance(state, bytes) else json.dumps(state)
+
+
+def set_state(iterator: Any, state: str) -> None:
+    """Take an iterator of grain's where one stood that said this."""
+    in_bytes = isinstance(iterator.get_state(), bytes)  # that of grain.DataLoader
+    iterator.set_state(state.encode() if in_bytes else json.loads(state))
+
+
+def forks(loader: Any) -> bool:
+    """Return whether worker processes of torch's `DataLoader` begin as copies of this process."""
+    if not getattr(loader, "num_workers", 0):
+        return False
+    context = getattr(loader, "multiprocessing_context", None)
+    if context is not None:
+        return (context if isinstance(context, str) else context.get_start_method()) == "fork"
+    default = multiprocessing.get_all_start_methods()[0]
+    return (multiprocessing.get_start_method(allow_none=True) or default) == "fork"

@@ -48,6 +48,9 @@ class LoaderDataset(Dataset):
     Attributes:
         loader: what was given.
 
+    Raises:
+        TypeError, ValueError, RuntimeError: as `from_loader`.
+
     >>> import numpy as np
     >>> data = LoaderDataset([(np.ones((4, 3)), np.zeros((4, 2)))] * 5)
     >>> data.batch_size, data.num_batches, data.position(0)

@@ -118,7 +118,7 @@ class Replicas:
         Raises:
             TypeError, ValueError: as of `Trainer.fit`; with `how="mapped"`, where the Trainers or their
                 data differ in more than numbers, naming the first difference.
-            Terminated, KeyboardInterrupt: as of `Trainer.fit`, after saving.
+            Terminated, KeyboardInterrupt, RuntimeError: as of `Trainer.fit`, after saving where it can.
 
         Warns:
             UserWarning: of each seed that ended because its numbers were not finite.

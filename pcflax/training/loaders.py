@@ -40,7 +40,8 @@ def as_dataset(data: Any, network: SplitNetwork, passes: AbstractReading, *known
         try:
             answered = jax.eval_shape(answer, Evidence(inputs))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"the loader's inputs do not fit the network: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"the loader's inputs do not fit the network: {error}") from error
         return None if isinstance(answered, dict) else answered.shape[-1]
 
     return LoaderDataset(data, num_classes=width)

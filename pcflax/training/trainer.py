@@ -200,6 +200,7 @@ class Trainer:
             Terminated: on SIGTERM (exit code 143) and SIGHUP (129), after saving. SIGUSR1 saves, and
                 training goes on.
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
+            RuntimeError, ConnectionError: where another process fails, or has ended.
         """
         fit = self.prepare(data, epochs, num_steps, eval_data, eval_every, log_every)
         if fit is None:

@@ -104,6 +104,7 @@ class Checkpoints:
             FileExistsError: where another process writes there.
             FileNotFoundError: where a process does not see what the first one writes there.
             OSError: where the folder cannot be written, naming it.
+            RuntimeError: where another process fails.
         """
         with together() as first:
             if first:
@@ -154,6 +155,7 @@ class Checkpoints:
 
         Raises:
             FileExistsError: where something else has the step's name, or another process writes.
+            RuntimeError: where another process fails.
         """
         stored = {
             section: {name: array for name, array in flat.items() if np.size(array) > 0}

@@ -227,7 +227,7 @@ class Checkpoints:
         """Return when the last save is complete and sealed.
 
         Raises:
-            Exception: what went wrong while it was written.
+            Exception: what went wrong while it was written; a RuntimeError where it was in another process.
         """
         if self._sealing is None:
             return

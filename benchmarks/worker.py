@@ -81,20 +81,20 @@ class Worker:
         return {"seconds": seconds, "memory_peak": memory()["peak"]}
 
     def load(self, path: str) -> dict:
-        """Read train and test split, uint8 images and labels, and normalise them."""
+        """Read train and test split, uint8 images and labels, and normalize them."""
         with np.load(path) as file:
             scale, mean, deviation = (
                 file[name].astype(np.float32) for name in ("scale", "mean", "std")
             )
 
-            def normalised(split: str) -> np.ndarray:
+            def normalized(split: str) -> np.ndarray:
                 images = (file[f"{split}_inputs"].astype(np.float32) * scale - mean) / deviation
                 return images.reshape(len(images), *self.job.input_shape)
 
             self.data = (
-                normalised("train"),
+                normalized("train"),
                 file["train_labels"],
-                normalised("test"),
+                normalized("test"),
                 file["test_labels"],
             )
         return {"train": len(self.data[1]), "test": len(self.data[3])}

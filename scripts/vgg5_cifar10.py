@@ -9,7 +9,7 @@ The settings of each rule are those that Pinchetti et al. (2024), arXiv 2407.011
 T steps of SGD with momentum on the activities, begun anew for each batch; AdamW on the weights, warm-up
 in a tenth of the steps and a cosine after it; batch 128, 50 epochs, flips and crops. Their rates on
 activities are of the energy of one example, which is what they are here, so nothing is converted.
-Different here: they normalise by other standard deviations (0.20 for 0.25), draw biases too at random, and
+Different here: they normalize by other standard deviations (0.20 for 0.25), draw biases too at random, and
 in centred nudging draw one sign of beta an epoch, where `Nudged` averages both signs of every batch at
 twice the time. Their table takes the best epoch on the test split and the best 5 of 7 seeds; here it is
 the last step of every seed. With `--validation` the last 5,000 training images are left out and measured

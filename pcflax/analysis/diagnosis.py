@@ -83,7 +83,7 @@ def layer_sentence(
         )
     if saturated is not None and saturated >= 0.5:
         return (
-            f"{saturated:.0%} of its activations are saturated: smaller initial weights, normalised "
+            f"{saturated:.0%} of its activations are saturated: smaller initial weights, normalized "
             f"inputs or a lower learning rate"
         )
     if norm is None:

@@ -225,7 +225,7 @@ def _affine_map(name: str, layer: PCLayer) -> tuple[Array, Array, float]:
         )
     for option in ("norm", "dropout"):
         if getattr(layer, option, None) is not None:
-            raise ValueError(refusal + "it normalises or drops; leave out norm and dropout")
+            raise ValueError(refusal + "it normalizes or drops; leave out norm and dropout")
     if layer.activation is not None:
         function = getattr(layer.activation, "__name__", layer.activation)
         raise ValueError(

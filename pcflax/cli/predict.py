@@ -1,6 +1,6 @@
 """`pcflax predict RUN FILE`: what a trained network answers for examples of a file.
 
-The file's whole numbers are examples as the run's data set stores them, and are scaled and normalised as
+The file's whole numbers are examples as the run's data set stores them, and are scaled and normalized as
 those are; its floating numbers go into the network as they are.
 """
 

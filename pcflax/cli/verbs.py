@@ -102,7 +102,7 @@ class PredictOptions(CheckpointOptions):
     """Answer for the examples of a file with a trained run.
 
     Whole numbers are examples as the run's data set stores them, bytes of images as a rule, and are scaled
-    and normalised as those are; floating numbers go into the network as they are.
+    and normalized as those are; floating numbers go into the network as they are.
     """
 
     file: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)

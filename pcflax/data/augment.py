@@ -29,7 +29,7 @@ _STREAM = 2**32 - 1
 class Augmentation(Protocol):
     """A random change of a batch of images; any such function will do, where it can be hashed.
 
-    It runs under `jit`, on images that are scaled (bytes to [0, 1]) and neither normalised nor flattened
+    It runs under `jit`, on images that are scaled (bytes to [0, 1]) and neither normalized nor flattened
     yet, so that 0 is black; it keeps their shape and dtype. All its randomness comes from the key. Make
     one with fields a frozen dataclass: jax finds a compiled program again by its hash.
 
@@ -88,7 +88,7 @@ class Crop:
     Args:
         padding: pixels added on each side.
         reflect: whether to pad with the image mirrored at its border (whose own pixels are not
-            repeated); else with 0, which is black, for augmentation comes before normalisation.
+            repeated); else with 0, which is black, for augmentation comes before normalization.
 
     Raises:
         TypeError: for a padding that is no whole number.

@@ -1,4 +1,4 @@
-"""From stored examples to a batch, inside the compiled loop: scale, augment, normalise, one-hot.
+"""From stored examples to a batch, inside the compiled loop: scale, augment, normalize, one-hot.
 
 Next file to read: `base.py`, whose data sets say which examples.
 """
@@ -21,7 +21,7 @@ from .augment import Augmentation, Seeded, augmented
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Stored examples to a batch: scale, normalise, flatten, one-hot; pure, called inside jit.
+    """Stored examples to a batch: scale, normalize, flatten, one-hot; pure, called inside jit.
 
     An image becomes (stored * scale - mean) / std, with mean and std along the last axis. Integers that
     nothing scales stay integers. "Image" and "label" stand for the two things that are stored of an
@@ -55,23 +55,23 @@ class Decoder:
             images: an array (batch, *features), several by name, or None.
             labels: the same of labels; a `Clamp` of either where some are unknown, by a mask of as many
                 axes or, of labels, of one number a label.
-            change: applied to the scaled images, before they are normalised.
+            change: applied to the scaled images, before they are normalized.
         """
         found = {"image": self._images(images, change), "label": self._one_hot(labels), None: None}
         return Evidence(found[self.inputs], found[self.targets])
 
     def _images(self, images: PyTree, change: Callable | None) -> PyTree:
         dtype = jnp.result_type(float)
-        normalises = (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,))
+        normalizes = (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,))
         if isinstance(images, Clamp):
             values = self._images(images.value, change)
             mask: Any = images.mask
             return Clamp(values, mask.reshape(len(values), -1) if self.flatten else mask)
-        if normalises and images is not None:
+        if normalizes and images is not None:
             images = images.astype(dtype) * self.scale
         if change is not None:
             images = change(images)
-        if normalises and images is not None:
+        if normalizes and images is not None:
             images = (images - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
         if self.flatten:
             images = jax.tree.map(lambda image: image.reshape(image.shape[0], -1), images)

@@ -44,7 +44,7 @@ class Temporal(AbstractLearning):
     Raises:
         TypeError: where `rule` is neither.
         ValueError: for another `every`, or "sequence" with a rule that moves the weights itself; on use, for
-            a network that normalises over the batch, arrays without an axis of time or of several lengths,
+            a network that normalizes over the batch, arrays without an axis of time or of several lengths,
             and sequences that end early where all steps count alike.
 
     Source: Millidge et al. (2024), PLoS Computational Biology 20(4), for prediction errors in time.
@@ -93,7 +93,7 @@ class Temporal(AbstractLearning):
         self.rule.check(network)
         if normalizing(network):
             raise ValueError(
-                "a layer normalises over the batch, whose statistics are another at each step of time; take "
+                "a layer normalizes over the batch, whose statistics are another at each step of time; take "
                 "nnx.LayerNorm or nnx.GroupNorm"
             )
 

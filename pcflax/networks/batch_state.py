@@ -1,6 +1,6 @@
 """Batch state: what a normalization over the batch means while activities are inferred.
 
-`nnx.BatchNorm` in training mode would normalise every evaluation by the statistics of the activities at
+`nnx.BatchNorm` in training mode would normalize every evaluation by the statistics of the activities at
 hand: an example's energy would depend on its batch through them, and running statistics would move once
 an inference step. Here the statistics of a batch are those of its feedforward pass, computed once and
 frozen: inference sees constants, examples stay independent, and the number of its steps changes nothing.
@@ -103,7 +103,7 @@ def keeps_batch_state(bound: Network) -> bool:
 
 
 def normalizing(bound: Network) -> list[Any]:
-    """Return the modules that normalise by the batch at hand."""
+    """Return the modules that normalize by the batch at hand."""
     return [
         module
         for _, module in nnx.iter_modules(bound)
@@ -116,14 +116,14 @@ def _check_below(bound: Network, known: Known) -> None:
     for name in bound.names:
         if bound.layer(name).is_root_node and name not in known.clamps and known.inputs is None:
             raise ValueError(
-                f"a layer normalises over the batch, but the root '{name}' is free, so that the "
+                f"a layer normalizes over the batch, but the root '{name}' is free, so that the "
                 f"feedforward pass, whose statistics are taken, is the same for every example; take "
                 f"nnx.GroupNorm or nnx.LayerNorm, or network.eval()"
             )
     for name in bound.layer_names[len(bound.names) :]:
         if normalizing(bound.layer(name)):
             raise ValueError(
-                f"layer '{name}' normalises over the batch, but predicts another layer's node, so that the "
+                f"layer '{name}' normalizes over the batch, but predicts another layer's node, so that the "
                 f"feedforward pass, whose statistics are taken, leaves it out; take nnx.GroupNorm or "
                 f"nnx.LayerNorm"
             )

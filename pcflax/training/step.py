@@ -198,7 +198,7 @@ def take_step(
         before, optimizer.value, state.optimizer_state, batch, key=step_key, step=state.step
     )
     batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
-    if not rule.along_time:  # nothing is normalised over the batch there
+    if not rule.along_time:  # nothing is normalized over the batch there
         after = after_batch(before, batch, batch_size=batch_size, activities=seen.activities)
         network = network.replace(other=after.other)
     means = [mean.reshape(-1) for mean in layer_means(seen.energies).values()]

@@ -212,7 +212,7 @@ class TestBatches:
 
 
 class TestDecoder:
-    def test_normalises_along_the_last_axis(self):
+    def test_normalizes_along_the_last_axis(self):
         """A mean taken along the wrong axis would color every image."""
         images = np.random.default_rng(3).integers(0, 256, (2, 4, 5, 3)).astype(np.uint8)
         mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)

@@ -194,8 +194,8 @@ class TestDataSets:
             np.testing.assert_array_equal(inputs_of(make_data(), epoch), inputs_of(stream, epoch))
 
     @pytest.mark.parametrize("flatten", [False, True])
-    def test_images_are_augmented_scaled_and_neither_normalised_nor_flattened(self, flatten):
-        """Padding is black, whatever the mean: (0 - mean) / std after normalisation."""
+    def test_images_are_augmented_scaled_and_neither_normalized_nor_flattened(self, flatten):
+        """Padding is black, whatever the mean: (0 - mean) / std after normalization."""
         augment = pc.data.Crop(2)
         data = pc.data.load("digits", batch_size=32, seed=3, augment=augment, flatten=flatten)
         images, rows = read_digits("train")[0], data.indices(0, 1)[0]

@@ -271,7 +271,7 @@ class TestRefusals:
                 jnp.ones((1, 3)), inference=pc.inference.GradientDescent({"down": 0.1, "*": 0.1})
             )
 
-    def test_a_predictor_cannot_normalise_over_the_batch(self):
+    def test_a_predictor_cannot_normalize_over_the_batch(self):
         rngs = nnx.Rngs(0)
         layers = {
             "a": pc.PCDense(3, 4, rngs=rngs),
@@ -282,7 +282,7 @@ class TestRefusals:
         network = pc.PCGraph(
             layers, parents=parents, inputs={"x": 3}, output="b", predicts={"down": "a"}
         )
-        with pytest.raises(ValueError, match="'down' normalises over the batch, but predicts"):
+        with pytest.raises(ValueError, match="'down' normalizes over the batch, but predicts"):
             network.infer(jnp.ones((2, 3)), inference=pc.inference.GradientDescent(0.1))
 
     def test_guesses_begin_at_what_is_known(self):

@@ -120,12 +120,12 @@ def load(
             device (False); by its size unless given: sets of more than a gigabyte are streamed.
         augment: a random change of training images, or several in turn, such as
             `(pc.data.Flip(), pc.data.Crop(4))`. It sees images scaled to [0, 1], before they are
-            normalised or flattened; evaluation and prediction see them unchanged.
+            normalized or flattened; evaluation and prediction see them unchanged.
         sequence_length: characters in an example of a text; 128 unless given.
-        normalize: whether images of a set by name are normalised by the mean and the standard deviation
+        normalize: whether images of a set by name are normalized by the mean and the standard deviation
             of its training images, by channel; scaled to [0, 1] alone otherwise. They are known of
             `digits`, `mnist`, `fashion_mnist` and `cifar10`, and measured on the first 10,000 of others.
-            Images of a file never are normalised.
+            Images of a file never are normalized.
         num_classes: width of the one-hot rows, where it is more than the labels tell: of a file, the
             largest label of both splits plus one.
         inputs: what of an example is the inputs: "image", "label" or None, which leaves a root free.
@@ -133,7 +133,7 @@ def load(
             targets="image"` trains a network that draws.
 
     Returns:
-        A `Dataset`; images are scaled to [0, 1] and normalised, labels become one-hot rows. Of a text, a
+        A `Dataset`; images are scaled to [0, 1] and normalized, labels become one-hot rows. Of a text, a
         `TextDataset`, whose tokens are numbered by the characters of the whole file.
 
     Raises:

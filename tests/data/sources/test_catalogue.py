@@ -43,8 +43,8 @@ class TestDigits:
         expected = zip(reference.data, reference.target, strict=True)
         assert found == sorted((int(y), *map(int, x)) for x, y in expected)
 
-    def test_inputs_are_normalised_by_the_training_images(self):
-        """Test images normalised by statistics of their own would be seen differently."""
+    def test_inputs_are_normalized_by_the_training_images(self):
+        """Test images normalized by statistics of their own would be seen differently."""
         train, _ = read_digits("train")
         mean, std = train.mean() / 16, train.astype(np.float64).std() / 16
         for split in ("train", "test"):
@@ -72,7 +72,7 @@ class TestDigits:
         assert images.inputs.shape == (3, 8, 8, 1)
         np.testing.assert_array_equal(images.inputs.reshape(3, 64), flat.inputs)
 
-    def test_without_normalising_images_are_scaled_to_one(self):
+    def test_without_normalizing_images_are_scaled_to_one(self):
         """Binary cross-entropy is a likelihood of numbers in [0, 1] only."""
         images, labels = read_digits("test")
         data = pc.data.load("digits", split="test", batch_size=360, normalize=False)
@@ -235,7 +235,7 @@ def mocked(tfds, tmp_path, monkeypatch):
 class TestMockedTfds:
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("split", ["train", "test"])
-    def test_examples_are_normalised_and_one_hot(self, mocked, split, stream):
+    def test_examples_are_normalized_and_one_hot(self, mocked, split, stream):
         images, labels = mocked[split]
         data = pc.data.load("mnist", split=split, batch_size=5, shuffle=False, stream=stream)
         assert isinstance(data, pc.data.StreamDataset) == stream
@@ -288,12 +288,12 @@ class TestPreparedMnist:
         np.testing.assert_array_equal(np.bincount(labels), counts)
 
     def test_measured_moments_are_the_published_ones(self):
-        """Sets whose moments are not known here are normalised by those of 10,000 images."""
+        """Sets whose moments are not known here are normalized by those of 10,000 images."""
         mean, std = moments(TfdsSource("mnist", "train", PREPARED).read(range(2000))[0])
         # of 2,000 of 60,000 images
         assert (mean[0], std[0]) == pytest.approx((0.1307, 0.3081), abs=5e-3)
 
-    def test_training_images_are_streamed_normalised(self):
+    def test_training_images_are_streamed_normalized(self):
         data = pc.data.load("mnist", batch_size=64, data_dir=PREPARED, stream=True, seed=1)
         assert data.num_examples == 60000
         batches = [batch for batch, _ in zip(data, range(10), strict=False)]
@@ -321,7 +321,7 @@ class TestPreparedMnist:
     not (PREPARED / "cifar10").is_dir(),
     reason="no prepared CIFAR-10: set PCFLAX_TEST_DATA to a folder of prepared TFDS sets",
 )
-def test_prepared_color_images_are_normalised_by_channel():
+def test_prepared_color_images_are_normalized_by_channel():
     data = pc.data.load(
         "cifar10", split="test", batch_size=500, data_dir=PREPARED, stream=True, flatten=False
     )

@@ -59,9 +59,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Collect garbage seldom, and never look at what was imported: a tenth of the tests' time else."""
-    gc.collect()
-    gc.freeze()
+    """Collect garbage seldom, and hardly ever look at what was imported: a tenth of the tests' time else."""
+    # not gc.freeze(): hypothesis looks for what refers to its own objects
     gc.set_threshold(50_000, 20, 20)
 
 

@@ -118,7 +118,7 @@ def few_programs():
     """Forget compiled programs before there are too many: each maps memory, and Linux gives 65,530 maps."""
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 30_000:
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
         jax.clear_caches()
 
 

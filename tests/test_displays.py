@@ -39,6 +39,7 @@ def test_an_answer_shows_shapes_and_no_numbers(result):
     assert "Array(" not in shown
 
 
+@pytest.mark.filterwarnings("ignore:The chararray class is deprecated")  # treescope's own
 def test_treescope_renders_networks_settings_and_answers(result):
     found = {
         "hidden_1": NETWORK,

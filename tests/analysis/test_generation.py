@@ -9,6 +9,8 @@ from scipy import integrate, linalg, stats
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 G = pc.energies.Gaussian
 bound = pc.analysis.log_likelihood_bound

@@ -12,6 +12,8 @@ from flax import nnx
 import pcflax as pc
 from pcflax.analysis import profile
 
+pytestmark = pytest.mark.slow
+
 NETWORK = pc.models.mlp(3, 5, 2, activation=jnp.tanh, rngs=nnx.Rngs(0))
 DESCENT = pc.inference.GradientDescent(0.1, num_steps=4)
 RANDOM = np.random.default_rng(0)

@@ -17,7 +17,7 @@ import pcflax as pc
 from pcflax.analysis import DeepLinear, Spectrum, activity_spectrum
 from tests.conftest import Chain, parameters_of
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
 SMALL = (3, 5, 4, 2)  # 9 free elements: the Hessian is formed
 WIDE = (4, 40, 37, 3)  # 77 free elements: Lanczos iteration

@@ -14,7 +14,7 @@ from pcflax.analysis import trajectories
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
 STEPS = 3
 EXACT = {"rtol": 1e-9, "atol": 1e-12}

@@ -15,6 +15,8 @@ import pcflax as pc
 from pcflax.experiments import replicas as module
 from pcflax.experiments.mapped import learn_mapped
 
+pytestmark = pytest.mark.slow
+
 DRAW = np.random.default_rng(0)
 IMAGES, LABELS = DRAW.normal(size=(22, 6)), np.eye(3)[DRAW.integers(3, size=22)]
 SEEDS = (3, 0, 5)

@@ -19,7 +19,7 @@ import pcflax as pc
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
 DECADES = (0.05, 0.2, 0.8, 3.0, 10.0)  # the largest stable step of the chains is between
 

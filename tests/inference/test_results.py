@@ -10,6 +10,8 @@ from flax import nnx
 import pcflax as pc
 from tests.conftest import Chain, infer_traced
 
+pytestmark = pytest.mark.slow
+
 Status = pc.inference.Status
 STOPPING = pc.inference.GradientDescent(0.1, tolerance=1e-3, max_steps=150)
 

@@ -15,6 +15,8 @@ import pcflax as pc
 from tests.conftest import Chain
 from tests.references import numpy_pc as reference
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}  # float64 rounding over the steps
 Rule = pc.learning.AugmentedLagrangian

@@ -16,7 +16,7 @@ DRAW = np.random.RandomState(0)
 X, Y, H = (DRAW.randn(4, width) for width in (3, 2, 5))
 SGD, KEY = optax.sgd(0.3), jax.random.key(0)
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
 
 def network(energy=None):

@@ -9,6 +9,8 @@ from flax import nnx
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 RATE = 1e-3
 X, Y = (np.random.RandomState(0).randn(64, n).astype(np.float32) for n in (64, 10))
 

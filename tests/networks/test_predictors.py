@@ -13,6 +13,8 @@ from flax import nnx
 import pcflax as pc
 from pcflax.layers import Evidence
 
+pytestmark = pytest.mark.slow
+
 ALPHA_UP, ALPHA_DOWN = 0.7, 0.3
 
 

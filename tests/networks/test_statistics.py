@@ -11,6 +11,8 @@ from flax import nnx
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 MOMENTUM, EPSILON = 0.6, 1e-5
 FEW = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=4)
 SGD = optax.sgd(0.2)

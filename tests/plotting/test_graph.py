@@ -15,6 +15,8 @@ import pcflax as pc
 from pcflax.plotting import graph_figure
 from pcflax.plotting.placing import place
 
+pytestmark = pytest.mark.slow
+
 RNGS = nnx.Rngs(0)
 INK, ORANGE, GREEN, RED = "#1d2430", "#c2610c", "#23804f", "#b03a68"
 

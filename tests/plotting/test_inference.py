@@ -11,6 +11,8 @@ import pcflax as pc
 from pcflax.plotting import inference_figure, trajectory_figure
 from pcflax.plotting.lines import depth_colors, evenly, text_width
 
+pytestmark = pytest.mark.slow
+
 # A feedforward start: the hidden energy is exactly zero there.
 ENERGIES = {"hidden": np.array([0.0, 0.5, 0.7, 0.8]), "output": np.array([3.0, 2.0, 1.5, 1.4])}
 RESIDUAL = np.array([0.8, 0.3, 0.1, 0.05])

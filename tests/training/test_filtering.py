@@ -10,6 +10,8 @@ from scipy.linalg import solve_discrete_are
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 EXACT = pc.inference.LinearSolve(lineax.Cholesky())
 RANDOM = np.random.default_rng(0)
 A, B = np.array([[0.9, 0.2], [-0.3, 0.8]]), np.array([[1.0], [0.5]])

@@ -12,6 +12,8 @@ from flax import nnx
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 NEWTON = pc.inference.NewtonCG(num_steps=4)
 DESCENT = pc.inference.GradientDescent(0.1, num_steps=30)
 

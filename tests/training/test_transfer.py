@@ -12,6 +12,8 @@ from flax import nnx
 
 import pcflax as pc
 
+pytestmark = pytest.mark.slow
+
 DESCENT = pc.inference.GradientDescent(0.1, num_steps=4)
 NAMES = ("hidden_1", "hidden_2", "output")
 RULES = [

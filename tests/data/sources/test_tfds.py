@@ -19,6 +19,8 @@ from pcflax.cli.train import new_run_dir
 from pcflax.data.sources import catalogue
 from pcflax.data.sources.tfds import TfdsSource, moments
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"train": 7, "test": 5}
 
 

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:?"give the folder of a Debian, as debootstrap makes it"}
-clone=$folder/root/pcflax
+clone=$folder/srv/pcflax
 rm -rf "$clone" && mkdir -p "$clone"
 git archive HEAD | tar x -C "$clone"
 cp /etc/resolv.conf "$folder/etc/resolv.conf"
@@ -36,9 +36,9 @@ for file in readme.py start.py commands.sh compare.sh; do test -s "$clone/$file"
 # part NAME COMMAND: within the clone, with the environment that make has made on the PATH
 part() {
   local began=$SECONDS
-  chroot "$folder" /usr/bin/env -i HOME=/root LANG=C.UTF-8 MPLBACKEND=Agg \
-    PATH=/root/pcflax/.venv/bin:/usr/bin:/bin bash -ec "cd /root/pcflax; $2" >"$folder/root/log" 2>&1 ||
-    { cat "$folder/root/log"; echo "FAILED: $1"; exit 1; }
+  chroot "$folder" /usr/bin/env -i HOME=/srv LANG=C.UTF-8 MPLBACKEND=Agg \
+    PATH=/srv/pcflax/.venv/bin:/usr/bin:/bin bash -ec "cd /srv/pcflax; $2" >"$folder/srv/log" 2>&1 ||
+    { cat "$folder/srv/log"; echo "FAILED: $1"; exit 1; }
   echo "$1: $((SECONDS - began)) s"
 }
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.disk import write_atomically
 from ..plain_json import dumps, numbers
 from .telling import telling
 
@@ -41,11 +41,9 @@ class KeptId:
     def renew(self, first: dict[str, Any]) -> str:
         """Return a new id, which is the folder's from now on."""
         made = uuid.uuid4().hex[:16]
-        part = self.path.with_name(self.path.name + ".part")
         with telling(f"the run's id to {self.path}"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(dumps({"id": made, "first": first}, spell=True) + "\n")
-            os.replace(part, self.path)
+            write_atomically(self.path, dumps({"id": made, "first": first}, spell=True) + "\n")
         return made
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from pcflax.checks import expect_local_path
 
 from ..callbacks import Callback, RunningTrainer
+from ..checkpoints.disk import write_atomically
 from ..plain_json import dumps
-from .telling import free_path, telling
+from .telling import set_aside, telling
 
 
 class JSONLinesLogger(Callback):
@@ -40,10 +40,8 @@ class JSONLinesLogger(Callback):
         with self._telling():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not _begins(self.path, lines):
-                self.path.rename(free_path(self.path.with_name(self.path.name + ".superseded")))
-            part = self.path.with_name(self.path.name + ".part")
-            part.write_text("".join(lines))
-            os.replace(part, self.path)
+                set_aside(self.path)
+            write_atomically(self.path, "".join(lines))
             self._file = self.path.open("a", buffering=1)
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:

@@ -11,7 +11,7 @@ from pcflax.checks import expect_local_path
 
 from ..callbacks import Callback, RunningTrainer
 from ..history import History
-from .telling import free_path, telling
+from .telling import set_aside, telling
 
 
 class CSVLogger(Callback):
@@ -54,7 +54,7 @@ class CSVLogger(Callback):
         with self._telling():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self._is_of(trainer.history):
-                self.path.rename(free_path(self.path.with_name(self.path.name + ".superseded")))
+                set_aside(self.path)
             self._write(trainer.history)
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What loggers of files share: an error of the disk in one sentence, and a name that is free."""
+"""What loggers of files share: an error of the disk in one sentence, and names for what is moved aside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def telling(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"cannot write {what}: {error.strerror}") from error
+
+
+def set_aside(path: Path) -> None:
+    """Move a file aside, to `<name>.superseded` or that with a number behind it."""
+    path.rename(free_path(path.with_name(path.name + ".superseded")))
 
 
 def free_path(path: Path) -> Path:

@@ -166,12 +166,11 @@ def _parts(rule: Any, key: PRNGKey) -> tuple[Callable, Callable, Callable]:
 
     def gradient(pure, evidence, activities):
         asked = problem(pure, evidence)
-        untouched = () if rule.initializer is not None else rule.inference.untouched(asked)
         return asked.network.mean_gradients(
             activities,
             asked.inputs,
             asked.weights,
-            untouched=untouched,
+            untouched=rule.untouched(asked),
             of_examples=evidence.weights,
         )
 

@@ -80,6 +80,10 @@ class PredictiveCoding(AbstractGradientLearning):
         now = {name: weight(jnp.asarray(step)) for name, weight in weights.items()}
         return dataclasses.replace(problem, weights=now)
 
+    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
+        """Return the layers that no error reaches from the start: none is known but from the pass upward."""
+        return () if self.initializer is not None else self.inference.untouched(problem)
+
     def gradients(
         self,
         network: SplitNetwork,
@@ -97,7 +101,7 @@ class PredictiveCoding(AbstractGradientLearning):
             result.activities,
             problem.inputs,
             problem.weights,
-            untouched=() if self.initializer is not None else self.inference.untouched(problem),
+            untouched=self.untouched(problem),
             of_examples=evidence.weights,
         )
         if result.samples is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pcflax.cli.main import main
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -60,12 +61,13 @@ def test_the_first_example_is_as_long_as_its_title_says():
     assert len([line for line in first.splitlines() if line.strip()]) <= 25
 
 
+def commands(blocks):
+    lines = (line for kind, text in blocks if kind == "bash" for line in text.splitlines())
+    return list(dict.fromkeys(line for line in lines if line.strip()))
+
+
 # Of the README, then of the page on the command line; what both say runs once.
-COMMANDS = list(
-    dict.fromkeys(
-        line for kind, text in PAGES if kind == "bash" for line in text.splitlines() if line.strip()
-    )
-)
+COMMANDS = commands(PAGES)
 
 
 def grouped(lines):
@@ -87,16 +89,22 @@ GROUPS = grouped(COMMANDS)
 
 
 @pytest.mark.parametrize("first", GROUPS)
-def test_the_commands_run_one_after_the_other(first, tmp_path, request):
-    """`make` targets are checked for being there; running them here would run these tests again."""
+def test_the_commands_run_one_after_the_other(first, tmp_path, monkeypatch, request, optimized):
+    """`make` targets are checked for being there; running them here would run these tests again.
+
+    The README's commands are processes; the page's `pcflax` is called in this one, which has it loaded.
+    """
     os.symlink(ROOT / "benchmarks", tmp_path / "benchmarks")
+    monkeypatch.chdir(tmp_path)
     for line in GROUPS[first]:
         words = shlex.split(line)
         if words[0] == "make":
             run(["make", "--dry-run", *words[1:]], ROOT)
         elif "$TFDS_DATA_DIR" in words:  # the command itself stands above, without the set
             words[words.index("$TFDS_DATA_DIR")] = str(request.getfixturevalue("data_dir"))
-            run([*words, "--num-steps", "60"], tmp_path)
+            main([*words[1:], "--num-steps", "60"])
+        elif words[0] == "pcflax" and line not in commands(BLOCKS):
+            main(words[1:])
         else:
             run([sys.executable if words[0] == "python" else words[0], *words[1:]], tmp_path)
     if any("runs/digits" in line for line in GROUPS[first]):

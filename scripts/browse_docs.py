@@ -30,7 +30,6 @@ from typing import Any
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 NARROW, WIDE = 360, 1280
-CONTRAST = 4.5  # what WCAG 2 asks of text, level AA
 
 # What a page says of itself. Sizes are of what is shown; contrast is that of text and ground.
 LOOK = """(() => {
@@ -38,13 +37,28 @@ LOOK = """(() => {
     const box = element.getBoundingClientRect();
     return box.width > 0 && box.height > 0;
   };
+  const parts = color => color.match(/[\\d.]+/g).map(Number);
   const light = color => {
-    const part = color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(value => value / 255)
+    const part = color.map(value => value / 255)
       .map(value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
     return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
   };
-  const text = document.querySelector("article p, article h1");
-  const [a, b] = [getComputedStyle(text).color, getComputedStyle(document.body).backgroundColor].map(light);
+  const over = ([r, g, b, alpha = 1], ground) =>
+    [r, g, b].map((value, place) => alpha * value + (1 - alpha) * ground[place]);
+  const groundOf = element => {
+    if (!element) return [255, 255, 255];
+    const own = parts(getComputedStyle(element).backgroundColor);
+    return own[3] === undefined ? own : over(own, groundOf(element.parentElement));
+  };
+  const texts = [...document.querySelectorAll("article *")].filter(element => shown(element)
+    && !element.closest("math, svg, button, .headerlink")
+    && [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()));
+  const faint = texts.map(element => {
+    const style = getComputedStyle(element), ground = groundOf(element);
+    const [a, b] = [over(parts(style.color), ground), ground].map(light);
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    return [contrast, parseFloat(style.fontSize) >= 24 ? 3 : 4.5, element.outerHTML.slice(0, 120)];
+  }).filter(([contrast, asked]) => contrast < asked).sort((a, b) => a[0] - b[0]);
   const wide = [...document.querySelectorAll("article *")].filter(element =>
     element.getBoundingClientRect().right > innerWidth + 1
     && !element.closest(".md-typeset__scrollwrap, pre, .highlight, div.formula, .md-nav"));
@@ -59,7 +73,7 @@ LOOK = """(() => {
     width: Math.max(document.body.scrollWidth, document.documentElement.scrollWidth),
     window: innerWidth,
     wide: wide.slice(0, 3).map(element => element.outerHTML.slice(0, 120)),
-    contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05),
+    faint: faint.slice(0, 3),
     scheme: document.body.getAttribute("data-md-color-scheme"),
   });
 })()"""
@@ -215,8 +229,10 @@ def wrong_with(page: dict[str, Any], width: int, scheme: str) -> list[str]:
     found += [f"LaTeX that is no MathML: {text}" for text in page["unset"]]
     if page["width"] > page["window"]:
         found.append(f"wider than {width} px: {page['width']} px, {page['wide']}")
-    if page["contrast"] < CONTRAST:
-        found.append(f"text hardly stands out in the {scheme} scheme: {page['contrast']:.1f}")
+    for contrast, asked, text in page["faint"]:  # WCAG 2, level AA
+        found.append(
+            f"text hardly stands out in the {scheme} scheme, {contrast:.1f} of {asked}: {text}"
+        )
     if scheme == "dark" and page["scheme"] != "slate":
         found.append(f"the dark scheme is {page['scheme']}")
     return found

@@ -102,6 +102,7 @@ def draw(path, num_steps):
     images = np.pad(drawn(num_steps).reshape(2, 5, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
     axes[1, 1].imshow(images.transpose(0, 2, 1, 3).reshape(20, 50), cmap="gray")
     axes[1, 1].set(title="And back: images from the labels 0 to 9", xticks=[], yticks=[])
+    figure.get_layout_engine().set(h_pad=0.15, hspace=0.03)
     figure.savefig(path, dpi=120)
     return last
 

@@ -53,8 +53,9 @@ def test_every_page_can_be_read(built):
 
 
 BROKEN = """<!doctype html><html><head><meta name="viewport" content="width=device-width"><style>
-body {background: #fff} p {color: #ddd}</style></head><body><article>
-<p id="there">pale <a href="#there">good</a> <a href="nowhere/">dead</a> <a href="#gone">no anchor</a></p>
+body {background: #fff} code {color: #0007; background: #eee}</style></head><body><article>
+<p id="there">clear <code>pale</code> <a href="#there">good</a> <a href="nowhere/">dead</a>
+<a href="#gone">no anchor</a></p>
 <img src="missing.png" alt="a text"><img src="dot.svg"><math style="display: none"><mi>x</mi></math>
 <span class="arithmatex">\\\\(y\\\\)</span><div style="width: 500px">wide</div>
 <input class="md-search__input"></article>

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pcflax.checks import wanting
+
 if TYPE_CHECKING:
     import optuna
 
@@ -27,12 +29,8 @@ def load_optuna() -> Any:
     Raises:
         ModuleNotFoundError: with the line that installs it.
     """
-    try:
+    with wanting("a sweep", "optuna", "tune"):
         import optuna
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a sweep wants optuna; pip install 'pcflax[tune]'", name=error.name
-        ) from error
     return optuna
 
 

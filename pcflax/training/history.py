@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from pcflax.checks import wanting
+
 _SHOWN = 20  # lines of a table
 
 
@@ -91,12 +93,8 @@ class History:
         50           0.2        0.3
         100          0.1        NaN
         """
-        try:
+        with wanting("history.to_pandas()", "pandas", "pandas"):
             import pandas  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "history.to_pandas() wants pandas; pip install 'pcflax[pandas]'", name=error.name
-            ) from error
         frame = pandas.DataFrame(self.by_step(), columns=["step", *self.names()])
         return frame.set_index("step")
 

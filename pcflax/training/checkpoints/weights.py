@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from pcflax.checks import wanting
 from pcflax.errors import CheckpointError
 from pcflax.networks import AbstractPCNetwork
 
@@ -142,10 +143,6 @@ def _read(path: Path) -> tuple[FlatArrays, dict[str, Any]]:
 
 
 def _safetensors() -> Any:
-    try:
+    with wanting("a file of weights", "safetensors", "safetensors"):
         import safetensors.flax
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "weights in files want safetensors; pip install 'pcflax[safetensors]'"
-        ) from error
     return safetensors.flax

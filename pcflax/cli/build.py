@@ -19,7 +19,7 @@ from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork
 
 from .fields import settings
-from .options import CONVOLUTIONAL, OF_THE_CALL, TrainOptions
+from .options import CONVOLUTIONAL, TrainOptions, as_record
 
 _ACTIVATIONS = {
     "tanh": jnp.tanh,
@@ -206,11 +206,7 @@ def best_metric(options: TrainOptions, data: pc.data.Dataset) -> tuple[str, Any]
 def metrics_callbacks(options: TrainOptions, data: pc.data.Dataset, run_dir: Path) -> list[Any]:
     """What a run writes its metrics by, and measures its health by where that is wanted."""
     callbacks: list[Any] = [pc.JSONLinesLogger(run_dir / "metrics.jsonl")]
-    config = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(options).items()
-        if name not in OF_THE_CALL
-    }
+    config = as_record(options)
     trackers = {
         "csv": lambda: pc.CSVLogger(run_dir / "metrics.csv"),
         "wandb": lambda: pc.WandbLogger(run_dir, config=config),

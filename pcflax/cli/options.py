@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -223,24 +222,22 @@ def config_path(run_dir: Path, kind: type[TrainOptions] = TrainOptions) -> Path:
 
 def write_config(run_dir: Path, options: TrainOptions) -> None:
     """Make the folder of a run or a sweep and write its options and versions."""
-    record = {
-        "options": {
-            name: str(value.absolute()) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(absolute_data(options)).items()
-            if name not in OF_THE_CALL
-        },
-        "versions": recipes.versions(),
-    }
-    path = config_path(run_dir, type(options))
-    try:
+    from pcflax.training.checkpoints.disk import telling, write_atomically  # loads jax
+
+    record = {"options": as_record(options), "versions": recipes.versions()}
+    with telling(f"the run folder {run_dir}", "choose another --run-dir"):
         run_dir.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(
-            f"cannot write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
-        ) from error
+        path = config_path(run_dir, type(options))
+        write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+def as_record(options: TrainOptions) -> dict[str, Any]:
+    """The options of the run itself by name, paths as seen from anywhere: what JSON can hold."""
+    return {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(absolute_data(options)).items()
+        if name not in OF_THE_CALL
+    }
 
 
 def absolute_data(options: TrainOptions) -> TrainOptions:
@@ -390,11 +387,12 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
         if field.name not in MAY_CHANGE and (old or new) and old != new:
             own = flag(field.name)
             raise ValueError(
-                f"the run in {given.run_dir} was started with {own} {_words(old)}, got {own} "
-                f"{_words(new)}; leave the option out to resume, or start a new run in another "
+                f"the run in {given.run_dir} was started with {own} {words(old)}, got {own} "
+                f"{words(new)}; leave the option out to resume, or start a new run in another "
                 f"--run-dir"
             )
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
+    """A value as it is typed."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

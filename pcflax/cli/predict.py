@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import pcflax as pc
+from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 from pcflax.training.reading import mean_of
 
@@ -182,7 +183,7 @@ def _images(data: Any, array: np.ndarray, role: str, path: Path) -> np.ndarray:
 
 
 def _write(path: Path, found: Predictions) -> None:
-    try:
+    with telling(str(path), "choose another --output"):
         if path.suffix == ".npz":
             with path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **found.arrays())
@@ -194,8 +195,6 @@ def _write(path: Path, found: Predictions) -> None:
         else:
             arrays = {name: values.tolist() for name, values in found.arrays().items()}
             path.write_text(dumps(arrays) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; choose another --output") from error
 
 
 def _show(found: Predictions, title: str) -> None:

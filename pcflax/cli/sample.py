@@ -10,6 +10,7 @@ import numpy as np
 
 import pcflax as pc
 from pcflax.plotting import image_figure
+from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
@@ -42,15 +43,12 @@ def sample(options: SampleOptions) -> None:
         codes = jnp.eye(data.spec().inputs.shape[1])  # type: ignore[union-attr]
         titles = [str(label) for label in range(len(codes))]
     network = trainer.network
-    shown = network.names[
-        1:
-    ]  # an image is shown without the noise of its pixels and of what is below
+    # an image is shown without the noise of its pixels and of what is below
+    shown = network.names[1:]
     images = network.sample(clamps={"latent": codes}, key=jax.random.key(0), means=shown)
     figure = image_figure(images, titles=titles, title=f"{data.name}, step {step}")
-    try:
+    with telling(str(path), "choose another --output"):
         figure.savefig(path, dpi=110, bbox_inches="tight")
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; choose another --output") from error
     if options.json:
         print(dumps({"step": step, "images": len(codes), "picture": str(path)}))
     else:

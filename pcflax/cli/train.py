@@ -16,6 +16,7 @@ from rich.text import Text
 import pcflax as pc
 from pcflax.data.sources.catalogue import is_tfds
 from pcflax.plotting import alignment_figure, training_figure
+from pcflax.training.checkpoints.disk import telling
 from pcflax.training.loggers import plain_console
 
 from .build import build_trainer, inferred_energies, load_data, metrics_callbacks
@@ -108,12 +109,8 @@ def _refuse_run(run_dir: Path) -> None:
 
 def _claim(trainer: pc.Trainer, run_dir: Path, options: TrainOptions) -> None:
     """Write the options into the run folder, which from now on no other process trains in."""
-    try:
+    with telling(f"the run folder {run_dir}", "choose another --run-dir"):
         run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
-        ) from error
     checkpoints = trainer.checkpoints
     assert checkpoints is not None  # a run has them
     checkpoints.prepare()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pcflax.checks import expect_local_path
-from pcflax.training.checkpoints.disk import write_atomically
+from pcflax.training.checkpoints.disk import telling, write_atomically
 
 from .reading import At, expect_at
 
@@ -96,12 +96,10 @@ class Plan:
                 f"first step"
             )
         written = dataclasses.replace(self, date=now())
-        try:
+        record = written._record() | {"sha256": written.digest}
+        with telling(str(folder / _FILE)):
             folder.mkdir(parents=True, exist_ok=True)
-            record = written._record() | {"sha256": written.digest}
             write_atomically(folder / _FILE, json.dumps(record, indent=2) + "\n")
-        except OSError as error:
-            raise OSError(f"cannot write {folder / _FILE}: {error.strerror}") from error
         return written
 
     @classmethod

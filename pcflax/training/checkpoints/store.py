@@ -31,7 +31,7 @@ from pcflax.sharding.processes import is_first, is_lost, number_of_processes, to
 
 from ..plain_json import dumps
 from .arrays import FlatArrays
-from .disk import move, sync
+from .disk import move, sync, telling
 from .folder import Folder, plain_name
 from .lock import expect_shared, keep, locked
 from .reading import Checkpoint, read
@@ -114,13 +114,8 @@ class Checkpoints:
             self._opened = contextlib.ExitStack()
 
     def _take(self) -> None:
-        try:
+        with telling(f"checkpoints to {self.directory}", "choose another folder"):
             self._probe()
-        except OSError as error:
-            raise OSError(
-                f"cannot write checkpoints to {self.directory}: {error.strerror}; choose another "
-                f"folder"
-            ) from error
         if self._opened is None:
             opened = contextlib.ExitStack()
             opened.enter_context(locked(self.directory))

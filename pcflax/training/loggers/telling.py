@@ -1,13 +1,13 @@
-"""What loggers of files share: their end, how errors of the disk are told, and names for files set aside."""
+"""What loggers of files share: their end, and names for files that are set aside."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..callbacks import Callback, RunningTrainer
+from ..checkpoints.disk import telling
 
 
 class FileLogger(Callback):
@@ -26,15 +26,6 @@ class FileLogger(Callback):
 
     def _telling(self) -> contextlib.AbstractContextManager[None]:
         return telling(self._what)
-
-
-@contextlib.contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Say what could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"cannot write {what}: {error.strerror}") from error
 
 
 def set_aside(path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from pcflax.checks import expect_local_path, wanting
 
 from ..callbacks import Callback, RunningTrainer
+from ..checkpoints.disk import telling
 from .identity import KeptId
-from .telling import free_path, telling
+from .telling import free_path
 
 
 class WandbLogger(Callback):

@@ -25,7 +25,7 @@ from .curvature import (
     random_direction,
 )
 from .problem import InferenceProblem, VectorField
-from .solve import StepInfo, observe, over
+from .solve import StepInfo, choose, observe, rounding
 
 # Power iterations before the first step, and of how many steps one brings another along: an odd number, since
 # a step that is too large goes back and forth, and the energy may be steep on one side alone.
@@ -87,10 +87,9 @@ def step(
     moved, after = descent.moved(problem, coordinates, inner, field, energy, part)
     if shrunk is None:
         return moved, Guarded(after, direction, None), info
-    slack = 8 * jnp.finfo(energy.dtype).eps * jnp.abs(energy)  # what rounding makes of a rest
-    fell = problem.energy(moved) <= energy + slack  # not where it is no number
-    moved = _choose(fell, moved, coordinates)
-    after = _choose(fell, after, descent.resting(problem, coordinates))
+    fell = problem.energy(moved) <= energy + rounding(energy)  # not where it is no number
+    moved = choose(fell, moved, coordinates)
+    after = choose(fell, after, descent.resting(problem, coordinates))
     return moved, Guarded(after, direction, jnp.where(fell, shrunk, descent.backoff * part)), info
 
 
@@ -142,7 +141,3 @@ def _look(
 
 def _roots(rates: Mapping[str, Any], coordinates: PyTree) -> PyTree:
     return {name: jnp.sqrt(jnp.asarray(rates[name], z.dtype)) for name, z in coordinates.items()}
-
-
-def _choose(flags: Array, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda n, o: jnp.where(over(flags, n), n, o), new, old)

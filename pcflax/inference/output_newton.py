@@ -26,7 +26,7 @@ from .curvature import expect_curvature
 from .error_coordinates import ErrorProblem, solve_over_errors
 from .problem import InferenceProblem
 from .result import InferenceResult, Seen
-from .solve import StepInfo, iterate, observe, over
+from .solve import StepInfo, iterate, observe, over, rounding
 
 # Of each step that part is taken after which the energy is lowest: activations may bend on the way.
 _FRACTIONS = (1.0, 0.5, 0.25, 0.125)
@@ -140,8 +140,7 @@ class OutputNewton(AbstractIterativeInference):
         parts = jnp.asarray(_FRACTIONS, pull.energy.dtype)
         trials = jax.vmap(lambda part: _look(problem, moved_by(part), precision)[1])(parts)
         # at the minimum the energy only changes by rounding: such a step is as good as any
-        rounding = 8 * jnp.finfo(pull.energy.dtype).eps * jnp.abs(pull.energy)
-        lower = jnp.min(trials, axis=0) <= pull.energy + rounding
+        lower = jnp.min(trials, axis=0) <= pull.energy + rounding(pull.energy)
         taken = jnp.where(lower, parts[jnp.argmin(trials, axis=0)], 0)
         moved = jax.tree.map(
             lambda e, m: e - (over(taken, m) * m).astype(e.dtype), coordinates, move

@@ -134,12 +134,8 @@ def iterate(
             return _Carry(coordinates, state, None, carry.taken + 1), info
         # not "<=": an example whose residual is not a number goes on, and is told of at the end
         active = carry.active & ~(info.residual <= stop.tolerance)
-        coordinates, state = jax.tree.map(
-            lambda new, old: jnp.where(over(active, new), new, old),
-            (coordinates, state),
-            (carry.coordinates, carry.state),
-        )
-        return _Carry(coordinates, state, active, carry.taken + active), info
+        moved, kept = (coordinates, state), (carry.coordinates, carry.state)
+        return _Carry(*choose(active, moved, kept), active, carry.taken + active), info
 
     def begin(start: PyTree) -> _Carry:
         state = algorithm.init(problem.at(0))
@@ -343,5 +339,15 @@ def expect_energy(owner: object, problem: VectorField) -> InferenceProblem:
 
 
 def over(flags: Array, leaf: Array) -> Array:
-    """Return one value an example, shaped to go with this leaf."""
-    return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))
+    """Return one value an example, or one a node of each, shaped to go with this leaf."""
+    return flags.reshape(flags.shape + (1,) * (leaf.ndim - flags.ndim))
+
+
+def choose(flags: Array, new: PyTree, old: PyTree) -> PyTree:
+    """Return each example of `new` where its flag is True, and of `old` elsewhere."""
+    return jax.tree.map(lambda n, o: jnp.where(over(flags, n), n, o), new, old)
+
+
+def rounding(energy: Array) -> Array:
+    """Return how much of an energy may be rounding: one that rises by less is at rest."""
+    return 8 * jnp.finfo(energy.dtype).eps * jnp.abs(energy)

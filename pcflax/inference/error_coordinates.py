@@ -150,12 +150,7 @@ class ErrorCoordinates(AbstractInference):
         return super().overstep(error_problem(problem))
 
     def solve(
-        self,
-        problem: InferenceProblem,
-        *,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-        record: Callable[[Seen], PyTree] | None = None,
+        self, problem: InferenceProblem, *, key=None, trace=False, record=None
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
         solve = self.inference.solve

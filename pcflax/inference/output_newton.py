@@ -8,7 +8,6 @@ however many layers there are. Such a matrix is inverted exactly through one of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,7 +24,7 @@ from .base import AbstractIterativeInference
 from .curvature import expect_curvature
 from .error_coordinates import ErrorProblem, solve_over_errors
 from .problem import InferenceProblem
-from .result import InferenceResult, Seen
+from .result import InferenceResult
 from .solve import StepInfo, iterate, observe, over, rounding
 
 # Of each step that part is taken after which the energy is lowest: activations may bend on the way.
@@ -102,12 +101,7 @@ class OutputNewton(AbstractIterativeInference):
         network.check_one_predictor("OutputNewton takes each error from one prediction")
 
     def solve(
-        self,
-        problem: InferenceProblem,
-        *,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-        record: Callable[[Seen], PyTree] | None = None,
+        self, problem: InferenceProblem, *, key=None, trace=False, record=None
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
 

@@ -31,10 +31,8 @@ class AbstractPCNetwork(NetworkBody):
     Args:
         layers: {name: layer}, in the wiring's order.
         wiring: which node is predicted from which.
-        compute_dtype: dtype in which predictions are computed, such as `jnp.bfloat16`; activities,
-            energies, weights and their gradients keep theirs. None computes in theirs.
-        remat: whether what a prediction computes on its way is computed again for its derivative
-            instead of kept: less memory, more time.
+        compute_dtype: as for `PCNetwork`.
+        remat: as for `PCNetwork`.
 
     Attributes:
         names: the layers' names, parents before children where there is no cycle.

@@ -132,7 +132,10 @@ def summary(
     pure = split(network)
     activities = _starts(pure, given, batch_size)
     size = next(iter(activities.values())).shape[0]
-    tops = {name: _top(network.layer(name), activities[name]) for name in network.outputs}
+    tops = {
+        name: jax.eval_shape(network.layer(name).top_node, activities[name])
+        for name in network.outputs
+    }
     targets = tops[network.output] if network.one_output else tops
 
     def upward(pure, given, targets):
@@ -272,11 +275,6 @@ def _learn(rule: Any) -> Callable:
         return rule.update(pure, optimizer, state, evidence, key=key)[0].parameters
 
     return learn
-
-
-def _top(layer: PCLayer, activity: Any) -> Any:
-    """The part of an activity that targets clamp."""
-    return jax.eval_shape(layer.top_node, activity)
 
 
 def _structs(network: Network, inputs: Any, batch_size: int | None) -> Any:

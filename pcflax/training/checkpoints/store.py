@@ -251,10 +251,8 @@ class Checkpoints:
             self.prepare()
             assert self._opened is not None
             with together() as first:
-                for leftover in (
-                    self._folder.unfinished() if first else ()
-                ):  # of a save that was killed
-                    self._remove(leftover)
+                for leftover in self._folder.unfinished() if first else ():
+                    self._remove(leftover)  # of a save that was killed
             self._place = self._opened.enter_context(plain_name(self.directory))
             # named, they wait at the coordination service; else on devices, between calls of the loop
             processes = number_of_processes()

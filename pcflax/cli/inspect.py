@@ -77,7 +77,7 @@ _EXAMPLES = 64
 
 
 def measure_health(trainer: pc.Trainer, data: pc.data.Dataset) -> tuple[int, pc.analysis.Health]:
-    """How many training examples were looked at, and what was found."""
+    """Return how many training examples were looked at, and what was found."""
     count = min(_EXAMPLES, data.num_examples)
     data.batch_size = count
     batch = next(iter(data))
@@ -103,7 +103,7 @@ HEALTH_WORDS = (
 
 
 def health_rows(found: pc.analysis.Health) -> list[tuple[str, ...]]:
-    """A row a layer, of what `HEALTH_COLUMNS` names."""
+    """Return a row a layer, of what `HEALTH_COLUMNS` names."""
     inference = found.inference
     rows = []
     for name in found.sentences:
@@ -155,7 +155,7 @@ def show_health(options: InspectOptions) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Nested dicts in the place of named tuples and other records."""
+    """Return nested dicts in the place of named tuples and other records."""
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if dataclasses.is_dataclass(value):

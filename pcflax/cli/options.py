@@ -207,7 +207,7 @@ MAY_CHANGE = ("num_steps", "data_dir", "logger", *OF_THE_CALL)
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
-    """The defaults of a preset and a model."""
+    """Return the defaults of a preset and a model."""
     if name not in recipes.PRESETS:
         raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
     model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
@@ -216,7 +216,7 @@ def preset(name: str, model: str = "mlp") -> TrainOptions:
 
 
 def config_path(run_dir: Path, kind: type[TrainOptions] = TrainOptions) -> Path:
-    """Where a run's or a sweep's folder keeps its options."""
+    """Return where a run's or a sweep's folder keeps its options."""
     return run_dir / ("config.json" if kind is TrainOptions else "sweep.json")
 
 
@@ -232,7 +232,7 @@ def write_config(run_dir: Path, options: TrainOptions) -> None:
 
 
 def as_record(options: TrainOptions) -> dict[str, Any]:
-    """The options of the run itself by name, paths as seen from anywhere: what JSON can hold."""
+    """Return the options of the run itself by name, paths as seen from anywhere: what JSON can hold."""
     return {
         name: str(value.absolute()) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(absolute_data(options)).items()
@@ -241,7 +241,7 @@ def as_record(options: TrainOptions) -> dict[str, Any]:
 
 
 def absolute_data(options: TrainOptions) -> TrainOptions:
-    """The same options with the path of a data file as seen from anywhere."""
+    """Return the same options with the path of a data file as seen from anywhere."""
     kind, _, path = options.data.partition(":")
     if kind != "text" and not options.data.endswith(".npz"):
         return options
@@ -250,7 +250,7 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
 
 
 def read_config(run_dir: Path, kind: Any = TrainOptions) -> Any:
-    """The options that a run, or a sweep (`kind`), was started with."""
+    """Return the options that a run, or a sweep (`kind`), was started with."""
     path = config_path(run_dir, kind)
     if not path.is_file():
         what, verb = ("run", "train") if kind is TrainOptions else ("sweep", "sweep")
@@ -307,7 +307,7 @@ _RANGES = (
 
 
 def flag(name: str) -> str:
-    """The option as it is typed."""
+    """Return the option as it is typed."""
     return "--" + name.replace("_", "-")
 
 
@@ -394,5 +394,5 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
 
 
 def words(value: Any) -> str:
-    """A value as it is typed."""
+    """Return a value as it is typed."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -105,7 +105,7 @@ def predict(options: PredictOptions) -> None:
 
 
 def _read(path: Path, name: str | None) -> np.ndarray:
-    """The examples of a file."""
+    """Return the examples of a file."""
     if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"expected a file of examples that ends in .npy or .npz, got {path}")
     if not path.is_file():
@@ -156,7 +156,7 @@ def _predictions(
 
 
 def _images(data: Any, array: np.ndarray, role: str, path: Path) -> np.ndarray:
-    """A file's examples as the network takes them."""
+    """Return a file's examples as the network takes them."""
     decoder = data.reader.decoder
     shape = getattr(data.spec(), role).shape[1:]
     stored = np.asarray(data.inputs)  # the images, whichever role they have
@@ -198,7 +198,7 @@ def _write(path: Path, found: Predictions) -> None:
 
 
 def _show(found: Predictions, title: str) -> None:
-    """The first rows, each with its first numbers."""
+    """Print the first rows, each with its first numbers."""
     leading = len(found.columns()) - found.values.shape[1]
     columns = found.columns()[: leading + _COLUMNS]
     rows = []

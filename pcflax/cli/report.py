@@ -69,7 +69,7 @@ def report(options: ReportOptions) -> None:
 
 
 def _network(network: pc.networks.AbstractPCNetwork, inputs: Any) -> Iterator[str]:
-    """The wiring, in its own size and colors."""
+    """Yield the wiring, in its own size and colors."""
     figure = graph_figure(network, inputs)
     names = ", ".join(network.layer_names)
     svg = figure_svg(figure, f"wiring of the layers {names}", transparent=False)
@@ -79,7 +79,7 @@ def _network(network: pc.networks.AbstractPCNetwork, inputs: Any) -> Iterator[st
 
 
 def _training(history: pc.History) -> Iterator[str]:
-    """Curves by step, a panel a metric; a metric of evaluations is beside that of training."""
+    """Yield curves by step, a panel a metric; a metric of evaluations is beside that of training."""
     measured = curves_of(history, "")
     names = dict.fromkeys(name.removeprefix("eval/") for name in measured if "eval/" in name)
     figures = []
@@ -149,7 +149,7 @@ def _health(trainer: pc.Trainer, data: pc.data.Dataset) -> Iterator[str]:
 
 
 def _configuration(stored: TrainOptions, options: ReportOptions) -> Iterator[str]:
-    """Options, versions and the line that trains so again."""
+    """Yield options, versions and the line that trains so again."""
     defaults = preset(stored.preset, stored.model)
     names = [f.name for f in dataclasses.fields(TrainOptions) if f.name not in OF_THE_CALL]
     values = {name: getattr(stored, name) for name in names}

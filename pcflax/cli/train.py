@@ -88,7 +88,7 @@ def train(options: TrainOptions) -> None:
 def _trainer(
     options: TrainOptions, data: pc.data.Dataset, run_dir: Path, console: Console
 ) -> pc.Trainer:
-    """The run's Trainer with its loggers."""
+    """Return the run's Trainer with its loggers."""
     loggers = [
         *metrics_callbacks(options, data, run_dir),
         pc.ConsoleLogger(console),
@@ -124,7 +124,7 @@ def _claim(trainer: pc.Trainer, run_dir: Path, options: TrainOptions) -> None:
 
 
 def curves_of(history: pc.History, prefix: str) -> dict[str, tuple[list[int], list[float]]]:
-    """{what follows the prefix: (steps, values)}; "total" is the one that is only the prefix."""
+    """Return {what follows the prefix: (steps, values)}; "total" is the one that is only the prefix."""
     return {
         name.removeprefix(prefix).removeprefix("/") or "total": (history.steps(name), history[name])
         for name in history.names()
@@ -157,7 +157,7 @@ def _restore(trainer: pc.Trainer, console: Console) -> None:
 
 
 def _show_evaluations(history: pc.History, measured: str) -> None:
-    """A row an evaluation."""
+    """Print a row an evaluation."""
     names = [name for name in history.names() if name.startswith("eval/")]
     names += [name for name in ("train/accuracy", "train/energy") if name in history.names()]
     latest: dict[str, float] = {}

@@ -134,7 +134,7 @@ class Journal:
 
 
 def _held(path: str) -> Any:
-    """The folder's lock in the place of optuna's, which a killed process would leave behind."""
+    """Return the folder's lock in the place of optuna's, which a killed process would leave behind."""
 
     class Held(load_optuna().storages.journal.JournalFileOpenLock):
         def acquire(self) -> bool:
@@ -147,7 +147,7 @@ def _held(path: str) -> Any:
 
 
 def _plain(distribution: Any) -> Any:
-    """A distribution as JSON's own values."""
+    """Return a distribution as JSON's own values."""
     return json.loads(load_optuna().distributions.distribution_to_json(distribution))
 
 

@@ -25,7 +25,7 @@ _OF_RUNS = ("replicas.json", "config.json", "metrics.jsonl", "*.sha256")
 
 
 def now() -> str:
-    """The time of day and the date, of the world's common clock, as text that sorts by time."""
+    """Return the time of day and the date, of the world's common clock, as text that sorts by time."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

@@ -149,7 +149,7 @@ class Langevin(AbstractIterativeInference):
         return jax.tree.unflatten(structure, moved), state, info
 
     def _scales(self, problem: VectorField, coordinates: PyTree) -> PyTree | None:
-        """M, shaped as one example's coordinates; None where all of it is 1."""
+        """Return M, shaped as one example's coordinates; None where all of it is 1."""
         if self.preconditioner is None:
             return None
         names = problem.network.names

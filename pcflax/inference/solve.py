@@ -135,8 +135,9 @@ def iterate(
             return _Carry(coordinates, state, None, carry.taken + 1), info
         # not "<=": an example whose residual is not a number goes on, and is told of at the end
         active = carry.active & ~(info.residual <= stop.tolerance)
-        moved, kept = (coordinates, state), (carry.coordinates, carry.state)
-        return _Carry(*choose(active, moved, kept), active, carry.taken + active), info
+        coordinates = choose(active, coordinates, carry.coordinates)
+        state = choose(active, state, carry.state)
+        return _Carry(coordinates, state, active, carry.taken + active), info
 
     def begin(start: PyTree) -> _Carry:
         state = algorithm.init(problem.at(0))
@@ -308,7 +309,7 @@ def finished(
     )
 
 
-def nothing_to_do(problem: VectorField, trace: bool) -> InferenceResult:
+def finish_at_start(problem: VectorField, trace: bool) -> InferenceResult:
     """Return the result where no activity is free: no step, and the one place there is."""
     last = observe(problem, problem.start)[0]
     place = jax.tree.map(lambda leaf: leaf[None], last)

@@ -208,7 +208,7 @@ class ClassAverage(AbstractKeptStart):
         return {"seen": seen | (counts > 0), "activities": kept}
 
     def _label(self, evidence: Evidence) -> tuple[Array, Array]:
-        """Each example's class, and whether it is known."""
+        """Return each example's class, and whether it is known."""
         rows = getattr(evidence, self.labels)
         known = jnp.ones((), bool)
         if isinstance(rows, Clamp):
@@ -239,7 +239,7 @@ def free_shapes(network: AbstractPCNetwork | SplitNetwork, data: Any) -> PyTree:
 
 
 def _nothing(network: AbstractPCNetwork | SplitNetwork, data: Any, number: int) -> PyTree:
-    """Zeros for the free activities of so many examples, and that none of them is seen."""
+    """Return zeros for the free activities of so many examples, and that none of them is seen."""
     shapes = free_shapes(network, data)
     return {
         "seen": jnp.zeros(number, bool),

@@ -136,7 +136,7 @@ class Nudged(AbstractGradientLearning):
 
 
 def _predicted(network: SplitNetwork, evidence: Evidence) -> Array:
-    """The output's feedforward prediction, from all that is known but targets."""
+    """Return the output's feedforward prediction, from all that is known but targets."""
     bound = network.bind()
     known = bound.known(evidence)
     return bound.predict(evidence.inputs, batch_size=known.batch_size, clamps=known.clamps)

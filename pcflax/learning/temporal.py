@@ -12,7 +12,7 @@ from pcflax.checks import expect_kind
 from pcflax.inference import AbstractInference
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.along import along, left_behind
-from pcflax.networks.batch_state import normalizing
+from pcflax.networks.batch_state import find_normalizations
 from pcflax.typing import PyTree
 
 from .base import AbstractGradientLearning, AbstractLearning, LearningInfo, apply
@@ -89,7 +89,7 @@ class Temporal(AbstractLearning):
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse what the rule of a step refuses, and normalizations over the batch."""
         self.rule.check(network)
-        if normalizing(network):
+        if find_normalizations(network):
             raise ValueError(
                 "a layer normalizes over the batch, whose statistics are another at each step of time; take "
                 "nnx.LayerNorm or nnx.GroupNorm"

@@ -260,7 +260,7 @@ class AbstractPCNetwork(NetworkBody):
 
 
 def _number_of_classes(network: AbstractPCNetwork, inputs: Any, batch_size: int) -> int:
-    """How many classes there are: the features of the output, or of the root that inputs clamp."""
+    """Return how many classes there are: the features of the output, or of the root that inputs clamp."""
     if inputs is not None:
         energy = network.output_layer.energy
         means = jax.eval_shape(lambda x: energy.mean(network.predict(x)), inputs)

@@ -186,7 +186,7 @@ class Forecast(_AlongTime):
 
 
 def _hidden(bound: AbstractPCNetwork, evidence: Evidence, name: str) -> tuple[Evidence, Any]:
-    """The evidence without a node, and what it says of that node."""
+    """Return the evidence without a node, and what it says of that node."""
     check_node(bound, name)
     clamps = dict(evidence.clamps or {})
     told = clamps.pop(name, None)
@@ -201,7 +201,7 @@ def _hidden(bound: AbstractPCNetwork, evidence: Evidence, name: str) -> tuple[Ev
 
 
 def _truth(told: Any, line: Along) -> tuple[Any, Any]:
-    """What is compared with a reading, and of which examples some of it is known."""
+    """Return what is compared with a reading, and of which examples some of it is known."""
     if told is None:
         return None, None
     value, known = known_along(told)

@@ -36,7 +36,7 @@ from .folder import Folder, plain_name
 from .lock import expect_shared, keep, locked
 from .reading import Checkpoint, read
 from .rows import sync_rows
-from .seals import damage, seal, seal_of
+from .seals import find_damage, seal, seal_of
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -266,7 +266,7 @@ class Checkpoints:
         return self._checkpointer
 
     def _finish(self, step: int) -> None:
-        """What follows when Orbax is done: seal the folder, put it in its place, delete the old."""
+        """Do what follows when Orbax is done: seal the folder, put it in its place, delete the old."""
         try:
             self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
             if not is_first():
@@ -334,31 +334,31 @@ class Checkpoints:
     # Reading.
 
     def all_steps(self) -> list[int]:
-        """Every step with a folder or a seal of ours, good or not, in order."""
+        """Return every step with a folder or a seal of ours, good or not, in order."""
         return self._folder.all_steps()
 
     def steps(self) -> list[int]:
-        """Every sealed step, in order; whether each is good is seen on restoring."""
+        """Return every sealed step, in order; whether each is good is seen on restoring."""
         return self._folder.steps()
 
     def best_step(self) -> int | None:
-        """The sealed step with the best value of `keep_best`'s metric, or None."""
+        """Return the sealed step with the best value of `keep_best`'s metric, or None."""
         if self.keep_best is None:
             return None
         return self._folder.best_step(self.steps(), *self.keep_best)
 
     def path(self, step: int) -> Path:
-        """The folder of a step."""
+        """Return the folder of a step."""
         return self._folder.path(step)
 
     def latest_good(self) -> Path | None:
-        """The newest checkpoint that matches its seal, or None."""
+        """Return the newest checkpoint that matches its seal, or None."""
         self.wait()
         paths = map(self.path, reversed(self.all_steps()))
-        return next((path for path in paths if damage(path) is None), None)
+        return next((path for path in paths if find_damage(path) is None), None)
 
     def read(self, step: int | None = None, *, best: bool = False) -> Checkpoint:
-        """The newest good checkpoint, or the best, or that of one step.
+        """Return the newest good checkpoint, or the best, or that of one step.
 
         Args:
             step: read this one and no other.
@@ -374,7 +374,7 @@ class Checkpoints:
 
 
 def _in_words(error: BaseException, step: int, directory: Path) -> BaseException:
-    """The error itself, or where the system is its reason, one sentence; libraries have their own terms."""
+    """Return the error, or where the system is its reason, one sentence; libraries have their own terms."""
     found = re.search(r"(?:OS error |os_error_code=')([0-9]+)", str(error))  # TensorStore's
     number = getattr(error, "errno", None) or (int(found[1]) if found else None)
     if number is None:

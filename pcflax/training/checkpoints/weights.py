@@ -116,7 +116,7 @@ def load_weights(
 
 
 def _weights(network: AbstractPCNetwork) -> FlatArrays:
-    """Arrays by path but for the state of random numbers."""
+    """Return arrays by path but for the state of random numbers."""
     random = nnx.to_flat_state(nnx.state(network, nnx.RngState))
     left_out = {
         ".".join(str(part) for part in (path[1:] if path[0] == "layers" else path))
@@ -128,7 +128,7 @@ def _weights(network: AbstractPCNetwork) -> FlatArrays:
 
 
 def _read(path: Path) -> tuple[FlatArrays, dict[str, Any]]:
-    """The arrays of a file, and the architecture it tells of, {} for another tool's."""
+    """Return the arrays of a file, and the architecture it tells of, {} for another tool's."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     library = _safetensors()

@@ -50,7 +50,7 @@ class JSONLinesLogger(FileLogger):
 
 
 def _begins(path: Path, lines: list[str]) -> bool:
-    """Whether a file begins with these lines, as far as it goes; an empty one may be anybody's."""
+    """Return whether a file begins with these lines, as far as it goes; an empty one may be anybody's."""
     found = path.read_bytes()
     begin = "".join(lines).encode()
     return found == b"" or (begin != b"" and (found.startswith(begin) or begin.startswith(found)))

@@ -93,7 +93,7 @@ class CSVLogger(FileLogger):
         return csv.DictWriter(self._file, self._columns, lineterminator="\n")
 
     def _is_of(self, history: History) -> bool:
-        """Whether a file begins with the line that the history begins with; an empty one may be anybody's."""
+        """Return whether a file begins with the history's first line; an empty one may be anybody's."""
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
             try:
                 found = next(csv.DictReader(file), None)

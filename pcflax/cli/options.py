@@ -249,8 +249,8 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
     return dataclasses.replace(options, data=prefix + str(Path(path).absolute()))
 
 
-def read_config(run_dir: Path, kind: Any = TrainOptions) -> Any:
-    """Return the options that a run, or a sweep (`kind`), was started with."""
+def read_config(run_dir: Path, kind: Any = TrainOptions, *, data_dir: Path | None = None) -> Any:
+    """Return the options that a run, or a sweep (`kind`), was started with; its data may have moved since."""
     path = config_path(run_dir, kind)
     if not path.is_file():
         what, verb = ("run", "train") if kind is TrainOptions else ("sweep", "sweep")
@@ -265,7 +265,8 @@ def read_config(run_dir: Path, kind: Any = TrainOptions) -> Any:
             ("widths", "logger") if kind is TrainOptions else ("widths", "logger", "search")
         ):
             stored[name] = tuple(stored[name])
-        stored["data_dir"] = None if stored["data_dir"] is None else Path(stored["data_dir"])
+        if (place := data_dir or stored["data_dir"]) is not None:
+            stored["data_dir"] = Path(place)
         stored.setdefault("validation", 0)  # of before 0.2, when evaluations were of the test split
         if isinstance(decay := stored.get("decay", False), bool):  # of 0.1
             stored["decay"] = "linear" if decay else "constant"

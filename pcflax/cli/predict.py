@@ -7,7 +7,6 @@ those are; its floating numbers go into the network as they are.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,14 +76,13 @@ def predict(options: PredictOptions) -> None:
     path = options.output
     if path is not None and path.suffix not in _ENDINGS:
         raise ValueError(f"expected --output to end in {', '.join(_ENDINGS)}, got {path}")
-    stored = read_config(options.run)
+    stored = read_config(options.run, data_dir=options.data_dir)
     if stored.model == "transformer":
         raise ValueError(
             f"the run in {options.run} predicts the characters of a text, which is no array of examples; "
             f"take pcflax.cli.load_run({str(options.run)!r}).predict"
         )
     array = _read(options.file, options.array)
-    stored = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     data = load_data(stored, "test", batch_size=1)
     trainer = build_trainer(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +20,7 @@ _MOST_CODES = 1000
 
 def sample(options: SampleOptions) -> None:
     """Restore the generator and write a picture of what it draws."""
-    stored = read_config(options.run)
+    stored = read_config(options.run, data_dir=options.data_dir)
     if stored.model != "generator":
         raise ValueError(
             f"the run in {options.run} trained a {stored.model}, which draws nothing; train a generator: "
@@ -33,7 +31,6 @@ def sample(options: SampleOptions) -> None:
     path = options.output or options.run / "samples.png"
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise ValueError(f"expected --output to end in .png, .pdf or .svg, got {path}")
-    stored = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     data = load_data(stored, "train", batch_size=_MOST_CODES)
     trainer = build_trainer(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)

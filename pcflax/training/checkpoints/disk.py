@@ -22,8 +22,8 @@ def telling(what: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = f"cannot write {what}: {error.strerror}"
-        raise OSError(f"{told}; {remedy}" if remedy else told) from error
+        advice = f"; {remedy}" if remedy else ""
+        raise OSError(f"cannot write {what}: {error.strerror}{advice}") from error
 
 
 def move(source: Path, target: Path) -> None:

@@ -128,7 +128,7 @@ def check_arrays(
 
 @jax.jit
 def copied(tree: PyTree) -> PyTree:
-    """Return a copy of every array, in one call."""
+    """A copy of every array, in one call."""
     return jax.tree.map(jnp.copy, tree)
 
 

@@ -7,13 +7,14 @@ of them but their shape.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import numbers
 import operator
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def expect_local_path(owner: object, name: str, value: Any) -> Path:
             f"folder of this machine, and copy it there afterwards"
         )
     return Path(os.path.expanduser(value)).absolute()
+
+
+@contextlib.contextmanager
+def wanting(owner: str, package: str, extra: str) -> Iterator[None]:
+    """Name the extra that brings a package, where what is imported within is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{owner} wants {package}; pip install 'pcflax[{extra}]'", name=error.name
+        ) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

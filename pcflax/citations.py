@@ -85,7 +85,7 @@ def _key_of(match: re.Match[str]) -> str | None:
 
 
 def _parts(subject: Any) -> Iterator[Any]:
-    """A subject and what it is made of: the settings of a rule, the algorithms of a sequence."""
+    """Yield a subject and what it is made of: the settings of a rule, the algorithms of a sequence."""
     yield subject
     if dataclasses.is_dataclass(subject) and not isinstance(subject, type):
         inside = [getattr(subject, field.name) for field in dataclasses.fields(subject)]
@@ -98,7 +98,7 @@ def _parts(subject: Any) -> Iterator[Any]:
 
 
 def _sources(subject: Any) -> list[str]:
-    """The paragraphs about sources of a class, function or object; of a subclass without one, its base's."""
+    """Return the paragraphs about sources of a class, function or object; a subclass may have its base's."""
     described = subject if callable(subject) and hasattr(subject, "__name__") else type(subject)
     for place in described.__mro__ if isinstance(described, type) else (described,):
         found = _SOURCE.findall(place.__doc__ or "")

@@ -57,10 +57,10 @@ class AbstractParameterization(abc.ABC):
 
     @abc.abstractmethod
     def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """The multiplier a_l before gamma divides the last one; the arguments are `multiplier`'s."""
+        """Return the multiplier a_l before gamma divides the last one; the arguments are `multiplier`'s."""
 
     def multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """The multiplier a_l of a layer's weights, the last one divided by gamma.
+        """Return the multiplier a_l of a layer's weights, the last one divided by gamma.
 
         The only layer of a network is its first and its last: it has the first one's multiplier,
         since there is no width to grow, divided by gamma.
@@ -87,7 +87,7 @@ class AbstractParameterization(abc.ABC):
         return multiplier / self.gamma if index == depth - 1 else multiplier
 
     def sgd_learning_rate(self, base: float, *, width: int) -> float:
-        """The rate of gradient descent at this width: `base` itself unless a subclass scales it.
+        """Return the rate of gradient descent at this width: `base` itself unless a subclass scales it.
 
         Args:
             base: the rate that was found good, free of width.
@@ -97,7 +97,7 @@ class AbstractParameterization(abc.ABC):
         return base
 
     def adam_learning_rate(self, base: float, *, width: int, depth: int | None = None) -> float:
-        """The rate of Adam at this width and depth: `base` itself unless a subclass scales it.
+        """Return the rate of Adam at this width and depth: `base` itself unless a subclass scales it.
 
         Args:
             base: the rate that was found good, free of width and depth.
@@ -109,7 +109,7 @@ class AbstractParameterization(abc.ABC):
         return base
 
     def weight_rate(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """The factor of Adam's rate for the weights of one layer, 1 unless a subclass scales it.
+        """Return the factor of Adam's rate for the weights of one layer, 1 unless a subclass scales it.
 
         Adam's steps have the size of its rate whatever the gradient, so that a layer's prediction moves by
         multiplier * rate * in_features where all weights of a unit push one way. The arguments are
@@ -119,7 +119,7 @@ class AbstractParameterization(abc.ABC):
         return 1.0
 
     def bias_rate(self, *, index: int, depth: int, skip: bool, within: bool = False) -> float:
-        """The factor of Adam's rate for biases and norms, which have no multiplier: 1 unless scaled.
+        """Return the factor of Adam's rate for biases and norms, which have no multiplier: 1 unless scaled.
 
         `within` says that they are inside of a branch, at whose end the skip's multiplier stands.
         """
@@ -127,7 +127,7 @@ class AbstractParameterization(abc.ABC):
         return 1.0
 
     def attention_multiplier(self, head_features: int) -> float:
-        """What queries are multiplied by beside the usual 1/sqrt(head_features): 1 unless scaled."""
+        """Return what queries are multiplied by beside the usual 1/sqrt(head_features): 1 unless scaled."""
         del head_features
         return 1.0
 
@@ -147,7 +147,7 @@ class Standard(AbstractParameterization):
     """
 
     def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """1 everywhere."""
+        """Return 1 everywhere."""
         del index, depth, in_features, skip  # the same for every layer
         return 1.0
 
@@ -162,7 +162,7 @@ class _FanIn(AbstractParameterization):
         return _unit_normal
 
     def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """1/sqrt(in_features), for a hidden layer with a skip 1/sqrt(in_features * depth).
+        """Return 1/sqrt(in_features), for a hidden layer with a skip 1/sqrt(in_features * depth).
 
         L skips together then add no more than one layer would. Skips of the first and the last layer
         change nothing.
@@ -172,7 +172,7 @@ class _FanIn(AbstractParameterization):
 
 
 def _in_between(index: int, depth: int, skip: bool) -> bool:
-    """Whether this is one of the layers that add to what passes by them."""
+    """Return whether this is one of the layers that add to what passes by them."""
     return skip and 0 < index < depth - 1
 
 
@@ -224,17 +224,17 @@ class MuPC(_FanIn):
     """
 
     def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """1/sqrt(in_features), with a skip 1/sqrt(in_features * depth); the last 1/in_features."""
+        """Return 1/sqrt(in_features), with a skip 1/sqrt(in_features * depth); the last 1/in_features."""
         if 0 < index == depth - 1:
             return 1 / in_features
         return super().base_multiplier(index=index, depth=depth, in_features=in_features, skip=skip)
 
     def sgd_learning_rate(self, base: float, *, width: int) -> float:
-        """The rate base * gamma^2 * N, on the batch-mean gradient."""
+        """Return the rate base * gamma^2 * N, on the batch-mean gradient."""
         return base * self.gamma**2 * width
 
     def adam_learning_rate(self, base: float, *, width: int, depth: int | None = None) -> float:
-        """The rate base / sqrt(N), or base / sqrt(N L) where depth is given, for layers with skips.
+        """Return the rate base / sqrt(N), or base / sqrt(N L) where depth is given, for layers with skips.
 
         The source's one rate for all layers, which is right for the hidden ones. Two others move less than
         they could: the first layer, whose input does not widen, as 1/sqrt(N), with depth as 1/sqrt(N L),
@@ -245,7 +245,7 @@ class MuPC(_FanIn):
         return base / math.sqrt(width if depth is None else width * depth)
 
     def weight_rate(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """1/sqrt(in_features), with a skip 1/sqrt(in_features * depth), of the last layer 1.
+        """Return 1/sqrt(in_features), with a skip 1/sqrt(in_features * depth), of the last layer 1.
 
         Under these factors each layer's prediction moves by as much as the rate says, with a skip by
         1/depth of it, so that all skips together move what passes by them as one layer does. The factors
@@ -257,12 +257,12 @@ class MuPC(_FanIn):
         return 1 / math.sqrt(in_features * share)
 
     def bias_rate(self, *, index: int, depth: int, skip: bool, within: bool = False) -> float:
-        """1, with a skip 1/depth, as nothing multiplies biases and all skips add up; within 1/sqrt(depth)."""
+        """Return 1, with a skip 1/depth, since all skips add up, unmultiplied; within 1/sqrt(depth)."""
         share = depth if _in_between(index, depth, skip) else 1
         return 1 / math.sqrt(share) if within else 1 / share
 
     def attention_multiplier(self, head_features: int) -> float:
-        """1/sqrt(head_features), so that products of queries and keys are divided by head_features.
+        """Return 1/sqrt(head_features), so that products of queries and keys are divided by head_features.
 
         As they learn, queries and keys line up, and their product grows as their width.
 
@@ -293,21 +293,21 @@ class CompleteP(MuPC):
     """
 
     def base_multiplier(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """As `MuPC`, with a skip 1/(sqrt(in_features) * depth)."""
+        """Return that of `MuPC`, with a skip 1/(sqrt(in_features) * depth)."""
         base = super().base_multiplier(
             index=index, depth=depth, in_features=in_features, skip=False
         )
         return base / depth if _in_between(index, depth, skip) else base
 
     def adam_learning_rate(self, base: float, *, width: int, depth: int | None = None) -> float:
-        """The rate base / sqrt(N) at every depth."""
+        """Return the rate base / sqrt(N) at every depth."""
         del depth  # the multipliers have it
         return super().adam_learning_rate(base, width=width)
 
     def weight_rate(self, *, index: int, depth: int, in_features: float, skip: bool) -> float:
-        """1/sqrt(in_features), of the last layer 1."""
+        """Return 1/sqrt(in_features), of the last layer 1."""
         return super().weight_rate(index=index, depth=depth, in_features=in_features, skip=False)
 
     def bias_rate(self, *, index: int, depth: int, skip: bool, within: bool = False) -> float:
-        """1, with a skip 1/depth; within 1, since the multiplier at the branch's end has the depth."""
+        """Return 1, with a skip 1/depth; within 1, since the multiplier at the branch's end has the depth."""
         return 1.0 if within else super().bias_rate(index=index, depth=depth, skip=skip)

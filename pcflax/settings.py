@@ -99,7 +99,7 @@ def joined(values: Sequence[Any]) -> tuple[Any, list[jax.Array]]:
 
 
 def _fixed(part: Any, leaves: Iterator[tuple[Any, bool]], kept: list) -> Any:
-    """The structure in which floats that are equal are no leaves; `kept` gets those that are."""
+    """Return the structure in which floats that are equal are no leaves; `kept` gets those that are."""
     if isinstance(part, _Leaf):
         leaf, differs = next(leaves)
         if type(leaf) is float and not differs:
@@ -287,7 +287,7 @@ def _take(value: Any, leaves: list, floats: _Floats = _Floats.NONE) -> Any:
 
 
 def _other(value: Any, leaves: list) -> Any:
-    """A value that is structure where it can be compared, a pytree of jax's own where it cannot."""
+    """Return a value that is structure where it can be compared, a pytree of jax's own where it cannot."""
     try:
         hash(value)
         return _Static(value)
@@ -303,7 +303,7 @@ def _other(value: Any, leaves: list) -> Any:
 
 
 def _fields(value: Any, leaves: list, floats: _Floats) -> tuple[type, tuple, tuple]:
-    """The class of a dataclass, its attributes' names, and their structures."""
+    """Return the class of a dataclass, its attributes' names, and their structures."""
     fixed = {f.name for f in dataclasses.fields(value) if f.metadata.get("static", False)}
     names = [f.name for f in dataclasses.fields(value)]
     names += [name for name in getattr(value, "__dict__", {}) if name not in names]
@@ -320,7 +320,7 @@ def _merge(structure: tuple[Any, Any], leaves: list) -> PyTree:
 
 
 def _is_foreign_dataclass(value: Any) -> bool:
-    """Whether this is a dataclass that jax does not know as a pytree."""
+    """Return whether this is a dataclass that jax does not know as a pytree."""
     known = isinstance(value, type) or not jax.tree_util.all_leaves([value])
     return dataclasses.is_dataclass(value) and not known
 
@@ -330,7 +330,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax", "pcflax", "lineax", "di
 
 
 def _take_function(function: types.FunctionType, leaves: list, floats: _Floats) -> Any:
-    """The structure of a function; one around what cannot be compared, or itself, is compared as it is."""
+    """Return a function's structure; one around what cannot be compared, or itself, is compared as it is."""
     names: list[str] = []
     if str(function.__module__).split(".")[0] not in _LIBRARIES:
         names = [name for name in global_names(function.__code__) if name in function.__globals__]

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array
 
 from pcflax.checks import expect_kind
+from pcflax.inference.solve import over
 from pcflax.layers import Evidence
 from pcflax.layers.feedback import without_feedback
 from pcflax.learning import AbstractLearning, Backprop
@@ -234,9 +235,7 @@ def _products(
         def scaled(leaves):
             scale = functools.reduce(jnp.add, [layer.sum_nodes(jnp.abs(x)) for x in leaves])
             safe = jnp.where(scale > 0, scale, 1)
-            return scale, [
-                x / safe.reshape(safe.shape + (1,) * (x.ndim - safe.ndim)) for x in leaves
-            ]
+            return scale, [x / over(safe, x) for x in leaves]
 
         def product(left, right):
             return sum(layer.sum_nodes(a * b) for a, b in zip(left, right, strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pcflax.checks import expect_count
+from pcflax.checks import expect_count, wanting
 from pcflax.typing import PyTree
 
 
@@ -40,12 +40,8 @@ def chain_diagnostics(samples: PyTree, *, chains: int = 4) -> dict[str, PyTree]:
     >>> found["r_hat"].shape, bool((found["r_hat"] < 1.02).all())
     ((2, 3), True)
     """
-    try:
+    with wanting("chain_diagnostics", "arviz-stats", "sampling"):
         from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "chain_diagnostics needs arviz-stats, which is not installed: pip install 'pcflax[sampling]'"
-        ) from None
     chains = expect_count("chain_diagnostics", "chains", chains, least=2)
 
     def by_chain(leaf: Any) -> np.ndarray:

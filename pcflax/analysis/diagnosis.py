@@ -93,7 +93,7 @@ def layer_sentence(
             f"it hardly learns (a gradient {norm / largest:.0e} times the largest layer's, where Adam's "
             f"eps may swallow it): the error does not reach it{_more(inference)}"
         )
-    if name in swallowed(credit):
+    if name in find_swallowed(credit):
         return (
             f"it does not learn by Adam, whose eps of {_ADAMS_EPS:g} swallows its gradient, "
             f"{credit.rms[name]:.0e} an element: the error does not reach it{_more(inference)}"
@@ -180,7 +180,7 @@ def _plain_rate(optimizer: optax.GradientTransformation) -> float:
     return rates[0] if math.isclose(*rates, rel_tol=1e-5) else math.nan
 
 
-def swallowed(credit: Credit) -> list[str]:
+def find_swallowed(credit: Credit) -> list[str]:
     """Return the layers whose gradient is below Adam's eps, element by element, while an error is there."""
     return [
         name
@@ -190,18 +190,18 @@ def swallowed(credit: Credit) -> list[str]:
 
 
 def is_parallel(credit: Credit) -> bool:
-    """Whether every layer's gradient has the direction of backpropagation's."""
+    """Return whether every layer's gradient has the direction of backpropagation's."""
     cosines = [cosine for name, cosine in credit.cosine.items() if name != "total"]
     return bool(cosines) and all(cosine > _PARALLEL for cosine in cosines)
 
 
 def is_backpropagation(inference: InferenceHealth | None, credit: Credit) -> bool:
-    """Whether a rule that infers does what backpropagation does: half the gap open, all layers parallel."""
+    """Return whether a rule that infers does as backpropagation: half the gap open, all layers parallel."""
     return inference is not None and inference.gap_closed < 0.5 and is_parallel(credit)
 
 
 def is_near_the_edge(inference: InferenceHealth | None) -> bool:
-    """Whether the step size of inference is within 10 % of the stable limit, or beyond it."""
+    """Return whether the step size of inference is within 10 % of the stable limit, or beyond it."""
     return inference is not None and inference.stability >= _EDGE
 
 
@@ -214,7 +214,7 @@ def edge_words(inference: InferenceHealth) -> str:
     )
 
 
-def unreached(credit: Credit) -> list[str]:
+def find_unreached(credit: Credit) -> list[str]:
     """Return the layers that hardly learn while others do: the error does not reach them.
 
     Each layer's gradient norm is taken relative to backpropagation's; those are named whose part is
@@ -256,7 +256,7 @@ def _listed(names: list[str], credit: Credit) -> str:
 
 
 def _range(cosine: Mapping[str, float]) -> str:
-    """The least and the largest cosine of the layers."""
+    """Return the least and the largest cosine of the layers."""
     found = [value for name, value in cosine.items() if name != "total" and not math.isnan(value)]
     ends = [f"{value:.3f}" for value in (min(found), max(found))] if found else ["unknown"]
     return " to ".join(dict.fromkeys(ends))
@@ -268,9 +268,9 @@ def _credit_words(credit: Credit, displacement: Mapping[str, float] | None) -> s
     words = f"layer by layer, its weight gradient has cosine {_range(credit.cosine)} with backpropagation's"
     if displacement is not None:
         words += f", and what the optimizer makes of it {_range(displacement)}"
-    if names := unreached(credit):
+    if names := find_unreached(credit):
         words += f"; {unreached_words(names, credit)}"
-    if names := swallowed(credit):
+    if names := find_swallowed(credit):
         words += f"; {swallowed_words(names, credit)}"
     return words
 

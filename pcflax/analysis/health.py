@@ -28,6 +28,7 @@ from pcflax.inference import (
 from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import error_problem
 from pcflax.inference.newton import AbstractNewton
+from pcflax.inference.solve import choose
 from pcflax.layers import Evidence, PCDense, PCLayer
 from pcflax.learning import AbstractLearning, AugmentedLagrangian, FixedPrediction
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
@@ -251,11 +252,7 @@ def _inference_health(network: SplitNetwork, evidence, key, learning, reference)
 def _lower(one: dict, other: dict) -> dict:
     """Take each example from where its energy is lower; what is no number is not."""
     first = ~(total_energy(other) < total_energy(one))
-
-    def take(a, b):
-        return jnp.where(first.reshape(first.shape + (1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(take, one, other)
+    return choose(first, one, other)
 
 
 def _closed(start: Array, end: Array, equilibrium: Array) -> Array:

@@ -14,12 +14,12 @@ from .diagnosis import (
     InferenceHealth,
     backpropagation_words,
     edge_words,
+    find_swallowed,
+    find_unreached,
     is_backpropagation,
     is_near_the_edge,
     is_parallel,
-    swallowed,
     swallowed_words,
-    unreached,
     unreached_words,
 )
 from .health import REFERENCE, inference_health, unit_health
@@ -107,9 +107,9 @@ class HealthMonitor:
             "pc.parameterizations.MuPC()"
         )
         words = {}
-        if names := unreached(credit):
+        if names := find_unreached(credit):
             words["unreached"] = f"{unreached_words(names, credit)}; {remedy}"
-        if names := swallowed(credit):
+        if names := find_swallowed(credit):
             words["swallowed"] = f"{swallowed_words(names, credit)}; {remedy}"
         if found is not None and is_near_the_edge(found):
             words["edge"] = f"inference is near the edge of stability: {edge_words(found)}"

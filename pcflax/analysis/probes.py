@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from pcflax.checks import expect_count, expect_number
+from pcflax.checks import expect_count, expect_number, wanting
 from pcflax.networks import AbstractPCNetwork, split
 from pcflax.typing import Inference, PRNGKey
 
@@ -229,15 +229,10 @@ def _score(model: Any, features: Any, labels: Any, test_features: Any, test_labe
 
 
 def _sklearn() -> Any:
-    try:
+    with wanting("a probe", "scikit-learn", "probes"):
         import sklearn
         import sklearn.linear_model
         import sklearn.neighbors
         import sklearn.pipeline
         import sklearn.preprocessing
-    except ImportError as error:
-        raise ImportError(
-            "linear and nearest-neighbor probes are scikit-learn's, which is not installed; "
-            "pip install 'pcflax[probes]'"
-        ) from error
     return sklearn

@@ -6,7 +6,6 @@ a step, so the condition number lambda_max/lambda_min says how many steps an equ
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -91,22 +90,16 @@ def activity_spectrum(
 
 def _ends(problem: InferenceProblem, example: int, tolerance: float):
     """Return the smallest and the largest eigenvalue of one example."""
-    rows = slice(example, example + 1)
-    clamps = {
-        name: Clamp(clamp.value[rows], None if clamp.mask is None else clamp.held()[rows])
-        for name, clamp in problem.clamps.items()
-    }
-    inputs = None if problem.inputs is None else problem.inputs[rows]
-    start = jax.tree.map(lambda leaf: leaf[rows], problem.start)
-    held = np.asarray(ravel_pytree(jax.tree.map(lambda leaf: leaf[rows], problem.held()))[0])
+    alone = problem.take(jnp.array([example]))
+    held = np.asarray(ravel_pytree(alone.held())[0])
     free = np.flatnonzero(~held)
     if free.size == 0:
         raise ValueError(f"no activity is free in example {example}: its clamps hold them all")
-    flat, unravel = ravel_pytree(start)
+    flat, unravel = ravel_pytree(alone.start)
     wide = np.promote_types(flat.dtype, np.float32)  # what LAPACK and ARPACK know
 
     def product(vector):
-        return _product(problem.network, inputs, clamps, start, unravel(vector))
+        return _product(alone.network, alone.inputs, alone.clamps, alone.start, unravel(vector))
 
     def on_free(vector):
         whole = np.zeros(flat.size, wide)
@@ -134,7 +127,7 @@ def _ends(problem: InferenceProblem, example: int, tolerance: float):
     return smallest, largest
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _product(network, inputs, clamps, start, vector):
     problem = InferenceProblem(network, inputs, clamps, start)
     return ravel_pytree(hessian_vector(problem, start, vector))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +35,7 @@ def load_run(
     from .options import read_config
 
     folder = Path(folder)
-    options = read_config(folder)
-    if data_dir is not None:
-        options = dataclasses.replace(options, data_dir=Path(data_dir))
+    options = read_config(folder, data_dir=None if data_dir is None else Path(data_dir))
     trainer = build_trainer(options, load_data(options, "train"), folder)
     trainer.restore(step, best=best)
     return trainer

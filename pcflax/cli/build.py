@@ -19,7 +19,7 @@ from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork
 
 from .fields import settings
-from .options import CONVOLUTIONAL, OF_THE_CALL, TrainOptions
+from .options import CONVOLUTIONAL, TrainOptions, as_record
 
 _ACTIVATIONS = {
     "tanh": jnp.tanh,
@@ -44,7 +44,7 @@ def load_data(
     batch_size: int | None = None,
     num_classes: int | None = None,
 ) -> pc.data.Dataset:
-    """The run's data: "train", "validation" or "test"; with a batch size, whole, in order and as they are."""
+    """Return one split of the run's data; with a batch size, whole, in order, as they are."""
     own: dict[str, Any] = {"split": _part(options, split), "data_dir": options.data_dir}
     if str(options.data).endswith(".npz"):
         own["num_classes"] = num_classes
@@ -70,7 +70,7 @@ def load_data(
 
 
 def _part(options: TrainOptions, split: str) -> str:
-    """What is called train, validation or test here, as `pc.data.load` takes it."""
+    """Return what is called train, validation or test here, as `pc.data.load` takes it."""
     if split == "test":
         return testing_split(str(options.data), options.data_dir)
     if split == "train" and not options.validation:
@@ -84,7 +84,7 @@ def _part(options: TrainOptions, split: str) -> str:
 
 
 def build_network(options: TrainOptions, spec: Evidence) -> AbstractPCNetwork:
-    """The model that the options name, sized for batches of these shapes."""
+    """Return the model that the options name, sized for batches of these shapes."""
     assert spec.targets is not None
     shape: tuple = () if spec.inputs is None else spec.inputs.shape[1:]
     out_features = spec.targets.shape[-1]
@@ -126,7 +126,7 @@ def _identity(features: jax.Array) -> jax.Array:
 
 
 def build_inference(options: TrainOptions) -> pc.inference.AbstractInference:
-    """The algorithm that infers activities."""
+    """Return the algorithm that infers activities."""
     own = _own("inference", options)
     if "max_steps" in own and "num_steps" in own:  # --inference-steps stands for both
         own.pop("num_steps" if "tolerance" in own else "max_steps")
@@ -134,7 +134,7 @@ def build_inference(options: TrainOptions) -> pc.inference.AbstractInference:
 
 
 def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
-    """The rule that learns.
+    """Return the rule that learns.
 
     Raises:
         ValueError: for an inference that the rule cannot take, naming both options.
@@ -154,20 +154,20 @@ def build_learning(options: TrainOptions) -> pc.learning.AbstractLearning:
 
 
 def _label() -> pc.Equilibrium:
-    """The reading of a generator's label, which is hidden from inference."""
+    """Return the reading of a generator's label, which is hidden from inference."""
     descent = pc.inference.GradientDescent(0.02, momentum=0.9, num_steps=100)
     return pc.Equilibrium(descent, read="latent", initializer=pc.initializers.Amortized())
 
 
 def _own(option: str, options: TrainOptions) -> dict[str, Any]:
-    """What the options say of a rule's or an algorithm's settings."""
+    """Return what the options say of a rule's or an algorithm's settings."""
     found = settings(option, getattr(options, option)).values()
     values = {one.name: one.value(options) for one in found if one.kind is not None}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def build_reading(options: TrainOptions) -> pc.training.AbstractReading:
-    """How evaluations read an answer: a generator's label, or its image from the code, by inference."""
+    """Return how evaluations read an answer: a generator's label, or its image from the code, inferred."""
     if options.model == "hybrid":
         return _label()
     if options.model != "generator":
@@ -190,12 +190,12 @@ def _check_probabilities(data: pc.data.Dataset) -> None:
 
 
 def infers_labels(options: TrainOptions) -> bool:
-    """Whether the labels of images are what the run's network infers."""
+    """Return whether the labels of images are what the run's network infers."""
     return options.model == "hybrid" or (options.model == "generator" and not options.latent)
 
 
 def best_metric(options: TrainOptions, data: pc.data.Dataset) -> tuple[str, Any]:
-    """The metric of evaluations that a run chooses its best checkpoint by, and "max" or "min"."""
+    """Return the metric of evaluations that a run chooses its best checkpoint by, and "max" or "min"."""
     if options.model == "transformer":
         return ("eval/perplexity", "min")
     if data.num_classes or infers_labels(options):
@@ -204,13 +204,9 @@ def best_metric(options: TrainOptions, data: pc.data.Dataset) -> tuple[str, Any]
 
 
 def metrics_callbacks(options: TrainOptions, data: pc.data.Dataset, run_dir: Path) -> list[Any]:
-    """What a run writes its metrics by, and measures its health by where that is wanted."""
+    """Return what a run writes its metrics by, and measures its health by where that is wanted."""
     callbacks: list[Any] = [pc.JSONLinesLogger(run_dir / "metrics.jsonl")]
-    config = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(options).items()
-        if name not in OF_THE_CALL
-    }
+    config = as_record(options)
     trackers = {
         "csv": lambda: pc.CSVLogger(run_dir / "metrics.csv"),
         "wandb": lambda: pc.WandbLogger(run_dir, config=config),
@@ -226,7 +222,7 @@ def metrics_callbacks(options: TrainOptions, data: pc.data.Dataset, run_dir: Pat
 def build_trainer(
     options: TrainOptions, data: pc.data.Dataset, run_dir: Path, callbacks: Iterable[Any] = ()
 ) -> pc.Trainer:
-    """The Trainer of a run, with a network sized for its data."""
+    """Return the Trainer of a run, with a network sized for its data."""
     spec = data.spec()
     if spec.targets is None or (spec.targets.ndim != 2 and options.model != "transformer"):
         raise ValueError(f"the targets of '{data.name}' must have shape (examples, features)")
@@ -266,7 +262,7 @@ def build_trainer(
 def inferred_energies(
     options: TrainOptions, network: AbstractPCNetwork, batch: Evidence
 ) -> dict[str, np.ndarray]:
-    """The energy of each node by inference step, averaged over a batch: {name: (num_steps + 1,)}."""
+    """Return the energy of each node by inference step, averaged over a batch: {name: (num_steps + 1,)}."""
     trace = network.infer(
         batch.inputs,
         batch.targets,

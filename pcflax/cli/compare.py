@@ -86,7 +86,7 @@ def _add(found: dict[str, Runs], name: str, runs: Runs) -> None:
 
 
 def _names(groups: Sequence[tuple[TrainOptions, list[Path]]]) -> Mapping[str, list[Path]]:
-    """A single run goes by its folder, several by the options in which they differ from others."""
+    """Name a single run by its folder, several by the options in which they differ from others."""
     options = [vars(own) for own, _ in groups]
     differing = (
         [key for key in options[0] if len({str(own[key]) for own in options}) > 1]

@@ -18,7 +18,7 @@ _ENDINGS = (".yaml", ".yml", ".json")
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """What the command line gives an option at last, before it is parsed."""
+    """Return what the command line gives an option at last, before it is parsed."""
     flags, value = (f"--{option}", f"--{option.replace('-', '_')}"), None
     for position, argument in enumerate(arguments):
         if argument in flags and position + 1 < len(arguments):
@@ -58,7 +58,7 @@ def with_config(arguments: list[str], kind: type[TrainOptions]) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a file holds; of a run's own config.json its options."""
+    """Return what a file holds; of a run's own config.json its options."""
     if path.suffix not in _ENDINGS:
         raise ValueError(f"expected --config to end in {', '.join(_ENDINGS)}, got {path}")
     if not path.is_file():
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _known(found: dict[str, Any], path: Path, kind: type, verb: str) -> dict[str, Any]:
-    """The same by the names of fields; unknown ones are refused."""
+    """Return the same by the names of fields; unknown ones are refused."""
     names = {field.name for field in dataclasses.fields(kind)} - {"config"}
     options: dict[str, Any] = {}
     for key, value in found.items():
@@ -99,7 +99,7 @@ def _known(found: dict[str, Any], path: Path, kind: type, verb: str) -> dict[str
 
 
 def _words(name: str, value: Any, path: Path, *, absent: bool) -> list[str]:
-    """An option as it is typed; null is what stands for an option that is not given."""
+    """Return an option as it is typed; null is what stands for an option that is not given."""
     if value is None:
         return [] if absent else [flag(name), "None"]
     if isinstance(value, bool):

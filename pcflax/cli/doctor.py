@@ -80,18 +80,18 @@ def _version(name: str) -> str | None:
 
 
 def _asked() -> list[Requirement]:
-    """Everything that the package's metadata ask for, extras included."""
+    """Return everything that the package's metadata ask for, extras included."""
     return [Requirement(text) for text in metadata.requires("pcflax") or ()]
 
 
 def _told(one: Requirement) -> str:
-    """The requirement as pip takes it."""
+    """Return the requirement as pip takes it."""
     extras = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
     return f"{one.name}{extras}{one.specifier}"
 
 
 def _lacks(one: Requirement) -> str | None:
-    """What of a requirement is not met, or None."""
+    """Return what of a requirement is not met, or None."""
     version = _version(one.name)
     if version is None:
         return f"{one.name} is not installed"
@@ -110,7 +110,7 @@ def _requirements() -> Iterator[Finding]:
 
 
 def pair(jax: str | None, flax: str | None) -> Finding:
-    """Whether these versions of jax and flax go together, which their metadata do not say.
+    """Return whether these versions of jax and flax go together, which their metadata do not say.
 
     >>> pair("0.10.2", "0.12.8").state, pair("0.11.1", "0.12.8").state
     ('ok', 'wrong')
@@ -133,7 +133,7 @@ def pair(jax: str | None, flax: str | None) -> Finding:
 
 
 def _devices() -> tuple[list[Finding], list[dict[str, str]]]:
-    """Whether the package imports and jax finds devices, and which."""
+    """Return whether the package imports and jax finds devices, and which."""
     try:
         import jax
 
@@ -159,7 +159,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _data(data_dir: Path | None, *, works: bool) -> Iterator[Finding]:
-    """The folder of prepared sets, and which of those with a name lie in it."""
+    """Yield the folder of prepared sets, and which of those with a name lie in it."""
     given = data_dir or os.environ.get("TFDS_DATA_DIR")
     source = "--data-dir" if data_dir else "TFDS_DATA_DIR"
     if given and not Path(given).is_dir():
@@ -185,7 +185,7 @@ def _data(data_dir: Path | None, *, works: bool) -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    """Which extras lack something."""
+    """Yield which extras lack something."""
     asked = _asked()
     for extra in metadata.metadata("pcflax").get_all("Provides-Extra") or ():
         if extra in _OURS:
@@ -207,7 +207,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def writable(folder: Path) -> Finding:
-    """Whether runs can be written in a folder, which is not made."""
+    """Return whether runs can be written in a folder, which is not made."""
     place = folder.absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

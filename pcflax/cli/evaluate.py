@@ -13,12 +13,11 @@ from .tables import show_table
 
 def evaluate(options: EvaluateOptions) -> None:
     """Restore the run's network and print its metrics on the data."""
-    stored = read_config(options.run)
-    if options.data is not None and stored.model == "transformer":
+    own = read_config(options.run, data_dir=options.data_dir)
+    if options.data is not None and own.model == "transformer":
         raise ValueError(
             f"the run in {options.run} knows the characters of its own text only; leave out --data"
         )
-    own = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     asked = dataclasses.replace(own, data=options.data or own.data)
     try:  # the network is sized for the run's own data, while they are there
         sized = load_data(own, "test", batch_size=options.batch_size)
@@ -35,7 +34,7 @@ def evaluate(options: EvaluateOptions) -> None:
                 data = load_data(
                     asked, options.split, batch_size=options.batch_size, num_classes=known
                 )
-    trainer = build_trainer(stored, sized, options.run)
+    trainer = build_trainer(own, sized, options.run)
     step = trainer.restore(options.step, best=options.best)
     measured = trainer.evaluate(data)
     if options.json:

@@ -51,7 +51,7 @@ class Setting:
         return "inference_steps" if self.name in _STEPS else self.name
 
     def value(self, options: Any) -> Any:
-        """The value for the class; None where it has its own."""
+        """Return the value for the class; None where it has its own."""
         given = getattr(options, self.option)
         if isinstance(self.kind, str) and given is not None:
             return recipes.call(given, self.kind)
@@ -60,7 +60,7 @@ class Setting:
 
 @functools.cache
 def _classes(folder: str) -> dict[str, ast.ClassDef]:
-    """Every class that a folder of the package defines."""
+    """Return every class that a folder of the package defines."""
     files = sorted((Path(__file__).parent.parent / folder).glob("*.py"))
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     return {
@@ -69,7 +69,7 @@ def _classes(folder: str) -> dict[str, ast.ClassDef]:
 
 
 def _fields(folder: str, name: str) -> dict[str, tuple[str, Any]]:
-    """{field: (annotation, default)}, those of the classes above it first."""
+    """Return {field: (annotation, default)}, those of the classes above it first."""
     node, found = _classes(folder).get(name), {}
     for base in node.bases if node else ():
         found |= _fields(folder, ast.unparse(base))
@@ -85,7 +85,7 @@ def _fields(folder: str, name: str) -> dict[str, tuple[str, Any]]:
 
 @functools.cache
 def settings(option: str, word: str) -> dict[str, Setting]:
-    """{option: setting} of what a word of --learning or --inference stands for."""
+    """Return {option: setting} of what a word of --learning or --inference stands for."""
     name, found = _WORDS[option][word][-1], {}
     documented = ast.get_docstring(_classes(option)[name]) or ""
     documented = documented.partition("Args:\n")[2].partition("\n\n")[0]
@@ -101,7 +101,7 @@ def settings(option: str, word: str) -> dict[str, Setting]:
 
 @functools.cache
 def counting(option: str, name: str) -> list[str]:
-    """The words of --learning or --inference that an option counts with."""
+    """Return the words of --learning or --inference that an option counts with."""
     return [
         word
         for word in _WORDS[option]
@@ -110,7 +110,7 @@ def counting(option: str, name: str) -> list[str]:
 
 
 def derived() -> list[tuple[str, Any, Any]]:
-    """(name, type, default) of every option that algorithms and rules give the command."""
+    """Return (name, type, default) of every option that algorithms and rules give the command."""
     found = []
     for option, words in _WORDS.items():
         everything = [one for word in words for one in settings(option, word).values()]

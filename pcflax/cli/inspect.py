@@ -56,8 +56,7 @@ def inspect(options: InspectOptions) -> None:
 
 def show_summary(options: InspectOptions) -> None:
     """Print the layers and what they cost, for a batch as the run trains on."""
-    run = read_config(options.run)
-    run = dataclasses.replace(run, data_dir=options.data_dir or run.data_dir)
+    run = read_config(options.run, data_dir=options.data_dir)
     data = load_data(run, "train")
     trainer = build_trainer(run, data, options.run)
     learning = trainer.learning
@@ -77,7 +76,7 @@ _EXAMPLES = 64
 
 
 def measure_health(trainer: pc.Trainer, data: pc.data.Dataset) -> tuple[int, pc.analysis.Health]:
-    """How many training examples were looked at, and what was found."""
+    """Return how many training examples were looked at, and what was found."""
     count = min(_EXAMPLES, data.num_examples)
     data.batch_size = count
     batch = next(iter(data))
@@ -103,7 +102,7 @@ HEALTH_WORDS = (
 
 
 def health_rows(found: pc.analysis.Health) -> list[tuple[str, ...]]:
-    """A row a layer, of what `HEALTH_COLUMNS` names."""
+    """Return a row a layer, of what `HEALTH_COLUMNS` names."""
     inference = found.inference
     rows = []
     for name in found.sentences:
@@ -125,8 +124,7 @@ def health_rows(found: pc.analysis.Health) -> list[tuple[str, ...]]:
 
 def show_health(options: InspectOptions) -> None:
     """Print what each layer does, and a sentence about it."""
-    run = read_config(options.run)
-    run = dataclasses.replace(run, data_dir=options.data_dir or run.data_dir)
+    run = read_config(options.run, data_dir=options.data_dir)
     data = load_data(run, "train")
     trainer = build_trainer(run, data, options.run)
     step = trainer.restore(options.step, best=options.best)
@@ -155,7 +153,7 @@ def show_health(options: InspectOptions) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Nested dicts in the place of named tuples and other records."""
+    """Return nested dicts in the place of named tuples and other records."""
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if dataclasses.is_dataclass(value):

@@ -138,7 +138,7 @@ def _verb(kind: type) -> str:
 
 
 def _defaults(arguments: list[str], kind: type[TrainOptions]) -> Any:
-    """The defaults of `train` or `sweep`: of the preset, or of what is resumed, where one is named."""
+    """Return the defaults of `train` or `sweep`: of the preset, or of what is resumed, where one is named."""
     from .config import value_of
     from .options import preset, read_config
 
@@ -154,7 +154,7 @@ def _defaults(arguments: list[str], kind: type[TrainOptions]) -> Any:
 
 
 def _spelt_out(arguments: list[str]) -> list[str]:
-    """The same arguments, with the word that `--decay` and `--no-decay` stand for."""
+    """Return the same arguments, with the word that `--decay` and `--no-decay` stand for."""
     found: list[str] = []
     for position, argument in enumerate(arguments):
         following = arguments[position + 1 : position + 2]
@@ -181,7 +181,7 @@ def _with_homes(options: Any) -> Any:
 
 
 def _sentence(error: Exception) -> str:
-    """The first line of an error; kinds that are nobody's own words get their name before it."""
+    """Return the first line of an error; kinds that are nobody's own words get their name before it."""
     text = str(error).strip() or repr(error)
     if isinstance(error, OSError) and error.strerror:  # "[Errno 28] No space left on device"
         where = f": {error.filename}" if error.filename is not None else ""

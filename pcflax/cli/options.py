@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -208,7 +207,7 @@ MAY_CHANGE = ("num_steps", "data_dir", "logger", *OF_THE_CALL)
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
-    """The defaults of a preset and a model."""
+    """Return the defaults of a preset and a model."""
     if name not in recipes.PRESETS:
         raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
     model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
@@ -217,34 +216,32 @@ def preset(name: str, model: str = "mlp") -> TrainOptions:
 
 
 def config_path(run_dir: Path, kind: type[TrainOptions] = TrainOptions) -> Path:
-    """Where a run's or a sweep's folder keeps its options."""
+    """Return where a run's or a sweep's folder keeps its options."""
     return run_dir / ("config.json" if kind is TrainOptions else "sweep.json")
 
 
 def write_config(run_dir: Path, options: TrainOptions) -> None:
     """Make the folder of a run or a sweep and write its options and versions."""
-    record = {
-        "options": {
-            name: str(value.absolute()) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(absolute_data(options)).items()
-            if name not in OF_THE_CALL
-        },
-        "versions": recipes.versions(),
-    }
-    path = config_path(run_dir, type(options))
-    try:
+    from pcflax.training.checkpoints.disk import telling, write_atomically  # loads jax
+
+    record = {"options": as_record(options), "versions": recipes.versions()}
+    with telling(f"the run folder {run_dir}", "choose another --run-dir"):
         run_dir.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(
-            f"cannot write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
-        ) from error
+        path = config_path(run_dir, type(options))
+        write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+def as_record(options: TrainOptions) -> dict[str, Any]:
+    """Return the options of the run itself by name, paths as seen from anywhere: what JSON can hold."""
+    return {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(absolute_data(options)).items()
+        if name not in OF_THE_CALL
+    }
 
 
 def absolute_data(options: TrainOptions) -> TrainOptions:
-    """The same options with the path of a data file as seen from anywhere."""
+    """Return the same options with the path of a data file as seen from anywhere."""
     kind, _, path = options.data.partition(":")
     if kind != "text" and not options.data.endswith(".npz"):
         return options
@@ -252,8 +249,8 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
     return dataclasses.replace(options, data=prefix + str(Path(path).absolute()))
 
 
-def read_config(run_dir: Path, kind: Any = TrainOptions) -> Any:
-    """The options that a run, or a sweep (`kind`), was started with."""
+def read_config(run_dir: Path, kind: Any = TrainOptions, *, data_dir: Path | None = None) -> Any:
+    """Return the options that a run, or a sweep (`kind`), was started with; its data may have moved since."""
     path = config_path(run_dir, kind)
     if not path.is_file():
         what, verb = ("run", "train") if kind is TrainOptions else ("sweep", "sweep")
@@ -268,7 +265,8 @@ def read_config(run_dir: Path, kind: Any = TrainOptions) -> Any:
             ("widths", "logger") if kind is TrainOptions else ("widths", "logger", "search")
         ):
             stored[name] = tuple(stored[name])
-        stored["data_dir"] = None if stored["data_dir"] is None else Path(stored["data_dir"])
+        if (place := data_dir or stored["data_dir"]) is not None:
+            stored["data_dir"] = Path(place)
         stored.setdefault("validation", 0)  # of before 0.2, when evaluations were of the test split
         if isinstance(decay := stored.get("decay", False), bool):  # of 0.1
             stored["decay"] = "linear" if decay else "constant"
@@ -310,7 +308,7 @@ _RANGES = (
 
 
 def flag(name: str) -> str:
-    """The option as it is typed."""
+    """Return the option as it is typed."""
     return "--" + name.replace("_", "-")
 
 
@@ -390,11 +388,12 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
         if field.name not in MAY_CHANGE and (old or new) and old != new:
             own = flag(field.name)
             raise ValueError(
-                f"the run in {given.run_dir} was started with {own} {_words(old)}, got {own} "
-                f"{_words(new)}; leave the option out to resume, or start a new run in another "
+                f"the run in {given.run_dir} was started with {own} {words(old)}, got {own} "
+                f"{words(new)}; leave the option out to resume, or start a new run in another "
                 f"--run-dir"
             )
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
+    """Return a value as it is typed."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -91,7 +91,7 @@ def _colors(count: int) -> list[Any]:
 
 
 def _svg(draw: Callable[[Any], None], told: str, height: float = _SIZE[1]) -> str:
-    """One panel as an SVG element."""
+    """Return one panel as an SVG element."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
         axis = figure.subplots()

@@ -7,7 +7,6 @@ those are; its floating numbers go into the network as they are.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import pcflax as pc
+from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 from pcflax.training.reading import mean_of
 
@@ -76,14 +76,13 @@ def predict(options: PredictOptions) -> None:
     path = options.output
     if path is not None and path.suffix not in _ENDINGS:
         raise ValueError(f"expected --output to end in {', '.join(_ENDINGS)}, got {path}")
-    stored = read_config(options.run)
+    stored = read_config(options.run, data_dir=options.data_dir)
     if stored.model == "transformer":
         raise ValueError(
             f"the run in {options.run} predicts the characters of a text, which is no array of examples; "
             f"take pcflax.cli.load_run({str(options.run)!r}).predict"
         )
     array = _read(options.file, options.array)
-    stored = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     data = load_data(stored, "test", batch_size=1)
     trainer = build_trainer(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)
@@ -104,7 +103,7 @@ def predict(options: PredictOptions) -> None:
 
 
 def _read(path: Path, name: str | None) -> np.ndarray:
-    """The examples of a file."""
+    """Return the examples of a file."""
     if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"expected a file of examples that ends in .npy or .npz, got {path}")
     if not path.is_file():
@@ -155,7 +154,7 @@ def _predictions(
 
 
 def _images(data: Any, array: np.ndarray, role: str, path: Path) -> np.ndarray:
-    """A file's examples as the network takes them."""
+    """Return a file's examples as the network takes them."""
     decoder = data.reader.decoder
     shape = getattr(data.spec(), role).shape[1:]
     stored = np.asarray(data.inputs)  # the images, whichever role they have
@@ -182,7 +181,7 @@ def _images(data: Any, array: np.ndarray, role: str, path: Path) -> np.ndarray:
 
 
 def _write(path: Path, found: Predictions) -> None:
-    try:
+    with telling(str(path), "choose another --output"):
         if path.suffix == ".npz":
             with path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **found.arrays())
@@ -194,12 +193,10 @@ def _write(path: Path, found: Predictions) -> None:
         else:
             arrays = {name: values.tolist() for name, values in found.arrays().items()}
             path.write_text(dumps(arrays) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; choose another --output") from error
 
 
 def _show(found: Predictions, title: str) -> None:
-    """The first rows, each with its first numbers."""
+    """Print the first rows, each with its first numbers."""
     leading = len(found.columns()) - found.values.shape[1]
     columns = found.columns()[: leading + _COLUMNS]
     rows = []

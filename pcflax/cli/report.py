@@ -16,6 +16,7 @@ import numpy as np
 import pcflax as pc
 from pcflax import recipes
 from pcflax.plotting import graph_figure
+from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, inferred_energies, load_data
@@ -29,6 +30,7 @@ from .options import (
     flag,
     preset,
     read_config,
+    words,
 )
 from .page import element, folded, page, panels, table
 from .panels import bars_panel, curves_panel, figure_svg
@@ -61,15 +63,13 @@ def report(options: ReportOptions) -> None:
         parts += _health(trainer, data) if options.health else []
     parts += _configuration(stored, options)
     text = page(f"pcflax: {options.run.absolute().name}", parts)
-    try:
+    with telling(str(path), "choose another --output"):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; choose another --output") from error
     print(dumps({"step": step, "report": str(path)}) if options.json else f"report  {path}")
 
 
 def _network(network: pc.networks.AbstractPCNetwork, inputs: Any) -> Iterator[str]:
-    """The wiring, in its own size and colors."""
+    """Yield the wiring, in its own size and colors."""
     figure = graph_figure(network, inputs)
     names = ", ".join(network.layer_names)
     svg = figure_svg(figure, f"wiring of the layers {names}", transparent=False)
@@ -79,7 +79,7 @@ def _network(network: pc.networks.AbstractPCNetwork, inputs: Any) -> Iterator[st
 
 
 def _training(history: pc.History) -> Iterator[str]:
-    """Curves by step, a panel a metric; a metric of evaluations is beside that of training."""
+    """Yield curves by step, a panel a metric; a metric of evaluations is beside that of training."""
     measured = curves_of(history, "")
     names = dict.fromkeys(name.removeprefix("eval/") for name in measured if "eval/" in name)
     figures = []
@@ -149,10 +149,11 @@ def _health(trainer: pc.Trainer, data: pc.data.Dataset) -> Iterator[str]:
 
 
 def _configuration(stored: TrainOptions, options: ReportOptions) -> Iterator[str]:
-    """Options, versions and the line that trains so again."""
+    """Yield options, versions and the line that trains so again."""
     defaults = preset(stored.preset, stored.model)
     names = [f.name for f in dataclasses.fields(TrainOptions) if f.name not in OF_THE_CALL]
-    rows = [(flag(name), _words(getattr(stored, name))) for name in names]
+    values = {name: getattr(stored, name) for name in names}
+    rows = [(flag(n), "" if v is None else words(v)) for n, v in values.items()]
     chosen = [
         row for name, row in zip(names, rows, strict=True)
         if name in ("preset", "model", "data") or getattr(stored, name) != getattr(defaults, name)
@@ -167,9 +168,3 @@ def _configuration(stored: TrainOptions, options: ReportOptions) -> Iterator[str
     now = recipes.versions()
     both = [(name, then.get(name, ""), now.get(name, "")) for name in {**then, **now}]
     yield table(("package ", "of the run ", "of this report "), both)
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return "" if value is None else str(value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import pcflax as pc
 from pcflax.plotting import image_figure
+from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
@@ -21,7 +20,7 @@ _MOST_CODES = 1000
 
 def sample(options: SampleOptions) -> None:
     """Restore the generator and write a picture of what it draws."""
-    stored = read_config(options.run)
+    stored = read_config(options.run, data_dir=options.data_dir)
     if stored.model != "generator":
         raise ValueError(
             f"the run in {options.run} trained a {stored.model}, which draws nothing; train a generator: "
@@ -32,7 +31,6 @@ def sample(options: SampleOptions) -> None:
     path = options.output or options.run / "samples.png"
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise ValueError(f"expected --output to end in .png, .pdf or .svg, got {path}")
-    stored = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     data = load_data(stored, "train", batch_size=_MOST_CODES)
     trainer = build_trainer(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)
@@ -42,15 +40,12 @@ def sample(options: SampleOptions) -> None:
         codes = jnp.eye(data.spec().inputs.shape[1])  # type: ignore[union-attr]
         titles = [str(label) for label in range(len(codes))]
     network = trainer.network
-    shown = network.names[
-        1:
-    ]  # an image is shown without the noise of its pixels and of what is below
+    # an image is shown without the noise of its pixels and of what is below
+    shown = network.names[1:]
     images = network.sample(clamps={"latent": codes}, key=jax.random.key(0), means=shown)
     figure = image_figure(images, titles=titles, title=f"{data.name}, step {step}")
-    try:
+    with telling(str(path), "choose another --output"):
         figure.savefig(path, dpi=110, bbox_inches="tight")
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; choose another --output") from error
     if options.json:
         print(dumps({"step": step, "images": len(codes), "picture": str(path)}))
     else:

@@ -29,7 +29,7 @@ _NO_SETTINGS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Searched:
+class SearchedOption:
     """One option that is searched over.
 
     Attributes:
@@ -65,14 +65,14 @@ class Searched:
         return [self.value(one) for one in self.ends or self.choices]
 
 
-def parse_search(texts: Iterable[str], options: TrainOptions) -> tuple[Searched, ...]:
+def parse_search(texts: Iterable[str], options: TrainOptions) -> tuple[SearchedOption, ...]:
     """Return what is searched over.
 
     Raises:
         ValueError: for what is no option, no setting, no range or choice of it, or does nothing with the
             other options.
     """
-    found: dict[str, Searched] = {}
+    found: dict[str, SearchedOption] = {}
     for text in texts:
         one = _parse(text)
         if one.name in found:
@@ -94,7 +94,7 @@ def parse_search(texts: Iterable[str], options: TrainOptions) -> tuple[Searched,
 
 
 def drawn(
-    options: TrainOptions, searched: Iterable[Searched], settings: Mapping[str, Any]
+    options: TrainOptions, searched: Iterable[SearchedOption], settings: Mapping[str, Any]
 ) -> TrainOptions:
     """Return the options of a trial."""
     values = {one.name: one.value(settings[one.name]) for one in searched}
@@ -103,7 +103,7 @@ def drawn(
     return dataclasses.replace(found, **{name: getattr(options, name) for name in unused})
 
 
-def _check_counting(found: Mapping[str, Searched], options: TrainOptions) -> None:
+def _check_counting(found: Mapping[str, SearchedOption], options: TrainOptions) -> None:
     """Refuse an option that does nothing whatever rule and algorithm a trial has."""
 
     def words(option: str) -> list[str]:
@@ -123,7 +123,7 @@ def _check_counting(found: Mapping[str, Searched], options: TrainOptions) -> Non
             raise ValueError(f"--search {reasons[0]}")
 
 
-def _parse(text: str) -> Searched:
+def _parse(text: str) -> SearchedOption:
     name, equals, rest = text.partition("=")
     name = name.strip().removeprefix("--").replace("-", "_")
     kinds = _kinds()
@@ -145,10 +145,10 @@ def _parse(text: str) -> Searched:
         _value(name, kind, choice)
     if len(set(choices)) < 2:
         raise ValueError(f"--search {text}: expected at least two choices; or give {flag(name)}")
-    return Searched(name, kind, choices=choices)
+    return SearchedOption(name, kind, choices=choices)
 
 
-def _range(text: str, name: str, kind: Any, rest: str) -> Searched:
+def _range(text: str, name: str, kind: Any, rest: str) -> SearchedOption:
     low, high, *more = (part.strip() for part in rest.split(":"))
     if more not in ([], ["log"]):
         raise ValueError(f"--search {text}: expected low:high or low:high:log")
@@ -157,7 +157,7 @@ def _range(text: str, name: str, kind: Any, rest: str) -> Searched:
         raise ValueError(f"--search {text}: expected a low end below the high one")
     if more and not ends[0] > 0:
         raise ValueError(f"--search {text}: a range in the logarithm begins above 0")
-    return Searched(name, kind, ends, bool(more))
+    return SearchedOption(name, kind, ends, bool(more))
 
 
 def _value(name: str, kind: Any, text: str) -> Any:
@@ -186,7 +186,7 @@ def _value(name: str, kind: Any, text: str) -> Any:
 
 
 def _kinds() -> dict[str, Any]:
-    """{name: type} of the options of `pcflax train`, without None and without step sizes by layer."""
+    """Return {name: type} of the options of `pcflax train`, without None and without step sizes by layer."""
     found = {}
     for name, hint in typing.get_type_hints(TrainOptions).items():
         if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:

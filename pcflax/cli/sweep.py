@@ -29,7 +29,7 @@ from .options import (
     read_config,
     write_config,
 )
-from .search import Searched, drawn, parse_search
+from .search import SearchedOption, drawn, parse_search
 from .tables import show_table
 from .train import new_run_dir
 from .verbs import SweepOptions
@@ -138,7 +138,7 @@ def _loader() -> Loader:
 
 
 def _check(
-    options: SweepOptions, base: TrainOptions, searched: tuple[Searched, ...], load: Loader
+    options: SweepOptions, base: TrainOptions, searched: tuple[SearchedOption, ...], load: Loader
 ) -> tuple[str, Any]:
     """Refuse what no trial could train with, before there is a folder; return what to choose by."""
     first = drawn(base, searched, {one.name: (one.ends or one.choices)[0] for one in searched})
@@ -159,7 +159,9 @@ def _check(
     return metric, mode
 
 
-def _train(trial: Trial, base: TrainOptions, searched: tuple[Searched, ...], load: Loader) -> None:
+def _train(
+    trial: Trial, base: TrainOptions, searched: tuple[SearchedOption, ...], load: Loader
+) -> None:
     """Train one trial, whose folder is that of a run."""
     options = drawn(base, searched, trial.settings)
     try:
@@ -189,7 +191,7 @@ def _pruner(word: str) -> Any:
 
 
 def _line(outcome: Outcome, metric: str) -> str:
-    """One trial."""
+    """Return the line of one trial."""
     found = [f"trial {outcome.number:>4}  {outcome.state:<8}"]
     if outcome.metric is not None:
         found.append(f"{metric.removeprefix('eval/')} {outcome.metric:.4f}")
@@ -199,8 +201,8 @@ def _line(outcome: Outcome, metric: str) -> str:
     return "  ".join(found) + (f"  ({outcome.why})" if outcome.why else "")
 
 
-def _show(found: Sweep, metric: str, searched: tuple[Searched, ...]) -> None:
-    """The best trials, a row each."""
+def _show(found: Sweep, metric: str, searched: tuple[SearchedOption, ...]) -> None:
+    """Print the best trials, a row each."""
     costs = any(one.cost is not None for one in found.outcomes)
     states = [one.state for one in found.outcomes]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed"))
@@ -216,7 +218,7 @@ def _show(found: Sweep, metric: str, searched: tuple[Searched, ...]) -> None:
 
 
 def _figure(
-    found: Sweep, options: SweepOptions, metric: str, searched: tuple[Searched, ...]
+    found: Sweep, options: SweepOptions, metric: str, searched: tuple[SearchedOption, ...]
 ) -> Any:
     drawn_ones = [one for one in found.outcomes if one.value is not None]
     name = metric.removeprefix("eval/")

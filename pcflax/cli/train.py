@@ -16,6 +16,7 @@ from rich.text import Text
 import pcflax as pc
 from pcflax.data.sources.catalogue import is_tfds
 from pcflax.plotting import alignment_figure, training_figure
+from pcflax.training.checkpoints.disk import telling
 from pcflax.training.loggers import plain_console
 
 from .build import build_trainer, inferred_energies, load_data, metrics_callbacks
@@ -87,7 +88,7 @@ def train(options: TrainOptions) -> None:
 def _trainer(
     options: TrainOptions, data: pc.data.Dataset, run_dir: Path, console: Console
 ) -> pc.Trainer:
-    """The run's Trainer with its loggers."""
+    """Return the run's Trainer with its loggers."""
     loggers = [
         *metrics_callbacks(options, data, run_dir),
         pc.ConsoleLogger(console),
@@ -108,12 +109,8 @@ def _refuse_run(run_dir: Path) -> None:
 
 def _claim(trainer: pc.Trainer, run_dir: Path, options: TrainOptions) -> None:
     """Write the options into the run folder, which from now on no other process trains in."""
-    try:
+    with telling(f"the run folder {run_dir}", "choose another --run-dir"):
         run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
-        ) from error
     checkpoints = trainer.checkpoints
     assert checkpoints is not None  # a run has them
     checkpoints.prepare()
@@ -127,7 +124,7 @@ def _claim(trainer: pc.Trainer, run_dir: Path, options: TrainOptions) -> None:
 
 
 def curves_of(history: pc.History, prefix: str) -> dict[str, tuple[list[int], list[float]]]:
-    """{what follows the prefix: (steps, values)}; "total" is the one that is only the prefix."""
+    """Return {what follows the prefix: (steps, values)}; "total" is the one that is only the prefix."""
     return {
         name.removeprefix(prefix).removeprefix("/") or "total": (history.steps(name), history[name])
         for name in history.names()
@@ -160,7 +157,7 @@ def _restore(trainer: pc.Trainer, console: Console) -> None:
 
 
 def _show_evaluations(history: pc.History, measured: str) -> None:
-    """A row an evaluation."""
+    """Print a row an evaluation."""
     names = [name for name in history.names() if name.startswith("eval/")]
     names += [name for name in ("train/accuracy", "train/energy") if name in history.names()]
     latest: dict[str, float] = {}

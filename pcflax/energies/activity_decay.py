@@ -46,13 +46,13 @@ class ActivityDecay(Energy):
         self.silent_at_zero = energy.silent_at_zero
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """The energy of each example, and rate/2 * ||activity||^2."""
+        """Return the energy of each example, and rate/2 * ||activity||^2."""
         check_same_shape(self, activity, prediction)
         decay = 0.5 * self.rate * sum_features(activity * activity)
         return self.energy(activity, prediction) + decay
 
     def mean(self, prediction: Values) -> Values:
-        """What the energy itself takes for the mean; the decay does not move it."""
+        """Return what the energy itself takes for the mean; the decay does not move it."""
         return self.energy.mean(prediction)
 
     def check_targets(self, targets: ArrayLike) -> None:

@@ -29,12 +29,12 @@ class Bernoulli(Energy):
     clamped_only = True
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """Binary cross-entropy of each example between `activity` and sigmoid(`prediction`)."""
+        """Return binary cross-entropy of each example between `activity` and sigmoid(`prediction`)."""
         check_same_shape(self, activity, prediction)
         return sum_features(optax.losses.sigmoid_binary_cross_entropy(prediction, activity))
 
     def mean(self, prediction: Values) -> Values:
-        """Probabilities sigmoid(prediction)."""
+        """Return probabilities sigmoid(prediction)."""
         return jax.nn.sigmoid(prediction)
 
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
@@ -43,7 +43,7 @@ class Bernoulli(Energy):
         return bits.astype(prediction.dtype)
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
-        """0: the energy of bits is their negative log-likelihood as it is."""
+        """Return 0: the energy of bits is their negative log-likelihood as it is."""
         del features
         return jnp.zeros(())
 

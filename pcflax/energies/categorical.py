@@ -34,14 +34,14 @@ class Categorical(Energy):
     silent_at_zero = True
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """Cross-entropy of each example between `activity` and softmax(`prediction`)."""
+        """Return cross-entropy of each example between `activity` and softmax(`prediction`)."""
         check_same_shape(self, activity, prediction)
         # optax leaves out terms of probability 0, which keeps a logit of -inf there finite.
         entropy = optax.losses.safe_softmax_cross_entropy(prediction, activity)
         return sum_features(entropy) if entropy.ndim > 1 else entropy
 
     def mean(self, prediction: Values) -> Values:
-        """Class probabilities softmax(prediction), over the last axis."""
+        """Return class probabilities softmax(prediction), over the last axis."""
         return jax.nn.softmax(jnp.asarray(prediction), axis=-1)
 
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
@@ -50,7 +50,7 @@ class Categorical(Energy):
         return jax.nn.one_hot(classes, prediction.shape[-1], dtype=prediction.dtype)
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
-        """0: the energy of a class is its negative log-likelihood as it is."""
+        """Return 0: the energy of a class is its negative log-likelihood as it is."""
         del features
         return jnp.zeros(())
 

@@ -57,7 +57,7 @@ class FullGaussian(Energy):
         )
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """1/2 (activity - prediction)^T P (activity - prediction) of each example."""
+        """Return 1/2 (activity - prediction)^T P (activity - prediction) of each example."""
         check_same_shape(self, activity, prediction)
         precision: Float[Array, "features features"] = self.precision[...]
         if activity.shape[-1] != len(precision):

@@ -62,7 +62,7 @@ class Gaussian(Energy):
         self.precision = nnx.Variable(array.astype(jnp.result_type(float, array)))
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """1/2 sum_i precision_i (activity_i - prediction_i)^2 of each example."""
+        """Return 1/2 sum_i precision_i (activity_i - prediction_i)^2 of each example."""
         check_same_shape(self, activity, prediction)
         error = activity - prediction
         if not isinstance(self.precision, nnx.Variable):
@@ -83,12 +83,12 @@ class Gaussian(Energy):
         return prediction + noise * self._proper() ** -0.5
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
-        """1/2 sum_i log(2 pi / precision_i)."""
+        """Return 1/2 sum_i log(2 pi / precision_i)."""
         each = 0.5 * jnp.log(2 * jnp.pi / jnp.asarray(self._proper()))
         return jnp.sum(jnp.broadcast_to(each, features))
 
     def _proper(self) -> Any:
-        """The precision, refused where it is 0."""
+        """Return the precision, refused where it is 0."""
         stored = self.precision
         precision = stored[...] if isinstance(stored, nnx.Variable) else stored
         if not isinstance(precision, Tracer) and np.any(np.asarray(precision) == 0):

@@ -41,7 +41,7 @@ class Heteroscedastic(Energy):
     """
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """1/2 sum_i (exp(l_i) (activity_i - mu_i)^2 - l_i) of each example."""
+        """Return 1/2 sum_i (exp(l_i) (activity_i - mu_i)^2 - l_i) of each example."""
         mean, log_precision = self.split(prediction)
         if activity.shape != mean.shape:
             raise ValueError(
@@ -67,7 +67,7 @@ class Heteroscedastic(Energy):
         return mean, log_precision
 
     def mean(self, prediction: Values) -> Values:
-        """The first half of the features."""
+        """Return the first half of the features."""
         return self.split(prediction)[0]
 
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
@@ -77,5 +77,5 @@ class Heteroscedastic(Energy):
         return mean + noise * jnp.exp(-0.5 * log_precision)
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
-        """log(2 pi)/2 for each feature: the energy has the rest."""
+        """Return log(2 pi)/2 for each feature: the energy has the rest."""
         return jnp.sum(jnp.broadcast_to(0.5 * jnp.log(2 * jnp.pi), features))

@@ -33,6 +33,6 @@ class Huber(Energy):
         self.delta = expect_number(self, "delta", delta, above=0)
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """Huber's function of each feature's error, summed for each example."""
+        """Return Huber's function of each feature's error, summed for each example."""
         check_same_shape(self, activity, prediction)
         return sum_features(optax.losses.huber_loss(activity, prediction, delta=self.delta))

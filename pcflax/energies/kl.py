@@ -36,7 +36,7 @@ class KL(Energy):
     """
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """KL(softmax(activity) || softmax(prediction)) of each example."""
+        """Return KL(softmax(activity) || softmax(prediction)) of each example."""
         check_same_shape(self, activity, prediction)
         divergence = optax.losses.kl_divergence_with_log_targets(
             jax.nn.log_softmax(prediction), jax.nn.log_softmax(activity)

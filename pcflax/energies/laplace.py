@@ -39,7 +39,7 @@ class Laplace(Energy):
         self.scale = expect_number(self, "scale", scale, above=0)
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """||activity - prediction||_1 / scale of each example."""
+        """Return ||activity - prediction||_1 / scale of each example."""
         check_same_shape(self, activity, prediction)
         error = activity - prediction
         # jax differentiates abs to 1 at 0, where every feedforward start lies; this has slope 0 there
@@ -50,5 +50,5 @@ class Laplace(Energy):
         return prediction + self.scale * jax.random.laplace(key, prediction.shape, prediction.dtype)
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
-        """log(2 scale) for each feature."""
+        """Return log(2 scale) for each feature."""
         return math.prod(features) * jnp.log(2 * jnp.asarray(self.scale))

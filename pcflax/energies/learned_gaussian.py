@@ -68,7 +68,7 @@ class LearnedGaussian(Energy):
         self.log_precision = nnx.Param(jnp.full(shape, math.log(precision)))
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""
+        """Return 1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""
         check_same_shape(self, activity, prediction)
         features = activity.shape[1:]
         log_precision = self.log_precision[...]
@@ -89,6 +89,6 @@ class LearnedGaussian(Energy):
         return prediction + noise * jnp.exp(-0.5 * self.log_precision[...])
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
-        """log(2 pi)/2 for each feature: the energy has the rest, less what `least_variance` adds."""
+        """Return log(2 pi)/2 for each feature: the energy has the rest, less what `least_variance` adds."""
         extra = 0.5 * self.least_variance * jnp.exp(self.log_precision[...])
         return jnp.sum(jnp.broadcast_to(0.5 * jnp.log(2 * jnp.pi) - extra, features))

@@ -75,7 +75,7 @@ class RunningGaussian(Energy):
         return 1 / (self.variance[...] + self.least_variance)
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
-        """1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""
+        """Return 1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""
         error, precision = self._error(activity, prediction), self.precision
         return 0.5 * sum_features(precision * error * error - jnp.log(precision))
 
@@ -93,7 +93,7 @@ class RunningGaussian(Energy):
         return prediction + noise * self.precision**-0.5
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
-        """log(2 pi)/2 for each feature: the energy has the rest."""
+        """Return log(2 pi)/2 for each feature: the energy has the rest."""
         return jnp.sum(jnp.broadcast_to(0.5 * jnp.log(2 * jnp.pi), features))
 
     def _error(self, activity: Values, prediction: Values) -> Values:

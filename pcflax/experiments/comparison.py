@@ -131,7 +131,7 @@ def _named(runs: Sequence[Runs | str | Path], names: Sequence[str] | None) -> di
 
 
 def _marked(one: Contrast, plan: Plan, metric: str, at: At, runs: Sequence[Runs]) -> Contrast:
-    """The contrast with whether it was planned, and why not or as far as is known."""
+    """Return the contrast with whether it was planned, and why not or as far as is known."""
     planned = (metric, at) == (plan.metric, plan.at) and one.names in plan.contrasts
     notes = []
     for name, own in zip(one.names, runs, strict=True):
@@ -144,7 +144,7 @@ def _marked(one: Contrast, plan: Plan, metric: str, at: At, runs: Sequence[Runs]
 
 
 def _corrected(found: Sequence[Contrast], plan: Plan | None) -> tuple[Contrast, ...]:
-    """The contrasts with Holm's p values: those planned over the plan, the others over all."""
+    """Return the contrasts with Holm's p values: those planned over the plan, the others over all."""
     planned = [one for one in found if one.planned]
     missing = len(plan.contrasts) - len(planned) if plan is not None else 0
     whole = _holm(found, len(found) + missing)

@@ -87,32 +87,19 @@ def contrast(names: tuple[str, str], a: Sample, b: Sample, confidence: float) ->
         notes.append(f"seed {shared[0]} is shared by {names[0]} and {names[1]}, not used as a pair")
     if min(len(a.seeds), len(b.seeds)) < 2:
         notes.append(f"{' - '.join(names)}: of one seed no interval and no test is known")
-        tested = _Tested(Interval(math.nan, math.nan), math.nan, math.nan, math.nan)
+        interval, effect, p, p_ranks = (Interval(math.nan, math.nan), *[math.nan] * 3)
     else:
         test = _of_pairs if paired else _of_two
-        tested = test(a.values, b.values, confidence)
-        if math.isnan(tested.p):
+        interval, effect, p, p_ranks = test(a.values, b.values, confidence)
+        if math.isnan(p):
             notes.append(f"{' - '.join(names)}: seeds have no spread, so there is no t test")
-    return Contrast(
-        names,
-        a,
-        b,
-        paired,
-        a.mean - b.mean,
-        tested.interval,
-        tested.effect,
-        tested.p,
-        tested.p_ranks,
-        notes=tuple(notes),
-    )
+    difference = a.mean - b.mean
+    found = (difference, interval, effect, p, p_ranks)
+    return Contrast(names, a, b, paired, *found, notes=tuple(notes))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tested:
-    interval: Interval
-    effect: float
-    p: float
-    p_ranks: float
+# The interval, the effect, and both p values.
+_Tested = tuple[Interval, float, float, float]
 
 
 def _of_pairs(a: np.ndarray, b: np.ndarray, confidence: float) -> _Tested:
@@ -126,13 +113,12 @@ def _of_pairs(a: np.ndarray, b: np.ndarray, confidence: float) -> _Tested:
     p_ranks = 1.0 if by_ranks is None else float(by_ranks.pvalue)
     mean = float(differences.mean())
     if np.ptp(ranked) == 0:
-        return _Tested(Interval(mean, mean), math.nan, math.nan, p_ranks)
+        return Interval(mean, mean), math.nan, math.nan, p_ranks
     found: Any = stats.ttest_1samp(differences, 0)
     interval = found.confidence_interval(confidence)
     effect = mean / float(differences.std(ddof=1))
-    return _Tested(
-        Interval(float(interval.low), float(interval.high)), effect, float(found.pvalue), p_ranks
-    )
+    ends = Interval(float(interval.low), float(interval.high))
+    return ends, effect, float(found.pvalue), p_ranks
 
 
 def _of_two(a: np.ndarray, b: np.ndarray, confidence: float) -> _Tested:
@@ -148,17 +134,13 @@ def _of_two(a: np.ndarray, b: np.ndarray, confidence: float) -> _Tested:
     p_ranks = float(stats.mannwhitneyu(*ranked, method=method).pvalue)
     difference = float(a.mean() - b.mean())
     if all(np.ptp(own) == 0 for own in ranked):
-        return _Tested(Interval(difference, difference), math.nan, math.nan, p_ranks)
+        return Interval(difference, difference), math.nan, math.nan, p_ranks
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # one side may have no spread
         found: Any = stats.ttest_ind(a, b, equal_var=False)
     interval = found.confidence_interval(confidence)
-    return _Tested(
-        Interval(float(interval.low), float(interval.high)),
-        hedges_g(a, b),
-        float(found.pvalue),
-        p_ranks,
-    )
+    ends = Interval(float(interval.low), float(interval.high))
+    return ends, hedges_g(a, b), float(found.pvalue), p_ranks
 
 
 def hedges_g(a: np.ndarray, b: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pcflax.checks import expect_local_path
 from pcflax.training import Checkpoints, History, load_checkpoint
-from pcflax.training.checkpoints.disk import write_atomically
+from pcflax.training.checkpoints.disk import telling, write_atomically
 
 from .runs import OneRun, Runs
 
@@ -53,11 +53,9 @@ def within(checkpoints: Checkpoints, name: str) -> Checkpoints:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write what the folder holds, in one step that a kill cannot split."""
-    try:
+    with telling(str(folder / _FILE)):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _FILE, json.dumps(record, indent=2, default=str) + "\n")
-    except OSError as error:
-        raise OSError(f"cannot write {folder / _FILE}: {error.strerror}") from error
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pcflax.checks import wanting
+
 if TYPE_CHECKING:
     import optuna
 
@@ -27,12 +29,8 @@ def load_optuna() -> Any:
     Raises:
         ModuleNotFoundError: with the line that installs it.
     """
-    try:
+    with wanting("a sweep", "optuna", "tune"):
         import optuna
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a sweep wants optuna; pip install 'pcflax[tune]'", name=error.name
-        ) from error
     return optuna
 
 
@@ -136,7 +134,7 @@ class Journal:
 
 
 def _held(path: str) -> Any:
-    """The folder's lock in the place of optuna's, which a killed process would leave behind."""
+    """Return the folder's lock in the place of optuna's, which a killed process would leave behind."""
 
     class Held(load_optuna().storages.journal.JournalFileOpenLock):
         def acquire(self) -> bool:
@@ -149,7 +147,7 @@ def _held(path: str) -> Any:
 
 
 def _plain(distribution: Any) -> Any:
-    """A distribution as JSON's own values."""
+    """Return a distribution as JSON's own values."""
     return json.loads(load_optuna().distributions.distribution_to_json(distribution))
 
 

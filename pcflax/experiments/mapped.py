@@ -24,7 +24,7 @@ from pcflax.training.loop import Measured, Recipe, learn_batches
 from pcflax.typing import PRNGKey, PyTree
 
 
-class Mapped:
+class MappedFits:
     """Learns for several fits of one structure in one call.
 
     Args:

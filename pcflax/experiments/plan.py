@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pcflax.checks import expect_local_path
-from pcflax.training.checkpoints.disk import write_atomically
+from pcflax.training.checkpoints.disk import telling, write_atomically
 
 from .reading import At, expect_at
 
@@ -25,7 +25,7 @@ _OF_RUNS = ("replicas.json", "config.json", "metrics.jsonl", "*.sha256")
 
 
 def now() -> str:
-    """The time of day and the date, of the world's common clock, as text that sorts by time."""
+    """Return the time of day and the date, of the world's common clock, as text that sorts by time."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -96,12 +96,10 @@ class Plan:
                 f"first step"
             )
         written = dataclasses.replace(self, date=now())
-        try:
+        record = written._record() | {"sha256": written.digest}
+        with telling(str(folder / _FILE)):
             folder.mkdir(parents=True, exist_ok=True)
-            record = written._record() | {"sha256": written.digest}
             write_atomically(folder / _FILE, json.dumps(record, indent=2) + "\n")
-        except OSError as error:
-            raise OSError(f"cannot write {folder / _FILE}: {error.strerror}") from error
         return written
 
     @classmethod

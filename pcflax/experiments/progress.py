@@ -58,7 +58,7 @@ class Progress:
         self._shown = max(self._shown, now.step)
 
     def _running(self) -> Any:
-        """What a logger asks of a Trainer, of the last of those that go on."""
+        """Return what a logger asks of a Trainer, of the last of those that go on."""
         fits = [fit for own in self._fits.values() for fit in own]
         going = [fit for fit in fits if fit.goes_on()]
         last = min(going, key=lambda fit: fit.run.step, default=None)
@@ -68,7 +68,7 @@ class Progress:
 
 
 def _evaluated(fit: Fit, step: int) -> dict[str, float]:
-    """What was evaluated at this step."""
+    """Return what was evaluated at this step."""
     found: dict[str, float] = {}
     for row in reversed(fit.run.record.history.rows):
         if row["step"] < step:

@@ -43,12 +43,12 @@ def expect_at(owner: str, metric: str, at: Any) -> At:
 
 
 def _data(metric: str) -> str:
-    """What it was measured on: "eval" of "eval/accuracy"."""
+    """Return what it was measured on: "eval" of "eval/accuracy"."""
     return metric.partition("/")[0]
 
 
 def told(at: At) -> str:
-    """Where it is, in words."""
+    """Return where it is, in words."""
     if isinstance(at, tuple):
         return f"the step of the {'highest' if at[1] == 'max' else 'lowest'} {at[0]}"
     return "the last evaluation" if at == "last" else f"step {at}"

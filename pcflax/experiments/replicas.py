@@ -28,7 +28,7 @@ from pcflax.training.fitting import Fit, learn_alone, train
 from pcflax.training.signals import SignalCatcher
 
 from .folders import folder_name, read_record, within, write_record
-from .mapped import Mapped
+from .mapped import MappedFits
 from .plan import now
 from .progress import Progress
 from .runs import OneRun, Runs
@@ -223,7 +223,7 @@ class Replicas:
         return data(seed, **point)
 
     def _learning(self, fits: Sequence[Fit]) -> Any:
-        """What makes the calls, by `how`, which is settled here."""
+        """Return what makes the calls, by `how`, which is settled here."""
         told = difference(fits)
         if self.how == "mapped" and told is not None:
             raise ValueError(
@@ -235,7 +235,7 @@ class Replicas:
             small = _largest(fits[0]) <= _MAPPED_SIZE or jax.default_backend() != "cpu"
             chosen: How = "mapped" if told is None and small else "in turn"
             self.how = stored if stored in ("mapped", "in turn") and told is None else chosen
-        return Mapped(fits) if self.how == "mapped" else learn_alone
+        return MappedFits(fits) if self.how == "mapped" else learn_alone
 
     def _tell_failures(self, fits: Sequence[Fit]) -> None:
         for place, (fit, title) in enumerate(zip(fits, self._titles(), strict=True)):
@@ -280,7 +280,7 @@ class Replicas:
         return folder_name(self.seeds[place], self.points[place], self._over)
 
     def _beginning(self) -> str:
-        """When the first step is made, or was."""
+        """Return when the first step is made, or was."""
         record = read_record(self.folder) if self.folder is not None else None
         if record is not None:
             return record.get("begun", "")
@@ -323,5 +323,5 @@ def _made(make_trainer: Callable[..., Any], seed: int, point: Mapping[str, Any])
 
 
 def _largest(fit: Fit) -> int:
-    """Elements of the largest array of parameters."""
+    """Return elements of the largest array of parameters."""
     return max(map(np.size, jax.tree.leaves(fit.run.state().network.parameters)), default=0)

@@ -104,7 +104,7 @@ class Runs:
         return self._of(chosen)
 
     def names(self) -> list[str]:
-        """The names of all metrics measured."""
+        """Return the names of all metrics measured."""
         return list(dict.fromkeys(name for own in self.histories for name in own.names()))
 
     def __getitem__(self, metric: str) -> Curves:

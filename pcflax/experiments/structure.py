@@ -57,7 +57,7 @@ def _difference(first: Fit, other: Fit) -> str | None:
 
 
 def _first(prefix: str, one: Any, other: Any) -> str | None:
-    """The first difference of two nested dictionaries, in words."""
+    """Return the first difference of two nested dictionaries, in words."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for name in (*one, *other):
             separator = "" if prefix.endswith(" ") else "."
@@ -76,7 +76,7 @@ def _shapes(tree: PyTree) -> dict[str, str]:
 
 
 def _fields(value: Any) -> Any:
-    """What settings are made of but for numbers, nested by field."""
+    """Return what settings are made of but for numbers, nested by field."""
     if isinstance(value, Settings) and dataclasses.is_dataclass(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **{k: _fields(v) for k, v in fields.items()}}

@@ -23,7 +23,7 @@ from pcflax.typing import PRNGKey, PyTree
 from .base import AbstractIterativeInference
 from .curvature import expect_curvature, spectrum_ends
 from .problem import InferenceProblem
-from .solve import StepInfo, observe
+from .solve import StepInfo, observe, rounding
 
 # This part of the largest eigenvalue stands for a smallest one that is negative, or nearly 0.
 _LEAST = 1e-4
@@ -139,7 +139,7 @@ def _move(z: PyTree, gradient: PyTree, energy: Array, state: ChebyshevState) -> 
     direction, ratio, plain, kept, smallest, largest = state
     energy = energy.astype(kept.dtype)
     first = ratio == 0
-    rises = energy > kept + 8 * jnp.finfo(energy.dtype).eps * jnp.abs(energy)
+    rises = energy > kept + rounding(energy)
     largest = jnp.where(rises & (plain > 0), 2 * largest, largest)
     middle, half = (largest + smallest) / 2, (largest - smallest) / 2
     divisor = jnp.where(first, middle, 2 * middle - ratio * half)

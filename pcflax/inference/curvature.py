@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pcflax.typing import Energies, PyTree
 
 from .problem import InferenceProblem
-from .solve import expect_energy, over
+from .solve import choose, expect_energy, over
 
 if TYPE_CHECKING:
     import lineax
@@ -78,11 +78,7 @@ def power_iteration(
     found = normalized(scaled(product))
     # where the energy has no curvature along v, v is kept: it may have some at the next place
     flat = found.eigenvalue == 0
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(over(flat, new), old, new),
-        found.vector,
-        direction.vector,
-    )
+    kept = choose(~flat, found.vector, direction.vector)
     eigenvalue = jnp.where(flat, direction.eigenvalue, found.eigenvalue)
     return Direction(kept, eigenvalue), energies, gradient
 

@@ -74,7 +74,7 @@ def error_problem(problem: InferenceProblem) -> ErrorProblem:
 
 
 def _predicts_once(bound: AbstractPCNetwork, inputs: PyTree) -> bool:
-    """Whether a pass upward predicts as the energies do.
+    """Return whether a pass upward predicts as the energies do.
 
     Not where a layer reads its own activity, which is zero on the way up, where a layer that is not passed
     predicts another one's node, or where errors of rounding are left out.
@@ -150,12 +150,7 @@ class ErrorCoordinates(AbstractInference):
         return super().overstep(error_problem(problem))
 
     def solve(
-        self,
-        problem: InferenceProblem,
-        *,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-        record: Callable[[Seen], PyTree] | None = None,
+        self, problem: InferenceProblem, *, key=None, trace=False, record=None
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
         solve = self.inference.solve

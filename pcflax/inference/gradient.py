@@ -269,7 +269,7 @@ class GradientDescent(AbstractIterativeInference):
         return () if waiting and self._moves_without_gradient() else waiting
 
     def _moves_without_gradient(self) -> bool:
-        """Whether the optimizer moves a coordinate whose gradient is 0, or cannot be asked."""
+        """Return whether the optimizer moves a coordinate whose gradient is 0, or cannot be asked."""
         if self.optimizer is None:
             return False
         optimizer = optax.with_extra_args_support(self.optimizer)
@@ -354,5 +354,5 @@ class GradientDescent(AbstractIterativeInference):
 
 
 def _nodes(problem: VectorField) -> tuple[str, ...]:
-    """The names of the layers with an activity."""
+    """Return the names of the layers with an activity."""
     return tuple(dict.fromkeys((*problem.start, *problem.clamps)))

@@ -14,7 +14,7 @@ from pcflax.typing import PRNGKey
 from .base import AbstractInference
 from .problem import VectorField
 from .result import InferenceResult, Trace
-from .solve import StepInfo, at_equilibrium, finished, nothing_to_do, observe
+from .solve import StepInfo, at_equilibrium, finish_at_start, finished, observe
 
 if TYPE_CHECKING:
     import diffrax
@@ -104,7 +104,7 @@ class GradientFlow(AbstractInference):
         """Integrate each example's own system."""
         del key  # deterministic
         if not problem.start:
-            return nothing_to_do(problem, trace)
+            return finish_at_start(problem, trace)
 
         def integrate(start):
             begun = dataclasses.replace(problem, start=start)

@@ -25,7 +25,7 @@ from .curvature import (
     random_direction,
 )
 from .problem import InferenceProblem, VectorField
-from .solve import StepInfo, observe, over
+from .solve import StepInfo, choose, observe, rounding
 
 # Power iterations before the first step, and of how many steps one brings another along: an odd number, since
 # a step that is too large goes back and forth, and the energy may be steep on one side alone.
@@ -34,7 +34,7 @@ FIRST_ITERATIONS, EVERY = 4, 5
 WARNING_ITERATIONS = 20
 
 
-class Guarded(NamedTuple):
+class GuardState(NamedTuple):
     """The state of a descent that is guarded."""
 
     inner: PyTree  # of the transformation itself
@@ -57,23 +57,23 @@ def expect_energy_and_curvature(problem: VectorField) -> InferenceProblem:
     return problem
 
 
-def begin(descent: Any, problem: Any, inner: PyTree) -> Guarded:
+def begin(descent: Any, problem: Any, inner: PyTree) -> GuardState:
     """Return the state before the first step."""
     direction = None
     if descent.guard == "clip":
         direction = largest_curvature(problem, descent.rates(problem.start), FIRST_ITERATIONS)
     energy = jax.eval_shape(problem.energy, problem.start)
     shrunk = None if descent.backoff is None else jnp.ones(energy.shape, energy.dtype)
-    return Guarded(inner, direction, shrunk)
+    return GuardState(inner, direction, shrunk)
 
 
 def step(
     descent: Any,
     problem: Any,
     coordinates: PyTree,
-    state: Guarded,
+    state: GuardState,
     number: Int[Array, ""] | int,
-) -> tuple[PyTree, Guarded, StepInfo]:
+) -> tuple[PyTree, GuardState, StepInfo]:
     """Make a step that is stable as far as the curvature is known, and take back one that was not."""
     inner, direction, shrunk = state
     info, field, direction = _look(descent, problem, coordinates, direction, number)
@@ -86,12 +86,12 @@ def step(
     energy = total_energy(info.energies)
     moved, after = descent.moved(problem, coordinates, inner, field, energy, part)
     if shrunk is None:
-        return moved, Guarded(after, direction, None), info
-    slack = 8 * jnp.finfo(energy.dtype).eps * jnp.abs(energy)  # what rounding makes of a rest
-    fell = problem.energy(moved) <= energy + slack  # not where it is no number
-    moved = _choose(fell, moved, coordinates)
-    after = _choose(fell, after, descent.resting(problem, coordinates))
-    return moved, Guarded(after, direction, jnp.where(fell, shrunk, descent.backoff * part)), info
+        return moved, GuardState(after, direction, None), info
+    fell = problem.energy(moved) <= energy + rounding(energy)  # not where it is no number
+    moved = choose(fell, moved, coordinates)
+    after = choose(fell, after, descent.resting(problem, coordinates))
+    shrunk = jnp.where(fell, shrunk, descent.backoff * part)
+    return moved, GuardState(after, direction, shrunk), info
 
 
 def overstep(descent: Any, problem: InferenceProblem) -> Float[Array, " batch"]:
@@ -125,7 +125,7 @@ def _look(
     direction: Direction | None,
     number,
 ) -> tuple[StepInfo, PyTree, Direction | None]:
-    """What a step sees before it moves, and the curvature, which is looked at now and then."""
+    """Return what a step sees before it moves, and the curvature, which is looked at now and then."""
     if direction is None:
         return *observe(problem, coordinates), None
 
@@ -142,7 +142,3 @@ def _look(
 
 def _roots(rates: Mapping[str, Any], coordinates: PyTree) -> PyTree:
     return {name: jnp.sqrt(jnp.asarray(rates[name], z.dtype)) for name, z in coordinates.items()}
-
-
-def _choose(flags: Array, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda n, o: jnp.where(over(flags, n), n, o), new, old)

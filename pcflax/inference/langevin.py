@@ -17,7 +17,7 @@ from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
 from .problem import InferenceProblem, VectorField
-from .result import InferenceResult, Seen, Trace
+from .result import InferenceResult, Trace
 from .solve import StepInfo, finished, keep_step, observe
 
 
@@ -149,7 +149,7 @@ class Langevin(AbstractIterativeInference):
         return jax.tree.unflatten(structure, moved), state, info
 
     def _scales(self, problem: VectorField, coordinates: PyTree) -> PyTree | None:
-        """M, shaped as one example's coordinates; None where all of it is 1."""
+        """Return M, shaped as one example's coordinates; None where all of it is 1."""
         if self.preconditioner is None:
             return None
         names = problem.network.names
@@ -170,12 +170,7 @@ class Langevin(AbstractIterativeInference):
         }
 
     def solve(
-        self,
-        problem: InferenceProblem,
-        *,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-        record: Callable[[Seen], PyTree] | None = None,
+        self, problem: InferenceProblem, *, key=None, trace=False, record=None
     ) -> InferenceResult:
         """Burn in, then take samples; the activities returned are the last sample."""
         looks = trace or record is not None

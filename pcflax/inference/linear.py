@@ -22,7 +22,7 @@ from .curvature import (
 )
 from .problem import InferenceProblem
 from .result import InferenceResult, Trace
-from .solve import finished, nothing_to_do, observe
+from .solve import finish_at_start, finished, observe
 
 if TYPE_CHECKING:
     import lineax
@@ -88,7 +88,7 @@ class LinearSolve(AbstractInference):
         del key  # deterministic
         expect_curvature(self, problem)
         if not problem.start:
-            return nothing_to_do(problem, trace)
+            return finish_at_start(problem, trace)
         refuse_nonlinear(problem)
 
         def alone(problem: InferenceProblem):

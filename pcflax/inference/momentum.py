@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float
 from pcflax.typing import PyTree
 
 from .problem import VectorField
+from .solve import rounding
 
 
 class Momentum(NamedTuple):
@@ -61,9 +62,8 @@ def accelerated(
     def one(momentum, stepped, gradient, energy):
         reached, count, kept = momentum
         energy = energy.astype(kept.dtype)
-        rounding = 8 * jnp.finfo(energy.dtype).eps * jnp.abs(energy)
         # t is 1, 1.62, 2.19, ...: y is z itself until it is above 2, and there is nothing to go back to
-        back = (energy > kept + rounding) & (count > 2)
+        back = (energy > kept + rounding(energy)) & (count > 2)
         velocity = jax.tree.map(jnp.subtract, stepped, reached)
         uphill = jnp.asarray(optax.tree.vdot(gradient, velocity)) > 0
         anew = back | uphill

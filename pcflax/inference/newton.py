@@ -23,7 +23,7 @@ from .curvature import (
     solve_symmetric,
 )
 from .problem import InferenceProblem
-from .solve import StepInfo, observe, over
+from .solve import StepInfo, choose, observe, rounding
 
 if TYPE_CHECKING:
     import lineax
@@ -102,15 +102,11 @@ class AbstractNewton(AbstractIterativeInference):
         trial = jax.tree.map(lambda z, move: z - move, coordinates, moves)
         before, after = total_energy(info.energies), problem.energy(trial)
         # At the minimum the energy only changes by rounding: such a step is as good as any.
-        rounding = 8 * jnp.finfo(before.dtype).eps * jnp.abs(before)
-        better = after <= before + rounding
-        moved = jax.tree.map(
-            lambda new, old: jnp.where(over(better, new), new, old),
-            trial,
-            coordinates,
-        )
+        slack = rounding(before)
+        better = after <= before + slack
+        moved = choose(better, trial, coordinates)
         # ... and says nothing of the damping: smaller, steps might overshoot for ever
-        success = after < before - rounding
+        success = after < before - slack
         damping = state.damping * jnp.where(success, 0.1, jnp.where(better, 1.0, 10.0))
         return (
             moved,

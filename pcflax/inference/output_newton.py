@@ -8,7 +8,6 @@ however many layers there are. Such a matrix is inverted exactly through one of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,8 +24,8 @@ from .base import AbstractIterativeInference
 from .curvature import expect_curvature
 from .error_coordinates import ErrorProblem, solve_over_errors
 from .problem import InferenceProblem
-from .result import InferenceResult, Seen
-from .solve import StepInfo, iterate, observe, over
+from .result import InferenceResult
+from .solve import StepInfo, iterate, observe, over, rounding
 
 # Of each step that part is taken after which the energy is lowest: activations may bend on the way.
 _FRACTIONS = (1.0, 0.5, 0.25, 0.125)
@@ -102,12 +101,7 @@ class OutputNewton(AbstractIterativeInference):
         network.check_one_predictor("OutputNewton takes each error from one prediction")
 
     def solve(
-        self,
-        problem: InferenceProblem,
-        *,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-        record: Callable[[Seen], PyTree] | None = None,
+        self, problem: InferenceProblem, *, key=None, trace=False, record=None
     ) -> InferenceResult:
         """Solve over errors, then tell energies and residual at the activities they stand for."""
 
@@ -140,8 +134,7 @@ class OutputNewton(AbstractIterativeInference):
         parts = jnp.asarray(_FRACTIONS, pull.energy.dtype)
         trials = jax.vmap(lambda part: _look(problem, moved_by(part), precision)[1])(parts)
         # at the minimum the energy only changes by rounding: such a step is as good as any
-        rounding = 8 * jnp.finfo(pull.energy.dtype).eps * jnp.abs(pull.energy)
-        lower = jnp.min(trials, axis=0) <= pull.energy + rounding
+        lower = jnp.min(trials, axis=0) <= pull.energy + rounding(pull.energy)
         taken = jnp.where(lower, parts[jnp.argmin(trials, axis=0)], 0)
         moved = jax.tree.map(
             lambda e, m: e - (over(taken, m) * m).astype(e.dtype), coordinates, move

@@ -16,7 +16,7 @@ from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference, expect_algorithm
 from .problem import InferenceProblem
-from .result import InferenceResult, Seen
+from .result import InferenceResult
 from .solve import StepInfo, expect_energy, finished
 
 Problem = TypeVar("Problem", bound=InferenceProblem)
@@ -104,12 +104,7 @@ class Scheduled(AbstractIterativeInference):
         return super().overstep(self.weighed(problem).at(0))
 
     def solve(
-        self,
-        problem: InferenceProblem,
-        *,
-        key: PRNGKey | None = None,
-        trace: bool = False,
-        record: Callable[[Seen], PyTree] | None = None,
+        self, problem: InferenceProblem, *, key=None, trace=False, record=None
     ) -> InferenceResult:
         """Solve by the algorithm, then tell energies and residual of the network's own energy."""
         expect_energy(self, problem)

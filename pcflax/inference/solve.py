@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.energies import total_energy
 from pcflax.settings import Settings
 from pcflax.sharding.inside import devices_along
 from pcflax.sharding.placement import DATA
@@ -134,11 +135,8 @@ def iterate(
             return _Carry(coordinates, state, None, carry.taken + 1), info
         # not "<=": an example whose residual is not a number goes on, and is told of at the end
         active = carry.active & ~(info.residual <= stop.tolerance)
-        coordinates, state = jax.tree.map(
-            lambda new, old: jnp.where(over(active, new), new, old),
-            (coordinates, state),
-            (carry.coordinates, carry.state),
-        )
+        coordinates = choose(active, coordinates, carry.coordinates)
+        state = choose(active, state, carry.state)
         return _Carry(coordinates, state, active, carry.taken + active), info
 
     def begin(start: PyTree) -> _Carry:
@@ -296,40 +294,27 @@ def finished(
         tolerance: the residual that was to be reached, if any was.
     """
     last = observe(problem, coordinates)[0] if last is None else last
-    result = InferenceResult(
+    residual, status = last.residual, jnp.int32(Status.RAN)
+    if tolerance is not None:
+        status = jnp.where(residual <= tolerance, int(Status.CONVERGED), int(Status.MAX_STEPS))
+    sound = jnp.isfinite(total_energy(last.energies)) & jnp.isfinite(residual)
+    return InferenceResult(
         activities=problem.decode(coordinates),
         energies=last.energies,
-        residual=last.residual,
-        num_steps=jnp.broadcast_to(jnp.asarray(num_steps, jnp.int32), last.residual.shape),
-        status=jnp.zeros(last.residual.shape, jnp.int32),
+        residual=residual,
+        num_steps=jnp.broadcast_to(jnp.asarray(num_steps, jnp.int32), residual.shape),
+        status=jnp.where(sound, status, int(Status.NOT_FINITE)).astype(jnp.int32),
         trace=trace,
         records=records,
     )
-    return with_status(result, tolerance)
 
 
-def with_status(result: InferenceResult, tolerance: float | Array | None) -> InferenceResult:
-    """Return the result with each example's status by its energy and residual."""
-    status = jnp.full(result.residual.shape, int(Status.RAN), jnp.int32)
-    if tolerance is not None:
-        reached = result.residual <= tolerance
-        status = jnp.where(reached, int(Status.CONVERGED), int(Status.MAX_STEPS))
-    sound = jnp.isfinite(result.energy) & jnp.isfinite(result.residual)
-    return result._replace(
-        status=jnp.where(sound, status, int(Status.NOT_FINITE)).astype(jnp.int32)
-    )
-
-
-def nothing_to_do(
-    problem: VectorField, trace: bool, record: Callable[[Seen], PyTree] | None = None
-) -> InferenceResult:
+def finish_at_start(problem: VectorField, trace: bool) -> InferenceResult:
     """Return the result where no activity is free: no step, and the one place there is."""
     last = observe(problem, problem.start)[0]
-    place = jax.tree.map(
-        lambda leaf: leaf[None], keep_step(problem, problem.start, last, trace, record)
-    )
-    recorded = Trace(place[0].energies, place[0].residual) if trace else None
-    return finished(problem, problem.start, 0, last, recorded, place[1])
+    place = jax.tree.map(lambda leaf: leaf[None], last)
+    recorded = Trace(place.energies, place.residual) if trace else None
+    return finished(problem, problem.start, 0, last, recorded)
 
 
 def expect_energy(owner: object, problem: VectorField) -> InferenceProblem:
@@ -343,5 +328,15 @@ def expect_energy(owner: object, problem: VectorField) -> InferenceProblem:
 
 
 def over(flags: Array, leaf: Array) -> Array:
-    """Return one value an example, shaped to go with this leaf."""
-    return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))
+    """Return one value an example, or one a node of each, shaped to go with this leaf."""
+    return flags.reshape(flags.shape + (1,) * (leaf.ndim - flags.ndim))
+
+
+def choose(flags: Array, new: PyTree, old: PyTree) -> PyTree:
+    """Return each example of `new` where its flag is True, and of `old` elsewhere."""
+    return jax.tree.map(lambda n, o: jnp.where(over(flags, n), n, o), new, old)
+
+
+def rounding(energy: Array) -> Array:
+    """Return how much of an energy may be rounding: one that rises by less is at rest."""
+    return 8 * jnp.finfo(energy.dtype).eps * jnp.abs(energy)

@@ -26,7 +26,7 @@ from pcflax.typing import PRNGKey, PyTree
 from .base import AbstractIterativeInference
 from .curvature import Direction, expect_curvature, random_direction
 from .problem import InferenceProblem
-from .solve import StepInfo, expect_energy, observe
+from .solve import StepInfo, expect_energy, observe, over
 
 ORDERS = ("red-black", "sequential")
 
@@ -156,7 +156,7 @@ class Sweeps(AbstractIterativeInference):
         moved = dict(coordinates)
         for name, slope in gradient.items():
             if self._auto:
-                found = _along(state[name].eigenvalue, slope)
+                found = over(state[name].eigenvalue, slope)
                 move = slope / jnp.where(found > 0, found, 1.0)
             else:
                 move = self.step_size * slope
@@ -196,7 +196,7 @@ def _curved(
         # as it was where it has not moved, or the energy has no curvature along it
         keep = new.eigenvalue > 0
         state[name] = Direction(
-            jnp.where(_along(keep, old.vector), new.vector, old.vector),
+            jnp.where(over(keep, old.vector), new.vector, old.vector),
             jnp.where(keep, new.eigenvalue, old.eigenvalue),
         )
     return gradient, state
@@ -207,12 +207,7 @@ def _of_nodes(leaf: Array, stacked: bool) -> Direction:
     axes = tuple(range(2 if stacked else 1, leaf.ndim))
     norm = jnp.sqrt(jnp.sum(leaf * leaf, axis=axes))
     scale = jnp.where(norm > 0, norm, 1.0)
-    return Direction((leaf / _along(scale, leaf)).astype(leaf.dtype), norm)
-
-
-def _along(values: Array, leaf: Array) -> Array:
-    """Return one value a node, (batch,) or (batch, depth), shaped to go with this leaf."""
-    return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim))
+    return Direction((leaf / over(scale, leaf)).astype(leaf.dtype), norm)
 
 
 def _part(leaf: Array, which: Any) -> Array:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
-from jaxtyping import Array
 
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence
@@ -15,11 +14,11 @@ from pcflax.layers.evaluate import evaluate
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.amortize import Guess, amortize
 from pcflax.settings import Settings
-from pcflax.typing import Activities, Energies, PRNGKey, PyTree
+from pcflax.typing import Activities, Energies, Initializer, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortized(Settings):
+class Amortized(Settings, Initializer):
     """z_k = g_k, the guess of the network's amortizers; other nodes follow by the pass upward.
 
     The amortizers of a `PCGraph` are passed over from what is clamped: g_k = f_k(g_{k-1}). Predictive coding
@@ -43,15 +42,7 @@ class Amortized(Settings):
     (2, 3)
     """
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del key  # deterministic
         guesses = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
-from pcflax.layers import Clamp, Evidence
+from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.settings import Settings
-from pcflax.typing import Activities, PRNGKey, PyTree
+from pcflax.typing import Activities, Initializer, PyTree
 
 from .kept import AbstractKeptStart, free_shapes
 
@@ -94,15 +94,7 @@ class DirectFeedback(AbstractKeptStart):
         del evidence
         return FedBack(state, self.scale)
 
-    def after(
-        self,
-        state: PyTree,
-        evidence: Evidence,
-        activities: Activities,
-        *,
-        network: SplitNetwork,
-        applied: Bool[Array, ""] | bool = True,
-    ) -> PyTree:
+    def after(self, state, evidence, activities, *, network, applied=True) -> PyTree:
         """Return the weights after a step of learning from where inference ended."""
         bound = network.bind(activities)
         error = output_error(bound, activities, bound.predictions(bound.known(evidence).inputs))
@@ -116,7 +108,7 @@ class DirectFeedback(AbstractKeptStart):
 
 
 @dataclasses.dataclass(frozen=True)
-class FedBack(Settings):
+class FedBack(Settings, Initializer):
     """Begin at the feedforward pass, moved by the output's error through given weights.
 
     Attributes:
@@ -127,15 +119,7 @@ class FedBack(Settings):
     weights: dict[str, Array]
     scale: float
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del key  # deterministic
         passed = network.pass_upward(inputs, batch_size=batch_size, clamps=clamps)

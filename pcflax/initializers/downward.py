@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-
-from jaxtyping import Array
 
 from pcflax.layers import Clamp
 from pcflax.layers.clamps import whole_values
-from pcflax.networks import AbstractPCNetwork
 from pcflax.networks.amortize import descend
 from pcflax.settings import Settings
-from pcflax.typing import Activities, PRNGKey
+from pcflax.typing import Activities, Initializer
 
 
 @dataclasses.dataclass(frozen=True)
-class Downward(Settings):
+class Downward(Settings, Initializer):
     """z_i = g_k(z_j), the prediction of a layer that `predicts` node i, from what is clamped.
 
     In a bidirectional network the pass downward: with the label clamped, each node begins at its
@@ -31,15 +27,7 @@ class Downward(Settings):
     (Array([0., 0.], dtype=float32), Array([0., 0.], dtype=float32))
     """
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del key  # deterministic
         means = descend(network, inputs, whole_values(clamps))

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
-from jaxtyping import Array
-
-from pcflax.layers import Clamp
-from pcflax.networks import AbstractPCNetwork
 from pcflax.settings import Settings
-from pcflax.typing import Activities, PRNGKey
+from pcflax.typing import Activities, Initializer
 
 
 @dataclasses.dataclass(frozen=True)
-class Feedforward(Settings):
+class Feedforward(Settings, Initializer):
     """z_l = mean of mu_l(z_{l-1}), in order: all errors are zero but that of a clamped output.
 
     The usual start, and what a network does when it is given no initializer.
@@ -27,15 +22,7 @@ class Feedforward(Settings):
     Array([0., 0., 0., 0.], dtype=float32)
     """
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del key  # deterministic
         return network.feedforward(inputs, batch_size=batch_size, clamps=clamps)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,10 +20,10 @@ from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import whole_values
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Settings
-from pcflax.typing import Activities, PRNGKey, PyTree
+from pcflax.typing import Activities, Initializer, PyTree
 
 
-class AbstractKeptStart(Settings, abc.ABC):
+class AbstractKeptStart(Settings, Initializer, abc.ABC):
     """An initializer with state, which training carries along.
 
     Called by itself, as `network.infer` does, it has kept nothing and starts at the feedforward pass.
@@ -34,15 +33,7 @@ class AbstractKeptStart(Settings, abc.ABC):
     True
     """
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name: the feedforward pass."""
         del key  # deterministic
         return network.feedforward(inputs, batch_size=batch_size, clamps=clamps)
@@ -77,7 +68,7 @@ class AbstractKeptStart(Settings, abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept(Settings):
+class Kept(Settings, Initializer):
     """Begin each example at a given row where there is one, and at the feedforward pass elsewhere.
 
     Attributes:
@@ -88,15 +79,7 @@ class Kept(Settings):
     rows: dict[str, Array]
     seen: Bool[Array, " batch"]
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del key  # deterministic
         start = network.feedforward(inputs, batch_size=batch_size, clamps=clamps)
@@ -140,15 +123,7 @@ class Persistent(AbstractKeptStart):
         rows = {name: kept[places] for name, kept in state["activities"].items()}
         return Kept(rows, state["seen"][places])
 
-    def after(
-        self,
-        state: PyTree,
-        evidence: Evidence,
-        activities: Activities,
-        *,
-        network: SplitNetwork,
-        applied: Bool[Array, ""] | bool = True,
-    ) -> PyTree:
+    def after(self, state, evidence, activities, *, network, applied=True) -> PyTree:
         """Return the state with these examples' activities in their places."""
         del network  # where inference ended is all
         places = _places(evidence)
@@ -213,15 +188,7 @@ class ClassAverage(AbstractKeptStart):
         rows = {name: kept[label] for name, kept in state["activities"].items()}
         return Kept(rows, state["seen"][label] & known)
 
-    def after(
-        self,
-        state: PyTree,
-        evidence: Evidence,
-        activities: Activities,
-        *,
-        network: SplitNetwork,
-        applied: Bool[Array, ""] | bool = True,
-    ) -> PyTree:
+    def after(self, state, evidence, activities, *, network, applied=True) -> PyTree:
         """Return the averages with those of this batch."""
         del network  # where inference ended is all
         label, known = self._label(evidence)
@@ -241,7 +208,7 @@ class ClassAverage(AbstractKeptStart):
         return {"seen": seen | (counts > 0), "activities": kept}
 
     def _label(self, evidence: Evidence) -> tuple[Array, Array]:
-        """Each example's class, and whether it is known."""
+        """Return each example's class, and whether it is known."""
         rows = getattr(evidence, self.labels)
         known = jnp.ones((), bool)
         if isinstance(rows, Clamp):
@@ -272,7 +239,7 @@ def free_shapes(network: AbstractPCNetwork | SplitNetwork, data: Any) -> PyTree:
 
 
 def _nothing(network: AbstractPCNetwork | SplitNetwork, data: Any, number: int) -> PyTree:
-    """Zeros for the free activities of so many examples, and that none of them is seen."""
+    """Return zeros for the free activities of so many examples, and that none of them is seen."""
     shapes = free_shapes(network, data)
     return {
         "seen": jnp.zeros(number, bool),

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
 
-from pcflax.layers import Clamp
 from pcflax.networks import AbstractPCNetwork
 from pcflax.settings import Settings
-from pcflax.typing import Activities, PRNGKey
+from pcflax.typing import Activities, Initializer
 
 
 @dataclasses.dataclass(frozen=True)
-class Zeros(Settings):
+class Zeros(Settings, Initializer):
     """z_l = 0 for every layer.
 
     >>> import jax.numpy as jnp, pcflax as pc
@@ -28,15 +25,7 @@ class Zeros(Settings):
     Array([[0., 0.]], dtype=float32)
     """
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del clamps, key  # put on top of the zeros; deterministic
         shapes = _shapes(network, inputs, batch_size)
@@ -44,7 +33,7 @@ class Zeros(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class Normal(Settings):
+class Normal(Settings, Initializer):
     """z_l ~ N(0, stddev^2), independently for every element.
 
     Attributes:
@@ -64,15 +53,7 @@ class Normal(Settings):
 
     stddev: float = 1.0
 
-    def __call__(
-        self,
-        network: AbstractPCNetwork,
-        inputs: Array | None,
-        *,
-        batch_size: int,
-        clamps: Mapping[str, Clamp],
-        key: PRNGKey | None,
-    ) -> Activities:
+    def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del clamps  # put on top of the noise
         if key is None:

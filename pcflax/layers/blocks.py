@@ -45,7 +45,7 @@ class PCBranch(PCLayer):
         self.outer = make(index=index, depth=depth, in_features=end, skip=True)
 
     def rate_of(self, path: Sequence[str], index: int, depth: int) -> float:
-        """The parameterization's factors of Adam's rate: for weights, and for biases and norms."""
+        """Return the parameterization's factors of Adam's rate: for weights, and for biases and norms."""
         within = self.end not in path
         if path[0] == "energy":
             return 1.0

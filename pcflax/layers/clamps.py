@@ -42,7 +42,7 @@ class Clamp(NamedTuple):
     mask: Bool[Array, " *features"] | None = None
 
     def held(self) -> Bool[Array, " batch *features"]:
-        """The mask at the value's full shape."""
+        """Return the mask at the value's full shape."""
         mask = True if self.mask is None else self.mask
         return jnp.broadcast_to(jnp.asarray(mask), self.value.shape)
 
@@ -182,7 +182,7 @@ def check_clamp(clamp: Clamp, shape: tuple[int, ...], width: int | None = None) 
 
 
 def as_clamp(name: str, value: Any) -> Clamp:
-    """A user's clamp of the layer of that name, checked: an array stands for all of its elements."""
+    """Return a user's clamp of the layer of that name, checked: an array stands for all of its elements."""
     clamp = value if isinstance(value, Clamp) else Clamp(value)
     value, mask = clamp
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -217,7 +217,7 @@ def as_clamp(name: str, value: Any) -> Clamp:
 
 
 def clamp_of_stack(name: str, depth: int, whole: Clamp | None, nodes: Mapping[int, Clamp]) -> Clamp:
-    """The clamp of a stack, (batch, depth, *features), of one of its own and those of its layers.
+    """Return the clamp of a stack, (batch, depth, *features), of one of its own and those of its layers.
 
     `nodes` are clamps of single layers by index, (batch, *features). Where there are some, `whole`, given
     for the stack, is masked: no element may be held twice.

@@ -10,8 +10,7 @@ from pcflax.energies import Energy
 from pcflax.typing import PyTree
 
 from .base import PCLayer
-from .clamps import Clamp, ClampShapeError
-from .evaluate import Numerics
+from .clamps import ClampShapeError
 
 
 class PCRoot(PCLayer):
@@ -69,20 +68,12 @@ class PCRoot(PCLayer):
         """Return the mean of the prior, alike for every example, hence without a batch axis."""
         return jnp.zeros(self.features) if self.mean is None else self.mean[...]
 
-    def predict_nodes(
-        self, belows: tuple[Array, ...], activity: Array, numerics: Numerics
-    ) -> tuple[Array, PyTree]:
+    def predict_nodes(self, belows, activity, numerics) -> tuple[Array, PyTree]:
         """Repeat the prior's mean for every example."""
         return self._mean(activity.shape[0]), {}
 
     def advance_nodes(
-        self,
-        belows: tuple[Array, ...],
-        numerics: Numerics,
-        *,
-        batch_size: int | None,
-        clamp: Clamp | None = None,
-        error: Array | None = None,
+        self, belows, numerics, *, batch_size, clamp=None, error=None
     ) -> tuple[Array, Array, PyTree]:
         """Stand at the clamp, or at the prior's mean + error.
 

@@ -28,7 +28,7 @@ class PCScaled(PCAffine):
         self.multiplier = self.parameterization.multiplier(**place, in_features=self.fan_in)
 
     def rate_of(self, path: Sequence[str], index: int, depth: int) -> float:
-        """The parameterization's factor of Adam's rate: one for weights, one for biases and norms."""
+        """Return the parameterization's factor of Adam's rate: one for weights, one for biases and norms."""
         place = {"index": index, "depth": depth, "skip": self.skip}
         if path[0] == "energy":
             return 1.0

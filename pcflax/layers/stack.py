@@ -82,7 +82,7 @@ class PCStack(PCLayer):
         return _StackedEnergy(self.stacked.energy)
 
     def layer_at(self, index: int) -> PCLayer:
-        """A copy of one of the layers, 0 being the lowest; -1 is the one on top.
+        """Return a copy of one of the layers, 0 being the lowest; -1 is the one on top.
 
         Raises:
             ValueError: where there is no such layer.
@@ -258,7 +258,7 @@ class PCStack(PCLayer):
         return jax.vmap(one, in_axes=(0, 1, 0))(state, activity, lowers)
 
     def _lowers(self, below: Array, activity: Array) -> Float[Array, " depth batch *features"]:
-        """What each layer predicts from, z_0..z_{depth-1}."""
+        """Return what each layer predicts from, z_0..z_{depth-1}."""
         return shifted(below.astype(activity.dtype)[None], depth_first(activity))
 
 
@@ -311,7 +311,7 @@ class _StackedEnergy(Energy):
 
 
 def _draws_by_position(state: Any) -> bool:
-    """Whether random keys are of a kind (rbg, say) whose draws vmap changes."""
+    """Return whether random keys are of a kind (rbg, say) whose draws vmap changes."""
     return any(
         jax.random.key_impl(leaf) != "threefry2x32"
         for leaf in jax.tree.leaves(state)
@@ -320,12 +320,12 @@ def _draws_by_position(state: Any) -> bool:
 
 
 def depth_first(value: Float[Array, " batch depth *features"]) -> Array:
-    """The same with the axis depth in front of the batch: (depth, batch, *features)."""
+    """Return the same with the axis depth in front of the batch: (depth, batch, *features)."""
     return jnp.moveaxis(value, 1, 0)
 
 
 def batch_first(value: Float[Array, " depth batch *features"]) -> Array:
-    """The same with the batch in front of the axis depth: (batch, depth, *features)."""
+    """Return the same with the batch in front of the axis depth: (batch, depth, *features)."""
     return jnp.moveaxis(value, 0, 1)
 
 
@@ -344,7 +344,7 @@ def _check_shape(prediction: Array, below: Array) -> None:
 
 
 def _made(layer: Any, depth: int | None) -> list[PCLayer]:
-    """The layers that `PCStack` was told to stack."""
+    """Return the layers that `PCStack` was told to stack."""
     if isinstance(layer, PCLayer):
         kind = type(layer).__name__
         raise TypeError(
@@ -369,7 +369,7 @@ def _made(layer: Any, depth: int | None) -> list[PCLayer]:
 
 
 def _stacked(layers: list[PCLayer]) -> PCLayer:
-    """One layer that holds the arrays of all, with a leading layer axis."""
+    """Return one layer that holds the arrays of all, with a leading layer axis."""
     graphdefs, states = [], []
     owners: dict[int, int] = {}
     for number, layer in enumerate(layers):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from pcflax.checks import expect_count, expect_number
 from pcflax.energies import Gaussian, total_energy
@@ -174,14 +174,7 @@ class AugmentedLagrangian(AbstractGradientLearning):
             shifts=jax.tree.map(jnp.zeros_like, plain.start),
         )
 
-    def gradients(
-        self,
-        network: SplitNetwork,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
-    ) -> tuple[PyTree, LearningInfo]:
+    def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean F_rho; the energies seen are the network's own, of z."""
         del step  # alike at every step
         self.check(network.bind())

@@ -6,11 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-from jaxtyping import Array, Int
 
-from pcflax.layers import Evidence
-from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.typing import PRNGKey, PyTree
+from pcflax.networks import AbstractPCNetwork
+from pcflax.typing import PyTree
 
 from .base import AbstractGradientLearning, LearningInfo
 
@@ -36,14 +34,7 @@ class Backprop(AbstractGradientLearning):
         """Refuse layers that the pass upward leaves out."""
         network.check_one_predictor("Backprop trains by the pass upward, which leaves it out")
 
-    def gradients(
-        self,
-        network: SplitNetwork,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
-    ) -> tuple[PyTree, LearningInfo]:
+    def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean output energy, by reverse-mode differentiation."""
         del key, step  # deterministic; alike at every step
         inputs, targets = evidence.inputs, evidence.targets

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from pcflax.energies import total_energy
 from pcflax.inference import GradientDescent, VectorField, expect_algorithm, make_problem
 from pcflax.layers import Evidence
 from pcflax.layers.clamps import weighted_mean
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.typing import Activities, Energies, PRNGKey, PyTree
+from pcflax.typing import Activities, Energies, PyTree
 
 from .base import AbstractGradientLearning, LearningInfo
 
@@ -132,14 +132,7 @@ class FixedPrediction(AbstractGradientLearning):
         """Return what is followed."""
         return fixed_prediction_problem(network, evidence)
 
-    def gradients(
-        self,
-        network: SplitNetwork,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
-    ) -> tuple[PyTree, LearningInfo]:
+    def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean energy at the relaxed errors and fixed predictions."""
         del step  # alike at every step
         self.check(network.bind())

@@ -6,12 +6,10 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-from jaxtyping import Array, Int
 
 from pcflax.inference import AbstractInference, expect_algorithm, make_problem
-from pcflax.layers import Evidence
-from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.typing import Initializer, PRNGKey, PyTree
+from pcflax.networks import AbstractPCNetwork
+from pcflax.typing import Initializer, PyTree
 
 from .base import AbstractGradientLearning, LearningInfo
 
@@ -66,14 +64,7 @@ class Implicit(AbstractGradientLearning):
         network.check_one_output("Implicit descends the energy of one")
         network.check_no_feedback("Implicit goes by the minimum of one")
 
-    def gradients(
-        self,
-        network: SplitNetwork,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
-    ) -> tuple[PyTree, LearningInfo]:
+    def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean output energy at the free equilibrium."""
         del step  # alike at every step
         if evidence.targets is None:

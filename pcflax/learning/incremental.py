@@ -7,8 +7,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Int
 
 from pcflax.inference import (
     AbstractIterativeInference,
@@ -75,14 +73,7 @@ class IncrementalPC(AbstractLearning):
         return make_problem(network, evidence, initializer=self.initializer, key=key)
 
     def update(
-        self,
-        network: SplitNetwork,
-        optimizer: optax.GradientTransformation,
-        optimizer_state: PyTree,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
+        self, network, optimizer, optimizer_state, evidence, *, key, step=0
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
         """Make `num_steps` steps of activities and weights; energies are those before the last of them."""
         del step  # alike at every step

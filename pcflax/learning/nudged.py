@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from pcflax.checks import expect_number
 from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
@@ -84,14 +84,7 @@ class Nudged(AbstractGradientLearning):
         network.check_one_output("Nudged moves the clamp of one")
         super().check(network)
 
-    def gradients(
-        self,
-        network: SplitNetwork,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
-    ) -> tuple[PyTree, LearningInfo]:
+    def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean energy at the nudged equilibrium, divided by beta."""
         if evidence.targets is None:
             raise ValueError("Nudged needs targets: the output is nudged towards them")
@@ -143,7 +136,7 @@ class Nudged(AbstractGradientLearning):
 
 
 def _predicted(network: SplitNetwork, evidence: Evidence) -> Array:
-    """The output's feedforward prediction, from all that is known but targets."""
+    """Return the output's feedforward prediction, from all that is known but targets."""
     bound = network.bind()
     known = bound.known(evidence)
     return bound.predict(evidence.inputs, batch_size=known.batch_size, clamps=known.clamps)

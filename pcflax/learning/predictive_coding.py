@@ -84,14 +84,7 @@ class PredictiveCoding(AbstractGradientLearning):
         """Return the layers that no error reaches from the start: none is known but from the pass upward."""
         return () if self.initializer is not None else self.inference.untouched(problem)
 
-    def gradients(
-        self,
-        network: SplitNetwork,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
-    ) -> tuple[PyTree, LearningInfo]:
+    def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean energy at the inferred activities."""
         start_key, solve_key = jax.random.split(key)
         problem = self.problem(network, evidence, key=start_key, step=step)

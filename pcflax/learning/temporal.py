@@ -7,15 +7,13 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from pcflax.checks import expect_kind
 from pcflax.inference import AbstractInference
-from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.along import along, left_behind
-from pcflax.networks.batch_state import normalizing
-from pcflax.typing import PRNGKey, PyTree
+from pcflax.networks.batch_state import find_normalizations
+from pcflax.typing import PyTree
 
 from .base import AbstractGradientLearning, AbstractLearning, LearningInfo, apply
 from .predictive_coding import PredictiveCoding
@@ -91,21 +89,14 @@ class Temporal(AbstractLearning):
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse what the rule of a step refuses, and normalizations over the batch."""
         self.rule.check(network)
-        if normalizing(network):
+        if find_normalizations(network):
             raise ValueError(
                 "a layer normalizes over the batch, whose statistics are another at each step of time; take "
                 "nnx.LayerNorm or nnx.GroupNorm"
             )
 
     def update(
-        self,
-        network: SplitNetwork,
-        optimizer: Any,
-        optimizer_state: PyTree,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
+        self, network, optimizer, optimizer_state, evidence, *, key, step=0
     ) -> tuple[SplitNetwork, PyTree, LearningInfo]:
         """Go along the sequences of a batch; energies are sums over their steps."""
         bound = network.bind()

@@ -7,13 +7,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from pcflax.energies import Gaussian
 from pcflax.inference import GradientDescent, make_problem
-from pcflax.layers import Evidence
-from pcflax.networks import AbstractPCNetwork, SplitNetwork
-from pcflax.typing import PRNGKey, PyTree
+from pcflax.networks import AbstractPCNetwork
+from pcflax.typing import PyTree
 
 from .base import AbstractGradientLearning, LearningInfo
 
@@ -51,14 +49,7 @@ class ZIL(AbstractGradientLearning):
                 f"FixedPrediction instead"
             )
 
-    def gradients(
-        self,
-        network: SplitNetwork,
-        evidence: Evidence,
-        *,
-        key: PRNGKey,
-        step: Int[Array, ""] | int = 0,
-    ) -> tuple[PyTree, LearningInfo]:
+    def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return each layer's gradient of the batch-mean energy, taken at its own inference step."""
         del key, step  # deterministic; alike at every step
         if evidence.targets is None:

@@ -23,7 +23,7 @@ def hybrid(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCGraph:
-    """A generator from a latent code to data, and amortizers that guess its activities from the data.
+    """Return a generator from a latent code to data, and amortizers that guess its activities from the data.
 
     Layers are latent, hidden_1, ..., output, and guess_latent, guess_hidden_1, ...: the output is known,
     guess_hidden_k predicts hidden_k from the guess above it, and the lowest predicts the latent code. Train
@@ -72,7 +72,7 @@ def bidirectional(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCGraph:
-    """A network whose every node is predicted from below and from above: it classifies and it draws.
+    """Return a network whose every node is predicted from below and from above: it classifies and it draws.
 
     F = sum_l alpha_up/2 |z_l - f_l(z_{l-1})|^2 + alpha_down/2 |z_{l-1} - g_l(z_l)|^2 over l = 1..L. Layers
     are image, hidden_1, ..., label, and down_image, down_hidden_1, ..., which predict the node of their name

@@ -27,7 +27,7 @@ def decoder(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """A root and dense layers above it: latent, hidden_1, ..., output.
+    """Return a root and dense layers above it: latent, hidden_1, ..., output.
 
     Clamp the data as targets and give no inputs: inference finds the latent code,
     `network.layer("latent").activity`, and `network.predict(code)` is its reconstruction.
@@ -77,7 +77,7 @@ def conv_decoder(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """A root, a dense layer to a coarse image, and transposed convolutions that double its size.
+    """Return a root, a dense layer to a coarse image, and transposed convolutions that double its size.
 
     Layers are latent, hidden_1, ..., output. Clamp images, (batch, height, width, channels), as targets; load
     them by `flatten=False`. The rest is as in `decoder`.

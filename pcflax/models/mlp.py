@@ -26,7 +26,7 @@ def mlp(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """Dense layers with an activation after the weights of all but the last.
+    """Return dense layers with an activation after the weights of all but the last.
 
     Layers are called hidden_1, hidden_2, ..., output.
 

@@ -30,7 +30,7 @@ def residual_mlp(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """mu_1 = a_1 W_1 x, mu_l = z + a_l W_l activation(z) of the hidden layers, mu_L = a_L W_L activation(z).
+    """Return dense layers with skips: a_1 W_1 x, then z + a_l W_l activation(z), and a_L W_L activation(z).
 
     Layers are called first, hidden/0, hidden/1, ... (a `PCStack`), output, or with stacked=False first,
     hidden_1, hidden_2, ..., output. The numbers are the same either way; stacked, the program does not

@@ -30,7 +30,7 @@ def resnet18(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """A stem, eight basic blocks and a linear layer: stem, block_1, ..., block_8, output.
+    """Return a stem, eight basic blocks and a linear layer: stem, block_1, ..., block_8, output.
 
     The stem is a 3 x 3 convolution, without the stride and the pool of the original, as is usual for
     32 x 32 images. A block is activation(shortcut(z) + norm(conv(activation(norm(conv(z)))))) with

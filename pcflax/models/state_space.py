@@ -83,7 +83,7 @@ def temporal(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCGraph:
-    """A state z and what is seen of it, x: z_t is predicted from z_{t-1} and u_t, x_t from z_t.
+    """Return a state z and what is seen of it, x: z_t is predicted from z_{t-1} and u_t, x_t from z_t.
 
     F_t = E_z(z_t, A f(z_{t-1}) + B u_t) + E_x(x_t, C f(z_t)). Targets are x, (batch, time, observed), inputs
     are u, (batch, time, controls), if there are controls. Train with `pc.learning.Temporal`, read with

@@ -30,7 +30,7 @@ def transformer(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """Embedding, blocks of causal attention and MLP with a norm in front of each, logits.
+    """Return an embedding, blocks of causal attention and MLP with a norm in front of each, logits.
 
     Layers are called embedding, attention_1, mlp_1, attention_2, ..., output: a block is two nodes. The
     inputs are integer tokens (batch, length), the targets one-hot, (batch, length, num_tokens):

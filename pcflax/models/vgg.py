@@ -31,7 +31,7 @@ def vgg5(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """Four layers of convolution, activation and pool, then a linear layer: conv_1, ..., conv_4, output.
+    """Return four layers of convolution, activation and pool, and a linear one: conv_1, ..., conv_4, output.
 
     Each layer is a 3 x 3 convolution that keeps the size, and a pool that halves it.
 
@@ -79,7 +79,7 @@ def vgg7(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """Six convolutional layers, then a linear layer: conv_1, ..., conv_6, output.
+    """Return six convolutional layers, then a linear layer: conv_1, ..., conv_6, output.
 
     All convolutions are 3 x 3. Layers 1, 3 and 5 have a pool that halves the size; layers 4 and 6 have
     no padding, which takes two places from each side length. Images have at least 32 x 32 places. All
@@ -117,7 +117,7 @@ def vgg10(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> PCNetwork:
-    """Eight convolutions, a dense layer, then a linear one: conv_1, ..., conv_8, dense, output.
+    """Return eight convolutions, a dense layer, then a linear one: conv_1, ..., conv_8, dense, output.
 
     All convolutions are 3 x 3 and keep the size; layers 1, 2, 4, 6 and 8 have a pool that halves it. It is
     the network of the first predictive coding network on ImageNet, trained by equilibrium propagation:

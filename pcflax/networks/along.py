@@ -142,7 +142,7 @@ def _is_masked(value: Any) -> bool:
 
 
 def _full(value: Any) -> Any:
-    """A clamp with a row of its mask for each example and step; one number for all features stays one."""
+    """Return a clamp with a mask's row for each example and step; one number for all features stays one."""
     if not isinstance(value, Clamp):
         return jnp.asarray(value)
     array, mask = jnp.asarray(value.value), value.mask
@@ -157,7 +157,7 @@ def _like(counts: Array, value: Array) -> Array:
 
 
 def _shape(parts: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
-    """Batch and time of all arrays."""
+    """Return batch and time of all arrays."""
     found: dict[str, tuple[int, int]] = {}
     for part, values in parts.items():
         for name, value in values.items():
@@ -182,7 +182,7 @@ def _shape(parts: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
 def _counts(
     taken: Mapping[str, Mapping[str, Any]], roots: set[str]
 ) -> Bool[Array, "batch time"] | None:
-    """Until when anything is known of what is predicted; None where that is all along."""
+    """Return until when anything is known of what is predicted; None where that is all along."""
     seen = [*taken["target"].values(), *taken["clamp"].values()]
     seen += [value for name, value in taken["input"].items() if name in roots]
     if not seen or not all(_is_masked(value) for value in seen):

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pcflax.layers import Clamp
+from pcflax.checks import expect_count
+from pcflax.layers import Clamp, Evidence
 from pcflax.typing import Inference, Initializer, PRNGKey
 
 from .body import NetworkBody
-from .label_energies import label_energies
-from .recall import recall
+from .given import node_of
+from .pure import split
 from .sampling import sample
 from .summary import Summary, summary
 
@@ -28,10 +31,8 @@ class AbstractPCNetwork(NetworkBody):
     Args:
         layers: {name: layer}, in the wiring's order.
         wiring: which node is predicted from which.
-        compute_dtype: dtype in which predictions are computed, such as `jnp.bfloat16`; activities,
-            energies, weights and their gradients keep theirs. None computes in theirs.
-        remat: whether what a prediction computes on its way is computed again for its derivative
-            instead of kept: less memory, more time.
+        compute_dtype: as for `PCNetwork`.
+        remat: as for `PCNetwork`.
 
     Attributes:
         names: the layers' names, parents before children where there is no cycle.
@@ -85,15 +86,26 @@ class AbstractPCNetwork(NetworkBody):
                [1., 1.],
                [1., 1.]], dtype=float32)
         """
-        return recall(
-            self,
-            partial,
-            mask,
-            inference=inference,
-            node=node,
-            initializer=initializer,
-            key=key,
+        name = self.output if node is None else node
+        if node_of(self, name)[1] is not None or self.layer(name).num_nodes > 1:
+            raise ValueError(
+                f"recall reads a layer of one node, and '{name}' is of a stack; take infer"
+            )
+        partial = jnp.asarray(partial)
+        start: Any = initializer
+        if mask is None:
+            # a clamp of no element tells the batch size and holds nothing
+            mask = jnp.zeros(partial.shape[1:], bool)
+            if initializer is not None:
+                raise ValueError(
+                    "recall without a mask begins at the cue, so it takes no initializer; give a mask of "
+                    "what is known, or leave initializer out"
+                )
+            start = {name: partial}
+        result = self.infer(
+            inference=inference, clamps={name: Clamp(partial, mask)}, initializer=start, key=key
         )
+        return result.activities[name]
 
     def sample(
         self,
@@ -183,15 +195,27 @@ class AbstractPCNetwork(NetworkBody):
         >>> network.label_energies(jnp.ones((5, 3)), inference=descent).shape
         (5, 4)
         """
-        return label_energies(
-            self,
-            inputs,
-            targets,
-            inference=inference,
-            num_classes=num_classes,
-            initializer=initializer,
-            key=key,
+        if (inputs is None) == (targets is None):
+            raise ValueError(
+                "label_energies expected inputs, where labels are the targets, or targets=, where labels are "
+                "the inputs, and just one of them"
+            )
+        self.check_one_output("label_energies clamps the labels at one end")
+        given = jnp.asarray(targets if inputs is None else inputs)
+        batch_size = self.check_batch(inputs, targets)
+        if num_classes is None:
+            num_classes = _number_of_classes(self, inputs, batch_size)
+        num_classes = expect_count("label_energies", "num_classes", num_classes, least=1)
+        # example after example, each with all classes
+        rows = jnp.repeat(given, num_classes, axis=0)
+        floats = (
+            given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else jnp.result_type(float)
         )
+        labels = jnp.tile(jnp.eye(num_classes, dtype=floats), (batch_size, 1))
+        evidence = Evidence(labels, rows) if inputs is None else Evidence(rows, labels)
+        # a copy, so that the network's own activities stay
+        result = inference.run(split(self).bind(), evidence, initializer=initializer, key=key)
+        return result.energy.reshape(batch_size, num_classes)
 
     def summary(
         self,
@@ -233,3 +257,19 @@ class AbstractPCNetwork(NetworkBody):
         True
         """
         return summary(self, inputs, batch_size=batch_size, inference=inference, learning=learning)
+
+
+def _number_of_classes(network: AbstractPCNetwork, inputs: Any, batch_size: int) -> int:
+    """Return how many classes there are: the features of the output, or of the root that inputs clamp."""
+    if inputs is not None:
+        energy = network.output_layer.energy
+        means = jax.eval_shape(lambda x: energy.mean(network.predict(x)), inputs)
+        return means.shape[-1]
+    roots = [name for name in network.wiring.inputs if name in network.names]
+    if len(roots) != 1:
+        raise ValueError(
+            "label_energies cannot see how many classes the inputs have, since the network has not one root "
+            "that they clamp; give num_classes"
+        )
+    start = jax.eval_shape(lambda: network.feedforward(batch_size=batch_size))
+    return start[roots[0]].shape[-1]

@@ -32,14 +32,14 @@ def with_batch_statistics(network: SplitNetwork, known: Known) -> SplitNetwork:
     if not network.other:
         return network
     bound = network.bind()
-    norms = normalizing(bound)
+    norms = find_normalizations(bound)
     if not norms:
         return network
     _check_below(bound, known)
     for norm in norms:
         norm.momentum = 0.0  # so that what the pass leaves behind is the batch's own
     _write(bound, known)
-    momenta = [norm.momentum for norm in normalizing(network.bind())]
+    momenta = [norm.momentum for norm in find_normalizations(network.bind())]
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum, norm.use_running_average = momentum, True
     return split(bound)
@@ -102,7 +102,7 @@ def keeps_batch_state(bound: Network) -> bool:
     return any(id(variable) not in frozen for _, variable in nnx.to_flat_state(varying))
 
 
-def normalizing(bound: Network) -> list[Any]:
+def find_normalizations(bound: Network) -> list[Any]:
     """Return the modules that normalize by the batch at hand."""
     return [
         module
@@ -121,7 +121,7 @@ def _check_below(bound: Network, known: Known) -> None:
                 f"nnx.GroupNorm or nnx.LayerNorm, or network.eval()"
             )
     for name in bound.layer_names[len(bound.names) :]:
-        if normalizing(bound.layer(name)):
+        if find_normalizations(bound.layer(name)):
             raise ValueError(
                 f"layer '{name}' normalizes over the batch, but predicts another layer's node, so that the "
                 f"feedforward pass, whose statistics are taken, leaves it out; take nnx.GroupNorm or "

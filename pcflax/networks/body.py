@@ -21,7 +21,7 @@ from pcflax.layers.clamps import Known, held_at
 from pcflax.layers.evaluate import failed, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
-from .batch_state import end_batch, normalizing, with_batch_statistics
+from .batch_state import end_batch, find_normalizations, with_batch_statistics
 from .given import check_batch, node_of, parse, says_nothing
 from .pure import split
 from .upward import Pass, check_shapes, no_rows, pass_upward
@@ -240,7 +240,7 @@ class NetworkBody(WiredLayers):
     def _predicted(
         self, inputs: Any, layers: Collection[str] | None = None
     ) -> list[tuple[str, PCLayer, Array, Array]]:
-        """(name, layer, activity, prediction) of every layer, or of these, at the stored activities."""
+        """Return (name, layer, activity, prediction) of all layers, or of these, at stored activities."""
         found, activities, tops = [], {}, {}
         for name in self.names:
             layer = getattr(self.layers, name)
@@ -313,8 +313,8 @@ class NetworkBody(WiredLayers):
         return gradients
 
     def _frozen(self, inputs: Any) -> NetworkBody:
-        """The network with its normalizations frozen at this batch's statistics, if it has any."""
-        if not normalizing(self):
+        """Return the network with its normalizations frozen at this batch's statistics, if it has any."""
+        if not find_normalizations(self):
             return self
         activities = self.activities()
         return with_batch_statistics(split(self), Known(inputs, {})).bind(activities)

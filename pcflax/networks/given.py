@@ -91,7 +91,7 @@ def says_nothing(network: Network, name: str, mask: Any) -> bool:
 
 
 def _whole(inputs: Any) -> Any:
-    """The inputs without those roots that are known in part, whose clamps say all."""
+    """Return the inputs without those roots that are known in part, whose clamps say all."""
     if isinstance(inputs, Clamp):
         return None
     if not isinstance(inputs, Mapping):

@@ -163,12 +163,12 @@ def _read(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
 
 
 def _elements(shape: str) -> list[int]:
-    """Sizes of an array such as "64,300"."""
+    """Return sizes of an array such as "64,300"."""
     return [int(size) for size in shape.split(",") if size]
 
 
 def _size(text: str) -> int:
-    """Bytes of a result such as "f32[64,300]{1,0}" or of a tuple of them."""
+    """Return bytes of a result such as "f32[64,300]{1,0}" or of a tuple of them."""
     total = 0
     for kind, shape in _SHAPE.findall(text):
         bits = _BITS.search(kind)  # a pred is a byte, a token nothing
@@ -178,7 +178,7 @@ def _size(text: str) -> int:
 
 
 def _bytes(one: _Instruction, operands: list[str]) -> int:
-    """Bytes of one instruction: a slice reads what it takes, and an update writes what it changes."""
+    """Return bytes of one instruction: a slice reads what it takes, and an update writes what it changes."""
     if one.opcode in _SLICES:
         return 2 * _size(one.result)
     if one.opcode == "dynamic-update-slice":
@@ -187,7 +187,7 @@ def _bytes(one: _Instruction, operands: list[str]) -> int:
 
 
 def _fusion_bytes(one: _Instruction, operands: list[str], body: list[_Instruction]) -> int:
-    """Bytes of a fusion: of an operand that it only slices, and of an array updated in place, the part."""
+    """Return a fusion's bytes: of an operand that it only slices, or an array updated in place, the part."""
     results = {inner.name: inner.result for inner in body}
     total, in_place = 0, set()
     root = next(inner for inner in body if inner.is_root)

@@ -74,7 +74,7 @@ def _draw(
     clamp: Clamp | None,
     key: PRNGKey | None,
 ) -> Array:
-    """One node's activity: under its clamp, drawn, or at its mean where there is no key."""
+    """Return one node's activity: under its clamp, drawn, or at its mean where there is no key."""
     try:
         activity, prediction, _ = layer.advance_nodes(
             belows, network.numerics, batch_size=batch_size, clamp=clamp

@@ -132,7 +132,10 @@ def summary(
     pure = split(network)
     activities = _starts(pure, given, batch_size)
     size = next(iter(activities.values())).shape[0]
-    tops = {name: _top(network.layer(name), activities[name]) for name in network.outputs}
+    tops = {
+        name: jax.eval_shape(network.layer(name).top_node, activities[name])
+        for name in network.outputs
+    }
     targets = tops[network.output] if network.one_output else tops
 
     def upward(pure, given, targets):
@@ -199,7 +202,7 @@ def node_shapes(network: Network, inputs: Any = None) -> dict[str, tuple[int, ..
 
 
 def _known(layer: PCLayer) -> tuple[int, ...] | None:
-    """The shape of one node of a layer, where it is stored or the layer says it."""
+    """Return the shape of one node of a layer, where it is stored or the layer says it."""
     stored = layer.activity[...]
     if stored.ndim > 1:
         return stored.shape[layer.node_axes :]
@@ -209,7 +212,7 @@ def _known(layer: PCLayer) -> tuple[int, ...] | None:
 
 
 def _starts(pure: Any, given: Any, batch_size: int | None) -> dict[str, Any]:
-    """Shapes and dtypes of the feedforward pass."""
+    """Return shapes and dtypes of the feedforward pass."""
 
     def start(pure, given):
         bound = pure.bind()
@@ -226,7 +229,7 @@ def _cost(function: Callable, *arguments: PyTree) -> Cost:
 
 
 def _inference_costs(label, algorithm, pure, given, targets) -> dict[str, Cost]:
-    """One step and all of them; of what is not made of equal steps, the whole solve."""
+    """Return one step and all of them; of what is not made of equal steps, the whole solve."""
     steps = _num_steps(algorithm)
 
     def solve(algorithm):
@@ -246,7 +249,7 @@ def _inference_costs(label, algorithm, pure, given, targets) -> dict[str, Cost]:
 
 
 def _num_steps(algorithm: Any) -> int | None:
-    """How many equal steps an algorithm takes, at most; None where it is not made of them."""
+    """Return how many equal steps an algorithm takes, at most; None where it is not made of them."""
     if hasattr(algorithm, "step") and hasattr(algorithm, "stop"):
         return algorithm.num_steps if algorithm.tolerance is None else algorithm.max_steps
     inner = getattr(algorithm, "inference", None)
@@ -254,14 +257,14 @@ def _num_steps(algorithm: Any) -> int | None:
 
 
 def _with_steps(algorithm: Any, steps: int) -> Any:
-    """The algorithm with a fixed number of steps."""
+    """Return the algorithm with a fixed number of steps."""
     if hasattr(algorithm, "step") and hasattr(algorithm, "stop"):
         return dataclasses.replace(algorithm, num_steps=steps, tolerance=None, max_steps=None)
     return dataclasses.replace(algorithm, inference=_with_steps(algorithm.inference, steps))
 
 
 def _learn(rule: Any) -> Callable:
-    """What a rule does with a batch, without an optimizer."""
+    """Return what a rule does with a batch, without an optimizer."""
     optimizer, key = optax.identity(), jax.random.key(0)
 
     def learn(pure, given, targets):
@@ -274,13 +277,8 @@ def _learn(rule: Any) -> Callable:
     return learn
 
 
-def _top(layer: PCLayer, activity: Any) -> Any:
-    """The part of an activity that targets clamp."""
-    return jax.eval_shape(layer.top_node, activity)
-
-
 def _structs(network: Network, inputs: Any, batch_size: int | None) -> Any:
-    """Shapes and dtypes of the inputs, where shapes or arrays are given."""
+    """Return shapes and dtypes of the inputs, where shapes or arrays are given."""
     if inputs is None:
         return None
     if isinstance(inputs, Mapping):
@@ -304,7 +302,7 @@ def _struct(value: Any, integers: bool) -> jax.ShapeDtypeStruct:
 
 
 def _labelled(given: Any) -> dict[str, Any]:
-    """Algorithms or rules by label."""
+    """Return algorithms or rules by label."""
     if given is None:
         return {}
     return dict(given) if isinstance(given, Mapping) else {_name(given): given}

@@ -223,7 +223,7 @@ class Wiring:
         }
 
     def _given(self, inputs: Any) -> dict[str, Any]:
-        """The inputs by name."""
+        """Return the inputs by name."""
         names = self.inputs
         if isinstance(inputs, Mapping):
             names = (*names, *(name for name, _ in self.previous))

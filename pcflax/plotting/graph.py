@@ -119,7 +119,7 @@ def graph_figure(network: AbstractPCNetwork, inputs: Any = None, *, title: str =
 
 
 def _read(network: AbstractPCNetwork, shapes: Any) -> tuple[dict, list, list[str]]:
-    """Boxes by name, edges (start, end, kind), and the order of boxes, lower ones first."""
+    """Return boxes by name, edges (start, end, kind), and the order of boxes, lower ones first."""
     wiring, counts = network.wiring, parameter_counts(network)
     before = {name: name.rpartition("@")[0] for name, _ in wiring.previous}
     boxes: dict[str, _Box] = {}
@@ -182,7 +182,7 @@ def _paths(
     centers: dict[str, Point],
     routes: Sequence[list[Point]],
 ) -> list[Path]:
-    """The curve of each edge: between ports that are spread along the boxes' sides, by its points."""
+    """Return the curve of each edge: between ports that are spread along the boxes' sides, by its points."""
     sides: dict[tuple[str, bool], list[tuple[float, int, int]]] = {}
     for number, ((start, end), route) in enumerate(zip(edges, routes, strict=True)):
         low, high = sorted((start, end), key=lambda name: centers[name][1])

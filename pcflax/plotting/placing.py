@@ -70,7 +70,7 @@ def place(
 
 
 def _rows(order: Sequence[str], upward: Sequence[Any]) -> dict[str, int]:
-    """The row of each: one above the highest below it; what nothing is below, one below what is above."""
+    """Return each row: one above the highest below it; of what nothing is below, one below what is above."""
     rows: dict[str, int] = {}
     for name in order:
         rows[name] = max((rows[low] + 1 for low, high in upward if high == name), default=0)

@@ -77,7 +77,7 @@ def sweep_figure(
 
 
 def _places(panel: Any, column: Sequence[Any]) -> np.ndarray:
-    """Where each trial is on the axis; words stand side by side."""
+    """Return where each trial is on the axis; words stand side by side."""
     if all(isinstance(one, int | float) and not isinstance(one, bool) for one in column):
         return np.asarray(column, float)
     words = sorted({str(one) for one in column})

@@ -130,7 +130,7 @@ class Layout:
 
 
 def _variables(network: nnx.Module) -> dict[str, Any]:
-    """Parameters by path."""
+    """Return parameters by path."""
     return {
         ".".join(map(str, path[1:] if path[0] == "layers" else path)): variable
         for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Param))
@@ -191,7 +191,7 @@ def _axes(spec: Any) -> list[str]:
 
 
 def _present(part: Any, mesh: Mesh) -> Any:
-    """The part of a spec that the mesh has."""
+    """Return the part of a spec that the mesh has."""
     found = tuple(name for name in _axes((part,)) if name in mesh.axis_names)
     return found[0] if len(found) == 1 else (found or None)
 

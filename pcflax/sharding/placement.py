@@ -109,9 +109,6 @@ def data(n: int | None = None) -> Placement:
     Every device holds all parameters. Nothing moves in inference, since no example depends on another; a
     batch ends with one sum of the gradient over the devices. The batch size is a multiple of n.
 
-    Args:
-        n: how many devices.
-
     Raises:
         TypeError, ValueError: for what is no count of at least 1.
 
@@ -130,9 +127,6 @@ def layers(n: int | None = None) -> Placement:
     (batch, width), each way. The pass upward, and error coordinates, go from device to device; weights never
     move. Each stack's depth is a multiple of n.
 
-    Args:
-        n: how many devices.
-
     Raises:
         TypeError, ValueError: for what is no count of at least 1.
 
@@ -148,9 +142,6 @@ def features(n: int | None = None) -> Placement:
 
     Known as tensor parallelism: each device computes its part of every prediction, and activities move at
     every step. A parameter whose last axis n does not divide is whole on each device.
-
-    Args:
-        n: how many devices.
 
     Raises:
         TypeError, ValueError: for what is no count of at least 1.

@@ -53,8 +53,8 @@ def evaluate(
     mesh = network.mesh
     constants = constants_on(mesh, data)
     totals: dict[str, float] = {}
-    rows, examples = own_rows(mesh, data), 0
-    for number, items, valid in _numbered(data, call_capacity(data), rows):
+    rows, examples, number = own_rows(mesh, data), 0, 0
+    for items, valid in data.evaluation_items(call_capacity(data), rows):
         examples += int(valid.sum())
         items = items_on(mesh, items, data.batch_size, rows)
         valid = items_on(mesh, valid, data.batch_size)
@@ -71,6 +71,7 @@ def evaluate(
                 metrics=metrics,
             )
             sums = jax.device_get(settled(measured))
+        number += len(valid)
         for name, column in sums.items():
             # in float64 on the host: the same at every batch size, but for rounding
             totals[name] = totals.get(name, 0.0) + float(np.sum(column, dtype=np.float64))
@@ -100,6 +101,16 @@ def predict(
         NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
     """
     rows = []
+    for number, (batch, counts) in enumerate(_batches(network, inputs, batch_size)):
+        with network.on_mesh():
+            found = predict_batch(network, batch, number, reads, key)
+        rows.append(jax.tree.map(lambda leaf, counts=counts: np.asarray(leaf)[counts], found))
+        _expect_finite(rows[-1][1], reads)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
+
+
+def _batches(network: SplitNetwork, inputs: Any, batch_size: int) -> Iterator[tuple[Evidence, Any]]:
+    """Yield the batches of what is asked, and which rows of each count."""
     mesh = network.mesh
     if isinstance(inputs, Dataset):
         check_batch_size(mesh, inputs, "data set")
@@ -108,25 +119,20 @@ def predict(
             lambda item: inputs.reader(constants, jax.tree.map(lambda leaf: leaf[0], item))
         )
         own = own_rows(mesh, inputs)
-        for number, items, valid in _numbered(inputs, 1, own):
+        for items, valid in inputs.evaluation_items(1, own):
             items = items_on(mesh, items, inputs.batch_size, own)
             with network.on_mesh():
-                found = predict_batch(network, read(items), number, reads, key)
-            rows.append(jax.tree.map(lambda p, counts=valid[0]: np.asarray(p)[counts], found))
-            _expect_finite(rows[-1][1], reads)
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
+                batch = read(items)
+            yield batch, valid[0]
+        return
     batch_size = expect_count("predict", "batch_size", batch_size, least=1)
     evidence = inputs if isinstance(inputs, Evidence) else Evidence(inputs)
     evidence = jax.tree.map(np.asarray, evidence)
     total = network.bind().known(evidence).batch_size
-    for number, begin in enumerate(range(0, total, batch_size)):
+    for begin in range(0, total, batch_size):
         chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], evidence)
         chunk, count = filled_up(mesh, chunk)
-        with network.on_mesh():
-            found = predict_batch(network, chunk, number, reads, key)
-        rows.append(jax.tree.map(lambda a, count=count: np.asarray(a)[:count], found))
-        _expect_finite(rows[-1][1], reads)
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *(row for row, _ in rows))
+        yield chunk, slice(count)
 
 
 def _expect_finite(status: np.ndarray | None, reads: AbstractReading) -> None:
@@ -139,14 +145,6 @@ def _expect_finite(status: np.ndarray | None, reads: AbstractReading) -> None:
             f"inference ended at numbers that are not finite in {failed} of a batch's {len(status)} "
             f"examples; lower the step size of {type(reads).__name__}'s inference"
         )
-
-
-def _numbered(data: Dataset, count: int, rows: slice) -> Iterator[tuple[int, PyTree, np.ndarray]]:
-    """Evaluation's items in calls of `count` batches, with the number of each call's first batch."""
-    number = 0
-    for items, valid in data.evaluation_items(count, rows):
-        yield number, items, valid
-        number += len(valid)
 
 
 @functools.partial(jax.jit, static_argnames=("reader", "metrics"))

@@ -7,10 +7,12 @@ the past predicts of the outputs at t before they are seen. All read (batch, tim
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from pcflax.inference import AbstractInference, expect_algorithm, make_problem
 from pcflax.inference.trajectory import make_trajectory
@@ -18,14 +20,54 @@ from pcflax.layers import Clamp, Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.along import Along, along, known_along, left_behind
-from pcflax.typing import PRNGKey
+from pcflax.typing import PRNGKey, PyTree
 
 from .hiding import check_node, part_of
 from .reading import AbstractReading, Answer, Feedforward, predicted
 
 
 @dataclasses.dataclass(frozen=True)
-class Filter(AbstractReading):
+class _AlongTime(AbstractReading):
+    """A reading of sequences by an algorithm."""
+
+    along_time: ClassVar[bool] = True
+    inference: AbstractInference
+
+    def __post_init__(self):
+        expect_algorithm(self, self.inference)
+
+    def _step_by_step(
+        self, network: SplitNetwork, line: Along, key: PRNGKey, see: Callable[..., PyTree]
+    ) -> tuple[PyTree, Array, Array]:
+        """Infer step after step; return what is seen of each, the energies' sum and the worst status."""
+        bound = network.bind()
+
+        def go(before, now):
+            number, own = now
+            problem = make_problem(network, line.at(before, own))
+            result = self.inference.solve(problem, key=jax.random.fold_in(key, number))
+            seen = (see(problem, result), result.energy, result.status)
+            return left_behind(bound, result.activities), seen
+
+        steps = (jnp.arange(line.length), line.steps)
+        values, energies, status = jax.lax.scan(go, line.before, steps)[1]
+        values = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), values)
+        return values, line.counted(energies).sum(axis=0), line.counted(status).max(axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfNode(_AlongTime):
+    """One that reads a node's activities."""
+
+    read: str
+
+    def role(self, network: SplitNetwork) -> str | None:
+        """Return whether the node that is read is the data's "inputs" or "targets"."""
+        return "targets" if self.read in network.bind().outputs else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter(_OfNode):
     """Infer step by step, z_t from what is known up to t, and read a node.
 
     At each step F_i(z_t, z_{t-1}) is minimised with z_{t-1} where the step before left it. What the data say
@@ -53,40 +95,20 @@ class Filter(AbstractReading):
     (3, 7, 2)
     """
 
-    along_time: ClassVar[bool] = True
-    inference: AbstractInference
-    read: str
-
-    def __post_init__(self):
-        expect_algorithm(self, self.inference)
-
-    def role(self, network: SplitNetwork) -> str | None:
-        """Return whether the node that is read is the data's "inputs" or "targets"."""
-        return "targets" if self.read in network.bind().outputs else None
-
     def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
         """Go along the sequences, and read the activities."""
         bound = network.bind()
         self.inference.check(bound)
         question, told = _hidden(bound, evidence, self.read)
         line = along(bound, question)
-
-        def go(before, now):
-            number, own = now
-            problem = make_problem(network, line.at(before, own))
-            result = self.inference.solve(problem, key=jax.random.fold_in(key, number))
-            value = part_of(bound, result.activities, self.read)
-            return left_behind(bound, result.activities), (value, result.energy, result.status)
-
-        steps = (jnp.arange(line.length), line.steps)
-        values, energies, status = jax.lax.scan(go, line.before, steps)[1]
-        values = jnp.moveaxis(values, 0, 1)
-        energy = line.counted(energies).sum(axis=0)
-        return Answer(values, values, *_truth(told, line), energy, line.counted(status).max(axis=0))
+        values, *ended = self._step_by_step(
+            network, line, key, lambda _, result: part_of(bound, result.activities, self.read)
+        )
+        return Answer(values, values, *_truth(told, line), *ended)
 
 
 @dataclasses.dataclass(frozen=True)
-class Smoother(AbstractReading):
+class Smoother(_OfNode):
     """Infer all steps of a sequence together, z_t from what is known before and after t, and read a node.
 
     sum_t F_i(z_t, z_{t-1}) is minimised over all z_t at once. With a linear network and exact inference, the
@@ -111,17 +133,6 @@ class Smoother(AbstractReading):
     (3, 7, 2)
     """
 
-    along_time: ClassVar[bool] = True
-    inference: AbstractInference
-    read: str
-
-    def __post_init__(self):
-        expect_algorithm(self, self.inference)
-
-    def role(self, network: SplitNetwork) -> str | None:
-        """Return whether the node that is read is the data's "inputs" or "targets"."""
-        return "targets" if self.read in network.bind().outputs else None
-
     def answer(self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey) -> Answer:
         """Infer the whole sequences, and read the activities."""
         bound = network.bind()
@@ -134,7 +145,7 @@ class Smoother(AbstractReading):
 
 
 @dataclasses.dataclass(frozen=True)
-class Forecast(AbstractReading):
+class Forecast(_AlongTime):
     """Infer step by step, and read what the past predicts of the outputs at t, before they are seen.
 
     The prediction passes upward from z_{t-1} as the filter left it, and from the inputs at t. It is what
@@ -157,12 +168,6 @@ class Forecast(AbstractReading):
     (3, 7, 4)
     """
 
-    along_time: ClassVar[bool] = True
-    inference: AbstractInference
-
-    def __post_init__(self):
-        expect_algorithm(self, self.inference)
-
     @classmethod
     def of(cls, rule: AbstractLearning) -> AbstractReading:
         """Return the reading of what a rule learns to predict without inference of the outputs."""
@@ -174,24 +179,14 @@ class Forecast(AbstractReading):
         bound = network.bind()
         self.inference.check(bound)
         line = along(bound, evidence)
-
-        def go(before, now):
-            number, own = now
-            problem = make_problem(network, line.at(before, own))
-            result = self.inference.solve(problem, key=jax.random.fold_in(key, number))
-            seen = (problem.predicted(network), result.energy, result.status)
-            return left_behind(bound, result.activities), seen
-
-        steps = (jnp.arange(line.length), line.steps)
-        values, energies, status = jax.lax.scan(go, line.before, steps)[1]
-        values = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), values)
-        energy = line.counted(energies).sum(axis=0)
-        found = predicted(bound, values, evidence.targets, along_time=True)
-        return Answer(*found, energy, line.counted(status).max(axis=0))
+        values, *ended = self._step_by_step(
+            network, line, key, lambda problem, _: problem.predicted(network)
+        )
+        return Answer(*predicted(bound, values, evidence.targets, along_time=True), *ended)
 
 
 def _hidden(bound: AbstractPCNetwork, evidence: Evidence, name: str) -> tuple[Evidence, Any]:
-    """The evidence without a node, and what it says of that node."""
+    """Return the evidence without a node, and what it says of that node."""
     check_node(bound, name)
     clamps = dict(evidence.clamps or {})
     told = clamps.pop(name, None)
@@ -206,7 +201,7 @@ def _hidden(bound: AbstractPCNetwork, evidence: Evidence, name: str) -> tuple[Ev
 
 
 def _truth(told: Any, line: Along) -> tuple[Any, Any]:
-    """What is compared with a reading, and of which examples some of it is known."""
+    """Return what is compared with a reading, and of which examples some of it is known."""
     if told is None:
         return None, None
     value, known = known_along(told)

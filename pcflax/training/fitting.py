@@ -122,7 +122,7 @@ class Fit:
             raise non_finite_error(self.run.step + 1, found, self.saving.last_good(), given)
 
     def _batch(self, items: PyTree, number: int) -> Evidence:
-        """One batch as every process can read it."""
+        """Return one batch as every process can read it."""
 
         def read(constants, items):
             item = jax.tree.map(lambda leaf: leaf[number], items)

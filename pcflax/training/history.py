@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from pcflax.checks import wanting
+
 _SHOWN = 20  # lines of a table
 
 
@@ -35,7 +37,7 @@ class History:
         self.rows.append({"step": step, **metrics})
 
     def __getitem__(self, name: str) -> list[float]:
-        """Every value of one metric, in order.
+        """Return every value of one metric, in order.
 
         Raises:
             KeyError: where nothing of that name was measured, naming what was.
@@ -47,15 +49,15 @@ class History:
         return values
 
     def steps(self, name: str) -> list[int]:
-        """The steps at which one metric was measured."""
+        """Return the steps at which one metric was measured."""
         return [row["step"] for row in self.rows if name in row]
 
     def names(self) -> list[str]:
-        """The names of all metrics measured, in order of first appearance."""
+        """Return the names of all metrics measured, in order of first appearance."""
         return list(self.last())
 
     def last(self) -> dict[str, float]:
-        """The newest value of every metric, in order of first appearance."""
+        """Return the newest value of every metric, in order of first appearance."""
         if len(self.rows) < self._looked_at:  # somebody dropped some
             self._last, self._looked_at = {}, 0
         for row in self.rows[self._looked_at :]:
@@ -64,7 +66,7 @@ class History:
         return {name: value for name, value in self._last.items() if name != "step"}
 
     def by_step(self) -> list[dict[str, Any]]:
-        """The rows of each step as one, in order; where a metric was measured twice there, the newest.
+        """Return the rows of each step as one, in order; where a metric was measured twice there, the newest.
 
         >>> History([{"step": 50, "train/loss": 0.2}, {"step": 50, "eval/loss": 0.3}]).by_step()
         [{'step': 50, 'train/loss': 0.2, 'eval/loss': 0.3}]
@@ -91,12 +93,8 @@ class History:
         50           0.2        0.3
         100          0.1        NaN
         """
-        try:
+        with wanting("history.to_pandas()", "pandas", "pandas"):
             import pandas  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "history.to_pandas() wants pandas; pip install 'pcflax[pandas]'", name=error.name
-            ) from error
         frame = pandas.DataFrame(self.by_step(), columns=["step", *self.names()])
         return frame.set_index("step")
 

@@ -40,7 +40,7 @@ def memory_told(doing: str, state: Callable[[], PyTree], data: Dataset) -> Itera
 
 
 def _in_words(size: int) -> str:
-    """A number of bytes.
+    """Return a number of bytes.
 
     >>> _in_words(1_739_479_904), _in_words(5_000)
     ('1.74 GB', '0.01 MB')

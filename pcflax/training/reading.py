@@ -235,7 +235,7 @@ class Equilibrium(AbstractReading):
     def _hidden(
         self, bound: AbstractPCNetwork, known: Known, nodes: tuple[str, ...]
     ) -> dict[str, Any]:
-        """What is hidden: {name: mask, or None for the whole node}."""
+        """Return what is hidden: {name: mask, or None for the whole node}."""
         for name in nodes:
             check_node(bound, name)
         if self.hide is None:

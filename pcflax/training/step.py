@@ -230,7 +230,7 @@ def take_step(
 def _started(
     rule: AbstractLearning, initializer: AbstractKeptStart, starts: PyTree, batch: Evidence
 ) -> AbstractLearning:
-    """The rule with the start that was kept for this batch."""
+    """Return the rule with the start that was kept for this batch."""
     if not jax.tree.leaves(starts):
         raise ValueError(
             f"{type(initializer).__name__} starts are kept in the state, and this one has none; begin with "

@@ -15,6 +15,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.analysis import DeepLinear, Spectrum, activity_spectrum
+from pcflax.networks import Sum
 from tests.conftest import Chain, parameters_of
 
 pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
@@ -245,6 +246,20 @@ def test_a_free_root_has_its_priors_curvature():
     root = pc.PCRoot(3, energy=pc.energies.Gaussian(precision))
     spectrum = activity_spectrum(pc.PCNetwork([root, layer]), None, jnp.zeros((2, 2)))
     assert_ends(spectrum, [np.diag(precision) + kernel @ kernel.T] * 2, **DENSE)
+
+
+def test_of_a_network_with_two_inputs():
+    """H = I + V V^T with V the weights from both hidden layers, side by side, by hand."""
+    layers = {"a": 3, "b": 2, "out": pc.PCDense(4, 2, activation=None, rngs=nnx.Rngs(0))}
+    layers |= {
+        name: pc.PCDense(layers[name], 4, activation=None, rngs=nnx.Rngs(1)) for name in "ab"
+    }
+    parents = {"a": "x", "b": "w", "out": Sum("a", "b")}
+    network = pc.PCGraph(layers, parents=parents, inputs={"x": 3, "w": 2}, output="out")
+    inputs = {"x": jnp.ones((3, 3)), "w": jnp.zeros((3, 2))}
+    spectrum = activity_spectrum(network, inputs, jnp.zeros((3, 2)))
+    kernel = np.tile(np.asarray(layers["out"].linear.kernel[...]), (2, 1))
+    assert_ends(spectrum, [np.eye(8) + kernel @ kernel.T] * 3, rtol=1e-6)  # kernels are float32
 
 
 def test_the_condition_number_is_largest_over_smallest():

@@ -11,7 +11,7 @@ import tyro
 
 from pcflax.cli.command import command_of
 from pcflax.cli.options import TrainOptions, preset
-from pcflax.cli.search import Searched, drawn, parse_search
+from pcflax.cli.search import SearchedOption, drawn, parse_search
 
 optuna = pytest.importorskip("optuna")
 distributions = optuna.distributions
@@ -127,7 +127,7 @@ class TestDrawn:
             assert options == dataclasses.replace(base, learning=rule, **counts)
 
     def test_choices_become_the_options_values(self):
-        one = Searched("widths", tuple[int, ...], choices=("3x4", "5"))
+        one = SearchedOption("widths", tuple[int, ...], choices=("3x4", "5"))
         assert drawn(TrainOptions(), [one], {"widths": "3x4"}).widths == (3, 4)
 
 

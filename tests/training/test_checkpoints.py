@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training.checkpoints.seals import damage
+from pcflax.training.checkpoints.seals import find_damage
 from tests.conftest import digits_trainer, parameters_of
 
 
@@ -93,14 +93,14 @@ def test_every_byte_of_the_seal_matters(copy):
         seal.write_bytes(
             content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
         )
-        assert damage(copy / "30") is not None, position
+        assert find_damage(copy / "30") is not None, position
     seal.write_bytes(content)
-    assert damage(copy / "30") is None
+    assert find_damage(copy / "30") is None
 
 
 def test_an_added_file_and_a_missing_folder_are_damage(copy):
     (copy / "30" / "extra").write_text("x")
-    assert "is not listed" in damage(copy / "30")
+    assert "is not listed" in find_damage(copy / "30")
     shutil.rmtree(copy / "30")
     with pytest.warns(pc.CheckpointWarning, match="is missing"):
         assert digits_trainer(copy).restore() == 20
@@ -156,7 +156,7 @@ def test_going_back_on_purpose_moves_the_later_ones_aside(copy):
     trainer.fit(digits(), num_steps=20)
     assert trainer.checkpoints.steps() == [10, 20]
     assert (copy / "30.superseded").is_dir()
-    assert damage(copy / "30.superseded") is None
+    assert find_damage(copy / "30.superseded") is None
 
 
 def test_the_latest_is_never_deleted_for_the_best(tmp_path):
@@ -365,7 +365,7 @@ class TestNothingIsGivenUpEarly:
             np.testing.assert_array_equal(got, expected)
         trainer.save()  # and the next save cleans up
         assert trainer.checkpoints.steps() == [30]
-        assert damage(copy / "30") is None
+        assert find_damage(copy / "30") is None
 
     def test_what_json_cannot_hold_is_refused_before_anything_is_touched(self, copy):
         trainer = digits_trainer(copy)
@@ -432,7 +432,7 @@ def test_two_arrays_of_one_path_are_refused():
 def test_a_stray_line_in_a_seal_is_damage(copy):
     with (copy / "30.sha256").open("a") as file:
         file.write("\n")
-    assert damage(copy / "30") == "30.sha256 is not as it was written"
+    assert find_damage(copy / "30") == "30.sha256 is not as it was written"
 
 
 def test_reading_looks_again_where_a_live_run_has_deleted_what_it_saw(copy, monkeypatch):

@@ -261,7 +261,7 @@ class TestTensorBoard:
             def write(self, text):
                 raise OSError(28, "No space left on device")
 
-        logger._writer._py_recordio_writer._writer = Full()
+        logger._file._py_recordio_writer._writer = Full()
         with pytest.raises(OSError, match=f"cannot write TensorBoard's events to {tmp_path}: No"):
             logger.on_log(None, 1, {"a": 0.5})
 

@@ -34,7 +34,7 @@ def convolve(
     feature_group_count: int = 1,
     **options: Any,
 ) -> Float[Array, " batch *new out"]:
-    """`jax.lax.conv_general_dilated`, channels last, for the `conv_general_dilated` of `nnx.Conv`."""
+    """Compute `jax.lax.conv_general_dilated`, channels last, for the `conv_general_dilated` of `nnx.Conv`."""
     strides = tuple(window_strides)
     dilation = tuple(rhs_dilation or (1,) * len(strides))
     kernel = rhs.shape[:-2]
@@ -93,7 +93,7 @@ def as_products(
     pads: Sequence[tuple[int, int]],
     dilation: Sequence[int],
 ) -> Float[Array, " batch *new out"]:
-    """The convolution as a sum over the places of its kernel: what stands there times the weights there.
+    """Return the convolution as a sum over its kernel's places: what stands there times the weights there.
 
     >>> import jax.numpy as jnp
     >>> as_products(jnp.ones((1, 4, 1)), jnp.ones((3, 1, 1)), (1,), ((1, 1),), (1,)).ravel()

@@ -16,7 +16,7 @@ _MOST_PARTS, _LEAST_LAYERS = 8, 8
 
 
 def in_parts(function: Callable[..., Any], depth: int, *arguments: Any) -> Any:
-    """The function of arrays with a leading layer axis: one call, on CPUs one for each core.
+    """Call the function of arrays with a leading layer axis: once, on CPUs once for each core.
 
     XLA runs one batched product on one core, and products that do not depend on each other on several.
     The barrier keeps it from cutting the weights apart again at every step of inference. On a mesh of

@@ -52,7 +52,7 @@ def _padding(
     reach: Sequence[int],
     strides: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """Zeros before and behind along each axis, as `jax.lax.conv_transpose` counts them."""
+    """Return zeros before and behind along each axis, as `jax.lax.conv_transpose` counts them."""
     if isinstance(padding, int):
         return [(padding, padding)] * len(reach)
     if not isinstance(padding, str):
@@ -73,7 +73,7 @@ def spread_products(
     pads: Sequence[tuple[int, int]],
     dilation: Sequence[int],
 ) -> Float[Array, " batch *new out"]:
-    """`jax.lax.conv_transpose` with explicit padding, as a sum over the places of the kernel.
+    """Compute `jax.lax.conv_transpose` with explicit padding, as a sum over the places of the kernel.
 
     >>> import jax.numpy as jnp
     >>> spread_products(jnp.ones((1, 2, 1)), jnp.ones((3, 1, 1)), (2,), ((2, 2),), (1,)).ravel()

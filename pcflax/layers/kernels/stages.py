@@ -123,20 +123,20 @@ def _on_each(function: Callable[..., Any], given: Any, found: Any) -> Callable[.
 
 
 def _to_next(array: Array) -> Array:
-    """What the device below sends; zeros on the lowest."""
+    """Return what the device below sends; zeros on the lowest."""
     pairs = [(place, place + 1) for place in range(jax.lax.axis_size(LAYERS) - 1)]
     return jax.lax.ppermute(array, LAYERS, pairs)
 
 
 def _zeros(specs: PyTree) -> PyTree:
-    """Zeros that may differ between the devices later on."""
+    """Return zeros that may differ between the devices later on."""
     return jax.tree.map(
         lambda spec: jax.lax.pcast(jnp.zeros(spec.shape, spec.dtype), LAYERS, to="varying"), specs
     )
 
 
 def _cut(array: Array, parts: int, axis: int) -> Array:
-    """The batch as (examples of a part, parts): so each device of `data` has some of every part."""
+    """Return the batch as (examples of a part, parts): so each device of `data` has some of every part."""
     shape = array.shape
     return array.reshape(*shape[:axis], shape[axis] // parts, parts, *shape[axis + 1 :])
 
@@ -146,6 +146,6 @@ def _part(array: Array, number: Any, axis: int) -> Array:
 
 
 def _joined(array: Array) -> Array:
-    """(parts, depth, examples of a part, ...) as (depth, batch, ...): what `_cut` undoes."""
+    """Return (parts, depth, examples of a part, ...) as (depth, batch, ...): what `_cut` undoes."""
     array = jnp.moveaxis(array, 0, 2)
     return array.reshape(array.shape[0], -1, *array.shape[3:])

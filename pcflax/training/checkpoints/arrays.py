@@ -29,7 +29,7 @@ _PLACE = re.compile(r"(^|\.)layers\.(\d+)(\.stacked)?(?=\.)")
 
 
 def flatten(tree: PyTree) -> FlatArrays:
-    """Arrays by their path in a tree, "hidden_1.linear.kernel"; random keys as their raw data.
+    """Return arrays by their path in a tree, "hidden_1.linear.kernel"; random keys as their raw data.
 
     >>> import numpy as np
     >>> list(flatten({"hidden_1": {"kernel": np.zeros(2)}}))
@@ -49,7 +49,7 @@ def flatten(tree: PyTree) -> FlatArrays:
 
 
 def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
-    """The tree again, with the arrays of `flat`; leaves it does not name keep their value."""
+    """Return the tree again, with the arrays of `flat`; leaves it does not name keep their value."""
 
     def pick(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -65,7 +65,7 @@ def unflatten(tree: PyTree, flat: Mapping[str, Any]) -> PyTree:
 
 
 def network_arrays(network: AbstractPCNetwork) -> tuple[FlatArrays, FlatArrays]:
-    """A network's parameters and its other state but for activities, by path."""
+    """Return a network's parameters and its other state but for activities, by path."""
     pure = split(network)
     return flatten(pure.parameters), flatten(pure.other)
 
@@ -133,5 +133,5 @@ def copied(tree: PyTree) -> PyTree:
 
 
 def as_arrays(tree: PyTree) -> PyTree:
-    """The same tree with every leaf an array (some optax states hold Python numbers)."""
+    """Return the same tree with every leaf an array (some optax states hold Python numbers)."""
     return jax.tree.map(jnp.asarray, tree)

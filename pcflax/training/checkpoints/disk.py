@@ -1,17 +1,29 @@
-"""What a disk is asked for: to move a name, in a second try where it was busy, and to keep what it was given.
+"""What a disk is asked for: to move a name, in a second try where it was busy, and to keep what it is given.
 
 File systems of a network tell "stale handle" or "busy" of what works a moment later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _PASSING = (errno.ESTALE, errno.EBUSY, errno.EAGAIN)
 _PAUSES = (0.05, 0.3, 1.0)  # seconds before another try
+
+
+@contextlib.contextmanager
+def telling(what: str, remedy: str = "") -> Iterator[None]:
+    """Say what could not be written, and what to do; the system says why."""
+    try:
+        yield
+    except OSError as error:
+        advice = f"; {remedy}" if remedy else ""
+        raise OSError(f"cannot write {what}: {error.strerror}{advice}") from error
 
 
 def move(source: Path, target: Path) -> None:

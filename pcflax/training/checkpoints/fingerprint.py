@@ -104,7 +104,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _part(part: Any) -> Any:
-    """What tells one attribute; None for what does not decide the function, arrays among it."""
+    """Return what tells one attribute; None for what does not decide the function, arrays among it."""
     if isinstance(part, Energy):
         return _object(part)
     if isinstance(part, nnx.Variable | np.ndarray) or hasattr(part, "dtype"):

@@ -37,15 +37,15 @@ class Folder:
     directory: Path
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is."""
+        """Return where the checkpoint of a step is."""
         return self.directory / str(step)
 
     def writing(self, step: int) -> Path:
-        """Where the checkpoint of a step is before it is sealed."""
+        """Return where the checkpoint of a step is before it is sealed."""
         return self.directory / f"{step}.writing"
 
     def all_steps(self) -> list[int]:
-        """Every step with a folder or a seal of ours, good or not, in order."""
+        """Return every step with a folder or a seal of ours, good or not, in order."""
         names = {name.removesuffix(".sha256") for name in self._names()}
         steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
         return [
@@ -57,7 +57,7 @@ class Folder:
         ]
 
     def steps(self) -> list[int]:
-        """Every sealed step, in order; whether each is good is seen on restoring."""
+        """Return every sealed step, in order; whether each is good is seen on restoring."""
         return [
             step
             for step in self.all_steps()
@@ -65,7 +65,7 @@ class Folder:
         ]
 
     def superseded(self) -> list[Path]:
-        """What was moved aside, the newest move first."""
+        """Return what was moved aside, the newest move first."""
         found = [
             self.directory / name
             for name in self._names()
@@ -75,7 +75,7 @@ class Folder:
         return sorted(found, key=lambda path: _time_of(seal_of(path)), reverse=True)
 
     def unfinished(self) -> list[Path]:
-        """What a save that was killed left behind."""
+        """Return what a save that was killed left behind."""
         return [
             self.directory / name
             for name in self._names()
@@ -84,13 +84,13 @@ class Folder:
         ]
 
     def taken_steps(self) -> list[int]:
-        """Every number that is the name of something of the user's, or of its seal."""
+        """Return every number that is the name of something of the user's, or of its seal."""
         names = {name.removesuffix(".sha256") for name in self._names()}
         steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
         return [step for step in steps if not is_ours(self.path(step))]
 
     def best_step(self, steps: Iterable[int], metric: str, mode: str) -> int | None:
-        """The step with the best value of a metric, the later one where two are equal, or None."""
+        """Return the step with the best value of a metric, the later one where two are equal, or None."""
         sign = 1.0 if mode == "max" else -1.0
         scored = []
         for step in steps:
@@ -110,7 +110,7 @@ class Folder:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a folder is a checkpoint that we wrote, by the seal beside it or the record inside."""
+    """Return whether a folder is a checkpoint that we wrote, by the seal beside it or the record inside."""
     with contextlib.suppress(OSError):
         if f"  {_RECORD}\n".encode() in seal_of(path).read_bytes():
             return True
@@ -122,7 +122,7 @@ def is_ours(path: Path) -> bool:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a checkpoint tells about itself."""
+    """Return what a checkpoint tells about itself."""
     text = (path / _RECORD).read_text()
     meta = json.loads(text)
     for section in ("history", "metrics", "evaluated", "pending"):
@@ -133,7 +133,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def plain_name(directory: Path) -> Iterator[Path]:
-    """The folder by a path without *, ?, [ and backslash, in which Orbax sees a pattern."""
+    """Yield the folder by a path without *, ?, [ and backslash, in which Orbax sees a pattern."""
     if not set(str(directory)) & set("*?[]\\"):
         yield directory
         return

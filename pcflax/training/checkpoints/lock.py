@@ -70,7 +70,7 @@ def expect_shared(directory: Path) -> None:
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file is there, or soon is: a file system of a network may take a moment."""
+    """Return whether a file is there, or soon is: a file system of a network may take a moment."""
     for _ in range(30):
         if path.exists():
             return True
@@ -91,7 +91,7 @@ def keep(directory: Path) -> None:
 
 
 def _is_there(file: IO, path: Path) -> bool:
-    """Whether an open file is the one of that name."""
+    """Return whether an open file is the one of that name."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False

@@ -33,7 +33,7 @@ from .arrays import (
 from .fingerprint import check_fingerprint
 from .folder import Folder, is_ours, plain_name, read_meta
 from .rows import Row, RowLog
-from .seals import damage, seal_of
+from .seals import find_damage, seal_of
 
 _SECTIONS = ("parameters", "optimizer", "other", "activities", "starts")
 
@@ -61,7 +61,7 @@ class Checkpoint(NamedTuple):
     path: Path
 
     def digest(self) -> str:
-        """One SHA-256 over parameters and optimizer state: equal for equal runs.
+        """Return one SHA-256 over parameters and optimizer state: equal for equal runs.
 
         It covers each array's section, path, dtype, shape and bytes, in the order of their names.
         """
@@ -149,7 +149,7 @@ def load_checkpoint(
 def read(
     folder: Folder, *, step: int | None, best: bool, keep_best: tuple[str, str] | None
 ) -> Checkpoint:
-    """The newest good checkpoint, or the best, or that of one step; see `Checkpoints.read`."""
+    """Return the newest good checkpoint, or the best, or that of one step; see `Checkpoints.read`."""
     if step is not None and best:
         raise ValueError("give step or best, not both")
     step = None if step is None else expect_count("a checkpoint", "step", step)
@@ -206,7 +206,7 @@ def is_same_data(stored: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """What the last bits of a result depend on."""
+    """Return what the last bits of a result depend on."""
     return {"jax": jax.__version__, "device": jax.local_devices()[0].device_kind}
 
 
@@ -221,8 +221,8 @@ def _read_step(folder: Folder, step: int) -> Checkpoint:
             f"there is no checkpoint of step {step} in {folder.directory}; there are "
             f"{', '.join(map(str, found)) or 'none'}"
         )
-    if (reason := damage(folder.path(step))) is not None:
-        good = [path for path in map(folder.path, reversed(found)) if damage(path) is None]
+    if (reason := find_damage(folder.path(step))) is not None:
+        good = [path for path in map(folder.path, reversed(found)) if find_damage(path) is None]
         remedy = f"the newest good one is {good[0]}" if good else "no other is good"
         raise CheckpointError(f"checkpoint {folder.path(step)} is damaged: {reason}; {remedy}")
     return _read_one(folder.path(step))
@@ -230,10 +230,10 @@ def _read_step(folder: Folder, step: int) -> Checkpoint:
 
 def _read_newest(folder: Folder) -> Checkpoint:
     # What was moved aside counts where there is no other: its replacement may have been interrupted.
-    aside = [path for path in folder.superseded() if damage(path) is None]
+    aside = [path for path in folder.superseded() if find_damage(path) is None]
     paths = [*map(folder.path, reversed(folder.all_steps())), *aside]
     for path in paths:
-        reason = damage(path)
+        reason = find_damage(path)
         if reason is None:
             return _read_one(path)
         _warn_skipped(path, reason)
@@ -242,12 +242,12 @@ def _read_newest(folder: Folder) -> Checkpoint:
         raise FileNotFoundError(f"there is no checkpoint in {folder.directory}; train first")
     raise CheckpointError(
         f"none of the {len(paths)} checkpoints in {folder.directory} is good; the newest, "
-        f"{paths[0].name}: {damage(paths[0])}"
+        f"{paths[0].name}: {find_damage(paths[0])}"
     )
 
 
 def _read_best(folder: Folder, keep_best: tuple[str, str] | None) -> Checkpoint:
-    reasons = {step: damage(folder.path(step)) for step in folder.all_steps()}
+    reasons = {step: find_damage(folder.path(step)) for step in folder.all_steps()}
     for step, reason in reasons.items():
         if reason is not None:
             _warn_skipped(folder.path(step), reason)
@@ -306,7 +306,7 @@ def _read_one(path: Path) -> Checkpoint:
                 ),
             )["state"]
     except Exception as error:
-        if damage(path) is not None:
+        if find_damage(path) is not None:
             raise _Gone from error
         raise
     sections = {section: dict(state.get(section) or {}) for section in _SECTIONS}

@@ -91,7 +91,7 @@ class RowLog:
             self._spans.append([begin, begin + len(lines)])
 
     def _is_cut(self, path: Path) -> bool:
-        """Whether the file has ended before the rows that are in it."""
+        """Return whether the file has ended before the rows that are in it."""
         if not self._spans:
             return False
         return not path.exists() or path.stat().st_size < self._spans[-1][1]

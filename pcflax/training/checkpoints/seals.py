@@ -33,12 +33,12 @@ def seal(folder: Path, path: Path) -> None:
 
 
 def seal_of(path: Path) -> Path:
-    """Where the seal of a folder is."""
+    """Return where the seal of a folder is."""
     return path.with_name(path.name + ".sha256")
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None where they match their seal."""
+def find_damage(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint's files, in words; None where they match their seal."""
     seal_file = seal_of(path)
     if not seal_file.is_file():
         return (
@@ -60,12 +60,12 @@ def damage(path: Path) -> str | None:
 
 
 def _seal_text(digests: Mapping[str, str]) -> str:
-    """What the seal of these files says: the format of the sha256sum tool."""
+    """Return what the seal of these files says: the format of the sha256sum tool."""
     return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
 def _file_digests(folder: Path, *, durable: bool = False) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by its name as seen from inside the folder."""
+    """Return SHA-256 of every file under a folder, by its name as seen from inside the folder."""
     digests = {}
     for file in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
         name = file.relative_to(folder)

@@ -31,12 +31,12 @@ from pcflax.sharding.processes import is_first, is_lost, number_of_processes, to
 
 from ..plain_json import dumps
 from .arrays import FlatArrays
-from .disk import move, sync
+from .disk import move, sync, telling
 from .folder import Folder, plain_name
 from .lock import expect_shared, keep, locked
 from .reading import Checkpoint, read
 from .rows import sync_rows
-from .seals import damage, seal, seal_of
+from .seals import find_damage, seal, seal_of
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -114,13 +114,8 @@ class Checkpoints:
             self._opened = contextlib.ExitStack()
 
     def _take(self) -> None:
-        try:
+        with telling(f"checkpoints to {self.directory}", "choose another folder"):
             self._probe()
-        except OSError as error:
-            raise OSError(
-                f"cannot write checkpoints to {self.directory}: {error.strerror}; choose another "
-                f"folder"
-            ) from error
         if self._opened is None:
             opened = contextlib.ExitStack()
             opened.enter_context(locked(self.directory))
@@ -256,10 +251,8 @@ class Checkpoints:
             self.prepare()
             assert self._opened is not None
             with together() as first:
-                for leftover in (
-                    self._folder.unfinished() if first else ()
-                ):  # of a save that was killed
-                    self._remove(leftover)
+                for leftover in self._folder.unfinished() if first else ():
+                    self._remove(leftover)  # of a save that was killed
             self._place = self._opened.enter_context(plain_name(self.directory))
             # named, they wait at the coordination service; else on devices, between calls of the loop
             processes = number_of_processes()
@@ -273,7 +266,7 @@ class Checkpoints:
         return self._checkpointer
 
     def _finish(self, step: int) -> None:
-        """What follows when Orbax is done: seal the folder, put it in its place, delete the old."""
+        """Do what follows when Orbax is done: seal the folder, put it in its place, delete the old."""
         try:
             self._checkpointer.wait_until_finished()  # type: ignore[union-attr]
             if not is_first():
@@ -341,31 +334,31 @@ class Checkpoints:
     # Reading.
 
     def all_steps(self) -> list[int]:
-        """Every step with a folder or a seal of ours, good or not, in order."""
+        """Return every step with a folder or a seal of ours, good or not, in order."""
         return self._folder.all_steps()
 
     def steps(self) -> list[int]:
-        """Every sealed step, in order; whether each is good is seen on restoring."""
+        """Return every sealed step, in order; whether each is good is seen on restoring."""
         return self._folder.steps()
 
     def best_step(self) -> int | None:
-        """The sealed step with the best value of `keep_best`'s metric, or None."""
+        """Return the sealed step with the best value of `keep_best`'s metric, or None."""
         if self.keep_best is None:
             return None
         return self._folder.best_step(self.steps(), *self.keep_best)
 
     def path(self, step: int) -> Path:
-        """The folder of a step."""
+        """Return the folder of a step."""
         return self._folder.path(step)
 
     def latest_good(self) -> Path | None:
-        """The newest checkpoint that matches its seal, or None."""
+        """Return the newest checkpoint that matches its seal, or None."""
         self.wait()
         paths = map(self.path, reversed(self.all_steps()))
-        return next((path for path in paths if damage(path) is None), None)
+        return next((path for path in paths if find_damage(path) is None), None)
 
     def read(self, step: int | None = None, *, best: bool = False) -> Checkpoint:
-        """The newest good checkpoint, or the best, or that of one step.
+        """Return the newest good checkpoint, or the best, or that of one step.
 
         Args:
             step: read this one and no other.
@@ -381,7 +374,7 @@ class Checkpoints:
 
 
 def _in_words(error: BaseException, step: int, directory: Path) -> BaseException:
-    """The error itself, or where the system is its reason, one sentence; libraries have their own terms."""
+    """Return the error, or where the system is its reason, one sentence; libraries have their own terms."""
     found = re.search(r"(?:OS error |os_error_code=')([0-9]+)", str(error))  # TensorStore's
     number = getattr(error, "errno", None) or (int(found[1]) if found else None)
     if number is None:

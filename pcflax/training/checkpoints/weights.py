@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from pcflax.checks import wanting
 from pcflax.errors import CheckpointError
 from pcflax.networks import AbstractPCNetwork
 
@@ -115,7 +116,7 @@ def load_weights(
 
 
 def _weights(network: AbstractPCNetwork) -> FlatArrays:
-    """Arrays by path but for the state of random numbers."""
+    """Return arrays by path but for the state of random numbers."""
     random = nnx.to_flat_state(nnx.state(network, nnx.RngState))
     left_out = {
         ".".join(str(part) for part in (path[1:] if path[0] == "layers" else path))
@@ -127,7 +128,7 @@ def _weights(network: AbstractPCNetwork) -> FlatArrays:
 
 
 def _read(path: Path) -> tuple[FlatArrays, dict[str, Any]]:
-    """The arrays of a file, and the architecture it tells of, {} for another tool's."""
+    """Return the arrays of a file, and the architecture it tells of, {} for another tool's."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     library = _safetensors()
@@ -142,10 +143,6 @@ def _read(path: Path) -> tuple[FlatArrays, dict[str, Any]]:
 
 
 def _safetensors() -> Any:
-    try:
+    with wanting("a file of weights", "safetensors", "safetensors"):
         import safetensors.flax
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "weights in files want safetensors; pip install 'pcflax[safetensors]'"
-        ) from error
     return safetensors.flax

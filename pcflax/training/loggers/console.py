@@ -88,7 +88,7 @@ def plain_console() -> Console:
 
 
 def _shows_bars(console: Console) -> bool:
-    """Whether a bar can move there: on a terminal, and in a notebook that has widgets."""
+    """Return whether a bar can move there: on a terminal, and in a notebook that has widgets."""
     has_widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
     return console.is_terminal or has_widgets
 
@@ -128,7 +128,7 @@ class _Screen:
 
 
 def _headline(metrics: dict[str, float], room: int) -> str:
-    """The first two metrics of the whole network, without their prefix, as far as there is room."""
+    """Return the first two metrics of the whole network, without their prefix, as far as there is room."""
     overall = {
         name.removeprefix("train/"): value
         for name, value in metrics.items()

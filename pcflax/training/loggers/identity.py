@@ -13,9 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.disk import write_atomically
+from ..checkpoints.disk import telling, write_atomically
 from ..plain_json import dumps, numbers
-from .telling import telling
 
 
 class KeptId:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pcflax.checks import expect_local_path
 
-from ..callbacks import Callback, RunningTrainer
+from ..callbacks import RunningTrainer
 from ..checkpoints.disk import write_atomically
 from ..plain_json import dumps
-from .telling import set_aside, telling
+from .telling import FileLogger, set_aside
 
 
-class JSONLinesLogger(Callback):
+class JSONLinesLogger(FileLogger):
     """One JSON object a line: {"step": n, name: value, ...}, as in the Trainer's history.
 
     A resumed run drops what was written after its checkpoint, so that the file ends as that of a run
@@ -28,11 +27,9 @@ class JSONLinesLogger(Callback):
         OSError: while training, where the file cannot be written.
     """
 
-    every_process = False
-
     def __init__(self, path: str | Path):
         self.path = expect_local_path("JSONLinesLogger", "path", path)
-        self._file: Any = None
+        self._what = f"metrics to {self.path}"
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Write the history so far, and open the file for more."""
@@ -51,19 +48,9 @@ class JSONLinesLogger(Callback):
 
     on_evaluate = on_log
 
-    def on_fit_end(self, trainer: RunningTrainer) -> None:
-        """Close the file."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            with self._telling():
-                file.close()
-
-    def _telling(self):
-        return telling(f"metrics to {self.path}")
-
 
 def _begins(path: Path, lines: list[str]) -> bool:
-    """Whether a file begins with these lines, as far as it goes; an empty one may be anybody's."""
+    """Return whether a file begins with these lines, as far as it goes; an empty one may be anybody's."""
     found = path.read_bytes()
     begin = "".join(lines).encode()
     return found == b"" or (begin != b"" and (found.startswith(begin) or begin.startswith(found)))

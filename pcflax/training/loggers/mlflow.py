@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pcflax.checks import expect_local_path
+from pcflax.checks import expect_local_path, wanting
 
 from ..callbacks import Callback, RunningTrainer
 from ..history import History
@@ -210,14 +210,9 @@ def _spelled(name: str) -> str:
 def _load_mlflow() -> Any:
     """Return the class of MLflow's clients."""
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of each new store
-    try:
-        with _quiet():
-            import sqlalchemy  # noqa: F401  # pyright: ignore[reportMissingImports]
-            from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "MLflowLogger wants mlflow; pip install 'pcflax[mlflow]'", name=error.name
-        ) from error
+    with _quiet(), wanting("MLflowLogger", "mlflow", "mlflow"):
+        import sqlalchemy  # noqa: F401  # pyright: ignore[reportMissingImports]
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
     return MlflowClient
 
 

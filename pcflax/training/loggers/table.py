@@ -9,12 +9,12 @@ from typing import Any
 
 from pcflax.checks import expect_local_path
 
-from ..callbacks import Callback, RunningTrainer
+from ..callbacks import RunningTrainer
 from ..history import History
-from .telling import set_aside, telling
+from .telling import FileLogger, set_aside
 
 
-class CSVLogger(Callback):
+class CSVLogger(FileLogger):
     """A table with a line for each step and a column for each metric, as `history.to_pandas()` is one.
 
     A cell is empty where nothing was measured. A metric that is measured for the first time adds a column.
@@ -38,11 +38,9 @@ class CSVLogger(Callback):
     50,0.2
     """
 
-    every_process = False
-
     def __init__(self, path: str | Path):
         self.path = expect_local_path("CSVLogger", "path", path)
-        self._file: Any = None
+        self._what = f"metrics to {self.path}"
         self._columns: list[str] = []
         self._count = 0  # rows of the history that are in the table
         # The newest line, which the next row of its step is added to, and where it begins.
@@ -76,13 +74,6 @@ class CSVLogger(Callback):
 
     on_evaluate = on_log
 
-    def on_fit_end(self, trainer: RunningTrainer) -> None:
-        """Close the file."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            with self._telling():
-                file.close()
-
     def _write(self, history: History) -> None:
         """Write the whole table in the place of what was there."""
         self.on_fit_end(None)  # type: ignore[arg-type]
@@ -102,7 +93,7 @@ class CSVLogger(Callback):
         return csv.DictWriter(self._file, self._columns, lineterminator="\n")
 
     def _is_of(self, history: History) -> bool:
-        """Whether a file begins with the line that the history begins with; an empty one may be anybody's."""
+        """Return whether a file begins with the history's first line; an empty one may be anybody's."""
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
             try:
                 found = next(csv.DictReader(file), None)
@@ -113,6 +104,3 @@ class CSVLogger(Callback):
         first = {name: str(value) for name, value in history.by_step()[0].items()}
         # a kill may have come between the rows of the step
         return all(first.get(name) == text for name, text in found.items() if text)
-
-    def _telling(self):
-        return telling(f"metrics to {self.path}")

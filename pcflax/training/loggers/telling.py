@@ -1,19 +1,31 @@
-"""What loggers of files share: an error of the disk in one sentence, and names for what is moved aside."""
+"""What loggers of files share: their end, and names for files that are set aside."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from ..callbacks import Callback, RunningTrainer
+from ..checkpoints.disk import telling
 
 
-@contextlib.contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Say what could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"cannot write {what}: {error.strerror}") from error
+class FileLogger(Callback):
+    """A logger into one open file, which is closed when a fit ends; `_what` is what it writes, and where."""
+
+    every_process = False
+    _file: Any = None
+    _what: str
+
+    def on_fit_end(self, trainer: RunningTrainer) -> None:
+        """Close the file."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with self._telling():
+                file.close()
+
+    def _telling(self) -> contextlib.AbstractContextManager[None]:
+        return telling(self._what)
 
 
 def set_aside(path: Path) -> None:

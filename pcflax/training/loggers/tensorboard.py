@@ -8,11 +8,11 @@ from typing import Any
 
 from pcflax.checks import expect_local_path
 
-from ..callbacks import Callback, RunningTrainer
-from .telling import telling
+from ..callbacks import RunningTrainer
+from .telling import FileLogger
 
 
-class TensorBoardLogger(Callback):
+class TensorBoardLogger(FileLogger):
     """TensorBoard event files, in the format of tensorboardX.
 
     Its `SummaryWriter` is not used: the thread in which that writes dies of a full disk, and whoever gives it
@@ -26,11 +26,9 @@ class TensorBoardLogger(Callback):
         OSError: while training, where the file cannot be written.
     """
 
-    every_process = False
-
     def __init__(self, directory: str | Path):
         self.directory = expect_local_path("TensorBoardLogger", "directory", directory)
-        self._writer: Any = None
+        self._what = f"TensorBoard's events to {self.directory}"
         self._flush_at = 0.0
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
@@ -42,7 +40,7 @@ class TensorBoardLogger(Callback):
             self.directory.mkdir(parents=True, exist_ok=True)
             # its own suffix is of seconds: a fit that begins in the same one would write over this
             suffix = f".{time.time_ns()}"
-            self._writer = EventsWriter(str(self.directory / "events"), suffix)
+            self._file = EventsWriter(str(self.directory / "events"), suffix)
         self._write(trainer.step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
@@ -55,24 +53,14 @@ class TensorBoardLogger(Callback):
 
     on_evaluate = on_log
 
-    def on_fit_end(self, trainer: RunningTrainer) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            with self._telling():
-                writer.close()
-
     def _write(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event  # type: ignore
 
         with self._telling():
-            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            self._file.write_event(Event(wall_time=time.time(), step=step, **content))
             if time.monotonic() > self._flush_at:
-                self._writer.flush()  # which waits for the disk
+                self._file.flush()  # which waits for the disk
                 self._flush_at = time.monotonic() + _FLUSH_EVERY
-
-    def _telling(self):
-        return telling(f"TensorBoard's events to {self.directory}")
 
 
 _FLUSH_EVERY = 10.0  # seconds

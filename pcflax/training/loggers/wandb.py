@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pcflax.checks import expect_local_path
+from pcflax.checks import expect_local_path, wanting
 
 from ..callbacks import Callback, RunningTrainer
+from ..checkpoints.disk import telling
 from .identity import KeptId
-from .telling import free_path, telling
+from .telling import free_path
 
 
 class WandbLogger(Callback):
@@ -124,10 +125,6 @@ class WandbLogger(Callback):
 
 
 def _load_wandb() -> Any:
-    try:
+    with wanting("WandbLogger", "wandb", "wandb"):
         import wandb  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "WandbLogger wants wandb; pip install 'pcflax[wandb]'", name=error.name
-        ) from error
     return wandb

@@ -16,7 +16,7 @@ import pytest
 import pcflax as pc
 from pcflax.training.checkpoints import store
 from pcflax.training.checkpoints.folder import Folder
-from pcflax.training.checkpoints.seals import damage
+from pcflax.training.checkpoints.seals import find_damage
 from tests.conftest import digits_trainer
 
 
@@ -158,7 +158,7 @@ class TestSuperseded:
         names = [path.name for path in Folder(tmp_path).superseded()]
         assert names == ["10.superseded", "30.superseded"]
         for name in names:
-            assert damage(tmp_path / name) is None
+            assert find_damage(tmp_path / name) is None
 
 
 @pytest.mark.parametrize(

@@ -222,12 +222,14 @@ class Dataset(abc.ABC):
 
     def indices(self, start: int, count: int) -> np.ndarray:
         """Return which examples training batches start, ... hold: (count, batch), int32."""
-        rows = []
-        for number in range(start, start + count):
-            epoch, position = divmod(number, self.num_batches)
-            begin = position * self.batch_size
-            rows.append(self.order(epoch)[begin : begin + self.batch_size])
-        return np.stack(rows)
+        rows, end = [], start + count
+        while start < end:
+            epoch, first = divmod(start, self.num_batches)
+            last = min(first + end - start, self.num_batches)
+            order = self.order(epoch)[first * self.batch_size : last * self.batch_size]
+            rows.append(order.reshape(-1, self.batch_size))
+            start += last - first
+        return np.concatenate(rows)
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the order of all examples in this epoch: (num_examples,), int32."""

@@ -25,8 +25,8 @@ from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
 from .kernels.spreading import spread
 from .scaled import PCScaled, as_parameterization
+from .weights import lecun_normal
 
-_default_kernel_init = nnx.initializers.lecun_normal()
 Sizes: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
@@ -92,7 +92,7 @@ class _Convolution(PCScaled):
             rngs=rngs,
         )
         self.parameterization = as_parameterization(self, parameterization)
-        init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
+        init = kernel_init or self.parameterization.kernel_init or lecun_normal
         if groups > 1:  # a transposed convolution has none
             options["feature_group_count"] = groups
         if self._make is nnx.Conv:

@@ -16,8 +16,7 @@ from pcflax.parameterizations import AbstractParameterization
 from .affine import Function, make_affine, mask_weights, multiplied
 from .feedback import Feedback, make_feedback
 from .scaled import PCScaled, as_parameterization
-
-_default_kernel_init = nnx.initializers.lecun_normal()
+from .weights import lecun_normal
 
 
 class PCDense(PCScaled):
@@ -94,7 +93,7 @@ class PCDense(PCScaled):
             rngs=rngs,
         )
         self.parameterization = as_parameterization(self, parameterization)
-        init = kernel_init or self.parameterization.kernel_init or _default_kernel_init
+        init = kernel_init or self.parameterization.kernel_init or lecun_normal
         self.linear: nnx.Linear = make_affine(
             self,
             nnx.Linear,

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from pcflax.checks import expect_number
 from pcflax.energies import Categorical, Energy
 from pcflax.layers import Flatten, PCConv, PCLayer
+from pcflax.layers.weights import lecun_normal
 from pcflax.networks import PCNetwork
 
 from .images import MakeNorm, as_norm, check_image_shape
@@ -211,7 +212,7 @@ def _vgg(
                 f"{name} expected images of which something is left at conv_{number}, got an "
                 f"image_shape of {image_shape}; give larger images"
             )
-    init = kernel_init or nnx.initializers.lecun_normal()
+    init = kernel_init or lecun_normal
     below = math.prod(space) * channels
     flat: list[Callable[..., Array]] = [Flatten()]
     if dense is not None:

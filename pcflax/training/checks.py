@@ -22,6 +22,7 @@ from pcflax.energies import Energy
 from pcflax.layers import Clamp, Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.settings import Argument
 from pcflax.sharding.placement import DATA
 from pcflax.typing import PyTree
 
@@ -39,12 +40,7 @@ def as_optimizer(
         optimizer = optimizer.gradient_transformation()
     expect_kind(owner, "optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)")
     try:
-        jax.eval_shape(
-            lambda p: optax.with_extra_args_support(optimizer).update(
-                p, optimizer.init(p), p, value=jnp.float32(0)
-            ),
-            parameters,
-        )
+        _update_once.eval_shape(Argument(optimizer), parameters)
     except TypeError as error:
         if "required keyword-only argument" not in str(error):
             raise
@@ -53,6 +49,12 @@ def as_optimizer(
             f"gives ({error}); take one without a line search, such as optax.adam(1e-3)"
         ) from error
     return optimizer
+
+
+@jax.jit  # whose cache knows what was checked before
+def _update_once(optimizer: Argument, parameters: PyTree) -> PyTree:
+    made = optax.with_extra_args_support(optimizer.value)
+    return made.update(parameters, made.init(parameters), parameters, value=jnp.float32(0))
 
 
 def check_rule(owner: str, rule: Any, network: AbstractPCNetwork) -> AbstractLearning:

@@ -35,7 +35,7 @@ from .placement import constants_on, items_on, own_rows
 from .run import Run
 from .saving import Saving
 from .signals import SignalCatcher
-from .staging import Pace, call_capacity, columns, pad
+from .staging import Pace, call_capacity, pad
 from .step_limit import StepLimit
 
 
@@ -112,7 +112,7 @@ class Fit:
             NonFiniteEnergyError: where its last step was not applied.
         """
         # a failed step was not applied
-        done, values = int(measured.count) - int(measured.failed), columns(measured.values)
+        done, values = int(measured.count) - int(measured.failed), measured.columns()
         self.run.learned(values, done)
         if done:
             self.run.owed = {"log", "evaluate", "epoch", "save"}

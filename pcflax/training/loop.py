@@ -7,13 +7,16 @@ nor an interruption changes a number. A step that is not finite is not applied a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.data.decoder import Reader
 from pcflax.learning import AbstractLearning
@@ -35,12 +38,23 @@ class Recipe(NamedTuple):
     places: Any = None  # of the state's arrays on a mesh
 
 
-class Measured(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["rows", "count", "failed"],
+    meta_fields=["names"],
+)
+@dataclasses.dataclass(frozen=True)
+class Measured:
     """What a call measured."""
 
-    values: dict[str, Array]  # (capacity,), of a stack (capacity, depth); from `count` on no values
+    rows: Float[Array, "capacity columns"]  # one a batch; from `count` on no values
     count: Int[Array, ""]  # of batches that were looked at, the failed one included
     failed: Bool[Array, ""]  # whether the last of them was not finite
+    names: tuple[str, ...]  # of the columns
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return what was measured by name, (capacity,) each, on the host."""
+        return dict(zip(self.names, self.rows.T, strict=True))  # type: ignore[arg-type]
 
 
 @functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
@@ -58,6 +72,7 @@ def learn_batches(
     """Learn from the first `count` of `items`, whose leaves begin with the axis (capacity,)."""
     capacity = jax.tree.leaves(items)[0].shape[0]
 
+    @functools.partial(jax.jit, inline=True)  # one trace for its shapes and for the loop
     def learn(state, index):
         batch = recipe.reader(constants, jax.tree.map(lambda leaf: item_at(leaf, index), items))
         state, batch = keep(state, recipe.places), split_examples(batch)
@@ -88,7 +103,9 @@ def learn_batches(
         return (
             index + 1,
             state,
-            jax.lax.dynamic_update_index_in_dim(rows, row.astype(rows.dtype), index, 0),
+            jax.lax.dynamic_update_index_in_dim(
+                rows, row.astype(rows.dtype), index, 0, allow_negative_indices=False
+            ),
             failed,
         )
 
@@ -96,16 +113,27 @@ def learn_batches(
         index, _, _, failed = carry
         return (index < count) & ~failed
 
-    specs = jax.eval_shape(lambda: learn(state, 0)[1])
-    row, unravel = ravel_pytree({k: jnp.zeros(v.shape, v.dtype) for k, v in specs.items()})
+    specs = jax.eval_shape(learn, state, jnp.int32(0))[1]
+    row = jax.eval_shape(lambda values: ravel_pytree(values)[0], specs)
     rows = jnp.zeros((capacity, *row.shape), row.dtype)
     index, state, rows, failed = jax.lax.while_loop(
         unfinished, body, (jnp.int32(0), state, rows, jnp.bool_(False))
     )
-    values = jax.vmap(unravel)(rows)
-    return keep(state, recipe.places), whole(Measured(values, index, failed))
+    measured = Measured(rows, index, failed, _names(specs))
+    return keep(state, recipe.places), whole(measured)
+
+
+def _names(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a row's columns, in its order: "energy/hidden/1" for a layer of a stack."""
+    return tuple(
+        name if not value.ndim else f"{name}/{index}"
+        for name, value in sorted(values.items())
+        for index in range(value.size)
+    )
 
 
 def item_at(leaf: Array, index: Int[Array, ""] | int) -> Array:
     """Return one row, known to be there."""
-    return jax.lax.dynamic_index_in_dim(leaf, index, 0, keepdims=False)
+    return jax.lax.dynamic_index_in_dim(
+        leaf, index, 0, keepdims=False, allow_negative_indices=False
+    )

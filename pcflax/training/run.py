@@ -130,7 +130,7 @@ class Run:
         """Write the state into the objects, unless they hold it."""
         if self._written[0] == self.step:
             return
-        kept = copied(self.state())  # the program that `take` runs
+        kept = copied(self.state())
         kept.lend_to(self._network)
         self._optimizer_state, self._activities = kept.optimizer_state, kept.activities
         self._starts = kept.starts

@@ -1,8 +1,7 @@
-"""Staging: the host's side of a compiled call, which batches go in and what comes out as columns."""
+"""Staging: the host's side of a compiled call, which batches go in, and how many."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,22 +36,6 @@ def pad(items: PyTree, capacity: int) -> PyTree:
         return np.concatenate([leaf, room])
 
     return jax.tree.map(pad_one, items)
-
-
-def columns(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return a column for each layer of a stack, in the place of one with the axis depth.
-
-    >>> import numpy as np
-    >>> sorted(columns({"energy/hidden": np.zeros((5, 2)), "energy": np.zeros(5)}))
-    ['energy', 'energy/hidden/0', 'energy/hidden/1']
-    """
-    found = {}
-    for name, column in values.items():
-        if column.ndim == 1:
-            found[name] = column
-        else:
-            found |= {f"{name}/{index}": part for index, part in enumerate(column.T)}
-    return found
 
 
 class Pace:

@@ -210,9 +210,9 @@ def take_step(
         scores = of(bound, seen.prediction, batch.targets)
         loss = jnp.mean(at_least_32_bits(scores))
     # Parameters may turn NaN while the energy they come from is finite (the slope of a square root).
-    # A sum of zeros is 0, and NaN where a number is none: one loop over each array.
-    zeros = [jnp.sum(leaf * 0) for leaf in jax.tree.leaves(network.parameters)]
-    finite = jnp.isfinite(functools.reduce(jnp.add, zeros, energy))
+    # A sum is finite where its numbers are (of less than 1e38): one loop over each array, and no other.
+    sums = [jnp.sum(at_least_32_bits(leaf)) for leaf in jax.tree.leaves(network.parameters)]
+    finite = jnp.isfinite(functools.reduce(jnp.add, sums, energy))
     activities = seen.activities if state.activities else {}
     new = TrainState(network, optimizer_state, state.step + 1, activities)
     old = dataclasses.replace(state, starts={})

@@ -227,10 +227,10 @@ class Trainer:
         Raises:
             TypeError, ValueError: as `fit`, for data that do not fit, and totals that are no counts.
         """
-        data = self._as_dataset(data, self._run.record.source)
+        network = self._run.state().network
+        data = as_dataset(data, network, self.passes, self._run.record.source)
         total = total_steps(data, epochs, num_steps)
         # rows of training measure the pass upward, where that is what is read
-        network = self._run.state().network
         passes = type(self.reads) is type(self.passes) and (
             self.passes.along_time or is_told_below(network.bind(), data.spec())
         )

@@ -18,6 +18,7 @@ import numpy as np
 from pcflax.errors import CheckpointError
 from pcflax.networks import AbstractPCNetwork, split, write
 from pcflax.sharding.arrays import put_like
+from pcflax.sharding.processes import number_of_processes
 from pcflax.typing import PyTree
 from pcflax.variables import STACKED
 
@@ -126,10 +127,14 @@ def check_arrays(
             )
 
 
-@jax.jit
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
 def copied(tree: PyTree) -> PyTree:
-    """A copy of every array, in one call."""
-    return jax.tree.map(jnp.copy, tree)
+    """A copy of every array, where it lies; compiled only where several processes share arrays."""
+    if number_of_processes() > 1:
+        return _copied(tree)
+    return jax.device_put(tree, may_alias=False)
 
 
 def as_arrays(tree: PyTree) -> PyTree:

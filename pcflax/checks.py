@@ -35,7 +35,7 @@ def expect_count(owner: object, name: str, value: Any, least: int = 0) -> int:
             raise TypeError
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{_name(owner)} expected an int {name}, got {value!r}") from None
+        raise TypeError(f"{_name(owner)} expected an int {name}, got {shown(value)}") from None
     if count < least:
         raise ValueError(f"{_name(owner)} expected {name} of at least {least}, got {count}")
     return count
@@ -60,7 +60,7 @@ def expect_number(
     scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
     number = value.item() if scalar else value
     if isinstance(number, bool | np.bool_) or not isinstance(number, numbers.Real):
-        raise TypeError(f"{_name(owner)} expected {name} to be a number, got {value!r}")
+        raise TypeError(f"{_name(owner)} expected {name} to be a number, got {shown(value)}")
     number = float(number)
     low = (above is not None and not number > above) or (least is not None and not number >= least)
     if low or not math.isfinite(number) or (most is not None and number > most):
@@ -79,8 +79,20 @@ def expect_kind(owner: object, name: str, value: Any, kind: Any, example: str) -
     3
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{_name(owner)} expected {name} such as {example}, got {value!r}")
+        raise TypeError(f"{_name(owner)} expected {name} such as {example}, got {shown(value)}")
     return value
+
+
+def expect_key(owner: object, key: Any) -> Any:
+    """Return a random key of jax's, or None; refuse a number, which is no key yet.
+
+    >>> import jax
+    >>> expect_key("infer", jax.random.key(0)).shape
+    ()
+    """
+    if key is not None and not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"{_name(owner)} expected key such as jax.random.key(0), got {shown(key)}")
+    return key
 
 
 def expect_local_path(owner: object, name: str, value: Any) -> Path:
@@ -119,6 +131,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(name), [str(one) for one in known], n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def shown(value: Any, most: int = 120) -> str:
+    """Return a value as a sentence shows it: on one line, and cut where that is long.
+
+    >>> shown("a" * 200, most=8), shown("runs/x")
+    ("'aaaaaaa...", "'runs/x'")
+    """
+    line = " ".join(repr(value).split())
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def _name(owner: object) -> str:

@@ -129,9 +129,13 @@ def _read_by_functions(floats: _Floats) -> _Floats:
 
 def _flatten(settings: Settings) -> tuple[list, Any]:
     leaves: list = []
-    if not dataclasses.is_dataclass(settings):  # a plain class is compared as it compares itself
+    kind = type(settings)
+    if dataclasses.is_dataclass(settings):
+        return leaves, _Object(*_fields(settings, leaves, _Floats.OF_FIELDS))
+    if kind.__hash__ is not object.__hash__:  # a plain class that compares itself
         return leaves, _Static(settings)
-    return leaves, _Object(*_fields(settings, leaves, _Floats.OF_FIELDS))
+    # one that does not: by what it holds now, for it may be changed
+    return leaves, _Object(*_fields(settings, leaves, _Floats.NONE))
 
 
 def _unflatten(structure: _Object, leaves: Any) -> Any:
@@ -303,9 +307,10 @@ def _other(value: Any, leaves: list) -> Any:
 
 
 def _fields(value: Any, leaves: list, floats: _Floats) -> tuple[type, tuple, tuple]:
-    """Return the class of a dataclass, its attributes' names, and their structures."""
-    fixed = {f.name for f in dataclasses.fields(value) if f.metadata.get("static", False)}
-    names = [f.name for f in dataclasses.fields(value)]
+    """Return the class of an object, its attributes' names, and their structures."""
+    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    fixed = {f.name for f in fields if f.metadata.get("static", False)}
+    names = [f.name for f in fields]
     names += [name for name in getattr(value, "__dict__", {}) if name not in names]
     parts = []
     for name in names:

@@ -34,6 +34,35 @@ def asked():
 
 
 class TestPrograms:
+    def test_a_plain_class_that_was_changed_is_another_program(self):
+        """A rule changed between two fits would go on as the old one, and nobody would see it."""
+
+        class Plain(Settings):
+            def __init__(self):
+                self.scale, self.names, self.table = 1.0, ["a"], np.ones(2)
+
+        plain = Plain()
+        before = structure(plain)
+        assert structure(plain) == before == structure(Plain())
+        jax.tree.map(lambda leaf: leaf + 1, plain)  # and is made again of its parts
+        plain.scale = 2.0
+        assert structure(plain) != before
+        plain.scale, plain.names = 1.0, ["b"]
+        assert structure(plain) != before
+
+    def test_a_plain_class_that_compares_itself_is_asked(self):
+        class Own(Settings):
+            def __init__(self, number, note):
+                self.number, self.note = number, note
+
+            def __eq__(self, other):
+                return self.number == other.number
+
+            def __hash__(self):
+                return self.number
+
+        assert structure(Own(1, "a")) == structure(Own(1, "b")) != structure(Own(2, "a"))
+
     def test_twenty_new_and_equal_algorithms_compile_once(self, asked):
         made = [asked(pc.inference.GradientDescent(optax.sgd(0.0317)))[1] for _ in range(20)]
         assert made == [1] + 19 * [0]

@@ -215,7 +215,7 @@ def from_arrays(
         name=name,
         flatten=flatten,
     )
-    return ArrayDataset(
+    data = ArrayDataset(
         stored.inputs,
         stored.targets,
         clamps=stored.clamps,
@@ -229,6 +229,8 @@ def from_arrays(
         has_checksum=True,
         class_names=class_names,
     )
+    data.counts_classes = num_classes is None and data.num_classes is not None
+    return data
 
 
 def stored_as(

@@ -45,10 +45,13 @@ class Dataset(abc.ABC):
         seed: of the shuffling, and of the augmentation.
         reader: makes `Evidence` of constants and an item, inside jit.
         class_names: what the classes are called, in the order of the rows; None where they are numbers.
+        counts_classes: whether nobody told how many classes there are: the largest label plus one.
 
     Raises:
         ValueError: for no examples, a batch larger than the set, a seed of 2**32 or more, or extra names.
     """
+
+    counts_classes: bool = False
 
     def __init__(
         self,
@@ -72,6 +75,13 @@ class Dataset(abc.ABC):
         self.class_names = self._expect_names(class_names)
         if reader.augment:
             self.spec()  # what does not fit is told here, and not when training begins
+
+    def __repr__(self) -> str:
+        count = self._num_examples if self.has_length else "unknown"
+        return (
+            f"{type(self).__name__}('{self.name}', num_examples={count}, "
+            f"batch_size={self.batch_size}, shuffle={self.shuffle}, seed={self.seed})"
+        )
 
     @property
     def _title(self) -> str:

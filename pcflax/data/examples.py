@@ -146,6 +146,8 @@ def _as_numpy(what: _What, value: Any) -> np.ndarray:
         array = native(value)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{what} are no array: {error}; give rows of one shape") from None
+    if array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat):
+        array = array.astype(str)
     if array.dtype.kind == "O":
         raise TypeError(
             f"{what} have dtype object, expected numbers of one kind; make them one array, with "
@@ -183,7 +185,7 @@ def _whole_target(what: _What, array: np.ndarray, width: int | None, positions: 
     if array.ndim == 1:
         raise ValueError(
             f"{what} have shape {array.shape} and dtype {array.dtype}; expected integer labels of that "
-            f"shape, or floating targets (examples, features)"
+            f"shape, or floating targets (examples, features); {_remedy_of_row(what, array)}"
         )
     return _floating(what, array)
 
@@ -257,6 +259,18 @@ def _remedy(what: _What, array: np.ndarray) -> str:
             "integer_inputs=True"
         )
     return f"cast them: {role}.astype('float32')" + " / 255" * is_image_bytes(array)
+
+
+def _remedy_of_row(what: _What, array: np.ndarray) -> str:
+    """What to write instead of one value an example that is no label."""
+    if array.dtype.kind in "US":
+        return f"number the names: np.unique({what.role}, return_inverse=True)[1]"
+    if array.dtype.kind == "b":
+        return f"cast them: {what.role}.astype(int)"
+    return (
+        f"cast labels: {what.role}.astype(int); of one number an example make a column: "
+        f"{what.role}[:, None]"
+    )
 
 
 def _masked(what: _What, given: Any, check: Callable[[_What, np.ndarray], np.ndarray]) -> Any:

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,10 @@ from flax.errors import TraceContextError
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from pcflax.checks import expect_count, expect_number
+from pcflax.checks import expect_count, expect_key, expect_number, shown
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks.given import not_finite
 from pcflax.settings import Argument, Settings
 from pcflax.sharding.inside import readable
 from pcflax.typing import Activities, Initializer, PRNGKey, PyTree
@@ -95,11 +97,19 @@ class AbstractInference(Settings, abc.ABC):
         """Solve for a network object in one compiled call and store the activities in its layers.
 
         This is what `network.infer(..., inference=self)` calls.
+
+        Raises:
+            TypeError: for a key or a record that is none; else as `network.infer`.
         """
+        expect_key("infer", key)
+        if record is not None and not callable(record):
+            raise TypeError(
+                f"infer expected record such as lambda seen: seen.activities, got {shown(record)}"
+            )
         solve = self._run_all if hasattr(evidence, "batches") else self._run_one
         result, activities = solve(network, evidence, initializer, key, trace, record)
         if not isinstance(result.status, Tracer):
-            result.raise_failures(throw=throw)
+            result.raise_failures(throw=throw, look=lambda: _not_finite(evidence))
         # A function that is traced may not change a network from outside. Else the caller keeps the result
         # and the network its activities: two buffers, so that neither loses them to a donated call.
         with contextlib.suppress(TraceContextError):
@@ -243,6 +253,12 @@ def expect_algorithm(owner: object, inference: object, kind: type = AbstractInfe
             f"{name} expected {article} algorithm such as "
             f"pc.inference.GradientDescent(0.1, num_steps=20), got {got!r}"
         )
+
+
+def _not_finite(evidence: Any) -> str | None:
+    """Say what of a batch is not finite; nothing of a data set, or of what other processes hold."""
+    here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(evidence))
+    return not_finite(evidence) if isinstance(evidence, Evidence) and here else None
 
 
 @jax.jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -132,11 +133,14 @@ class InferenceResult(NamedTuple):
             samples=ordered(self.samples),
         )
 
-    def raise_failures(self, *, throw: bool = False) -> None:
+    def raise_failures(
+        self, *, throw: bool = False, look: Callable[[], str | None] = lambda: None
+    ) -> None:
         """Raise what the status says; call it outside of compiled code.
 
         Args:
             throw: whether an example that did not converge is an error, too.
+            look: says what of the data is not finite, where that is why.
 
         Raises:
             NonFiniteEnergyError: where an example is not finite.
@@ -149,9 +153,11 @@ class InferenceResult(NamedTuple):
         ):
             failed = np.flatnonzero(status == failure)
             if error is not None and failed.size:
+                given = look() if failure is Status.NOT_FINITE else None
+                why = failure.sentence if given is None else f"{given}; drop or mend them"
                 raise error(
                     f"{failed.size} of {status.size} examples, the first of them example "
-                    f"{failed[0]}: {failure.sentence}"
+                    f"{failed[0]}: {why}"
                 )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pcflax.checks import did_you_mean, expect_number
+from pcflax.checks import did_you_mean, expect_number, shown
 from pcflax.energies import Energy
 from pcflax.variables import Connectivity
 
@@ -104,6 +104,10 @@ class PCAffine(PCLayer):
             )
         if pool is not None and pool not in POOLS:
             raise ValueError(f"{name} expected pool to be 'max', 'average' or None, got {pool!r}")
+        if activation is not None and not callable(activation):
+            raise TypeError(
+                f"{name} expected activation to be a function such as jnp.tanh, got {activation!r}"
+            )
         refuse_hidden_modules(self, activation=activation, norm=norm)
         self.activation, self.activation_first = activation, activation_first
         self.norm: Any = norm
@@ -144,6 +148,10 @@ def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **option
                 f"{type(owner).__name__} and its nnx.{make.__name__} have no option {name!r}"
                 f"{did_you_mean(name, [*own, *known])}"
             )
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(
+            f"{type(owner).__name__} expected rngs such as nnx.Rngs(0), got {shown(rngs)}"
+        )
     return make(*sizes, rngs=rngs, **options)
 
 

@@ -23,7 +23,7 @@ from pcflax.variables import Activity
 
 from .clamps import Clamp
 from .closures import refuse_hidden_modules
-from .evaluate import PLAIN, Numerics, evaluate, evaluate_at_rest
+from .evaluate import PLAIN, NoRowsError, Numerics, evaluate, evaluate_at_rest, has_rows
 
 
 class PCLayer(nnx.Module):
@@ -202,6 +202,8 @@ class PCLayer(nnx.Module):
         """
         del batch_size  # which a root needs
         prediction, writes = evaluate_at_rest(self, belows, numerics)
+        if not has_rows(prediction, belows):
+            raise NoRowsError(prediction)
         activity = self.energy.mean(prediction)
         if error is not None:
             activity = activity + error

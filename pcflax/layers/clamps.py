@@ -173,12 +173,16 @@ def held_at(name: str, clamp: Clamp, activity: Array) -> Array:
 def check_clamp(clamp: Clamp, shape: tuple[int, ...], width: int | None = None) -> None:
     """Refuse a clamp of another shape than its layer predicts, as mean and more where it is wider."""
     value = clamp.value
-    if value.shape != shape:
+    if value.shape == shape:
+        return
+    remedy = f"give a clamp or targets of shape {shape}"
+    if value.shape[:-1] == shape[:-1]:  # the widths differ alone
         factor = 1 if width is None else width // max(shape[-1], 1)
-        raise ClampShapeError(
-            f"predicts shape {shape} but is clamped to {value.shape}; set "
-            f"out_features={factor * value.shape[-1]} or give targets of width {shape[-1]}"
+        remedy = (
+            f"set out_features={factor * value.shape[-1]}, or give a clamp or targets of width "
+            f"{shape[-1]}"
         )
+    raise ClampShapeError(f"predicts shape {shape} but is clamped to {value.shape}; {remedy}")
 
 
 def as_clamp(name: str, value: Any) -> Clamp:

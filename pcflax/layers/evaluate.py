@@ -116,7 +116,8 @@ def evaluate_at_rest(
         graphdef, state = nnx.split(layer)
         for size in sorted({parameter.shape[-1] for parameter in parameters if parameter.ndim}):
             copy = nnx.merge(graphdef, state, copy=True)
-            copy.activity.set_value(jnp.zeros((belows[0].shape[0], size), belows[0].dtype))
+            dtype = jax.dtypes.canonicalize_dtype(belows[0].dtype)
+            copy.activity.set_value(jnp.zeros((belows[0].shape[0], size), dtype))
             try:
                 prediction, writes = evaluate(copy, belows, numerics)
             except (TypeError, ValueError):
@@ -124,6 +125,30 @@ def evaluate_at_rest(
             if prediction.shape == copy.activity.shape:
                 return prediction, writes
         raise
+
+
+def has_rows(prediction: Any, belows: tuple[Array, ...]) -> bool:
+    """Return whether a prediction is an array with a row for each example of the activities below."""
+    if not belows:
+        return True
+    return getattr(prediction, "shape", ())[:1] == belows[0].shape[:1]
+
+
+def no_rows(name: str, layer: Any, prediction: Any, belows: tuple[Array, ...]) -> ValueError:
+    """Return the error for a prediction that has not one row for each example."""
+    got = getattr(prediction, "shape", f"a {type(prediction).__name__}")
+    return ValueError(
+        f"layer '{name}' ({type(layer).__name__}) predicted {got} from an activity of shape "
+        f"{belows[0].shape}; expected one row an example, ({belows[0].shape[0]}, ...)"
+    )
+
+
+class NoRowsError(ValueError):
+    """A layer predicted what has no rows; told with the layer's name."""
+
+    def __init__(self, prediction: Any):
+        super().__init__("predicted no rows")
+        self.prediction = prediction
 
 
 def reads_itself(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> bool:
@@ -173,6 +198,8 @@ def failed(name: str, layer: Any, belows: tuple[Array, ...], error: Exception) -
     """Return what went wrong in a layer's prediction, with the layer's name and what it was given."""
     if isinstance(error, ClampShapeError):
         return ValueError(f"layer '{name}' {error}")
+    if isinstance(error, NoRowsError):
+        return no_rows(name, layer, error.prediction, belows)
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     shapes = " and ".join(str(below.shape) for below in belows)
     plural = "activities of shapes" if len(belows) > 1 else "an activity of shape"

@@ -18,13 +18,13 @@ from jaxtyping import Array, Float
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence, PCLayer
 from pcflax.layers.clamps import Known, held_at
-from pcflax.layers.evaluate import failed, without_rounding
+from pcflax.layers.evaluate import failed, has_rows, no_rows, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, find_normalizations, with_batch_statistics
 from .given import check_batch, node_of, parse, says_nothing
 from .pure import split
-from .upward import Pass, check_shapes, no_rows, pass_upward
+from .upward import Pass, check_shapes, pass_upward
 from .wired import WiredLayers, no_activity
 
 
@@ -260,7 +260,7 @@ class NetworkBody(WiredLayers):
                 prediction = layer.predict_nodes(belows, activity, self.numerics)[0]
             except (TypeError, ValueError) as error:
                 raise failed(name, layer, belows, error) from error
-            if belows and jnp.shape(prediction)[:1] != belows[0].shape[:1]:
+            if not has_rows(prediction, belows):
                 raise no_rows(name, layer, prediction, belows)
             if name in self.numerics.untouched and prediction.shape == activity.shape:
                 prediction = activity.astype(prediction.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -144,11 +145,11 @@ def check_batch(
             jnp.issubdtype(dtype, jnp.floating) or (tokens and jnp.issubdtype(dtype, jnp.integer))
         ):
             kind = type(array).__name__ if dtype is None else dtype
-            remedy = (
-                "make them one-hot: jax.nn.one_hot(labels, num_classes)"
-                if role == "targets"
-                else "cast them: inputs.astype(jnp.float32)"
-            )
+            remedy = "cast them: inputs.astype(jnp.float32)"
+            if dtype is None:
+                remedy = f"make them an array: jnp.asarray({role}, jnp.float32)"
+            elif role == "targets":
+                remedy = "make them one-hot: jax.nn.one_hot(labels, num_classes)"
             raise TypeError(f"expected {title} of a floating dtype, got {kind}; {remedy}")
         if array.ndim < 2:
             raise ValueError(
@@ -171,3 +172,27 @@ def check_batch(
     if batch_size == 0:
         raise ValueError("expected at least one example, got an empty batch")
     return batch_size
+
+
+def not_finite(batch: Evidence, name: str | None = None) -> str | None:
+    """Return in words which examples of a batch hold numbers that are not finite; None for none.
+
+    >>> import numpy as np
+    >>> batch = Evidence(np.array([[1.0], [np.nan], [np.inf]]), examples=np.array([7, 8, 9]))
+    >>> not_finite(batch, "mine")
+    "inputs of 'mine' are not finite in 2 of the batch's 3 examples, first in example 8"
+    """
+    for role in ("inputs", "targets", "clamps"):
+        wrong = []
+        leaves = jax.tree.leaves(getattr(batch, role), is_leaf=lambda leaf: isinstance(leaf, Clamp))
+        for leaf in leaves:
+            value, known = (leaf.value, leaf.held()) if isinstance(leaf, Clamp) else (leaf, True)
+            finite = np.isfinite(np.asarray(value, float)) | ~np.asarray(known)
+            wrong.append(~finite.reshape(len(finite), -1).all(axis=1))
+        if wrong and (bad := np.any(wrong, axis=0)).any():
+            first = int(np.argmax(bad))
+            where = first if batch.examples is None else batch.examples[first]
+            counted = f"{int(bad.sum())} of the batch's {len(bad)} examples"
+            whose = "" if name is None else f" of '{name}'"
+            return f"{role}{whose} are not finite in {counted}, first in example {where}"
+    return None

@@ -61,6 +61,11 @@ class PCNetwork(AbstractPCNetwork):
         compute_dtype: Any = None,
         remat: bool = False,
     ):
+        if isinstance(layers, PCLayer):
+            raise TypeError(
+                f"{type(self).__name__} expected a list of layers, got a {type(layers).__name__}; put it "
+                f"into brackets: pc.{type(self).__name__}([layer])"
+            )
         if not isinstance(layers, Mapping):
             layers = {f"layer_{index}": layer for index, layer in enumerate(layers)}
         check_layers(type(self).__name__, layers)
@@ -210,10 +215,11 @@ def check_layers(owner: str, layers: Mapping[str, Any]) -> None:
     seen: dict[int, str] = {}
     for name, layer in layers.items():
         if not isinstance(layer, PCLayer):
-            raise TypeError(
-                f"layer '{name}' is a {type(layer).__name__}, not a PCLayer; wrap it: "
-                f"pc.PCLayer({type(layer).__name__}(...))"
-            )
+            kind = type(layer).__name__
+            remedy = f"wrap it: pc.PCLayer({kind}(...))"
+            if not callable(layer):
+                remedy = "give one such as pc.PCDense(64, 10, rngs=rngs)"
+            raise TypeError(f"layer '{name}' is a {kind}, not a PCLayer; {remedy}")
         if not hasattr(layer, "activity"):
             raise TypeError(
                 f"layer '{name}' ({type(layer).__name__}) has no activity; call "

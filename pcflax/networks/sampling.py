@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from pcflax.checks import did_you_mean, expect_count
+from pcflax.checks import did_you_mean, expect_count, expect_key
 from pcflax.layers import Clamp, Evidence, PCLayer
 from pcflax.layers.clamps import Known, held_at
 from pcflax.layers.evaluate import failed
@@ -33,6 +33,7 @@ def sample(
 ) -> Any:
     """Draw activities, parents first; see `AbstractPCNetwork.sample`."""
     _check_order(network)
+    expect_key("sample", key)
     named = [node for name in network.names for node in network.layer(name).each_node_name(name)]
     tops = [network.layer(name).each_node_name(name)[-1] for name in network.outputs]
     asked = [nodes] if isinstance(nodes, str) else list(nodes or tops)

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from pcflax.layers import Clamp, PCLayer
 from pcflax.layers.clamps import held_at
-from pcflax.layers.evaluate import failed
+from pcflax.layers.evaluate import failed, has_rows, no_rows
 from pcflax.typing import Activities, Network, PyTree
 
 
@@ -59,7 +59,7 @@ def pass_upward(
                 )
             except (TypeError, ValueError) as error:
                 raise failed(name, layer, belows, error) from error
-            if belows and jnp.shape(predicted[name])[:1] != belows[0].shape[:1]:
+            if not has_rows(predicted[name], belows):
                 raise no_rows(name, layer, predicted[name], belows)
             if jax.tree.leaves(written):
                 writes[name] = written
@@ -101,15 +101,6 @@ def wrong_shape(name: str, prediction: Any, activity: Any) -> ValueError:
     return ValueError(
         f"layer '{name}' predicts shape {shape} for one example but its activity has "
         f"{activity.shape[1:]}; give shapes={{'{name}': {shape}}}"
-    )
-
-
-def no_rows(name: str, layer: PCLayer, prediction: Any, belows: tuple[Array, ...]) -> ValueError:
-    """Return the error for a prediction that has not one row for each example."""
-    got = getattr(prediction, "shape", type(prediction).__name__)
-    return ValueError(
-        f"layer '{name}' ({type(layer).__name__}) predicted {got} from an activity of shape "
-        f"{belows[0].shape}; expected one row an example, ({belows[0].shape[0]}, ...)"
     )
 
 

@@ -12,14 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.energies import Energy
-from pcflax.layers import Clamp, Evidence
+from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.settings import Argument
@@ -117,8 +116,11 @@ def check_data(
     try:
         _run_shapes.eval_shape(network, spec, reads, metrics=metrics(data))
     except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"the {role} '{data.name}' does not fit the network: {error}") from error
+        kind, hint = TypeError if isinstance(error, TypeError) else ValueError, ""
+        if data.counts_classes and "is clamped to" in str(error):
+            shown = f"the labels show {data.num_classes} classes"
+            hint = f"; {shown}: where there are more, give from_arrays num_classes"
+        raise kind(f"the {role} '{data.name}' does not fit the network: {error}{hint}") from error
     bound = network.bind()
     picky = any(
         type(layer.top_node_layer().energy).check_targets is not Energy.check_targets
@@ -199,29 +201,6 @@ def total_steps(data: Dataset, epochs: int | None, num_steps: int | None) -> int
     if epochs is not None:
         return expect_count("fit", "epochs", epochs) * data.num_batches
     return expect_count("fit", "num_steps", num_steps)
-
-
-def not_finite(batch: Evidence, name: str) -> str | None:
-    """Return in words which examples of a data set's batch hold numbers that are not finite; None for none.
-
-    >>> import numpy as np
-    >>> batch = Evidence(np.array([[1.0], [np.nan], [np.inf]]), examples=np.array([7, 8, 9]))
-    >>> not_finite(batch, "mine")
-    "inputs of 'mine' are not finite in 2 of the batch's 3 examples, first in example 8"
-    """
-    for role in ("inputs", "targets", "clamps"):
-        wrong = []
-        leaves = jax.tree.leaves(getattr(batch, role), is_leaf=lambda leaf: isinstance(leaf, Clamp))
-        for leaf in leaves:
-            value, known = (leaf.value, leaf.held()) if isinstance(leaf, Clamp) else (leaf, True)
-            finite = np.isfinite(np.asarray(value, float)) | ~np.asarray(known)
-            wrong.append(~finite.reshape(len(finite), -1).all(axis=1))
-        if wrong and (bad := np.any(wrong, axis=0)).any():
-            first = int(np.argmax(bad))
-            where = "" if batch.examples is None else f", first in example {batch.examples[first]}"
-            counted = f"{int(bad.sum())} of the batch's {len(bad)} examples"
-            return f"{role} of '{name}' are not finite in {counted}{where}"
-    return None
 
 
 def warn_done(step: int, total: int, data: Dataset) -> None:

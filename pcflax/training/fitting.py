@@ -21,6 +21,7 @@ from pcflax.data.base import ALL_ROWS
 from pcflax.errors import NonFiniteEnergyError, non_finite_error
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
+from pcflax.networks.given import not_finite
 from pcflax.settings import Argument
 from pcflax.sharding.inside import readable
 from pcflax.sharding.processes import connected, largest, settled, together
@@ -28,7 +29,6 @@ from pcflax.typing import PyTree
 
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
-from .checks import not_finite
 from .loop import Measured, Recipe, learn_batches
 from .memory import memory_told
 from .placement import constants_on, items_on, own_rows

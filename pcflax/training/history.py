@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from typing import Any
 
 from pcflax.checks import wanting
@@ -23,6 +24,8 @@ class History:
     >>> history = History([{"step": 50, "eval/accuracy": 0.9}, {"step": 100, "eval/accuracy": 0.95}])
     >>> history["eval/accuracy"], history.steps("eval/accuracy")
     ([0.9, 0.95], [50, 100])
+    >>> "eval/accuracy" in history, list(history)
+    (True, ['eval/accuracy'])
     """
 
     def __init__(self, rows: list[dict[str, Any]] | None = None):
@@ -47,6 +50,14 @@ class History:
             known = ", ".join(self.names()) or "none yet"
             raise KeyError(f"no metric '{name}' was measured; measured are: {known}")
         return values
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether anything of that name was measured."""
+        return name in self.last()
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names of all metrics measured."""
+        return iter(self.names())
 
     def steps(self, name: str) -> list[int]:
         """Return the steps at which one metric was measured."""

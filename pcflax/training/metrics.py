@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from pcflax.checks import expect_kind
 from pcflax.typing import MetricFunction, PyTree
 
 MetricFunctions: TypeAlias = tuple[tuple[str, MetricFunction], ...]
@@ -175,10 +176,12 @@ def by_node(metrics: Mapping[str, Any]) -> dict[str, MetricFunction]:
 
     Raises:
         ValueError: for a name that the Trainer's own measurements have.
+        TypeError: for what is no dictionary of functions.
 
     >>> list(by_node({"label": {"accuracy": accuracy}}))
     ['label/accuracy']
     """
+    expect_kind("Trainer", "metrics", metrics, Mapping, "{'accuracy': pc.metrics.accuracy}")
     found = {}
     for name, metric in metrics.items():
         own = metric if isinstance(metric, Mapping) else {name: metric}
@@ -186,6 +189,11 @@ def by_node(metrics: Mapping[str, Any]) -> dict[str, MetricFunction]:
             if key in ("energy", "loss", "converged") or "/" in key:
                 raise ValueError(
                     f"metric '{key}' needs another name; 'energy', 'loss', 'converged' and slashes are taken"
+                )
+            if not callable(own[key]):
+                raise TypeError(
+                    f"metric '{key}' expected a function of (prediction, targets) such as "
+                    f"pc.metrics.accuracy, got {own[key]!r}"
                 )
         if isinstance(metric, Mapping):
             own = {f"{name}/{key}": _at(name, one) for key, one in metric.items()}

@@ -7,6 +7,7 @@ the reader may have changed them. Next file to read: `fitting.py`.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from pcflax.data import Dataset
+from pcflax.errors import CheckpointWarning
 from pcflax.inference.trajectory import make_trajectory
 from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
@@ -85,6 +87,14 @@ class Run:
     def optimizer_state(self, value: PyTree) -> None:
         self.show()
         self._optimizer_state = value
+
+    def go_on_with(self, optimizer: optax.GradientTransformation) -> None:
+        """Begin another optimizer's state, where that has another form than the state that there is."""
+        self.show()
+        parameters = in_training(self._network).parameters
+        begun = initial_optimizer_state(optimizer, parameters, self.layout)
+        if _form(begun) != _form(as_arrays(self._optimizer_state)):
+            self._optimizer_state = begun
 
     def state(self) -> TrainState:
         """Return the newest state; where the objects are shown, theirs, whose arrays it shares."""
@@ -210,15 +220,49 @@ class Run:
         }
 
     def restore(self, stored: Checkpoint) -> None:
-        """Go to a checkpoint, or change nothing."""
+        """Go to a checkpoint, or change nothing.
+
+        Warns:
+            CheckpointWarning: where an injected hyperparameter is another than the optimizer had.
+        """
         optimizer_state = as_arrays(self._optimizer_state)
         arrays, optimizer_arrays = stored.arrays_for(self._network, optimizer_state)
         record = Record.of_checkpoint(stored)
         write_network_arrays(self._network, arrays)
         self._optimizer_state = unflatten(optimizer_state, optimizer_arrays)
+        _warn_of_injected(optimizer_state, self._optimizer_state)
         self._activities = copied(dict(stored.activities))
         self._starts = copied(dict(stored.sections["starts"]))
         self._network.set_activities(self._activities)
         self.step, self.record, self.owed = stored.step, record, set()
         self.key = jax.random.key(self.record.seed)
         self._written, self._shown = (self.step, self.record.copy_pending()), True
+
+
+def _warn_of_injected(before: PyTree, after: PyTree) -> None:
+    """Tell which hyperparameters of `optax.inject_hyperparams` are the checkpoint's and not the user's."""
+    told = []
+    for old, new in zip(_injected(before), _injected(after), strict=True):
+        for name, value in new.hyperparams.items():
+            given = old.hyperparams[name]
+            if name not in new.hyperparams_states and bool(jnp.any(value != given)):
+                told.append(f"{name} {value}, and not {given}")
+    if told:
+        warnings.warn(
+            f"the optimizer goes on with the checkpoint's {', '.join(told)}: what "
+            f"optax.inject_hyperparams injects is part of the state; to change it, write it into "
+            f"trainer.optimizer_state",
+            CheckpointWarning,
+            stacklevel=5,  # where restore was called
+        )
+
+
+def _injected(state: PyTree) -> list:
+    kind = optax.InjectStatefulHyperparamsState
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+
+def _form(tree: PyTree) -> tuple:
+    leaves = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    return jax.tree.structure(tree), leaves

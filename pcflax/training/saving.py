@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -39,10 +40,18 @@ class Saving:
             )
         return self.checkpoints
 
-    def check_best(self, measured: Iterable[str]) -> None:
-        """Refuse to keep the best by a metric that is not measured."""
-        if (best := self.needed().keep_best) is not None:
-            check_measured("keep_best", best[0], measured)
+    def check_best(self, measured: Iterable[str], evaluates: bool) -> None:
+        """Refuse to keep the best by a metric that is not measured; warn where this fit measures none."""
+        if (best := self.needed().keep_best) is None:
+            return
+        check_measured("keep_best", best[0], measured)
+        if not evaluates:
+            warnings.warn(
+                f"keep_best judges '{best[0]}' after evaluations, and this fit has none, so that no "
+                f"checkpoint of it will be the best; give fit eval_data",
+                UserWarning,
+                stacklevel=4,  # where fit was called
+            )
 
     def check_folder(self, run: Run) -> None:
         """Refuse to train over another run's checkpoints."""

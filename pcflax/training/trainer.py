@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from pcflax.checks import expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
-from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.settings import Argument
 from pcflax.sharding import Placement
 from pcflax.typing import MetricFunction, PyTree
@@ -26,26 +26,23 @@ from pcflax.typing import MetricFunction, PyTree
 from .calendar import make_calendar
 from .callbacks import CallbackList
 from .checkpoints import Checkpoints
-from .checks import as_optimizer, check_data, check_rule, measured_names, total_steps, warn_done
+from .checks import check_data, measured_names, total_steps, warn_done
+from .choices import Choices
 from .evaluation import evaluate, predict
-from .filtering import Forecast
 from .fitting import Fit, train
-from .freezing import restrict
 from .history import History
 from .loaders import as_dataset
 from .loggers import ConsoleLogger
 from .loop import Recipe
-from .metrics import MetricFunctions, by_node, default_metrics
+from .metrics import MetricFunctions, default_metrics
 from .placement import layout_of
 from .reading import AbstractReading, is_told_below
-from .run import Run
-from .saving import Saving
 from .signals import SignalCatcher
 from .staging import Pace
 from .step_limit import StepLimit
 
 
-class Trainer:
+class Trainer(Choices):
     """Trains a network on batches, measures it, saves it and restores it.
 
     Args:
@@ -102,27 +99,24 @@ class Trainer:
         progress: bool = True,
     ):
         expect_kind("Trainer", "network", network, AbstractPCNetwork, "pc.PCNetwork([...])")
-        self.checkpoints = checkpoints
-        optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
-        self.optimizer = restrict(optimizer, network, wrt)
-        self.learning = check_rule("Trainer", learning, network)
-        self.passes = Forecast.of(self.learning)
-        self.reads = self._check_reading(reads)
-        self.metrics = None if metrics is None else by_node(metrics)
         self.callbacks = CallbackList([*callbacks, *([ConsoleLogger()] if progress else [])])
         self.measures: tuple[str, ...] = ()
-        seed = expect_count("Trainer", "seed", seed, least=-(2**63))
-        self._run = Run(network, self.optimizer, seed, layout_of("Trainer", mesh, network))
+        super().__init__(
+            network,
+            optimizer,
+            learning=learning,
+            reads=reads,
+            wrt=wrt,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            seed=expect_count("Trainer", "seed", seed, least=-(2**63)),
+            layout=layout_of("Trainer", mesh, network),
+        )
         self._pace, self._limit = Pace(), StepLimit()
 
-    @property
-    def checkpoints(self) -> Checkpoints | None:
-        """Where and what to save; those that are set are restored before they are trained over."""
-        return self._saving.checkpoints
-
-    @checkpoints.setter
-    def checkpoints(self, value: Checkpoints | None) -> None:
-        self._saving = Saving(value)
+    def __repr__(self) -> str:
+        kinds = f"{type(self.network).__name__}, learning={type(self.learning).__name__}"
+        return f"Trainer({kinds}, step={self.step}, checkpoints={self.checkpoints})"
 
     @property
     def network(self) -> AbstractPCNetwork:
@@ -246,7 +240,7 @@ class Trainer:
         measured = self._metric_functions(eval_data or data, network)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
         if self.checkpoints is not None:
-            self._saving.check_best(measured_names(None, measured))
+            self._saving.check_best(measured_names(None, measured), eval_data is not None)
             self._saving.check_folder(self._run)
         owes = self._run.owes(data)
         if self.step >= total and not (done_too or owes):
@@ -344,13 +338,6 @@ class Trainer:
 
     def _as_dataset(self, data: Any, *known: object) -> Any:
         return as_dataset(data, self._run.state().network, self.passes, *known)
-
-    def _check_reading(self, reads: AbstractReading | None) -> AbstractReading:
-        if reads is None:
-            return getattr(self, "reads", self.passes)
-        return expect_kind(
-            "Trainer", "reads", reads, AbstractReading, "pc.Equilibrium(inference, read='label')"
-        )
 
     def _metric_functions(
         self, data: Dataset, network: SplitNetwork, reads: AbstractReading | None = None

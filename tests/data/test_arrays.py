@@ -241,12 +241,18 @@ VALUE_ERRORS = {
     "bool labels": (
         (INPUTS, LABELS > 1),
         {},
-        "the targets of 'mine' have shape (3,) and dtype bool; expected integer labels",
+        "the targets of 'mine' have shape (3,) and dtype bool; expected integer labels of that shape, or "
+        "floating targets (examples, features); cast them: targets.astype(int)",
+    ),
+    "names for labels": (
+        (INPUTS, np.array(["a", "b", "a"], object)),
+        {},
+        "features); number the names: np.unique(targets, return_inverse=True)[1]",
     ),
     "float labels": (
         (INPUTS, LABELS / 2),
         {},
-        "have shape (3,) and dtype float64; expected integer",
+        "features); cast labels: targets.astype(int); of one number an example make a column: targets[:, N",
     ),
     "flat inputs": (
         (INPUTS[:, 0], LABELS),

@@ -43,17 +43,29 @@ class TestStatus:
         done = pc.inference.GradientDescent(0.1, tolerance=1.0)
         chain.network.infer(*single(chain), inference=done, throw=True)
 
+    def test_a_number_for_a_key_and_what_is_no_record_are_refused(self):
+        chain = Chain()
+        for wrong, text in (
+            ({"key": 0}, r"infer expected key such as jax.random.key\(0\), got 0"),
+            (
+                {"record": True},
+                "infer expected record such as lambda seen: seen.activities, got True",
+            ),
+        ):
+            with pytest.raises(TypeError, match=text):
+                chain.network.infer(*single(chain), inference=STOPPING, **wrong)
+
     @pytest.mark.parametrize("inference", [STOPPING, pc.inference.GradientDescent(0.1)])
     def test_numbers_that_are_not_finite_raise_and_leave_the_stored_activities(self, inference):
         chain = Chain()
         x, y = single(chain)
         chain.network.infer(x, y, inference=inference)
         before = chain.network.activities()
-        x[3] = np.nan
-        with pytest.raises(
-            pc.NonFiniteEnergyError, match=r"1 of 7 .*example 3: inference diverged"
-        ):
-            chain.network.infer(x, y, inference=inference)
+        data = r"inputs are not finite in 1 of the batch's 7 examples, first in example 3; drop or mend"
+        for known, value, why in ((y, 1e38, "inference diverged"), (x, np.nan, data)):
+            known[3] = value
+            with pytest.raises(pc.NonFiniteEnergyError, match=rf"1 of 7 .*example 3: {why}"):
+                chain.network.infer(x, y, inference=inference)
         for name, activity in chain.network.activities().items():
             np.testing.assert_array_equal(activity, before[name])
         chain.inputs[3] = np.nan

@@ -233,6 +233,14 @@ class TestRefusals:
         with pytest.raises(ValueError, match=text):
             pc.PCDense(3, 5, norm=norm, activation_first=True, rngs=nnx.Rngs(0))
 
+    def test_an_activation_or_rngs_that_are_none(self):
+        with pytest.raises(
+            TypeError, match="PCDense expected activation to be a function such as jnp"
+        ):
+            pc.PCDense(3, 5, activation="tanh", rngs=nnx.Rngs(0))
+        with pytest.raises(TypeError, match=r"PCDense expected rngs such as nnx.Rngs\(0\), got 7"):
+            pc.PCDense(3, 5, rngs=7)
+
     @pytest.mark.parametrize("norm", [nnx.LayerNorm, "layer"])
     def test_a_norm_that_is_not_ready(self, norm):
         text = r"PCDense expected norm to be a ready module such as nnx\.LayerNorm\(5, rngs=rngs\), got "

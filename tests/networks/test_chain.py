@@ -316,10 +316,41 @@ def test_an_energy_that_averages_over_the_batch_is_refused():
         network.infer(ONES((2, 3)), ONES((2, 4)), inference=GD)
 
 
-def test_a_layer_that_drops_the_batch_axis_is_refused():
-    network = pc.PCNetwork([pc.PCLayer(lambda below: below.sum(0))])
-    with pytest.raises(ValueError, match="expected one row an example"):
-        network.infer(ONES((2, 3)), inference=GD)
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (lambda below: below.sum(0), r"\(3,\)"),
+        (lambda below: below.sum(), r"\(\)"),
+        (lambda below: (below, below), "a tuple"),
+    ],
+)
+@pytest.mark.parametrize("targets", [None, ONES((2, 3))])
+def test_a_prediction_that_has_no_rows_is_refused(wrong, got, targets):
+    network = pc.PCNetwork([pc.PCLayer(wrong)])
+    text = rf"'layer_0' \(PCLayer\) predicted {got} from .*; expected one row an example, \(2, \.\.\.\)"
+    with pytest.raises(ValueError, match=text):
+        network.infer(ONES((2, 3)), targets, inference=GD)
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        (pc.PCLayer(jnp.tanh), r"expected a list of layers, got a PCLayer; put it into brackets"),
+        ([64, 10], r"'layer_0' is a int, not a PCLayer; give one such as pc.PCDense"),
+        ([nnx.Linear(3, 2, rngs=nnx.Rngs(0))], r"wrap it: pc.PCLayer\(Linear\(\.\.\.\)\)"),
+    ],
+)
+def test_what_is_no_list_of_layers_is_refused_with_what_to_write(layers, text):
+    with pytest.raises(TypeError, match=text):
+        pc.PCNetwork(layers)
+
+
+def test_lists_are_refused_with_what_makes_arrays_of_them():
+    """A list has no astype."""
+    network = pc.PCNetwork([pc.PCLayer(jnp.tanh)])
+    text = r"inputs of a floating dtype, got list; make them an array: jnp.asarray\(inputs, jnp.float32\)"
+    with pytest.raises(TypeError, match=text):
+        network.predict([[1.0]])
 
 
 def test_shared_energies_and_shared_modules_are_allowed():

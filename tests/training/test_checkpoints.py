@@ -241,7 +241,8 @@ def test_load_checkpoint_needs_no_trainer(run):
         ),
         (
             lambda folder: digits_trainer(folder, optimizer=optax.sgd(0.1)),
-            "the checkpoint has optimizer state .* build the optimizer as it was when saved",
+            r"the checkpoint has optimizer state .* build the optimizer as it was when saved, or begin "
+            r"with another: pc.load_checkpoint\(folder, network\) takes the network alone",
         ),
     ],
 )
@@ -409,6 +410,37 @@ def test_keep_best_of_a_metric_that_nobody_measures_is_refused(tmp_path):
         ValueError, match="'accuracy', but evaluations measure eval/accuracy, eval/en"
     ):
         trainer.fit(digits(), num_steps=3, eval_data=held_out())
+
+
+def test_an_injected_rate_of_the_checkpoint_that_is_not_the_users_is_told(tmp_path):
+    """It is state, so the rate in the line that builds the optimizer would count for nothing."""
+
+    def trainer(rate, folder=tmp_path / "fixed"):
+        optimizer = optax.MultiSteps(optax.inject_hyperparams(optax.sgd)(learning_rate=rate), 2)
+        return digits_trainer(folder, optimizer=optimizer)
+
+    trainer(0.5).save()
+    assert trainer(0.5).restore() == 0
+    half, quarter = map(optax.constant_schedule, (0.5, 0.25))
+    trainer(half, tmp_path / "scheduled").save()
+    assert trainer(quarter, tmp_path / "scheduled").restore() == 0  # whose rate is the schedule's
+    text = (
+        r"goes on with the checkpoint's learning_rate 0.5, and not 0.25: .*trainer.optimizer_state"
+    )
+    with pytest.warns(pc.CheckpointWarning, match=text) as caught:
+        trainer(0.25).restore()
+    assert caught[0].filename == __file__
+
+
+def test_keep_best_without_an_evaluation_is_told(tmp_path):
+    """After days of training `restore(best=True)` would find no best."""
+    trainer = digits_trainer(tmp_path, keep={"keep_best": ("eval/accuracy", "max")})
+    text = (
+        "keep_best judges 'eval/accuracy' after evaluations, and this fit has none, .*give fit eval"
+    )
+    with pytest.warns(UserWarning, match=text) as caught:
+        trainer.fit(digits(), num_steps=1)
+    assert caught[0].filename == __file__
 
 
 def test_float64_is_not_rounded_where_64_bit_mode_is_off(tmp_path):

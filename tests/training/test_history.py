@@ -26,6 +26,13 @@ def test_names_are_in_order_of_appearance_without_the_step():
     assert History().names() == []
 
 
+def test_a_history_is_asked_for_a_metric_as_a_dictionary_is():
+    assert "train/loss" in History(ROWS)
+    assert "step" not in History(ROWS)
+    assert "train/los" not in History(ROWS)
+    assert list(History(ROWS)) == History(ROWS).names()
+
+
 def test_last_is_the_newest_value_of_each_metric():
     assert History(ROWS).last() == {"train/loss": 1.0, "eval/accuracy": 0.75, "eval/energy": 1.5}
     assert History().last() == {}

@@ -451,7 +451,8 @@ ARRAYS = np.ones((20, 64), np.float32)
         (
             lambda t: t.fit(pc.data.from_arrays(ARRAYS, np.arange(20), batch_size=5), num_steps=1),
             ValueError,
-            r"layer 'layer_1' predicts shape \(5, 10\) but is clamped to \(5, 20\)",
+            r"layer 'layer_1' predicts shape \(5, 10\) but is clamped to \(5, 20\).* labels show 20 classes: "
+            r"where there are more, give from_arrays num_classes$",
         ),
         (
             lambda t: t.predict(ARRAYS, batch_size=0),
@@ -477,6 +478,14 @@ ARRAYS = np.ones((20, 64), np.float32)
             TypeError,
             "Trainer expected learning such as pc.learning.PredictiveCoding",
         ),
+        (
+            lambda t: setattr(t, "learning", "pc"),
+            TypeError,
+            "Trainer expected learning such as pc.learning.PredictiveCoding",
+        ),
+        (lambda t: setattr(t, "optimizer", "adam"), TypeError, "Trainer expected optimizer such"),
+        (lambda t: setattr(t, "metrics", {"m": 3}), TypeError, "'m' expected a function of .pred"),
+        (lambda t: setattr(t, "metrics", ["m"]), TypeError, "Trainer expected metrics such as {"),
     ],
 )
 def test_refusals(call, error, message):
@@ -485,6 +494,41 @@ def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call(trainer)
     assert_same(parameters_of(trainer.network), before)
+
+
+class TestAnotherOptimizer:
+    """What is set in a Trainer counts from the next fit on, and `wrt` still holds."""
+
+    def trainer(self, optimizer):
+        network = pc.models.mlp(64, 8, 10, rngs=nnx.Rngs(0))
+        learning = pc.learning.Backprop()
+        trainer = pc.Trainer(network, optimizer, learning=learning, wrt="output", progress=False)
+        trainer.fit(digits(), num_steps=2)
+        return trainer
+
+    def test_of_the_same_form_goes_on_with_the_state(self):
+        trainer = self.trainer(optax.adam(1e-3))
+        before = trainer.optimizer_state
+        trainer.optimizer = optax.adam(1e-4)
+        assert_same(jax.tree.leaves(trainer.optimizer_state), jax.tree.leaves(before))
+
+    def test_of_another_form_begins_anew(self):
+        trainer = self.trainer(optax.adam(1e-3))
+        before = parameters_of(trainer.network)
+        optimizer = optax.sgd(0.1, momentum=0.9)
+        trainer.optimizer = optimizer
+        trainer.fit(digits(), num_steps=3)
+        after = parameters_of(trainer.network)
+        moved = [bool((a != b).any()) for a, b in zip(before, after, strict=True)]
+        assert moved == [False, False, True, True]
+        # the first step of the momentum, from a state of 0
+        (batch,) = list(digits().epoch(0))[2:3]
+        network = self.trainer(optax.adam(1e-3)).network
+        gradients, _ = pc.learning.Backprop().gradients(
+            pc.networks.split(network), batch, key=jax.random.key(0)
+        )
+        expected = before[2] - 0.1 * gradients["output"]["linear"]["bias"]
+        np.testing.assert_allclose(after[2], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_the_second_fit_compiles_nothing():

@@ -188,6 +188,8 @@ def _builder(name: str, data_dir: str | Path | None) -> Any:
                 did_you_mean(name, tfds.list_builders(with_community_datasets=False))
             ) from error
         except (ValueError, AssertionError) as error:  # a configuration or a version
+            if "Parsing builder name" in str(error):  # no name of TFDS's, a file's perhaps
+                raise UnknownName("") from error
             raise ValueError(f"TFDS has no '{name}': {told(error)}") from error
     configs = [one.name for one in builder.BUILDER_CONFIGS]
     if len(configs) > 1 and "/" not in name:

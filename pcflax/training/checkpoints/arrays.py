@@ -105,6 +105,10 @@ def check_arrays(
 ) -> None:
     """Refuse stored arrays that differ from the expected ones in path, shape or dtype, naming the first."""
     remedy = f"build the {owner} as it was when saved"
+    if owner == "optimizer":
+        remedy += (
+            ", or begin with another: pc.load_checkpoint(folder, network) takes the network alone"
+        )
     expected = {name: array for name, array in expected.items() if np.size(array) > 0}
     for name, array in expected.items():
         if name not in stored:

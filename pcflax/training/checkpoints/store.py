@@ -95,7 +95,9 @@ class Checkpoints:
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    # Writing.
+    def __repr__(self) -> str:
+        shown = f"keep_latest={self.keep_latest}, keep_best={self.keep_best}, every={self.every}"
+        return f"Checkpoints('{self.directory}', {shown})"
 
     def prepare(self) -> None:
         """Make the folder, lock it and see that it can be written, before any work is done.

@@ -45,58 +45,47 @@ RULES = {
 ENOUGH, MOST_STEPS, PACE = 0.97, 1000, 2
 
 
-def accuracies(trainer: pc.Trainer, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Class- and task-incremental accuracy on each task, (2, tasks)."""
-    answers = np.asarray(trainer.predict(images))
-    found = np.zeros((2, len(TASKS)))
-    for task, classes in enumerate(TASKS):
-        own = np.isin(labels, classes)
-        rows, right = answers[own], labels[own]
-        found[0, task] = np.mean(rows.argmax(1) == right)
-        found[1, task] = np.mean(np.array(classes)[rows[:, list(classes)].argmax(1)] == right)
-    return found
+class Enough(pc.Callback):
+    """Stop a task where its held-out images are right so often."""
+
+    def on_evaluate(self, trainer, step, metrics):
+        """Look."""
+        if metrics["eval/accuracy"] >= ENOUGH:
+            trainer.stop()
 
 
 def learn_in_a_row(name: str, seed: int, train, held_out, test, width: int, rate=None):
-    """A[i, j] in both readings, (2, tasks, tasks), and accuracies before anything is learned."""
+    """The accuracies in both readings, and how many batches were learned from."""
     rule, usual = RULES[name]
-    size = test[0].shape[1]
-    network = pc.models.mlp(size, width, 10, activation=jnp.tanh, rngs=nnx.Rngs(seed))
-    trainer = pc.Trainer(
-        network, optax.sgd(rate or usual), learning=rule, seed=seed, progress=False
+    network = pc.models.mlp(
+        train[0].spec().inputs.shape[1], width, 10, activation=jnp.tanh, rngs=nnx.Rngs(seed)
     )
-    untrained, rows = accuracies(trainer, *test), []
-    for task, classes in enumerate(TASKS):
-        data, begin = train.only(classes), trainer.step
-        while trainer.step - begin < MOST_STEPS:
-            trainer.fit(data, num_steps=trainer.step + PACE)
-            if accuracies(trainer, *held_out)[0, task] >= ENOUGH:
-                break
-        rows.append(accuracies(trainer, *test))
-    return np.stack(rows, axis=1), untrained, trainer.step
+    trainer = pc.Trainer(
+        network,
+        optax.sgd(rate or usual),
+        learning=rule,
+        callbacks=[Enough()],
+        seed=seed,
+        progress=False,
+    )
+    limits = {"num_steps": MOST_STEPS, "eval_every": PACE}
+    found = pc.experiments.learn_tasks(trainer, train, test, eval_data=held_out, **limits)
+    return found, trainer.step
 
 
 def load(options: argparse.Namespace):
-    """Training data, and arrays of images and labels that are held out and for the test."""
+    """The tasks' training data, held-out data and test data."""
     given = {"normalize": False, "shuffle": False}
     if options.quick:
-        data = pc.data.load("digits", **given)
-        train, test = data, pc.data.load("digits", split="test", **given)
-        held_out = train
+        train, held_out = (pc.data.load("digits", **given) for _ in range(2))
+        test = pc.data.load("digits", split="test", **given)
     else:
         given["data_dir"] = options.data_dir
         train = pc.data.load("mnist", split=f"train[:{55_000}]", batch_size=64, **given)
         held_out = pc.data.load("mnist", split="train[55000:]", **given)
         test = pc.data.load("mnist", split="test", **given)
     train.shuffle = True
-    return train, arrays(held_out), arrays(test)
-
-
-def arrays(data: pc.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """All images and labels."""
-    batches = list(data.batches())
-    images = np.concatenate([np.asarray(batch.inputs) for batch in batches])
-    return images, np.concatenate([np.asarray(batch.targets).argmax(1) for batch in batches])
+    return [pc.data.scenarios.split(data, TASKS) for data in (train, held_out, test)]
 
 
 def draw(matrices: dict[str, np.ndarray], path: Path) -> None:
@@ -135,10 +124,10 @@ def main() -> None:
             learn_in_a_row(name, seed, train, held_out, test, 32 if options.quick else 256)
             for seed in range(options.seeds)
         ]
-        matrices[name] = np.stack([run[0] for run in runs])
+        matrices[name] = np.stack([[own.matrix for own in found] for found, _ in runs])
         for place, reading in enumerate(("class", "task")):
-            scores = [pc.analysis.continual(run[0][place], run[1][place]) for run in runs]
-            print(f"{name}, {reading}-incremental, {runs[0][2]} batches with seed 0")
+            scores = [pc.analysis.continual(*found[place]) for found, _ in runs]
+            print(f"{name}, {reading}-incremental, {runs[0][1]} batches with seed 0")
             for field in scores[0]._fields:
                 values = np.array([100 * getattr(score, field) for score in scores])
                 error = interval(values)

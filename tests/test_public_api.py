@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import operator
 import pathlib
 import pkgutil
 import re
@@ -46,17 +47,19 @@ FOLDERS = {  # those of training are at the top level, with these exceptions
         weight_decay""",
     "data": """ArrayDataset Augmentation Crop Dataset Decoder Flip LoaderDataset StreamDataset TextDataset
         from_arrays from_loader from_sequences load""",
+    "data.scenarios": "permuted rotated split",
     "parameterizations": "AbstractParameterization CompleteP MuPC NTK Standard",
     "analysis": """Continual Credit DeepLinear Health HealthMonitor InferenceHealth Spectrum
         StepProfile StepSizeRange activity_spectrum bits_per_dimension chain_diagnostics continual
         displacement_alignment effective_rank frechet_distance gradient_alignment health inference_health
         knn_probe linear_probe log_likelihood_bound participation_ratio profile_step representations
         step_size_range target_alignment trajectories unit_health""",
-    "experiments": """Comparison Contrast Curves Interval OneRun Outcome Plan Replicas Runs Sample Sweep Trial
-        compare load_runs replicate sweep""",
+    "experiments": """AccuracyMatrix Comparison Contrast Curves Interval OneRun Outcome Plan Replicas Runs
+        Sample Sweep TaskAccuracies Trial compare learn_tasks load_runs replicate sweep""",
     "plotting": """alignment_figure band_figure graph_figure image_figure inference_figure recall_figure
         sweep_figure training_figure trajectory_figure""",
-    "metrics": """OfMean accuracy cross_entropy default_metrics perplexity reads_mean squared_error""",
+    "metrics": """AccuracyAmong OfMean accuracy cross_entropy default_metrics perplexity reads_mean
+        squared_error""",
     "sharding": "Placement data features layers rules",
     "training": "RunningTrainer Terminated TrainInfo TrainState make_step",
 }
@@ -66,7 +69,7 @@ PUBLIC = {
     f"pc.{name}": getattr(pc, name) for name in TOP if not inspect.ismodule(getattr(pc, name))
 }
 PUBLIC |= {
-    f"pc.{folder}.{name}": getattr(getattr(pc, folder), name)
+    f"pc.{folder}.{name}": operator.attrgetter(f"{folder}.{name}")(pc)
     for folder, names in FOLDERS.items()
     for name in names
 }
@@ -109,7 +112,9 @@ WITHOUT_EXAMPLE = {
     "pc.analysis.StepSizeRange",
     "pc.analysis.inference_health",
     "pc.analysis.unit_health",
+    "pc.experiments.AccuracyMatrix",
     "pc.experiments.Outcome",
+    "pc.experiments.TaskAccuracies",
     "pc.experiments.Sweep",
     "pc.data.ArrayDataset",
     "pc.data.Dataset",
@@ -204,7 +209,7 @@ def test_what_is_heavy_loads_when_it_is_first_used(program, without):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_each_folder_offers_its_names(folder):
-    assert set(FOLDERS[folder]) <= public_names(getattr(pc, folder))
+    assert set(FOLDERS[folder]) <= public_names(operator.attrgetter(folder)(pc))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -221,7 +226,7 @@ def test_every_public_name_is_documented(name):
 
 def offered(folder):
     """What a folder's `__init__.py` imports under its own name; of a single file, the names above."""
-    source = pathlib.Path(getattr(pc, folder).__file__)
+    source = pathlib.Path(operator.attrgetter(folder)(pc).__file__)
     names = {
         alias.asname
         for node in ast.parse(source.read_text()).body
@@ -246,7 +251,8 @@ def test_every_public_name_is_on_a_page_of_the_documentation():
     public = {name: value for name, value in public.items() if not inspect.ismodule(value)}
     for folder in FOLDERS:
         public |= {
-            f"pc.{folder}.{name}": getattr(getattr(pc, folder), name) for name in offered(folder)
+            f"pc.{folder}.{name}": operator.attrgetter(f"{folder}.{name}")(pc)
+            for name in offered(folder)
         }
     assert len(public) > 150
     assert [name for name, value in public.items() if id(value) not in shown] == []

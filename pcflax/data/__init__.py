@@ -1,5 +1,6 @@
 """Data: seeded, resumable batches from arrays, TFDS, texts, or the embedded digits."""
 
+from . import scenarios as scenarios
 from .arrays import ArrayDataset as ArrayDataset
 from .arrays import from_arrays as from_arrays
 from .augment import Augmentation as Augmentation

@@ -6,8 +6,8 @@ Next files to read: `examples.py`, which checks arrays, and `stream.py`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -32,6 +32,11 @@ class ArrayDataset(Dataset):
         weights: (examples,), or None.
         has_checksum: whether the description has a checksum of the arrays, since the name does not say
             which they are.
+        classes: the labels that there are, where these are not all.
+
+    Attributes:
+        least_rows: how many rows the arrays on the device have at least, the added ones never being looked
+            at: sets of one number share a compiled program.
 
     Raises:
         TypeError, ValueError: as `from_arrays`.
@@ -52,9 +57,11 @@ class ArrayDataset(Dataset):
         weights: np.ndarray | None = None,
         has_checksum: bool = False,
         class_names: Sequence[str] | None = None,
+        classes: Sequence[int] | None = None,
     ):
         self.inputs, self.targets, self.clamps = inputs, targets, dict(clamps or {})
         self.weights = weights
+        self.least_rows = 0
         self._has_checksum = has_checksum
         self._checksum: int | None = None
         self._constants: PyTree = None
@@ -67,11 +74,22 @@ class ArrayDataset(Dataset):
             reader=Reader(decoder, gather=True, augment=as_augmentations(augment)),
             class_names=class_names,
         )
+        self._classes = None if classes is None else tuple(sorted(map(int, classes)))
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that there are: all, or those of `only`; none where the targets are not labels."""
+        return super().classes if self._classes is None else self._classes
 
     def constants(self) -> PyTree:
         """Return all examples on the device as one `Evidence`, moved there on first use."""
         if self._constants is None:
             stored = Evidence(self.inputs, self.targets, self.clamps, self.weights)
+            added = max(0, self.least_rows - self.num_examples)
+            if added:
+                stored = jax.tree.map(
+                    lambda a: np.concatenate([a, np.zeros((added, *a.shape[1:]), a.dtype)]), stored
+                )
             self._constants = jax.device_put(stored)
         return self._constants
 
@@ -103,19 +121,41 @@ class ArrayDataset(Dataset):
         >>> data.num_classes, data.num_examples, data.name
         (10, 294, 'digits/train of 0, 1')
         """
-        labels, wanted = self.targets, sorted({int(label) for label in classes})
+        wanted = sorted({int(label) for label in classes})
+        told = ", ".join(map(str, wanted))
+        return self.take(self.rows_of(wanted), f"{self.name} of {told}", wanted)
+
+    def rows_of(self, classes: Sequence[int]) -> np.ndarray:
+        """Return which examples have one of these labels, in stored order.
+
+        Raises:
+            ValueError: as `only`.
+        """
+        labels: Any = self.targets
         known: Any = True
         if isinstance(labels, Clamp):
             labels, known = labels
         if not isinstance(self.reader.decoder.num_classes, int) or np.ndim(labels) != 1:
             raise ValueError(f"{self._title} has no labels, one an example, to choose by")
-        rows = np.flatnonzero(np.isin(labels, wanted) & known)
+        rows = np.flatnonzero(np.isin(labels, list(classes)) & known)
         if not len(rows):
-            told = ", ".join(map(str, wanted)) or "no class"
+            told = ", ".join(map(str, classes)) or "no class"
             raise ValueError(f"{self._title} has no example of {told}")
+        return rows
+
+    def take(self, rows: np.ndarray, name: str, classes: Sequence[int]) -> Self:
+        """Return the examples of these rows, by another name and with the classes that these are of."""
         stored = (self.inputs, self.targets, self.clamps, self.weights)
-        inputs, targets, clamps, weights = jax.tree.map(lambda array: array[rows], stored)
-        return ArrayDataset(
+        return self._holding(jax.tree.map(lambda array: array[rows], stored), name, classes)
+
+    def with_images(self, change: Callable[[np.ndarray], np.ndarray], name: str) -> Self:
+        """Return the same examples by another name, their stored images changed."""
+        stored = (change(self.inputs), self.targets, self.clamps, self.weights)
+        return self._holding(stored, name, self._classes)
+
+    def _holding(self, stored: tuple, name: str, classes: Sequence[int] | None) -> Self:
+        inputs, targets, clamps, weights = stored
+        return type(self)(
             inputs,
             targets,
             clamps=clamps,
@@ -124,10 +164,11 @@ class ArrayDataset(Dataset):
             batch_size=self.batch_size,
             shuffle=self.shuffle,
             seed=self.seed,
-            name=f"{self.name} of {', '.join(map(str, wanted))}",
+            name=name,
             augment=self.reader.augment,
             has_checksum=self._has_checksum,
             class_names=self.class_names,
+            classes=classes,
         )
 
 

@@ -154,6 +154,11 @@ class Dataset(abc.ABC):
         """How many classes the labels have, or None where the targets are not labels."""
         return self.classes_of("targets")
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that there are: all of them; none where the targets are not labels."""
+        return tuple(range(self.num_classes or 0))
+
     def classes_of(self, role: str | None) -> int | None:
         """Return how many classes "inputs" or "targets" have, or None where they are not labels.
 

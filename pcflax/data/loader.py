@@ -34,6 +34,8 @@ from .passes import (
 from .stream import STREAMED_BYTES
 
 _END = object()
+# So many batches in one evaluation look as if a loader without a length had no end.
+_MANY = 10_000
 
 
 class LoaderDataset(Dataset):
@@ -271,7 +273,8 @@ class LoaderDataset(Dataset):
     ) -> Iterator[tuple[PyTree, np.ndarray]]:
         """Yield one pass over the loader: up to `count` batches, these `rows` of each, and which count.
 
-        A smaller batch is filled up with copies of its first example, which do not count.
+        A smaller batch is filled up with copies of its first example, which do not count. Of a loader without
+        a length, 10,000 batches are a warning.
         """
         if never_ends(self.loader):
             raise ValueError(
@@ -292,6 +295,14 @@ class LoaderDataset(Dataset):
             valid.append(np.arange(self.batch_size) < size_of(items))
             read.append(jax.tree.map(lambda leaf, room=room: _filled(leaf, room), items))
             number += 1
+            if number == _MANY and not self.has_length:
+                warnings.warn(
+                    f"evaluation has read {number} batches of '{self.name}', which has no length; if it "
+                    f"never ends, give its first ones: "
+                    f"pc.data.from_loader(list(itertools.islice(loader, 100)))",
+                    UserWarning,
+                    stacklevel=2,
+                )
             if len(read) == count:
                 yield _stack(read, rows), np.stack(valid)
                 read, valid = [], []

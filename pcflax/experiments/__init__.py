@@ -15,4 +15,7 @@ from .sweep import Outcome as Outcome
 from .sweep import Sweep as Sweep
 from .sweep import sweep as sweep
 from .table import Comparison as Comparison
+from .tasks import AccuracyMatrix as AccuracyMatrix
+from .tasks import TaskAccuracies as TaskAccuracies
+from .tasks import learn_tasks as learn_tasks
 from .trial import Trial as Trial

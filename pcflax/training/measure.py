@@ -1,15 +1,20 @@
-"""One batch measured: what each metric gives of what was read."""
+"""Which metrics are measured, and one batch measured: what each gives of what was read."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pcflax.data import Dataset
 from pcflax.layers import Clamp
-from pcflax.typing import PyTree
+from pcflax.networks import SplitNetwork
+from pcflax.typing import MetricFunction, PyTree
 
-from .metrics import MetricFunctions
+from .metrics import MetricFunctions, default_metrics
+from .reading import AbstractReading
 
 
 def measure(
@@ -38,6 +43,20 @@ def measure(
         each = jax.vmap(metric, in_axes=1, out_axes=1)(seen, truth.value)
         found[name] = jnp.sum(jnp.where(known, at_least_32_bits(each), 0), axis=1) / count
     return found
+
+
+def metrics_for(
+    given: Mapping[str, MetricFunction] | None,
+    reads: AbstractReading,
+    network: SplitNetwork,
+    data: Dataset,
+) -> MetricFunctions:
+    """Return the metrics that were given, or those that are usual for what is read of such data."""
+    if given is not None:
+        return tuple(given.items())
+    role = reads.role(network)
+    sequences = role == "targets" and data.has_sequences
+    return tuple(default_metrics(data.classes_of(role), sequences=sequences).items())
 
 
 def at_least_32_bits(values: Array) -> Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pcflax.checks import expect_kind
+from pcflax.checks import expect_count, expect_kind
 from pcflax.typing import MetricFunction, PyTree
 
 MetricFunctions: TypeAlias = tuple[tuple[str, MetricFunction], ...]
@@ -59,6 +59,51 @@ def accuracy(
         )
 
     return _mean_over_outputs(of_one, prediction, targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class AccuracyAmong:
+    """The accuracy where it is told that the answer is one of these classes: the largest of theirs counts.
+
+    This is the task-incremental accuracy, of an example of another class 0.
+
+    Raises:
+        ValueError: for no classes, and where the output has fewer.
+
+    Source: van de Ven & Tolias (2019), arXiv 1904.07734.
+
+    >>> import jax.numpy as jnp
+    >>> prediction, targets = jnp.array([[0.1, 0.2, 0.9]]), jnp.array([[0.0, 1.0, 0.0]])
+    >>> accuracy(prediction, targets), AccuracyAmong((0, 1))(prediction, targets)
+    (Array([0.], dtype=float32), Array([1.], dtype=float32))
+    """
+
+    classes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        classes = tuple(expect_count(self, "classes", one) for one in self.classes)
+        if not classes:
+            raise ValueError("AccuracyAmong expected at least one class, got none")
+        object.__setattr__(self, "classes", classes)
+
+    def __call__(
+        self,
+        prediction: Float[Array, " batch *positions classes"],
+        targets: Float[Array, " batch *positions classes"],
+    ) -> Float[Array, " batch"]:
+        """Return 1 where the largest of these predictions stands at the largest target, else 0."""
+
+        def told(prediction):
+            width = prediction.shape[-1]
+            if max(self.classes) >= width:
+                raise ValueError(
+                    f"AccuracyAmong expected classes below {width}, the width of the output, got "
+                    f"{max(self.classes)}"
+                )
+            among = jnp.zeros(width, bool).at[jnp.array(self.classes)].set(True)
+            return jnp.where(among, prediction, -jnp.inf)
+
+        return accuracy(jax.tree.map(told, prediction), targets)
 
 
 def cross_entropy(

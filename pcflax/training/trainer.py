@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from pcflax.checks import expect_count, expect_kind
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
-from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.networks import AbstractPCNetwork
 from pcflax.settings import Argument
 from pcflax.sharding import Placement
 from pcflax.typing import MetricFunction, PyTree
@@ -34,7 +34,8 @@ from .history import History
 from .loaders import as_dataset
 from .loggers import ConsoleLogger
 from .loop import Recipe
-from .metrics import MetricFunctions, default_metrics
+from .measure import metrics_for
+from .metrics import by_node
 from .placement import layout_of
 from .reading import AbstractReading, is_told_below
 from .signals import SignalCatcher
@@ -228,7 +229,8 @@ class Trainer(Choices):
         passes = type(self.reads) is type(self.passes) and (
             self.passes.along_time or is_told_below(network.bind(), data.spec())
         )
-        metrics = self._metric_functions(data, network) if passes else ()
+        find = functools.partial(metrics_for, self.metrics, self.reads, network)
+        metrics = find(data) if passes else ()
         reads = self.passes if passes else None
         check_data(network, data, lambda _: metrics, "training data", reads)
         if eval_data is not None:
@@ -237,7 +239,7 @@ class Trainer(Choices):
             data, total, log_every, eval_every, eval_data, self.checkpoints, self.callbacks
         )
         recipe = Recipe(metrics, data.reader)
-        measured = self._metric_functions(eval_data or data, network)
+        measured = find(eval_data or data)
         self.measures = measured_names(recipe.metrics, None if eval_data is None else measured)
         if self.checkpoints is not None:
             self._saving.check_best(measured_names(None, measured), eval_data is not None)
@@ -272,7 +274,13 @@ class Trainer(Choices):
 
     # Measuring.
 
-    def evaluate(self, data: Any, *, reads: AbstractReading | None = None) -> dict[str, float]:
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        reads: AbstractReading | None = None,
+        metrics: Mapping[str, MetricFunction] | None = None,
+    ) -> dict[str, float]:
         """Return means over every example of a data set: the metrics, and the energy.
 
         Inference never sees what is read. With `pc.Feedforward()` the energy is F at the feedforward
@@ -282,9 +290,10 @@ class Trainer(Choices):
         Args:
             data: as for `fit`; its incomplete last batch counts too.
             reads: another reading than the Trainer's.
+            metrics: others than the Trainer's.
 
         Returns:
-            {"accuracy": ..., "energy": ...} and whatever metrics the Trainer was given; "converged", the
+            {"accuracy": ..., "energy": ...} and whatever metrics there are; "converged", the
             share of examples, where the reading stops at a tolerance.
 
         Raises:
@@ -292,10 +301,11 @@ class Trainer(Choices):
             NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
         reads, data = self._check_reading(reads), self._as_dataset(data)
-        self.check_data(data, "evaluation data", reads=reads)
         network = self._run.state().network
-        metrics = self._metric_functions(data, network, reads)
-        return evaluate(network, data, metrics, reads, self._run.key)
+        given = self.metrics if metrics is None else by_node(metrics)
+        find = functools.partial(metrics_for, given, reads, network)
+        check_data(network, data, find, "evaluation data", reads)
+        return evaluate(network, data, find(data), reads, self._run.key)
 
     def predict(
         self, inputs: Any, *, reads: AbstractReading | None = None, batch_size: int = 500
@@ -333,20 +343,11 @@ class Trainer(Choices):
             TypeError, ValueError: saying what does not fit, and in which layer.
         """
         reads, network = self._check_reading(reads), self._run.state().network
-        metrics = functools.partial(self._metric_functions, network=network, reads=reads)
-        check_data(network, self._as_dataset(data), metrics, role, reads)
+        find = functools.partial(metrics_for, self.metrics, reads, network)
+        check_data(network, self._as_dataset(data), find, role, reads)
 
     def _as_dataset(self, data: Any, *known: object) -> Any:
         return as_dataset(data, self._run.state().network, self.passes, *known)
-
-    def _metric_functions(
-        self, data: Dataset, network: SplitNetwork, reads: AbstractReading | None = None
-    ) -> MetricFunctions:
-        if self.metrics is not None:
-            return tuple(self.metrics.items())
-        role = (self.reads if reads is None else reads).role(network)
-        sequences = role == "targets" and data.has_sequences
-        return tuple(default_metrics(data.classes_of(role), sequences=sequences).items())
 
     # Checkpoints.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import pcflax as pc
+from pcflax.data import loader as loader_module
 from pcflax.errors import CheckpointWarning
 
 X = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
@@ -311,6 +312,23 @@ def test_a_loader_without_a_length_has_no_epochs():
     for loader in (endless.batch(3), endless.to_iter_dataset().batch(3)):
         with pytest.raises(ValueError, match=r"'mine' never ends, .* leave out repeat\(\)"):
             next(wrapped(loader).evaluation_items(1))
+
+
+def test_an_evaluation_that_may_never_end_says_so_once(monkeypatch):
+    """A Python iterable does not tell; what the sentence says to give ends."""
+    monkeypatch.setattr(loader_module, "_MANY", 3)
+
+    class Endless:
+        def __iter__(self):
+            return itertools.repeat((X[:3], Y[:3]))
+
+    items = wrapped(Endless()).evaluation_items(1)
+    next(items), next(items)
+    with pytest.warns(UserWarning, match=r"read 3 batches of 'mine', which has no length; if it"):
+        next(items)
+    next(items)
+    first = wrapped(list(itertools.islice(Endless(), 5)))
+    assert sum(len(valid) for _, valid in first.evaluation_items(1)) == 5
 
 
 def test_lengths():

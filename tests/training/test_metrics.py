@@ -66,6 +66,32 @@ class TestEachExample:
         energy = pc.energies.Categorical()(targets, logits)
         np.testing.assert_allclose(7 * pc.metrics.cross_entropy(logits, targets), energy, rtol=1e-6)
 
+    def test_accuracy_among_classes_looks_at_their_outputs_alone(self):
+        """And an example of another class is wrong, whatever is largest."""
+        logits, targets = draw((40, 5))
+        classes = np.array([1, 4])
+        right = classes[logits[:, classes].argmax(1)] == targets.argmax(1)
+        found = pc.metrics.AccuracyAmong((4, 1))(jnp.asarray(logits), jnp.asarray(targets))
+        np.testing.assert_array_equal(found, right)
+        assert 0 < right.sum() < np.isin(targets.argmax(1), classes).sum()
+        with pytest.raises(ValueError, match="classes below 5, the width of the output, got 5"):
+            pc.metrics.AccuracyAmong([2, 5])(logits, targets)
+        with pytest.raises(ValueError, match="at least one class, got none"):
+            pc.metrics.AccuracyAmong(())
+
+
+def test_evaluation_measures_what_it_is_given_in_the_place_of_the_trainers_metrics():
+    data = pc.data.load("digits", split="test", batch_size=100)
+    trainer = digits_trainer()
+    among = pc.metrics.AccuracyAmong(range(3))
+    found = trainer.evaluate(data, metrics={"told": among, "any": pc.metrics.accuracy})
+    answers, labels = np.asarray(trainer.predict(data)), np.asarray(data.targets)
+    assert list(found) == ["told", "any", "energy"]
+    assert found["told"] == pytest.approx(np.mean(answers[:, :3].argmax(1) == labels))
+    assert found["any"] == pytest.approx(trainer.evaluate(data)["accuracy"])
+    with pytest.raises(ValueError, match="metric 'loss' needs another name"):
+        trainer.evaluate(data, metrics={"loss": among})
+
 
 class TestPerplexity:
     @pytest.mark.parametrize("batch_size", [1, 4, 16, 51])

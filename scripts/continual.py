@@ -1,6 +1,6 @@
 """Continual learning: split MNIST, five tasks of two digits in a row, by three rules.
 
-    python scripts/continual.py --data-dir DIR     about 4 minutes on 2 CPU cores
+    python scripts/continual.py --data-dir DIR     half a minute on 2 CPU cores
 
 The protocol of FabricPC (cl-benchmark/PROTOCOL.md, version 1.0.0): tasks (0, 1), (2, 3), ... (8, 9), one
 network 784-256-10, no replay, accuracy A[i, j] on the test images of task j after task i, five seeds. Read

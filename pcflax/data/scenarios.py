@@ -39,8 +39,8 @@ def split(
 
     Raises:
         TypeError: for data that are not held in arrays.
-        ValueError: for data without labels, a task without examples, classes that do not divide among the
-            tasks, or fewer than two tasks to blur.
+        ValueError: for data without labels, a task with no examples or fewer than a batch, classes that do
+            not divide among the tasks, or fewer than two tasks to blur.
 
     Source: van de Ven & Tolias (2019), arXiv 1904.07734, for the kinds of tasks; Bang et al. (2021), CVPR,
     for tasks without sharp boundaries.

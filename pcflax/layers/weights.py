@@ -40,7 +40,7 @@ def lecun_normal(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32)
 
 
 def _at_least(count: int) -> int:
-    """A power of 4 up to a million, then whole millions."""
+    """Return a power of 4 up to a million, then whole millions."""
     million = 4**10
     if count > million:
         return -(-count // million) * million

@@ -124,7 +124,7 @@ def learn_batches(
 
 
 def _names(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a row's columns, in its order: "energy/hidden/1" for a layer of a stack."""
+    """Return the names of a row's columns, in its order: "energy/hidden/1" for a layer of a stack."""
     return tuple(
         name if not value.ndim else f"{name}/{index}"
         for name, value in sorted(values.items())

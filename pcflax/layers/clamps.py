@@ -179,7 +179,7 @@ def check_clamp(clamp: Clamp, shape: tuple[int, ...], width: int | None = None) 
     if value.shape[:-1] == shape[:-1]:  # the widths differ alone
         factor = 1 if width is None else width // max(shape[-1], 1)
         remedy = (
-            f"set out_features={factor * value.shape[-1]}, or give a clamp or targets of width "
+            f"set out_features={factor * value.shape[-1]} or give a clamp or targets of width "
             f"{shape[-1]}"
         )
     raise ClampShapeError(f"predicts shape {shape} but is clamped to {value.shape}; {remedy}")

@@ -70,6 +70,8 @@ class Trainer(Choices):
 
     Attributes:
         measures: the names of what the newest fit measures, energies of layers left out.
+        optimizer: as given; it may be set anew, as `learning`, `reads`, `metrics` and `checkpoints` may.
+            Another goes on with the state where its own has that form, and begins anew where not.
 
     Raises:
         TypeError, ValueError: for an argument of the wrong kind, or a name that fits nothing.

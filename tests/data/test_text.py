@@ -367,6 +367,7 @@ class TestTraining:
         # the logits of what never follows go to -inf only in the limit
         assert np.exp(nats) * (1 - 1e-6) < measured[1] < 1.02 * np.exp(nats)
 
+    @pytest.mark.filterwarnings("ignore:keep_best judges")  # as nothing is evaluated
     def test_one_fit_equals_several_and_a_restored_one_bitwise(self, tmp_path):
         data = self.data()
         whole, parts, stopped = (

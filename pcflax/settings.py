@@ -15,6 +15,7 @@ import dataclasses
 import dis
 import enum
 import functools
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -129,16 +130,10 @@ def _read_by_functions(floats: _Floats) -> _Floats:
 
 def _flatten(settings: Settings) -> tuple[list, Any]:
     leaves: list = []
-    kind = type(settings)
-    if dataclasses.is_dataclass(settings):
-        return leaves, _Object(*_fields(settings, leaves, _Floats.OF_FIELDS))
-    if kind.__hash__ is not object.__hash__:  # a plain class that compares itself
-        return leaves, _Static(settings)
-    # one that does not: by what it holds now, for it may be changed
-    return leaves, _Object(*_fields(settings, leaves, _Floats.NONE))
+    return leaves, _take_settings(settings, leaves, _Floats.OF_FIELDS)
 
 
-def _unflatten(structure: _Object, leaves: Any) -> Any:
+def _unflatten(structure: Any, leaves: Any) -> Any:
     return structure.build(iter(leaves))
 
 
@@ -278,7 +273,9 @@ def _take(value: Any, leaves: list, floats: _Floats = _Floats.NONE) -> Any:
         flat, structure = jax.tree.flatten(nnx.as_pure(state))
         leaves += flat
         return _Subtree(_merge, len(flat), (graphdef, structure))
-    if isinstance(value, Settings) or _is_foreign_dataclass(value):
+    if isinstance(value, Settings):
+        return _take_settings(value, leaves, floats)
+    if _is_foreign_dataclass(value):
         return _Object(*_fields(value, leaves, floats))
     if kind is types.MethodType:
         read = (value.__func__, value.__self__)
@@ -288,6 +285,44 @@ def _take(value: Any, leaves: list, floats: _Floats = _Floats.NONE) -> Any:
         parts = tuple(_take(part, leaves, floats) for part in value)
         return _Object(kind, tuple(range(len(parts))), parts)
     return _other(value, leaves)
+
+
+def _take_settings(settings: Settings, leaves: list, floats: _Floats) -> Any:
+    """Return the structure of settings; a plain class is compared by what it holds now, if it can be."""
+    kind = type(settings)
+    if dataclasses.is_dataclass(settings):
+        return _Object(*_fields(settings, leaves, floats))
+    compares_itself = kind.__hash__ is not object.__hash__
+    if compares_itself or any(vars(base).get("__slots__") for base in kind.__mro__):
+        return _Static(settings)
+    return _or_as_it_is(
+        settings, leaves, lambda own: _Object(*_fields(settings, own, _Floats.NONE))
+    )
+
+
+_inside = threading.local()  # its `values`: the functions and objects that are being taken apart
+
+
+class _AroundItselfError(Exception):
+    """Something holds itself."""
+
+
+def _or_as_it_is(value: Any, leaves: list, take: Callable[[list], Any]) -> Any:
+    """Return what `take` finds in a value; one that is around itself, or cannot be compared, as it is."""
+    found, inside = [], vars(_inside).setdefault("values", [])
+    if any(value is one for one in inside):
+        raise _AroundItselfError(value)
+    inside.append(value)
+    try:
+        part = take(found)
+    except (TypeError, ValueError, RecursionError, _AroundItselfError) as error:
+        if isinstance(error, _AroundItselfError) and error.args[0] is not value:
+            raise
+        return _Static(value)
+    finally:
+        inside.pop()
+    leaves += found
+    return part
 
 
 def _other(value: Any, leaves: list) -> Any:
@@ -339,8 +374,8 @@ def _take_function(function: types.FunctionType, leaves: list, floats: _Floats) 
     names: list[str] = []
     if str(function.__module__).split(".")[0] not in _LIBRARIES:
         names = [name for name in global_names(function.__code__) if name in function.__globals__]
-    found: list = []
-    try:
+
+    def take(found: list) -> Any:
         read = {
             "cells": tuple(cell.cell_contents for cell in function.__closure__ or ()),
             "defaults": function.__defaults__,
@@ -348,10 +383,9 @@ def _take_function(function: types.FunctionType, leaves: list, floats: _Floats) 
             "globals": {name: function.__globals__[name] for name in names},
         }
         parts = _take(read, found, floats)
-    except (TypeError, ValueError, RecursionError):
-        return _Static(function)
-    leaves += found
-    return _Function(function.__code__, id(function.__globals__), parts, _Identity(function))
+        return _Function(function.__code__, id(function.__globals__), parts, _Identity(function))
+
+    return _or_as_it_is(function, leaves, take)
 
 
 @functools.cache

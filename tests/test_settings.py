@@ -50,6 +50,40 @@ class TestPrograms:
         plain.scale, plain.names = 1.0, ["b"]
         assert structure(plain) != before
 
+    @pytest.mark.parametrize("value", [{1, 2}, "method", "function", "itself"])
+    def test_a_plain_class_that_cannot_be_taken_apart_is_compared_as_it_is(self, value):
+        class Plain(Settings):
+            def __init__(self):
+                own = {"method": self.go, "function": lambda: self.go(), "itself": self}
+                self.held = own[value] if isinstance(value, str) else value
+
+            def go(self):
+                return 1
+
+        plain = Plain()
+        assert structure(plain) == structure(plain) != structure(Plain())
+        assert jax.tree.map(lambda leaf: leaf, (plain,))[0] is plain
+        assert structure(Argument([plain])) == structure(Argument([plain]))
+
+    def test_what_a_plain_class_has_in_slots_stays(self):
+        class Plain(Settings):
+            __slots__ = ("number",)
+
+            def __init__(self):
+                self.number = 3
+
+        assert jax.tree.map(lambda leaf: leaf, Plain()).number == 3
+
+    def test_a_function_that_calls_itself_is_compared_as_it_is(self):
+        def make():
+            def down(n):
+                return n if n < 1 else down(n - 1)
+
+            return down
+
+        one = make()
+        assert structure(Argument(one)) == structure(Argument(one)) != structure(Argument(make()))
+
     def test_a_plain_class_that_compares_itself_is_asked(self):
         class Own(Settings):
             def __init__(self, number, note):

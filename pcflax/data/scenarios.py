@@ -38,9 +38,9 @@ def split(
             Which ones is drawn by the data's seed. A task's `classes` stay those of the other examples.
 
     Raises:
-        TypeError: for data that are not held in arrays.
-        ValueError: for data without labels, a task with no examples or fewer than a batch, classes that do
-            not divide among the tasks, or fewer than two tasks to blur.
+        TypeError: for data that are not held in arrays, and tasks that are no classes.
+        ValueError: for data without labels, no task, one with no examples or fewer than a batch, classes
+            that do not divide among the tasks, or fewer than two tasks to blur.
 
     Source: van de Ven & Tolias (2019), arXiv 1904.07734, for the kinds of tasks; Bang et al. (2021), CVPR,
     for tasks without sharp boundaries.
@@ -53,14 +53,14 @@ def split(
     ('digits/train of 2, 3', 10)
     """
     _expect_arrays("split", data)
-    tasks = list(tasks) if isinstance(tasks, Iterable) else _equal_tasks(data, tasks, seed)
+    tasks = _given_tasks(tasks) if isinstance(tasks, Iterable) else _equal_tasks(data, tasks, seed)
     blur = expect_number("split", "blur", blur, least=0, most=1)
     if not blur:
         found = [data.only(classes) for classes in tasks]
     else:
         told = f", blurred by {blur:g}"
         found = [
-            data.take(rows, f"{data.name} of {', '.join(map(str, sorted(classes)))}{told}", classes)
+            data.take(rows, f"{data.name} of {', '.join(map(str, classes))}{told}", classes)
             for rows, classes in zip(_blurred(data, tasks, blur), tasks, strict=True)
         ]
     most = max(task.num_examples for task in found)
@@ -173,6 +173,17 @@ def _blurred(data: ArrayDataset, tasks: list, share: float) -> list[np.ndarray]:
     return [np.sort(np.concatenate(own)) for own in parts]
 
 
+def _given_tasks(tasks: Iterable[Any]) -> list[tuple[int, ...]]:
+    """The classes of each task, in order and once."""
+    found = []
+    for classes in tasks:
+        expect_kind("split", "classes of each task", classes, Iterable, "(0, 1)")
+        found.append(tuple(sorted({int(one) for one in classes})))
+    if not found:
+        raise ValueError("split expected the classes of at least one task, got none")
+    return found
+
+
 def _equal_tasks(data: ArrayDataset, tasks: Any, seed: int | None) -> list[tuple[int, ...]]:
     count = expect_count("split", "tasks", tasks, least=1)
     classes = np.array(data.classes, int)
@@ -183,4 +194,4 @@ def _equal_tasks(data: ArrayDataset, tasks: Any, seed: int | None) -> list[tuple
         )
     if seed is not None:
         classes = np.random.RandomState(expect_count("split", "seed", seed)).permutation(classes)
-    return [tuple(map(int, own)) for own in np.split(classes, count)]
+    return [tuple(sorted(map(int, own))) for own in np.split(classes, count)]

@@ -57,7 +57,7 @@ class Choices:
         """What moves the parameters that `wrt` names.
 
         Another one goes on with the state as it is, where its own has that form (Adam with another rate);
-        else it begins anew. Injected hyperparameters are part of the state.
+        else it begins anew. Injected hyperparameters are part of the state; one that differs is a warning.
 
         Raises:
             TypeError, ValueError: where it is set to what is none, or cannot train the network.
@@ -66,6 +66,8 @@ class Choices:
 
     @optimizer.setter
     def optimizer(self, value: Any) -> None:
+        if value is self._optimizer:  # which `wrt` would restrict once more
+            return
         network = self._run.network
         value = as_optimizer("Trainer", value, split(network).parameters)
         self._optimizer = restrict(value, network, self._wrt)

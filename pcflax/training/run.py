@@ -89,12 +89,18 @@ class Run:
         self._optimizer_state = value
 
     def go_on_with(self, optimizer: optax.GradientTransformation) -> None:
-        """Begin another optimizer's state, where that has another form than the state that there is."""
+        """Begin another optimizer's state, where that has another form than the state that there is.
+
+        Warns:
+            UserWarning: where an injected hyperparameter stays another than the optimizer has.
+        """
         self.show()
         parameters = in_training(self._network).parameters
         begun = initial_optimizer_state(optimizer, parameters, self.layout)
         if _form(begun) != _form(as_arrays(self._optimizer_state)):
             self._optimizer_state = begun
+        else:
+            _warn_of_injected(begun, self._optimizer_state, "state's", UserWarning, 4)
 
     def state(self) -> TrainState:
         """Return the newest state; where the objects are shown, theirs, whose arrays it shares."""
@@ -230,7 +236,9 @@ class Run:
         record = Record.of_checkpoint(stored)
         write_network_arrays(self._network, arrays)
         self._optimizer_state = unflatten(optimizer_state, optimizer_arrays)
-        _warn_of_injected(optimizer_state, self._optimizer_state)
+        _warn_of_injected(
+            optimizer_state, self._optimizer_state, "checkpoint's", CheckpointWarning, 5
+        )
         self._activities = copied(dict(stored.activities))
         self._starts = copied(dict(stored.sections["starts"]))
         self._network.set_activities(self._activities)
@@ -239,8 +247,10 @@ class Run:
         self._written, self._shown = (self.step, self.record.copy_pending()), True
 
 
-def _warn_of_injected(before: PyTree, after: PyTree) -> None:
-    """Tell which hyperparameters of `optax.inject_hyperparams` are the checkpoint's and not the user's."""
+def _warn_of_injected(
+    before: PyTree, after: PyTree, whose: str, kind: type[Warning], level: int
+) -> None:
+    """Tell which hyperparameters of `optax.inject_hyperparams` are those of the state and not the user's."""
     told = []
     for old, new in zip(_injected(before), _injected(after), strict=True):
         for name, value in new.hyperparams.items():
@@ -249,11 +259,11 @@ def _warn_of_injected(before: PyTree, after: PyTree) -> None:
                 told.append(f"{name} {value}, and not {given}")
     if told:
         warnings.warn(
-            f"the optimizer goes on with the checkpoint's {', '.join(told)}: what "
+            f"the optimizer goes on with the {whose} {', '.join(told)}: what "
             f"optax.inject_hyperparams injects is part of the state; to change it, write it into "
             f"trainer.optimizer_state",
-            CheckpointWarning,
-            stacklevel=5,  # where restore was called
+            kind,
+            stacklevel=level,  # where restore was called, or the optimizer set
         )
 
 

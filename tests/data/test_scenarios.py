@@ -66,6 +66,8 @@ class TestSplit:
         again = scenarios.split(data, [(0,), (1, 2), (3,)], blur=0.25)
         assert list(map(rows_of, again)) == list(map(rows_of, tasks))
         assert tasks[1].name == "arrays of 1, 2, blurred by 0.25"
+        again = scenarios.split(data, [iter((0, 0)), (1, 2), (3,)], blur=0.25)
+        assert (again[0].name, again[0].classes) == ("arrays of 0, blurred by 0.25", (0,))
 
     @pytest.mark.parametrize(
         ("data", "tasks", "options", "error", "message"),
@@ -100,6 +102,8 @@ class TestSplit:
                 ValueError,
                 "expected a blur of at least 0 and of at most 1, got 2",
             ),
+            (make(), [0, 1], {}, TypeError, r"classes of each task such as \(0, 1\), got 0"),
+            (make(), [], {}, ValueError, "the classes of at least one task, got none"),
             (make(), 1.5, {}, TypeError, "split expected an int tasks, got 1.5"),
             ([(ROWS, LABELS)], 2, {}, TypeError, "split expected data such as pc.data.load"),
         ],

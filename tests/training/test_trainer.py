@@ -511,6 +511,18 @@ class TestAnotherOptimizer:
         before = trainer.optimizer_state
         trainer.optimizer = optax.adam(1e-4)
         assert_same(jax.tree.leaves(trainer.optimizer_state), jax.tree.leaves(before))
+        trainer.optimizer = trainer.optimizer
+        assert_same(jax.tree.leaves(trainer.optimizer_state), jax.tree.leaves(before))
+
+    def test_an_injected_rate_that_stays_the_states_is_told(self):
+        trainer = digits_trainer(optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
+        text = (
+            r"goes on with the state's learning_rate 0.5, and not 0.25: .*trainer.optimizer_state"
+        )
+        with pytest.warns(UserWarning, match=text) as caught:
+            trainer.optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.25)
+        assert caught[0].filename == __file__
+        assert trainer.optimizer_state.hyperparams["learning_rate"] == 0.5
 
     def test_of_another_form_begins_anew(self):
         trainer = self.trainer(optax.adam(1e-3))

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from pcflax.errors import CheckpointError
 from pcflax.networks import AbstractPCNetwork, split, write
@@ -138,7 +139,19 @@ def copied(tree: PyTree) -> PyTree:
     """A copy of every array, where it lies; compiled only where several processes share arrays."""
     if number_of_processes() > 1:
         return _copied(tree)
-    return jax.device_put(tree, may_alias=False)
+    leaves, structure = jax.tree.flatten(tree)
+    # device_put shares the memory of NumPy's arrays whatever it is told
+    leaves = [leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    made = jax.device_put(leaves, [_place_of_keys(leaf) for leaf in leaves], may_alias=False)
+    return jax.tree.unflatten(structure, made)
+
+
+def _place_of_keys(leaf: Any) -> Any:
+    """Return where random keys lie, which device_put does not ask them; None for all else."""
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
+        return None
+    keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf.sharding if keys and leaf.committed else None
 
 
 def as_arrays(tree: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training.checkpoints.arrays import by_place, renamed, write_network_arrays
+from pcflax.training.checkpoints.arrays import by_place, copied, renamed, write_network_arrays
 from pcflax.variables import STACKED
 
 RULE = pc.learning.PredictiveCoding(pc.inference.GradientDescent(optax.sgd(0.1)))
@@ -167,3 +167,25 @@ class TestWithoutNames:
         sections = {"parameters": {**SECTIONS["parameters"], "layers.3.x": np.ones(1)}}
         with pytest.raises(pc.CheckpointError, match=r"has parameter 'layers.3.x' of shape \(1,\)"):
             stored(sections).arrays_for(graph(ORDERS[0], 0))
+
+
+def test_copies_share_no_memory_with_numpys_arrays():
+    """One that did would change when its owner does."""
+    room = np.zeros(4096 + 64, np.uint8)
+    begin = -room.ctypes.data % 64  # aligned as jax has it
+    given = room[begin : begin + 4096].view(np.float32)
+    made = copied({"a": given})["a"]
+    given[:] = 1
+    assert not np.asarray(made).any()
+
+
+def test_copies_of_random_keys_lie_where_the_keys_lay():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    key = jax.device_put(jax.random.key(0), place)
+    made = copied({"key": key, "other": jax.random.key(1)})
+    assert made["key"].sharding == place
+    assert not made["other"].committed
+    np.testing.assert_array_equal(*map(jax.random.key_data, (made["key"], key)))
+    drawn = jax.jit(lambda key: jax.random.bits(copied(key)))(key)  # as of a state made by vmap
+    assert drawn == jax.random.bits(key)

@@ -7,6 +7,7 @@ in the checkpoints: a run that was interrupted knows by it which tasks are over,
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from pcflax.data import Dataset
 from pcflax.training import Trainer, metrics
 
 _READINGS = ("class_incremental", "task_incremental")
+_DIGEST = "tasks/digest"
 
 
 class AccuracyMatrix(NamedTuple):
@@ -73,7 +75,7 @@ def learn_tasks(
 
     Raises:
         ValueError: for no task, another number of test or evaluation sets, test data without labels, both or
-            neither of epochs and num_steps, or a history with accuracies of another number of tasks.
+            neither of epochs and num_steps, or a history with accuracies of other tasks.
         TypeError, ValueError, NonFiniteEnergyError: as `fit` and `evaluate`.
 
     >>> import optax, pcflax as pc
@@ -100,9 +102,9 @@ def learn_tasks(
         raise ValueError("give either epochs or num_steps, of each task")
     name = "num_steps" if epochs is None else "epochs"
     count = expect_count("learn_tasks", name, num_steps if epochs is None else epochs, least=1)
-    rows = _measured(trainer, len(test))
+    rows = _measured(trainer, train, test)
     if not rows:
-        rows.append(_measure(trainer, test))
+        rows.append(_measure(trainer, train, test))
     for task, data in enumerate(train):
         is_over = len(rows) > task + 1
         end = rows[task]["step"] + count * (1 if epochs is None else data.num_batches)
@@ -119,7 +121,7 @@ def learn_tasks(
         elif trainer.step == end:  # a restored run ended here, and goes on with the next task
             trainer.prepare(data, None, end, None, eval_every, log_every, done_too=True)
         if not is_over:
-            rows.append(_measure(trainer, test))
+            rows.append(_measure(trainer, train, test))
     table = np.array(
         [
             [[row[_name(reading, j)] for j in range(len(test))] for row in rows]
@@ -133,23 +135,25 @@ def _name(reading: str, task: int) -> str:
     return f"tasks/{reading}/{task}"
 
 
-def _measured(trainer: Trainer, tasks: int) -> list[dict[str, Any]]:
-    """The rows of the history that hold accuracies of tasks."""
-    rows = [row for row in trainer.history.rows if _name(_READINGS[0], 0) in row]
-    if any(
-        _name(_READINGS[0], tasks - 1) not in row or _name(_READINGS[0], tasks) in row
-        for row in rows
-    ):
+def _digest(*sets: Sequence[Dataset]) -> int:
+    """Return a number that tells tasks from others: of their names, sizes and order."""
+    told = [[(data.name, data.num_examples) for data in own] for own in sets]
+    return zlib.crc32(repr(told).encode())
+
+
+def _measured(trainer: Trainer, *sets: Sequence[Dataset]) -> list[dict[str, Any]]:
+    """Return the rows of the history that hold accuracies of tasks; refuse those of others."""
+    rows = [row for row in trainer.history.rows if _DIGEST in row]
+    if any(row[_DIGEST] != _digest(*sets) for row in rows):
         raise ValueError(
-            f"the Trainer's history has accuracies of another number of tasks than {tasks}; give as many, "
-            f"or a new Trainer"
+            "the Trainer's history has accuracies of other tasks; give the tasks of before, or a new Trainer"
         )
     return rows
 
 
-def _measure(trainer: Trainer, test: Sequence[Dataset]) -> dict[str, Any]:
+def _measure(trainer: Trainer, train: Sequence[Dataset], test: Sequence[Dataset]) -> dict[str, Any]:
     """Measure all tasks, in a new row of the history."""
-    found = {}
+    found: dict[str, float] = {_DIGEST: _digest(train, test)}
     for task, data in enumerate(test):
         if not data.classes:
             raise ValueError(f"the test data '{data.name}' have no labels; give integer labels")

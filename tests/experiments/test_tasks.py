@@ -121,8 +121,9 @@ def test_with_all_classes_in_each_task_both_readings_are_one():
     scores = pc.analysis.continual(*found.class_incremental)
     matrix, untrained = found.class_incremental
     assert scores.forward_transfer == matrix[0, 1] - untrained[1]
-    with pytest.raises(ValueError, match="accuracies of another number of tasks than 3; give as"):
-        pc.experiments.learn_tasks(trainer, TRAIN, TEST, num_steps=2)
+    for others in ((TRAIN, TEST), (tasks[::-1], tasks), (tasks, tasks[::-1])):
+        with pytest.raises(ValueError, match="accuracies of other tasks; give the tasks of before"):
+            pc.experiments.learn_tasks(trainer, *others, num_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence, PCLayer
 from pcflax.layers.clamps import Known, held_at
-from pcflax.layers.evaluate import failed, has_rows, no_rows, without_rounding
+from pcflax.layers.evaluate import failed, no_rows, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, find_normalizations, with_batch_statistics
@@ -260,7 +260,7 @@ class NetworkBody(WiredLayers):
                 prediction = layer.predict_nodes(belows, activity, self.numerics)[0]
             except (TypeError, ValueError) as error:
                 raise failed(name, layer, belows, error) from error
-            if not has_rows(prediction, belows):
+            if belows and getattr(prediction, "shape", ())[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
             if name in self.numerics.untouched and prediction.shape == activity.shape:
                 prediction = activity.astype(prediction.dtype)

@@ -45,11 +45,11 @@ class Recipe(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a call measured."""
+    """What a call measured, on the device or on the host."""
 
-    rows: Float[Array, "capacity columns"]  # one a batch; from `count` on no values
-    count: Int[Array, ""]  # of batches that were looked at, the failed one included
-    failed: Bool[Array, ""]  # whether the last of them was not finite
+    rows: Float[Array | np.ndarray, "capacity columns"]  # one a batch; from `count` on no values
+    count: Int[Array | np.ndarray, ""]  # of batches that were looked at, the failed one included
+    failed: Bool[Array | np.ndarray, ""]  # whether the last of them was not finite
     names: tuple[str, ...]  # of the columns
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -113,7 +113,7 @@ def learn_batches(
         index, _, _, failed = carry
         return (index < count) & ~failed
 
-    specs = jax.eval_shape(learn, state, jnp.int32(0))[1]
+    specs = jax.eval_shape(lambda: learn(state, jnp.int32(0))[1])
     row = jax.eval_shape(lambda values: ravel_pytree(values)[0], specs)
     rows = jnp.zeros((capacity, *row.shape), row.dtype)
     index, state, rows, failed = jax.lax.while_loop(

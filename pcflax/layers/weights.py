@@ -20,9 +20,9 @@ _CUT_AT_TWO = 0.87962566103423978
 def lecun_normal(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """Draw weights of mean 0 and variance 1/fan_in from a normal that is cut at two standard deviations.
 
-    The same numbers as `nnx.initializers.lecun_normal()`, which compiles a program for each shape, for about
-    a third of a second. The n-th number of a key does not depend on how many are drawn (as jax numbers them
-    since 0.5), so that more are drawn than wanted, of one of a few counts.
+    To rounding the numbers of `nnx.initializers.lecun_normal()`, which compiles a program for each shape, for
+    about a third of a second. The n-th number of a key does not depend on how many are drawn (as jax numbers
+    them since 0.5), so that more are drawn than wanted, of one of a few counts.
 
     Args:
         key: randomness.

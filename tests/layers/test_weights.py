@@ -1,4 +1,4 @@
-"""Initial weights. Oracle: `nnx.initializers.lecun_normal()`, to the bit."""
+"""Initial weights. Oracle: `nnx.initializers.lecun_normal()`, but for one rounding."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,12 @@ import pytest
 from flax import nnx
 
 from pcflax.layers import weights
+
+
+def assert_equal_but_for_one_rounding(found, expected):
+    assert found.dtype == expected.dtype
+    found, expected = (np.asarray(drawn, np.float32) for drawn in (found, expected))
+    np.testing.assert_allclose(found, expected, rtol=float(jnp.finfo(found.dtype).eps), atol=0)
 
 
 # a few numbers, more than the least count that is drawn, a kernel of a convolution, a short format
@@ -18,8 +24,7 @@ def test_the_numbers_are_those_of_nnx(shape, dtype):
     key = jax.random.key(3)
     found = weights.lecun_normal(key, shape, dtype)
     expected = nnx.initializers.lecun_normal()(key, shape, dtype)
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+    assert_equal_but_for_one_rounding(found, expected)
 
 
 def test_shapes_share_the_program_that_draws():
@@ -38,4 +43,4 @@ def test_what_is_drawn_is_enough_and_never_a_multiple_of_what_is_large(count):
 
 def test_weights_are_drawn_inside_of_compiled_code():
     drawn = jax.jit(lambda key: weights.lecun_normal(key, (3, 5)))(jax.random.key(3))
-    np.testing.assert_array_equal(drawn, weights.lecun_normal(jax.random.key(3), (3, 5)))
+    assert_equal_but_for_one_rounding(drawn, weights.lecun_normal(jax.random.key(3), (3, 5)))

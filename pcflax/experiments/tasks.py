@@ -107,9 +107,10 @@ def learn_tasks(
         rows.append(_measure(trainer, train, test))
     for task, data in enumerate(train):
         is_over = len(rows) > task + 1
-        end = rows[task]["step"] + count * (1 if epochs is None else data.num_batches)
         if is_over:
             end = rows[task + 1]["step"]
+        else:
+            end = rows[task]["step"] + count * (1 if epochs is None else data.num_batches)
         if trainer.step < end:
             trainer.fit(
                 data,

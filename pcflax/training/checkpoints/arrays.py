@@ -136,7 +136,7 @@ _copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def copied(tree: PyTree) -> PyTree:
-    """A copy of every array, where it lies; compiled only where several processes share arrays."""
+    """Return a copy of every array, where it lies; compiled only where several processes share arrays."""
     if number_of_processes() > 1:
         return _copied(tree)
     leaves, structure = jax.tree.flatten(tree)

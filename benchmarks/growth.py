@@ -5,13 +5,15 @@
     python benchmarks/growth.py --quick      for a check in seconds; no file
 
 For each of width, depth (a stack), steps of inference and batch: milliseconds of an iteration of
-`Trainer.fit` and seconds until a first one. For rows of history: milliseconds of a row and of a save; for
-checkpoints kept: of a save, until it is on the disk. A cost grows as size^exponent, the slope of log cost
-over log size in the upper half of the sizes, where what every size costs hides it least. For fits,
-inferences, restores and saves, each repeated in one process: KB of resident memory that one adds, after the
-first quarter of them, in which caches fill; a fit adds rows to its history, too. Times are the least of a
-few rounds, of the clock and of processor time of all threads, which other work on the machine changes less.
-Results go to the screen and, of all parts, to `benchmarks/results/`.
+`Trainer.fit` and seconds until a first one. By width an iteration in bare jax stands beside it, since what
+leaves a processor's caches grows faster than its operations, whoever computes it. For rows of history:
+milliseconds of a row and of a save; for checkpoints kept: of a save, until it is on the disk. A cost grows
+as size^exponent, the slope of log cost over log size in the upper half of the sizes, where what every size
+costs hides it least. For fits, inferences, restores and saves, each repeated in one process: KB of resident
+memory that one adds, after the first quarter of them, in which caches fill; a fit adds rows to its history,
+too. Orbax alone saves the same arrays beside that. Times are the least of a few rounds, of the clock and of
+processor time of all threads, which other work on the machine changes less. Results go to the screen and,
+of all parts, to `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 from flax import nnx
 from rich.console import Console
 
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.contenders import bare_scan
+from benchmarks.jobs import Job
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 
@@ -56,7 +61,7 @@ SIZES_QUICK = {
     "rows": [8, 16],
     "checkpoints": [1, 2],
 }
-REPETITIONS = {"fits": 200, "inferences": 400, "restores": 200, "saves": 120}
+REPETITIONS = {"fits": 200, "inferences": 400, "restores": 200, "saves": 400, "saves_by_orbax": 400}
 
 
 def exponent(sizes: list[int], costs: list[float]) -> float:
@@ -128,6 +133,22 @@ def training(network: pc.PCNetwork, batch: int, steps: int, seconds: float, roun
     }
 
 
+def bare(width: int, seconds: float, rounds: int) -> dict[str, float]:
+    """What an iteration of `chain(width)` costs in bare jax."""
+    job = Job("growth", widths=(64, width, width, 10), batch_size=BATCH, num_inference_steps=STEPS)
+    contender = bare_scan.Contender(job, job.make_parameters(0))
+
+    def go(batches: tuple[np.ndarray, np.ndarray]) -> float:
+        return timed(lambda: contender.run(*batches))[0]
+
+    few = job.make_batches(2, 0)
+    go(few)
+    count = max(2, min(400, int(2 * seconds / go(few))))
+    batches = job.make_batches(count, 0)
+    go(batches)
+    return {"bare_iteration_ms": min(go(batches) for _ in range(rounds)) / count * 1e3}
+
+
 def save_cost(made: pc.Trainer, data: pc.data.Dataset, rounds: int) -> dict:
     """What saving costs, until it is on the disk, each time a step and a row further."""
     kept, found = made.checkpoints, []
@@ -182,11 +203,23 @@ def memory(folder: Path, repetitions: dict[str, int]) -> dict[str, dict]:
     kept = trainer(chain(16), checkpoints=pc.Checkpoints(folder / "memory"))
     kept.fit(data, num_steps=2)
     descent = pc.inference.GradientDescent(0.01, num_steps=STEPS)
+    moments = optax.adam(1e-4).init(nnx.state(kept.network, nnx.Param))
+    leaves = jax.tree.leaves((nnx.state(kept.network, nnx.Param), moments))
+    arrays = {str(number): leaf for number, leaf in enumerate(leaves)}
+    alone = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    def save_by_orbax() -> None:
+        meta = ocp.args.JsonSave({"step": 2})
+        saved = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), meta=meta)
+        alone.save(folder / "orbax", args=saved, force=True)
+        alone.wait_until_finished()
+
     calls = {
         "fits": lambda: made.fit(data, num_steps=made.step + 2, eval_data=data),
         "inferences": lambda: made.network.infer(batch.inputs, batch.targets, inference=descent),
         "restores": kept.restore,
         "saves": kept.save,
+        "saves_by_orbax": save_by_orbax,
     }
     found = {}
     for name, call in calls.items():
@@ -221,6 +254,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[dict]:
         given = {"width": width, "batch": BATCH, "steps": STEPS, name: size}
         network = stack(size) if name == "depth" else chain(given["width"])
         cost = training(network, given["batch"], given["steps"], seconds, rounds)
+        cost |= bare(size, seconds, rounds) if name == "width" else {}
         records.append({name: size, **cost})
     return records
 

@@ -8,6 +8,7 @@ made in another order than alone, so a seed ends as alone up to rounding. Next f
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from jaxtyping import Array, Int
 from pcflax.settings import Argument, joined
 from pcflax.training import TrainState
 from pcflax.training.fitting import Fit
-from pcflax.training.loop import Measured, Recipe, learn_batches
+from pcflax.training.loop import Measured, Recipe, learn_batches, sound
 from pcflax.typing import PRNGKey, PyTree
 
 
@@ -48,20 +49,26 @@ class MappedFits:
         plans = {id(fit): plan for fit, *plan in zip(fits, items, counts, strict=True)}
         room = jax.tree.map(np.zeros_like, items[0]), 0
         planned = [plans.get(id(fit), room) for fit in self._fits]
-        states, measured = learn_mapped(
-            tuple(fit.run.take() for fit in self._fits),
-            self._constants,
-            tuple(own for own, _ in planned),
-            jnp.array([count for _, count in planned], jnp.int32),
-            tuple(fit.run.key for fit in self._fits),
-            self._leaves,
-            recipe=self._fits[0].recipe,
-            settings=self._settings,
-            axes=(None if self._shared else 0, self._axes),
-        )
-        for fit, state in zip(self._fits, states, strict=True):
+        states = tuple(fit.run.take() for fit in self._fits)
+
+        def call(counts, *, starts):
+            return learn_mapped(
+                tuple(dataclasses.replace(state, starts={}) for state in states),
+                self._constants,
+                tuple(own for own, _ in planned),
+                counts,
+                tuple(fit.run.key for fit in self._fits),
+                self._leaves,
+                starts=starts,
+                recipe=self._fits[0].recipe,
+                settings=self._settings,
+                axes=(None if self._shared else 0, self._axes),
+            )
+
+        steps = np.array([count for _, count in planned], np.int32)
+        states_after, measured = sound(call, steps, tuple(state.starts for state in states))
+        for fit, state in zip(self._fits, states_after, strict=True):
             fit.run.put(state)
-        measured = jax.device_get(measured)
         return [
             jax.tree.map(lambda leaf, place=place: leaf[place], measured)
             for place, fit in enumerate(self._fits)
@@ -70,7 +77,7 @@ class MappedFits:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("recipe", "settings", "axes"), donate_argnames="states"
+    jax.jit, static_argnames=("recipe", "settings", "axes"), donate_argnames="starts"
 )
 def learn_mapped(
     states: tuple[TrainState, ...],
@@ -80,6 +87,7 @@ def learn_mapped(
     keys: tuple[PRNGKey, ...],
     leaves: list[Any],
     *,
+    starts: tuple[PyTree, ...],
     recipe: Recipe,
     settings: Any,
     axes: tuple[int | None, tuple[int | None, ...]],
@@ -93,6 +101,7 @@ def learn_mapped(
         counts: batches of each seed.
         keys: one a seed.
         leaves: the numbers of rule and optimizer; with an axis of seeds where `axes` says so.
+        starts: as of `learn_batches`, one a seed.
         recipe: as of `learn_batches`.
         settings: the structure of rule and optimizer.
         axes: 0 or None for the constants, and for each leaf.
@@ -101,13 +110,14 @@ def learn_mapped(
         The states, and what was measured, whose leaves begin with the axis (seeds,).
     """
 
-    def learn(state, constants, items, count, key, leaves):
+    def learn(state, starts, constants, items, count, key, leaves):
         rule, optimizer = jax.tree.unflatten(settings, leaves)
-        return learn_batches(state, constants, items, count, key, rule, optimizer, recipe=recipe)
+        given = state, constants, items, count, key, rule, optimizer
+        return learn_batches(*given, starts=starts, recipe=recipe)
 
-    in_axes = (0, axes[0], 0, 0, 0, list(axes[1]))
+    in_axes = (0, 0, axes[0], 0, 0, 0, list(axes[1]))
     stacked, measured = jax.vmap(learn, in_axes)(
-        _stack(states), constants, _stack(items), counts, jnp.stack(keys), leaves
+        _stack(states), _stack(starts), constants, _stack(items), counts, jnp.stack(keys), leaves
     )
     return tuple(
         jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(len(states))

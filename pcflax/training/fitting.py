@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from pcflax.data import Dataset
@@ -29,7 +29,7 @@ from pcflax.typing import PyTree
 
 from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
-from .loop import Measured, Recipe, learn_batches
+from .loop import Measured, Recipe, learn_batches, sound
 from .memory import memory_told
 from .placement import constants_on, items_on, own_rows
 from .run import Run
@@ -161,7 +161,6 @@ class Fit:
             self.limit.look(self.rule, self.run, self.data, self.run.step - self.calendar.start)
 
     def _evaluate(self) -> None:
-        self.run.write()  # so that a fault within a call goes back to the last evaluation at most
         self._add({f"eval/{k}": value for k, value in self.evaluate().items()}, "evaluate")
 
     def _add(self, row: dict[str, float], event: str) -> None:
@@ -269,16 +268,14 @@ def _failing_alone(fit: Fit, *, several: bool) -> Iterator[None]:
 
 def _learn(fit: Fit, items: PyTree, count: int) -> Measured:
     state = fit.run.take()
+
+    settings = fit.run.key, fit.rule, fit.optimizer
+
+    def call(count, *, starts):
+        given = dataclasses.replace(state, starts={}), fit.constants, items, count, *settings
+        return settled(learn_batches(*given, starts=starts, recipe=fit.recipe))
+
     with state.network.on_mesh():
-        state, measured = learn_batches(
-            state,
-            fit.constants,
-            items,
-            jnp.int32(count),
-            fit.run.key,
-            fit.rule,
-            fit.optimizer,
-            recipe=fit.recipe,
-        )
-    fit.run.put(settled(state))
-    return jax.device_get(measured)
+        state_after, measured = sound(call, np.int32(count), state.starts)
+    fit.run.put(state_after)
+    return measured

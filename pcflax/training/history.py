@@ -109,11 +109,6 @@ class History:
         frame = pandas.DataFrame(self.by_step(), columns=["step", *self.names()])
         return frame.set_index("step")
 
-    def drop_after(self, step: int) -> None:
-        """Forget the rows of later steps."""
-        self.rows = [row for row in self.rows if row["step"] <= step]
-        self._last, self._looked_at = {}, 0
-
     def _repr_html_(self) -> str:
         """Return a table, of a long history its two ends."""
         names, rows = ["step", *self.names()], self.by_step()

@@ -1,15 +1,17 @@
-"""The compiled loop: many batches in one call, on donated state.
+"""The compiled loop: many batches in one call.
 
 For each batch: read it, take the step of `step.py`, and write its metrics into a row of a buffer. The
 number of batches is a runtime value, so one program serves every length of call, and neither the length
-nor an interruption changes a number. A step that is not finite is not applied and ends the call.
+nor an interruption changes a number. A step that is not finite ends the call, and is not applied: `sound`
+takes the steps before it again. To choose at each step copies the state each time, and is done only where
+the state keeps starts, which a call consumes: they may be one for each example of the data.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +29,7 @@ from pcflax.typing import PRNGKey, PyTree
 from .measure import at_least_32_bits, measure
 from .metrics import MetricFunctions
 from .reading import predicted
-from .step import TrainState, layer_means, take_step
+from .step import TrainState, chosen, layer_means, take_step
 
 
 class Recipe(NamedTuple):
@@ -57,7 +59,24 @@ class Measured:
         return dict(zip(self.names, self.rows.T, strict=True))  # type: ignore[arg-type]
 
 
-@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+def sound(
+    call: Callable[..., tuple[PyTree, Measured]], counts: Any, starts: PyTree
+) -> tuple[PyTree, Measured]:
+    """Return states before a last step that was not finite, and on the host what was measured.
+
+    Args:
+        call: takes so many steps, and consumes the starts; returns states, and what it measured.
+        counts: of steps; of several runs one each.
+        starts: of the states.
+    """
+    states, measured = call(counts, starts=starts)
+    measured = jax.device_get(measured)
+    if np.any(measured.failed) and not jax.tree.leaves(starts):
+        states, _ = call(np.asarray(measured.count - measured.failed), starts=starts)
+    return states, measured
+
+
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="starts")
 def learn_batches(
     state: TrainState,
     constants: PyTree,
@@ -67,9 +86,15 @@ def learn_batches(
     rule: AbstractLearning,
     optimizer: Argument,
     *,
+    starts: PyTree,
     recipe: Recipe,
 ) -> tuple[TrainState, Measured]:
-    """Learn from the first `count` of `items`, whose leaves begin with the axis (capacity,)."""
+    """Learn from the first `count` of `items`, whose leaves begin with the axis (capacity,).
+
+    `starts` are the state's. Where a step is not finite, the state is the one after it; with starts, the
+    one before it.
+    """
+    state = dataclasses.replace(state, starts=starts)
     capacity = jax.tree.leaves(items)[0].shape[0]
 
     @functools.partial(jax.jit, inline=True)  # one trace for its shapes and for the loop
@@ -77,6 +102,8 @@ def learn_batches(
         batch = recipe.reader(constants, jax.tree.map(lambda leaf: item_at(leaf, index), items))
         state, batch = keep(state, recipe.places), split_examples(batch)
         new, info = take_step(state, batch, key, rule, optimizer)
+        if jax.tree.leaves(starts):
+            new = chosen(info.finite, new, state)
         values = {"energy": info.energy}
         if batch.targets is not None:
             values["loss"] = info.loss

@@ -18,7 +18,7 @@ def memory_told(doing: str, state: Callable[[], PyTree], data: Dataset) -> Itera
 
     Args:
         doing: what was done.
-        state: returns what lies on the device for it, whose arrays may have been donated.
+        state: returns what lies on the device for it.
         data: whose batches are read.
 
     Raises:

@@ -60,17 +60,6 @@ class Record:
         self.pending = {}
         return of_means(means, metrics, "train/")
 
-    def copy_pending(self) -> dict[str, list[float]]:
-        """Return a copy that later steps do not change."""
-        return {name: list(column) for name, column in self.pending.items()}
-
-    def go_back(self, step: int, pending: dict[str, list[float]]) -> None:
-        """Forget what was measured after a step, when these values were pending."""
-        self.history.drop_after(step)
-        at_step = {name for row in self.history.rows if row["step"] == step for name in row}
-        logged = any(name.startswith("train/") for name in at_step)
-        self.pending = {} if logged else pending
-
     def is_on(self, data: Dataset) -> bool:
         """Return whether the newest fit was on this data set, if there was one."""
         return is_same_data(self.data or {}, data.description())

@@ -7,6 +7,7 @@ the reader may have changed them. Next file to read: `fitting.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -68,8 +69,7 @@ class Run:
         self._state: TrainState | None = None
         # Whether somebody has the objects who may change them: then they are the truth.
         self._shown = True
-        # The step at which the objects were written last, and the values pending then.
-        self._written: tuple[int, dict[str, list[float]]] = (0, {})
+        self._written = 0  # the step at which the objects were written last
 
     @property
     def network(self) -> AbstractPCNetwork:
@@ -122,14 +122,13 @@ class Run:
         return tuple(jax.tree.leaves(places_of(self.state(), self.layout)))
 
     def take(self) -> TrainState:
-        """Return the newest state for a call to consume, which `put` follows."""
-        state = copied(self.state()) if self._shown else self.state()
-        self._shown = False
+        """Return the newest state for a call, which consumes its starts; `put` follows."""
+        state, self._shown = self.state(), False
         return state
 
     def put(self, state: TrainState) -> None:
         """Hold the state that a call returned; `learned` says how far it is."""
-        self._state = state
+        self._state, self._starts = state, state.starts
 
     def learned(self, values: dict[str, np.ndarray], count: int) -> None:
         """Count the steps of a call and record what they measured."""
@@ -144,13 +143,13 @@ class Run:
 
     def write(self) -> None:
         """Write the state into the objects, unless they hold it."""
-        if self._written[0] == self.step:
+        if self._written == self.step:
             return
-        kept = copied(self.state())
-        kept.lend_to(self._network)
-        self._optimizer_state, self._activities = kept.optimizer_state, kept.activities
-        self._starts = kept.starts
-        self._written = (self.step, self.record.copy_pending())
+        state = self.state()
+        state.lend_to(self._network)
+        self._optimizer_state, self._activities = state.optimizer_state, state.activities
+        self._starts = state.starts
+        self._written = self.step
 
     def show(self) -> None:
         """Write the objects for somebody who may change them."""
@@ -190,12 +189,15 @@ class Run:
     def settle(self) -> None:
         """Show the newest state there is, after a fit or an error within it."""
         if not self._shown:
-            try:
-                self.step = int(self.state().step)
-            except RuntimeError:
-                # Lost within a call that had consumed it: back to what was written last.
-                self.step, pending = self._written
-                self.record.go_back(self.step, pending)
+            state = self.state()
+            if any(leaf.is_deleted() for leaf in jax.tree.leaves(state.starts)):
+                warnings.warn(
+                    "the kept starts were lost with the call that failed; they begin anew in the next fit",
+                    UserWarning,
+                    stacklevel=4,  # where fit was called
+                )
+                self.put(dataclasses.replace(state, starts={}))
+            self.step = int(state.step)
         self.show()
         self._state = None  # the objects hold it
         self.record.restored = None
@@ -244,7 +246,7 @@ class Run:
         self._network.set_activities(self._activities)
         self.step, self.record, self.owed = stored.step, record, set()
         self.key = jax.random.key(self.record.seed)
-        self._written, self._shown = (self.step, self.record.copy_pending()), True
+        self._written, self._shown = self.step, True
 
 
 def _warn_of_injected(

@@ -56,8 +56,10 @@ class Saving:
     def check_folder(self, run: Run) -> None:
         """Refuse to train over another run's checkpoints."""
         checkpoints = self.needed()
+        if self._knows_folder:
+            return
         later = [step for step in checkpoints.steps() if step > run.step]
-        if later and not self._knows_folder:
+        if later:
             raise FileExistsError(
                 f"{checkpoints.directory} holds checkpoints up to step {later[-1]}, but this Trainer is "
                 f"at step {run.step} and has restored none; call trainer.restore() to go on with that "

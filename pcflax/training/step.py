@@ -92,7 +92,7 @@ class TrainState:
         copied(self).lend_to(network)
 
     def lend_to(self, network: AbstractPCNetwork) -> None:
-        """Write the arrays themselves, which no later step may consume."""
+        """Write the arrays themselves, which nothing may consume from then on."""
         write(network, self.network.parameters, self.network.other)
         network.set_activities(self.activities)
 
@@ -174,16 +174,25 @@ def make_step(
     rule = check_rule("make_step", rule, network)
 
     def step(state: TrainState, batch: Evidence, key: PRNGKey) -> tuple[TrainState, TrainInfo]:
-        return take_step(state, batch, key, rule, held)
+        new, info = take_step(state, batch, key, rule, held)
+        return chosen(info.finite, new, state), info
 
     return step
+
+
+def chosen(is_finite: Bool[Array, ""], new: TrainState, old: TrainState) -> TrainState:
+    """Return the new state or the old one, with the new one's starts: they stay where it is not finite."""
+    starts = new.starts
+    new, old = (dataclasses.replace(state, starts={}) for state in (new, old))
+    kept = jax.lax.cond(is_finite, lambda: new, lambda: old)
+    return dataclasses.replace(kept, starts=starts)
 
 
 @functools.partial(jax.jit, inline=True)  # one trace for all
 def take_step(
     state: TrainState, batch: Evidence, key: PRNGKey, rule: AbstractLearning, optimizer: Argument
 ) -> tuple[TrainState, TrainInfo]:
-    """Take one step of learning on one batch, with an optax transformation."""
+    """Take one step of learning on one batch, with an optax transformation, whether it is finite or not."""
     if batch.weights is not None and not rule.weighs_examples:
         raise ValueError(
             f"the examples have weights, but {type(rule).__name__} counts all alike; leave the weights out, "
@@ -214,15 +223,12 @@ def take_step(
     sums = [jnp.sum(at_least_32_bits(leaf)) for leaf in jax.tree.leaves(network.parameters)]
     finite = jnp.isfinite(functools.reduce(jnp.add, sums, energy))
     activities = seen.activities if state.activities else {}
-    new = TrainState(network, optimizer_state, state.step + 1, activities)
-    old = dataclasses.replace(state, starts={})
-    kept = jax.lax.cond(finite, lambda: new, lambda: old)
     starts = state.starts
-    if isinstance(initializer, AbstractKeptStart):  # a choice of its own, since it may be large
+    if isinstance(initializer, AbstractKeptStart):
         starts = initializer.after(starts, batch, seen.activities, network=before, applied=finite)
-    kept = dataclasses.replace(kept, starts=starts)
+    new = TrainState(network, optimizer_state, state.step + 1, activities, starts)
     converged = None if seen.status is None else jnp.mean(seen.status == Status.CONVERGED)
-    return kept, TrainInfo(
+    return new, TrainInfo(
         energy, loss, seen.energies, seen.activities, seen.prediction, converged, finite
     )
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from pcflax.training import TrainState, make_step
+from pcflax.training import TrainState, fitting, make_step
 
 pytestmark = pytest.mark.slow
 
@@ -227,6 +227,55 @@ def test_a_step_that_is_not_finite_keeps_the_starts():
     assert not info.finite
     for left, right in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def kept_trainer(name="persistent"):
+    rule = pc.learning.PredictiveCoding(FEW, STARTS.get(name))
+    return pc.Trainer(network(), optax.sgd(0.05), learning=rule, progress=False)
+
+
+def held_by(trainer):
+    return jax.tree.leaves((trainer._run._starts, nnx.state(trainer.network, nnx.Param)))
+
+
+@pytest.mark.parametrize("name", [None, "persistent"])
+def test_a_fit_ends_before_the_first_step_that_is_not_finite(name):
+    """Bit for bit where a fit of so many steps ends, its starts too, though a call is of many steps."""
+    targets = np.eye(3)[np.tile(LABELS, 3)]
+    targets[20] = 1e30  # in the sixth batch of nine
+    data, held = data_of(np.tile(X, (3, 1)), targets, shuffle=False), []
+    for num_steps in (5, 9):
+        trainer = kept_trainer(name)
+        if num_steps == 9:
+            with pytest.raises(pc.NonFiniteEnergyError, match="step 6"):
+                trainer.fit(data, num_steps=num_steps)
+        else:
+            trainer.fit(data, num_steps=num_steps)
+        assert trainer.step == 5
+        held.append(held_by(trainer))
+    for left, right in zip(*held, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_starts_that_are_lost_with_a_call_begin_anew(monkeypatch):
+    trainer, data = kept_trainer(), data_of()
+    trainer.fit(data, num_steps=3)
+    real = fitting.learn_batches
+
+    def lost(*arguments, **options):
+        real(*arguments, **options)
+        raise RuntimeError("the device is lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "learn_batches", lost)
+        with (
+            pytest.warns(UserWarning, match="kept starts were lost .* begin anew in the next fit"),
+            pytest.raises(RuntimeError, match="the device is lost"),
+        ):
+            trainer.fit(data, num_steps=6)
+    assert trainer.step == 3
+    trainer.fit(data, num_steps=6)
+    assert all(np.isfinite(leaf).all() for leaf in held_by(trainer))
 
 
 class TestRefusals:

@@ -17,7 +17,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,9 @@ class Folder:
 
     def all_steps(self) -> list[int]:
         """Return every step with a folder or a seal of ours, good or not, in order."""
-        names = {name.removesuffix(".sha256") for name in self._names()}
-        steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
         return [
             step
-            for step in steps
+            for step in self._numbers()
             # sealed, and not yet in its place: its writing was interrupted, or goes on
             if is_ours(self.path(step))
             and (self.path(step).exists() or not self.writing(step).exists())
@@ -58,11 +56,11 @@ class Folder:
 
     def steps(self) -> list[int]:
         """Return every sealed step, in order; whether each is good is seen on restoring."""
-        return [
-            step
-            for step in self.all_steps()
-            if self.path(step).is_dir() and seal_of(self.path(step)).is_file()
-        ]
+        return [step for step in self.all_steps() if self.is_sealed(step)]
+
+    def is_sealed(self, step: int) -> bool:
+        """Return whether a step has a folder and a seal."""
+        return self.path(step).is_dir() and seal_of(self.path(step)).is_file()
 
     def superseded(self) -> list[Path]:
         """Return what was moved aside, the newest move first."""
@@ -83,11 +81,9 @@ class Folder:
             and (matched[1] or is_ours(self.directory / name))
         ]
 
-    def taken_steps(self) -> list[int]:
-        """Return every number that is the name of something of the user's, or of its seal."""
-        names = {name.removesuffix(".sha256") for name in self._names()}
-        steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
-        return [step for step in steps if not is_ours(self.path(step))]
+    def taken_steps(self, is_due: Callable[[int], bool]) -> list[int]:
+        """Return every number that is due, and the name of something of the user's, or of its seal."""
+        return [step for step in self._numbers() if is_due(step) and not is_ours(self.path(step))]
 
     def best_step(self, steps: Iterable[int], metric: str, mode: str) -> int | None:
         """Return the step with the best value of a metric, the later one where two are equal, or None."""
@@ -101,6 +97,10 @@ class Folder:
             if value is not None and not math.isnan(value):
                 scored.append((sign * value, step))
         return max(scored)[1] if scored else None
+
+    def _numbers(self) -> list[int]:
+        names = {name.removesuffix(".sha256") for name in self._names()}
+        return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
     def _names(self) -> list[str]:
         try:

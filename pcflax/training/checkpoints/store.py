@@ -213,12 +213,11 @@ class Checkpoints:
         Raises:
             FileExistsError: naming it.
         """
-        for step in self._folder.taken_steps():
-            if is_due(step):
-                raise FileExistsError(
-                    f"{self.path(step)} or its .sha256 is no checkpoint of pcflax, and that of step "
-                    f"{step} needs the name; move it, or choose another folder for the checkpoints"
-                )
+        for step in self._folder.taken_steps(is_due):
+            raise FileExistsError(
+                f"{self.path(step)} or its .sha256 is no checkpoint of pcflax, and that of step "
+                f"{step} needs the name; move it, or choose another folder for the checkpoints"
+            )
 
     def wait(self) -> None:
         """Return when the last save is complete and sealed.
@@ -285,10 +284,11 @@ class Checkpoints:
             # checkpoint that was moved aside still counts where there is no other.
             if replaced is not None:
                 self._remove(replaced)
-            for later in self.all_steps():
+            found = self.all_steps()  # once: it reads every seal
+            for later in found:
                 if later > step:
                     self._move_aside(later)
-            self._prune()
+            self._prune([kept for kept in found if kept <= step])
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = _in_words(error, step, self.directory)
             self._give_up(step)
@@ -303,11 +303,12 @@ class Checkpoints:
             if not self.path(step).exists():
                 seal_of(self.path(step)).unlink(missing_ok=True)
 
-    def _prune(self) -> None:
-        keep = set(self.steps()[-self.keep_latest :])
-        if (best := self.best_step()) is not None:
+    def _prune(self, steps: list[int]) -> None:
+        sealed = [step for step in steps if self._folder.is_sealed(step)]
+        keep = set(sealed[-self.keep_latest :])
+        if (best := self._best_of(sealed)) is not None:
             keep.add(best)
-        for step in self.all_steps():
+        for step in steps:
             if step not in keep:  # too old, or never sealed because its writing was interrupted
                 self._remove(self.path(step))
         for old in self._folder.superseded()[self.keep_latest :]:
@@ -345,9 +346,10 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Return the sealed step with the best value of `keep_best`'s metric, or None."""
-        if self.keep_best is None:
-            return None
-        return self._folder.best_step(self.steps(), *self.keep_best)
+        return None if self.keep_best is None else self._best_of(self.steps())
+
+    def _best_of(self, steps: list[int]) -> int | None:
+        return self.keep_best and self._folder.best_step(steps, *self.keep_best)
 
     def path(self, step: int) -> Path:
         """Return the folder of a step."""

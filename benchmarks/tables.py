@@ -180,6 +180,39 @@ def answers() -> str:
     return "\n\n".join(parts)
 
 
+def growth() -> str:
+    """What an iteration, a row and a save cost as sizes grow, and what use leaves in memory."""
+    result = read("growth-cpu.json")
+    words = {
+        "iteration_ms": "an iteration",
+        "bare_iteration_ms": "the same in bare jax",
+        "row_ms": "a row",
+        "save_ms": "a save",
+    }
+    sizes = {
+        "depth": "layers of a stack",
+        "rows": "rows of history",
+        "checkpoints": "kept checkpoints",
+    }
+    rows = []
+    for size, part in result["growth"].items():
+        first, last = part["sizes"][0], part["sizes"][-1]
+        for cost in (cost for cost in words if cost in first):
+            cells = [f"{first[cost]:.3g}", f"{last[cost]:.3g}", f"{part['exponents'][cost]:.2f}"]
+            span = f"{first[size]} to {last[size]:,}"
+            rows.append([sizes.get(size, size), span, words[cost], *cells])
+    header = ["of", "from, to", "cost", "ms at the first", "ms at the last", "exponent"]
+    kept = {name: max(0.0, row["kb_a_repetition"]) for name, row in result["memory"].items()}
+    return (
+        f"A cost grows as size^exponent, by the upper half of the sizes, on {result['cpu_count']} CPU cores "
+        f"(`benchmarks/growth.py`). Where weights leave the caches, an iteration in bare jax grows faster "
+        f"than width^2, too.\n\n{rows_of(header, rows)}\n\n"
+        f"In one process a fit leaves {kept['fits']:.0f} KB in memory, an inference "
+        f"{kept['inferences']:.0f}, a restore {kept['restores']:.0f} and a save {kept['saves']:.0f}; Orbax "
+        f"alone leaves {kept['saves_by_orbax']:.0f} at each save, TensorStore's lists that nothing frees."
+    )
+
+
 def scaling() -> str:
     """What a device does, holds and sends, by placement and number of devices."""
     result = read("scaling-cpu.json")
@@ -287,7 +320,7 @@ def main() -> int:
     options = parser.parse_args()
     new = {
         PAGE: page(PAGE.read_text()),
-        REPRODUCING: page(REPRODUCING.read_text(), answers=answers()),
+        REPRODUCING: page(REPRODUCING.read_text(), growth=growth(), answers=answers()),
         SCALING: page(SCALING.read_text(), **scaling_parts()),
         HOWTO: page(HOWTO.read_text(), replicas=replicas()),
     }

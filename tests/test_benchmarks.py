@@ -491,7 +491,7 @@ class TestPages:
     def test_the_page_on_reproducing_holds_the_answers(self):
         """Every figure of the answers, with the command that makes it and the script's own claim."""
         text = tables.REPRODUCING.read_text()
-        assert tables.page(text, answers=tables.answers()) == text
+        assert tables.page(text, growth=tables.growth(), answers=tables.answers()) == text
         for file in ("answers-cpu.json", "depth-cpu.json"):
             for name, answer in tables.read(file).items():
                 median = statistics.median(answer["values"])

@@ -16,17 +16,20 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..plain_json import numbers
+from .disk import move
 from .seals import seal_of
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _SUPERSEDED = re.compile(r"[0-9]+\.superseded(-[0-9]+)?")
-_UNFINISHED = re.compile(r"[0-9]+\.writing(\.orbax-checkpoint-tmp.*)?")
+_TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax's, until a folder is whole
+_UNFINISHED = re.compile(rf"[0-9]+\.writing({re.escape(_TEMPORARY)}.*)?")
 _RECORD = "meta/metadata"  # Orbax's name for the JSON of ours
 
 
@@ -80,6 +83,21 @@ class Folder:
             if (matched := _UNFINISHED.fullmatch(name))
             and (matched[1] or is_ours(self.directory / name))
         ]
+
+    def discard_unfinished(self) -> None:
+        """Remove what a save that was killed left behind.
+
+        It is first given the name of what is half written. Without its record, nothing would tell a folder
+        as ours that a kill leaves half removed.
+        """
+        for path in sorted(self.unfinished(), reverse=True):  # those that have such a name go first
+            temporary = path.with_name(path.name + _TEMPORARY)
+            if _TEMPORARY not in path.name:
+                with contextlib.suppress(
+                    OSError
+                ):  # where names cannot be changed, it goes as it is
+                    move(path, temporary)
+            shutil.rmtree(path if path.exists() else temporary, ignore_errors=True)
 
     def taken_steps(self, is_due: Callable[[int], bool]) -> list[int]:
         """Return every number that is due, and the name of something of the user's, or of its seal."""

@@ -201,6 +201,11 @@ class Checkpoints:
     def _look_again(self, step: int) -> None:
         """See that the folder is as it was: it may have been closed, deleted or taken meanwhile."""
         self.refuse_taken(lambda taken: taken == step)
+        if (writing := self._folder.writing(step)).exists():  # what was ours is gone
+            raise FileExistsError(
+                f"{writing} is no checkpoint of pcflax, and that of step {step} is written there; "
+                f"move it, or choose another folder for the checkpoints"
+            )
         try:
             self._probe()
         except OSError as error:
@@ -252,8 +257,8 @@ class Checkpoints:
             self.prepare()
             assert self._opened is not None
             with together() as first:
-                for leftover in self._folder.unfinished() if first else ():
-                    self._remove(leftover)  # of a save that was killed
+                if first:
+                    self._folder.discard_unfinished()
             self._place = self._opened.enter_context(plain_name(self.directory))
             # named, they wait at the coordination service; else on devices, between calls of the loop
             processes = number_of_processes()
@@ -298,8 +303,7 @@ class Checkpoints:
         if not is_first():
             return
         with contextlib.suppress(OSError):
-            for leftover in self._folder.unfinished():
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._folder.discard_unfinished()
             if not self.path(step).exists():
                 seal_of(self.path(step)).unlink(missing_ok=True)
 

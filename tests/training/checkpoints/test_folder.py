@@ -143,6 +143,48 @@ class TestInterruptions:
         assert save(tmp_path, 2, keep_latest=1).steps() == [2]
 
 
+class TestUnfinished:
+    """What a save leaves that was killed; here as Orbax and a kill between two renames leave it."""
+
+    def unsealed(self, folder, step):
+        save(folder, step)
+        (folder / str(step)).rename(folder / f"{step}.writing")
+        (folder / f"{step}.sha256").unlink()
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_a_removal_that_is_killed_is_gone_on_with(self, tmp_path, monkeypatch, beside):
+        """A folder without its record once stopped every later save of that step."""
+        save(tmp_path, 1)
+        self.unsealed(tmp_path, 2)
+        if beside:
+            (tmp_path / "2.writing.orbax-checkpoint-tmp").mkdir()
+        whole = shutil.rmtree
+
+        def killed(path, **options):
+            if not (path / "meta").exists():
+                return whole(path, **options)
+            whole(path / "meta")
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                save(tmp_path, 2)
+        assert save(tmp_path, 2).steps() == [1, 2]
+        assert newest(tmp_path) == 2
+        assert not list(tmp_path.glob("*.writing*"))
+
+    def test_a_folder_of_the_users_in_its_place_is_told(self, tmp_path):
+        (tmp_path / "2.writing").mkdir()
+        (tmp_path / "2.writing" / "mine.txt").write_text("mine")
+        told = (
+            r"2\.writing is no checkpoint of pcflax, and that of step 2 is written there; move it"
+        )
+        with pytest.raises(FileExistsError, match=told):
+            save(tmp_path, 2)
+        assert (tmp_path / "2.writing" / "mine.txt").read_text() == "mine"
+
+
 class TestSuperseded:
     def test_they_do_not_pile_up(self, tmp_path):
         for _ in range(4):

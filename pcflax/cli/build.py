@@ -18,8 +18,9 @@ from pcflax.data.sources.catalogue import testing_split
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork
 
+from .checking import CONVOLUTIONAL
 from .fields import settings
-from .options import CONVOLUTIONAL, TrainOptions, as_record
+from .options import TrainOptions, as_record
 
 _ACTIVATIONS = {
     "tanh": jnp.tanh,

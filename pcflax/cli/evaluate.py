@@ -7,8 +7,9 @@ import dataclasses
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
-from .options import EvaluateOptions, read_config
+from .options import read_config
 from .tables import show_table
+from .verbs import EvaluateOptions
 
 
 def evaluate(options: EvaluateOptions) -> None:

@@ -12,8 +12,9 @@ from pcflax.training.loggers import plain_console
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
-from .options import InspectOptions, read_config
+from .options import read_config
 from .tables import show_table
+from .verbs import InspectOptions
 
 
 def inspect(options: InspectOptions) -> None:

@@ -94,12 +94,15 @@ def _run(arguments: list[str]) -> None:
     import tyro
 
     from .config import with_config
-    from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
+    from .options import TrainOptions
     from .verbs import (
         CompareOptions,
         DoctorOptions,
+        EvaluateOptions,
+        InspectOptions,
         PredictOptions,
         ReportOptions,
+        SampleOptions,
         SweepOptions,
     )
 

@@ -12,7 +12,8 @@ from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
-from .options import SampleOptions, read_config
+from .options import read_config
+from .verbs import SampleOptions
 
 # So many training images tell how codes are spread.
 _MOST_CODES = 1000

@@ -19,7 +19,8 @@ from typing import Any
 
 from pcflax.checks import did_you_mean
 
-from .options import OF_THE_CALL, TrainOptions, check_ranges, flag, idle, preset
+from .checking import check_ranges, idle
+from .options import OF_THE_CALL, TrainOptions, flag, preset
 
 # What makes another sweep, or says nothing of how well a setting does.
 _NO_SETTINGS = (

@@ -18,12 +18,12 @@ from pcflax.plotting import sweep_figure
 from pcflax.training.loggers import plain_console
 
 from .build import best_metric, build_trainer, load_data, metrics_callbacks
+from .checking import check_options
 from .command import command_of
 from .options import (
     OF_THE_CALL,
     TrainOptions,
     absolute_data,
-    check_options,
     config_path,
     flag,
     read_config,

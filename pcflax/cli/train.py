@@ -20,10 +20,9 @@ from pcflax.training.checkpoints.disk import telling
 from pcflax.training.loggers import plain_console
 
 from .build import build_trainer, inferred_energies, load_data, metrics_callbacks
+from .checking import check_options, check_resumable
 from .options import (
     TrainOptions,
-    check_options,
-    check_resumable,
     config_path,
     read_config,
     write_config,

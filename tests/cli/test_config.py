@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from pcflax.cli.checking import check_resumable
 from pcflax.cli.config import with_config
 from pcflax.cli.main import main
-from pcflax.cli.options import TrainOptions, check_resumable, read_config, write_config
+from pcflax.cli.options import TrainOptions, read_config, write_config
 from pcflax.cli.verbs import SweepOptions
 from tests.cli.test_main import error
 from tests.training import test_runs_of_0_1

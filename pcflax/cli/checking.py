@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from .devices import parse_mesh
 from .fields import counting
 from .options import MAY_CHANGE, TrainOptions, absolute_data, flag, preset, words
+from .usage import UsageError
 
 # Models of images, (height, width, channels), instead of flat features.
 CONVOLUTIONAL = ("vgg5", "vgg7", "resnet18")
@@ -44,33 +46,39 @@ def check_ranges(options: TrainOptions) -> None:
         for name in names.split():
             value = getattr(options, name)
             if isinstance(value, int | float) and not fits(value):
-                raise ValueError(f"expected {flag(name)} {wanted}, got {value}")
+                raise UsageError(f"expected {flag(name)} {wanted}, got {value}")
 
 
 def check_options(options: TrainOptions) -> None:
     """Refuse what would fail once training has begun, before a folder is made."""
     check_ranges(options)
     for _, reason in idle(options):
-        raise ValueError(reason)
+        raise UsageError(reason)
     if options.data.startswith("text:") != (options.model == "transformer"):
-        raise ValueError(
+        raise UsageError(
             f"--model {options.model} does not fit --data {options.data}; text wants --model transformer, "
             f"and a transformer --data text:PATH"
         )
     layers = 1 if options.model == "transformer" else 2  # first and last
     for name, least in (("depth", layers), ("width", 1), ("sequence_length", 1)):
         if getattr(options, name) < least:
-            raise ValueError(f"expected a larger {flag(name)}, got {getattr(options, name)}")
+            raise UsageError(f"expected a larger {flag(name)}, got {getattr(options, name)}")
+    count = None if options.mesh is None else parse_mesh(options.mesh).get("data")
+    if count is not None and options.batch_size % count:
+        raise UsageError(
+            f"expected --batch-size that --mesh {options.mesh} divides among {count} devices, got "
+            f"{options.batch_size}; give a multiple of {count}"
+        )
     linear = options.activation == "identity" and options.output == "gaussian"
     if options.inference == "linear" and not linear:
-        raise ValueError(
+        raise UsageError(
             "--inference linear solves linear networks only; add --activation identity (and --output "
             "gaussian), or take --inference newton"
         )
     if options.latent < 0:
-        raise ValueError(f"expected --latent of at least 0, got {options.latent}")
+        raise UsageError(f"expected --latent of at least 0, got {options.latent}")
     if any(width < 1 for width in options.widths):
-        raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
+        raise UsageError(f"expected hidden widths of at least 1, got {options.widths}")
 
 
 def idle(options: TrainOptions) -> Iterator[tuple[str, str]]:
@@ -111,6 +119,8 @@ def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
         if field.name == "data" and moved:
             continue
         old, new = getattr(stored, field.name), getattr(given, field.name)
+        if field.name == "begin_from" and old and new and old.is_relative_to(new.absolute()):
+            continue  # the run whose checkpoint it was
         if field.name not in MAY_CHANGE and (old or new) and old != new:
             own = flag(field.name)
             raise ValueError(

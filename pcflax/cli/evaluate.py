@@ -7,14 +7,14 @@ import dataclasses
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
-from .options import read_config
+from .options import read_run
 from .tables import show_table
 from .verbs import EvaluateOptions
 
 
 def evaluate(options: EvaluateOptions) -> None:
     """Restore the run's network and print its metrics on the data."""
-    own = read_config(options.run, data_dir=options.data_dir)
+    own = read_run(options.run, data_dir=options.data_dir, mesh=options.mesh)
     if options.data is not None and own.model == "transformer":
         raise ValueError(
             f"the run in {options.run} knows the characters of its own text only; leave out --data"

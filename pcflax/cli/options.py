@@ -49,7 +49,14 @@ class RunOptions:
     """Folder of the run; runs/<data>-<date>-<time> unless given."""
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
-    with; only --num-steps, --data-dir, --logger, --profile, --quiet and --debug may change."""
+    with; only --num-steps, --data-dir, --logger, --mesh, --profile, --quiet and --debug may change."""
+    begin_from: Path | None = None
+    """Another run's folder, whose newest good checkpoint counts, or one checkpoint in it: its parameters, by
+    name, are those that training begins with; what it lacks begins as it would."""
+    mesh: str | None = None
+    """Devices that share the work: data=2,layers=4 spreads each batch over two and the stacked layers over
+    four for each half, features=2 the last axis of parameters; without a number an axis takes all devices
+    that are left. One device unless given."""
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
@@ -144,7 +151,7 @@ else:
 # Of one call, and not of the run.
 OF_THE_CALL = ("run_dir", "resume", "config", "profile", "quiet", "debug")
 # A resumed run may be told these anew; everything else is as it was.
-MAY_CHANGE = ("num_steps", "data_dir", "logger", *OF_THE_CALL)
+MAY_CHANGE = ("num_steps", "data_dir", "logger", "mesh", *OF_THE_CALL)
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
@@ -190,6 +197,11 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
     return dataclasses.replace(options, data=prefix + str(Path(path).absolute()))
 
 
+def read_run(run_dir: Path, *, data_dir: Path | None = None, mesh: str | None = None) -> Any:
+    """Return the options of a run to look at: its data may have moved, and its devices may be others."""
+    return dataclasses.replace(read_config(run_dir, data_dir=data_dir), mesh=mesh)
+
+
 def read_config(run_dir: Path, kind: Any = TrainOptions, *, data_dir: Path | None = None) -> Any:
     """Return the options that a run, or a sweep (`kind`), was started with; its data may have moved since."""
     path = config_path(run_dir, kind)
@@ -208,6 +220,8 @@ def read_config(run_dir: Path, kind: Any = TrainOptions, *, data_dir: Path | Non
             stored[name] = tuple(stored[name])
         if (place := data_dir or stored["data_dir"]) is not None:
             stored["data_dir"] = Path(place)
+        if (begun := stored.get("begin_from")) is not None:
+            stored["begin_from"] = Path(begun)
         stored.setdefault("validation", 0)  # of before 0.2, when evaluations were of the test split
         if isinstance(decay := stored.get("decay", False), bool):  # of 0.1
             stored["decay"] = "linear" if decay else "constant"

@@ -20,8 +20,9 @@ from pcflax.training.plain_json import dumps
 from pcflax.training.reading import mean_of
 
 from .build import build_trainer, infers_labels, load_data
-from .options import TrainOptions, read_config
+from .options import TrainOptions, read_run
 from .tables import show_table
+from .usage import UsageError
 from .verbs import PredictOptions
 
 _ENDINGS = (".npz", ".csv", ".json")
@@ -75,8 +76,8 @@ def predict(options: PredictOptions) -> None:
     """Restore the run's network, predict, and write or show the answers."""
     path = options.output
     if path is not None and path.suffix not in _ENDINGS:
-        raise ValueError(f"expected --output to end in {', '.join(_ENDINGS)}, got {path}")
-    stored = read_config(options.run, data_dir=options.data_dir)
+        raise UsageError(f"expected --output to end in {', '.join(_ENDINGS)}, got {path}")
+    stored = read_run(options.run, data_dir=options.data_dir, mesh=options.mesh)
     if stored.model == "transformer":
         raise ValueError(
             f"the run in {options.run} predicts the characters of a text, which is no array of examples; "

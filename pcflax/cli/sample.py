@@ -12,7 +12,8 @@ from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
 from .build import build_trainer, load_data
-from .options import read_config
+from .options import read_run
+from .usage import UsageError
 from .verbs import SampleOptions
 
 # So many training images tell how codes are spread.
@@ -21,17 +22,17 @@ _MOST_CODES = 1000
 
 def sample(options: SampleOptions) -> None:
     """Restore the generator and write a picture of what it draws."""
-    stored = read_config(options.run, data_dir=options.data_dir)
+    stored = read_run(options.run, data_dir=options.data_dir, mesh=options.mesh)
     if stored.model != "generator":
         raise ValueError(
             f"the run in {options.run} trained a {stored.model}, which draws nothing; train a generator: "
             f"pcflax train --model generator"
         )
     if options.count < 1:
-        raise ValueError(f"expected --count of at least 1, got {options.count}")
+        raise UsageError(f"expected --count of at least 1, got {options.count}")
     path = options.output or options.run / "samples.png"
     if path.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"expected --output to end in .png, .pdf or .svg, got {path}")
+        raise UsageError(f"expected --output to end in .png, .pdf or .svg, got {path}")
     data = load_data(stored, "train", batch_size=_MOST_CODES)
     trainer = build_trainer(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)

@@ -30,7 +30,15 @@ class CheckpointOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateOptions(CheckpointOptions):
+class ComputingOptions(CheckpointOptions):
+    """Which checkpoint of a run to compute with, and where."""
+
+    mesh: str | None = None
+    """Devices that share the work, as in pcflax train; one unless given, whatever the run had."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions(ComputingOptions):
     """Measure a trained run on a data set."""
 
     data: str | None = None
@@ -53,7 +61,7 @@ class InspectOptions(CheckpointOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleOptions(CheckpointOptions):
+class SampleOptions(ComputingOptions):
     """Draw images with a trained generator, into a picture."""
 
     count: int = 50
@@ -153,7 +161,7 @@ class DoctorOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictOptions(CheckpointOptions):
+class PredictOptions(ComputingOptions):
     """Answer for the examples of a file with a trained run.
 
     Whole numbers are examples as the run's data set stores them, bytes of images as a rule, and are scaled

@@ -85,8 +85,8 @@ def make_calendar(
     eval_every = expect_count("fit", "eval_every", eval_every, least=1)
     if given and eval_data is None and (checkpoints is None or own is not None):
         warnings.warn(
-            f"fit got eval_every={eval_every} and no eval_data, so that nothing is evaluated; give eval_data, "
-            f"or leave eval_every out",
+            f"fit got eval_every={eval_every} and no eval_data, so that nothing is evaluated; give "
+            f"eval_data, or leave eval_every out",
             UserWarning,
             stacklevel=4,  # where fit was called
         )

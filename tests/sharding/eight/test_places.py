@@ -409,7 +409,7 @@ def test_batches_that_do_not_divide():
 
 
 def test_a_command_shares_its_run_and_goes_on_with_other_devices(tmp_path, capsys):
-    run = ["train", "--run-dir", str(tmp_path / "run"), "--eval-every", "2", "--debug"]
+    run = ["train", "--run-dir", str(tmp_path / "run"), "--eval-every", "2", "--quiet"]
     model = ["--model", "residual-mlp", "--depth", "6", "--width", "8", "--validation", "0"]
     main([*run, *model, "--num-steps", "2", "--mesh", "data=2,layers=4"])
     shared = [*run, "--resume", "--num-steps"]
@@ -417,7 +417,7 @@ def test_a_command_shares_its_run_and_goes_on_with_other_devices(tmp_path, capsy
     assert read_config(tmp_path / "run").mesh == "data=2,layers=4"
     main([*shared, "4", "--mesh", "data=4"])
     assert read_config(tmp_path / "run").mesh == "data=4"
-    alone = ["train", "--run-dir", str(tmp_path / "alone"), "--eval-every", "2", "--debug"]
+    alone = ["train", "--run-dir", str(tmp_path / "alone"), "--eval-every", "2", "--quiet"]
     main([*alone, *model, "--num-steps", "4"])
     many, one = (
         pc.load_checkpoint(tmp_path / name).sections["parameters"] for name in ("run", "alone")

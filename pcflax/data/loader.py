@@ -26,6 +26,7 @@ from .passes import (
     count_examples,
     default_name,
     forks,
+    is_map,
     never_ends,
     open_pass,
     set_state,
@@ -105,7 +106,7 @@ class LoaderDataset(Dataset):
         state = state_of(iterator)
         self._keeps_place = state is not None
         self._window.append((self._form.first, Mark(1, state)))
-        if not self._keeps_place:  # others are taken to this place when they are needed
+        if not is_map(loader):  # which is opened anew, as far ahead
             self._iterator = iterator
         if forks(loader):
             warnings.warn(

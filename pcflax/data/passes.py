@@ -48,7 +48,8 @@ def default_name(loader: Any) -> str:
     return type(getattr(loader, "dataset", loader)).__name__
 
 
-def _is_map(loader: Any) -> bool:
+def is_map(loader: Any) -> bool:
+    """Return whether this is a `MapDataset` of grain's."""
     grain = sys.modules.get("grain")
     return grain is not None and isinstance(loader, grain.MapDataset)
 
@@ -58,7 +59,7 @@ def never_ends(loader: Any) -> bool:
     grain = sys.modules.get("grain")
     if grain is None or not isinstance(loader, grain.MapDataset | grain.IterDataset):
         return False
-    is_endless = _is_map(loader) and len(loader) >= sys.maxsize
+    is_endless = is_map(loader) and len(loader) >= sys.maxsize
     return is_endless or any(never_ends(parent) for parent in loader.parents)
 
 
@@ -90,7 +91,7 @@ def open_pass(loader: Any, *, ahead: int, again: bool) -> Iterator[Any]:
         ahead: batches that grain reads ahead of a `MapDataset`.
         again: whether a `MapDataset` of grain's begins anew at its end, shuffled anew.
     """
-    if not _is_map(loader):
+    if not is_map(loader):
         return iter(loader)
     import grain
 

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from absl import flags
 
-X = np.random.default_rng(0).normal(size=(22, 4)).astype(np.float32)
+X = np.random.default_rng(0).normal(size=(26, 4)).astype(np.float32)
 
 
 def end_with_parent():
@@ -38,13 +38,13 @@ class Source:
         return "Source()"  # by which grain knows its data again
 
     def __getitem__(self, index):
-        time.sleep(0.01)
+        time.sleep(0.02)
         return X[index], np.int32(index % 3)
 
 
 def loader():
     sampler = grain.samplers.IndexSampler(
-        num_records=22,
+        num_records=26,
         shuffle=True,
         seed=2,
         num_epochs=None,
@@ -78,7 +78,7 @@ def train(folder, num_steps):
             pc.models.mlp(4, 5, 3, rngs=nnx.Rngs(0)),
             optax.adam(1e-2),
             learning=pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1, num_steps=2)),
-            checkpoints=pc.Checkpoints(folder / kind, every=5, keep_latest=3),
+            checkpoints=pc.Checkpoints(folder / kind, every=7, keep_latest=3),
             progress=False,
         )
         if list((folder / kind).glob("*.sha256")):

@@ -1,12 +1,11 @@
-"""Loaders of one's own: what is one, how long a pass over it is, and where in it an iterator stands.
+"""Loaders of one's own: what is one, how long a pass over it is, and an iterator at its beginning.
 
 A grain pipeline, torch's `DataLoader` and any other iterable of batches are known by what they can do;
-neither library is imported here. Next file to read: `loader.py`.
+neither library is imported here. Next file to read: `places.py`.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ class Mark(NamedTuple):
 
     Attributes:
         seen: complete batches of the pass before it.
-        state: what the iterator says of itself there, as JSON; None of one that says nothing.
+        state: what `places.state_of` says there, as JSON; None of a loader that keeps no place.
     """
 
     seen: int = 0
@@ -98,20 +97,6 @@ def open_pass(loader: Any, *, ahead: int, again: bool) -> Iterator[Any]:
     options = grain.ReadOptions(num_threads=min(16, ahead), prefetch_buffer_size=ahead)
     repeated = loader.repeat() if again and not never_ends(loader) else loader
     return iter(repeated.to_iter_dataset(options))
-
-
-def state_of(iterator: Iterator[Any]) -> str | None:
-    """Return what an iterator of grain's says of where it stands; None of others."""
-    if not hasattr(iterator, "get_state"):
-        return None
-    state: Any = iterator.get_state()  # type: ignore[attr-defined]
-    return state.decode() if isinstance(state, bytes) else json.dumps(state)
-
-
-def set_state(iterator: Any, state: str) -> None:
-    """Take an iterator of grain's where one stood that said this."""
-    in_bytes = isinstance(iterator.get_state(), bytes)  # that of grain.DataLoader
-    iterator.set_state(state.encode() if in_bytes else json.loads(state))
 
 
 def forks(loader: Any) -> bool:

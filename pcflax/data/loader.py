@@ -23,6 +23,7 @@ from .examples import told
 from .form import Form, size_of
 from .passes import (
     Mark,
+    advice,
     count_examples,
     default_name,
     forks,
@@ -109,6 +110,15 @@ class LoaderDataset(Dataset):
         self._window.append((self._form.first, Mark(1, state)))
         if not is_map(loader):  # which is opened anew, as far ahead
             self._iterator = iterator
+        if (
+            state is not None and " object at 0x" in state
+        ):  # grain.DataLoader tells its source by repr()
+            warnings.warn(
+                f"'{self.name}' knows its data by repr(), which is another in each process, so that no run "
+                f"resumes; give the class of its data source a __repr__",
+                UserWarning,
+                stacklevel=3,
+            )
         if forks(loader):
             warnings.warn(
                 f"the workers of '{self.name}' are forked from a process in which jax has threads, and may "
@@ -331,7 +341,7 @@ class LoaderDataset(Dataset):
             return next(iterator, _END)
         except Exception as error:
             where = f"the loader of '{self.name}' failed at batch {number}"
-            raise RuntimeError(f"{where}: {told(error)}") from error
+            raise RuntimeError(f"{where}: {told(error)}{advice(error)}") from error
 
 
 def from_loader(

@@ -108,3 +108,9 @@ def forks(loader: Any) -> bool:
         return (context if isinstance(context, str) else context.get_start_method()) == "fork"
     default = multiprocessing.get_all_start_methods()[0]
     return (multiprocessing.get_start_method(allow_none=True) or default) == "fork"
+
+
+def advice(error: Exception) -> str:
+    """Return what to write where grain's worker processes ask for flags that nobody has parsed."""
+    is_asked = type(error).__name__ == "UnparsedFlagAccessError"
+    return "; write absl.flags.FLAGS.mark_as_parsed() first" if is_asked else ""

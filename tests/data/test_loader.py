@@ -82,7 +82,7 @@ def examples():
     return grain.MapDataset.range(10).shuffle(seed=4).map(lambda i: (X[i], Y[i]))
 
 
-def grain_loader():
+def grain_loader(pairs=None):
     sampler = grain.samplers.IndexSampler(
         num_records=10,
         shuffle=True,
@@ -90,7 +90,7 @@ def grain_loader():
         num_epochs=3,
         shard_options=grain.sharding.NoSharding(),
     )
-    pairs = [(X[i], Y[i]) for i in range(10)]
+    pairs = [(X[i], Y[i]) for i in range(10)] if pairs is None else pairs
     batch = grain.transforms.Batch(batch_size=3, drop_remainder=True)
     return grain.DataLoader(data_source=pairs, sampler=sampler, operations=[batch])
 
@@ -381,6 +381,29 @@ def test_a_loader_that_raises_is_named_and_read_again_once_mended():
         data.items(2, 2)
     broken[0] = False
     assert_batches(data.items(2, 2), [(X[4:6], Y[4:6]), (X[6:8], Y[6:8])])
+
+
+def test_what_workers_of_grains_want_is_told():
+    """Flags that are parsed; the test's own process has them, or not."""
+    error = type("UnparsedFlagAccessError", (Exception,), {})
+
+    def read(i):
+        raise error("Trying to access flag before flags were parsed.")
+
+    with pytest.raises(RuntimeError, match=r"parsed\.?; write absl\.flags\.FLAGS\.mark_as_parsed"):
+        wrapped(grain.MapDataset.range(10).map(read).batch(2))
+
+
+def test_a_source_that_no_resumed_run_would_know_again_warns():
+    class Source:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, i):
+            return X[i], Y[i]
+
+    with pytest.warns(UserWarning, match=r"'Source.*' knows its data by repr\(\), .* a __repr__"):
+        pc.data.from_loader(grain_loader(Source()), num_classes=3, name="Source")
 
 
 def test_a_loader_without_a_length_has_no_epochs():

@@ -26,10 +26,10 @@ from .passes import (
     advice,
     count_examples,
     default_name,
-    forks,
     is_map,
     never_ends,
     open_pass,
+    warn_of,
 )
 from .places import is_stateful, open_at, set_state, state_of
 from .stream import STREAMED_BYTES
@@ -110,22 +110,7 @@ class LoaderDataset(Dataset):
         self._window.append((self._form.first, Mark(1, state)))
         if not is_map(loader):  # which is opened anew, as far ahead
             self._iterator = iterator
-        if (
-            state is not None and " object at 0x" in state
-        ):  # grain.DataLoader tells its source by repr()
-            warnings.warn(
-                f"'{self.name}' knows its data by repr(), which is another in each process, so that no run "
-                f"resumes; give the class of its data source a __repr__",
-                UserWarning,
-                stacklevel=3,
-            )
-        if forks(loader):
-            warnings.warn(
-                f"the workers of '{self.name}' are forked from a process in which jax has threads, and may "
-                f"hang; write DataLoader(..., multiprocessing_context='forkserver')",
-                UserWarning,
-                stacklevel=3,
-            )
+        warn_of(loader, self.name, state, stacklevel=4)
 
     # What a data set is asked.
 

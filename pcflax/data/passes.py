@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -110,7 +111,33 @@ def forks(loader: Any) -> bool:
     return (multiprocessing.get_start_method(allow_none=True) or default) == "fork"
 
 
+def warn_of(loader: Any, name: str, state: str | None, *, stacklevel: int) -> None:
+    """Warn where workers may hang, or where no resumed run would know what it read.
+
+    Args:
+        loader: whose batches these are.
+        name: what it is called.
+        state: where it stands, as `places.state_of` says it.
+        stacklevel: as of `warnings.warn`, from here.
+    """
+    # grain.DataLoader tells its source by repr()
+    if state is not None and " object at 0x" in state:
+        warnings.warn(
+            f"'{name}' knows its data by repr(), which is another in each process, so that no run resumes; "
+            f"give the class of its data source a __repr__",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+    if forks(loader):
+        warnings.warn(
+            f"the workers of '{name}' are forked from a process in which jax has threads, and may hang; "
+            f"write DataLoader(..., multiprocessing_context='forkserver')",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+
 def advice(error: Exception) -> str:
     """Return what to write where grain's worker processes ask for flags that nobody has parsed."""
     is_asked = type(error).__name__ == "UnparsedFlagAccessError"
-    return "; write absl.flags.FLAGS.mark_as_parsed() first" if is_asked else ""
+    return " Write absl.flags.FLAGS.mark_as_parsed() first." if is_asked else ""

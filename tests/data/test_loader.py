@@ -390,7 +390,7 @@ def test_what_workers_of_grains_want_is_told():
     def read(i):
         raise error("Trying to access flag before flags were parsed.")
 
-    with pytest.raises(RuntimeError, match=r"parsed\.?; write absl\.flags\.FLAGS\.mark_as_parsed"):
+    with pytest.raises(RuntimeError, match=r"parsed\. Write absl\.flags\.FLAGS\.mark_as_parsed"):
         wrapped(grain.MapDataset.range(10).map(read).batch(2))
 
 

@@ -29,7 +29,7 @@ from pcflax.typing import PRNGKey, PyTree
 from .measure import at_least_32_bits, measure
 from .metrics import MetricFunctions
 from .reading import predicted
-from .step import TrainState, chosen, layer_means, take_step
+from .step import TrainState, layer_means, take_finite_step, take_step
 
 
 class Recipe(NamedTuple):
@@ -72,6 +72,7 @@ def sound(
     states, measured = call(counts, starts=starts)
     measured = jax.device_get(measured)
     if np.any(measured.failed) and not jax.tree.leaves(starts):
+        del states  # before there are others
         states, _ = call(np.asarray(measured.count - measured.failed), starts=starts)
     return states, measured
 
@@ -101,9 +102,8 @@ def learn_batches(
     def learn(state, index):
         batch = recipe.reader(constants, jax.tree.map(lambda leaf: item_at(leaf, index), items))
         state, batch = keep(state, recipe.places), split_examples(batch)
-        new, info = take_step(state, batch, key, rule, optimizer)
-        if jax.tree.leaves(starts):
-            new = chosen(info.finite, new, state)
+        take = take_finite_step if jax.tree.leaves(starts) else take_step
+        new, info = take(state, batch, key, rule, optimizer)
         values = {"energy": info.energy}
         if batch.targets is not None:
             values["loss"] = info.loss

@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "pcflax"
 # Folder (or module): what it may import of ours, besides itself. What those may import, it may too.
 ARROWS = {
     "typing": [],
+    "dtypes": [],
     "variables": [],
     "citations": [],
     "errors": ["typing"],

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.dtypes import common_dtype
 from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
@@ -111,7 +112,7 @@ class Chebyshev(AbstractIterativeInference):
         if not problem.start:
             return ()
         zeros = jnp.zeros(
-            (problem.batch_size,), jnp.result_type(jnp.float32, *jax.tree.leaves(problem.start))
+            (problem.batch_size,), common_dtype(jnp.float32, *jax.tree.leaves(problem.start))
         )
         if self.smallest is None or self.largest is None:
             smallest, largest = spectrum_ends(problem, problem.start, self.iterations)

@@ -116,7 +116,7 @@ class GradientFlow(AbstractInference):
         if trace:
             last = observe(problem, coordinates)[0]
             # (batch, steps) to (steps, batch); rows after an example's last step are its end
-            rows = jnp.arange(self.max_steps + 1)[:, None] < num_steps
+            rows = jnp.arange(self.max_steps + 1, dtype=num_steps.dtype)[:, None] < num_steps
             full = jax.tree.map(lambda steps, end: jnp.where(rows, steps.T, end), infos, last)
             recorded = Trace(full.energies, full.residual)
         return finished(problem, coordinates, num_steps, trace=recorded, tolerance=self.tolerance)

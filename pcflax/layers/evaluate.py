@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.dtypes import common_dtype
 from pcflax.typing import PyTree
 from pcflax.variables import Activity, Connectivity
 
@@ -92,7 +93,7 @@ def evaluate(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> tuple
     call = jax.checkpoint(pure) if numerics.remat else pure
     prediction, writes = call(parameters, other, belows)
     if numerics.compute_dtype is not None:
-        dtype = jnp.result_type(*jax.tree.leaves(parameters), *belows, jnp.float32)
+        dtype = common_dtype(*jax.tree.leaves(parameters), *belows, jnp.float32)
         prediction = _cast(prediction, dtype)
     return prediction, writes
 

@@ -1,0 +1,33 @@
+"""The dtype that arrays share, said aloud, since strict promotion (`jax_numpy_dtype_promotion`) has none."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def common_dtype(*values: Any) -> jnp.dtype:
+    """Return the dtype of arrays, dtypes and numbers together, be promotion strict or not."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*values)
+
+
+def promoted(*values: Any) -> tuple[Array, ...]:
+    """Return arrays and numbers as arrays of their common dtype."""
+    dtype = common_dtype(*values)
+    return tuple(jnp.asarray(value, dtype) for value in values)
+
+
+def product(left: Any, right: Any) -> Array:
+    """Return left * right in their common dtype."""
+    return jnp.multiply(*promoted(left, right))
+
+
+def total(values: Iterable[Array]) -> Any:
+    """Return the sum, one after another, of two dtypes in their common one; 0 of none."""
+    return functools.reduce(lambda one, other: jnp.add(*promoted(one, other)), values, 0)

@@ -18,7 +18,7 @@ ARROWS = {
     "errors": ["typing"],
     "checks": ["typing"],
     "settings": ["checks"],
-    "energies": ["checks", "variables"],
+    "energies": ["checks", "dtypes", "variables"],
     "sharding": ["checks", "variables"],
     "parameterizations": ["checks"],
     "layers": ["energies", "parameterizations", "settings", "errors", "sharding"],

@@ -148,7 +148,8 @@ def _move(z: PyTree, gradient: PyTree, energy: Array, state: ChebyshevState) -> 
     carried, pushed = grown * ratio, jnp.where(first, 1.0, 2.0) / divisor
 
     def turned(d, g):
-        return jnp.where(rises, -d, carried * d - pushed * g).astype(d.dtype)
+        on = carried * d.astype(carried.dtype) - pushed * g.astype(pushed.dtype)
+        return jnp.where(rises, -d, on.astype(d.dtype))
 
     moves = jax.tree.map(turned, direction, gradient)
     moved = jax.tree.map(jnp.add, z, moves)

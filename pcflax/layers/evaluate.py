@@ -84,11 +84,16 @@ def evaluate(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> tuple
         return layer.predict(*belows), {}
     graphdef, parameters, other = nnx.split(layer, nnx.Param, ...)
 
-    def pure(parameters, other, belows):
-        if numerics.compute_dtype is not None:
-            parameters, belows = _cast((parameters, belows), numerics.compute_dtype)
+    def predicted(parameters, other, belows):
         copy = nnx.merge(graphdef, parameters, other, copy=True)
         return copy.predict(*belows), written(copy)
+
+    def pure(parameters, other, belows):
+        if numerics.compute_dtype is None:
+            return predicted(parameters, other, belows)
+        parameters, belows = _cast((parameters, belows), numerics.compute_dtype)
+        with jax.numpy_dtype_promotion("standard"):  # statistics keep 32 bits
+            return predicted(parameters, other, belows)
 
     call = jax.checkpoint(pure) if numerics.remat else pure
     prediction, writes = call(parameters, other, belows)

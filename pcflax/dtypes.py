@@ -28,6 +28,6 @@ def product(left: Any, right: Any) -> Array:
     return jnp.multiply(*promoted(left, right))
 
 
-def total(values: Iterable[Array]) -> Any:
+def total(values: Iterable[Any]) -> Any:
     """Return the sum, one after another, of two dtypes in their common one; 0 of none."""
     return functools.reduce(lambda one, other: jnp.add(*promoted(one, other)), values, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,4 +29,7 @@ def product(left: Any, right: Any) -> Array:
 
 def total(values: Iterable[Any]) -> Any:
     """Return the sum, one after another, of two dtypes in their common one; 0 of none."""
-    return functools.reduce(lambda one, other: jnp.add(*promoted(one, other)), values, 0)
+    found: Any = 0
+    for value in values:
+        found = jnp.add(*promoted(found, value))
+    return found

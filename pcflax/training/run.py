@@ -42,7 +42,7 @@ from .placement import initial_optimizer_state, placed, places_of
 from .record import Record
 from .step import TrainState, in_training
 
-# Bytes of a state from which on a third one beside a call's two costs more than writing the objects each time.
+# Bytes of a state from which on a third one costs more than writing the objects at each call.
 _LARGE = 256 * 2**20
 
 

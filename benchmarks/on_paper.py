@@ -111,11 +111,11 @@ FLOAT = 4  # bytes
 # Reads and writes of an array in the compiled programs: of activities, (batch, layers, width), in a step,
 # where it is shifted between devices, where it is gathered from them, and in the rest; of weights in a step
 # and in the rest with Adam.
-STEP, SHIFTED, GATHERED, REST = 23, 5.5, 7, 30
+STEP, SHIFTED, GATHERED, REST = 23, 5.5, 7, 28
 STEP_WEIGHTS, REST_WEIGHTS = 2, 24
-# Arrays held while inferring, and whole ones where they are gathered; parameters with Adam's two moments, and
-# the new ones beside them at the end.
-HELD, HELD_WHOLE, STATE = 6.1, 2, 3
+# Arrays held while inferring, and whole ones where they are gathered; parameters with Adam's two moments; the
+# gradient and what its update takes besides.
+HELD, HELD_WHOLE, STATE, UPDATE = 4.8, 2, 3, 2
 
 
 class Shares(NamedTuple):
@@ -204,11 +204,11 @@ def rest(job: Job, place: Place, machine: Machine, batch: float) -> Cost:
 
 
 def held(job: Job, place: Place, batch: float, arrays: float = HELD) -> float:
-    """Bytes on a device: parameters and moments, and the larger of inference and update."""
+    """Bytes on a device: state before a call and after, and the larger of inference and update."""
     own = shares(job, place, batch)
     whole = HELD_WHOLE * (place.features > 1)
     inferring = arrays * (own.activities + own.slab) / place.features + whole * own.activities
-    return STATE * own.weights + max(inferring, STATE * own.weights)
+    return 2 * STATE * own.weights + max(inferring, UPDATE * own.weights)
 
 
 def total(parts: list[tuple[float, Cost]], machine: Machine, memory: float) -> Estimate:

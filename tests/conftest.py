@@ -104,6 +104,15 @@ def explicit_ranks():
     jax.config.update("jax_numpy_rank_promotion", before)
 
 
+@pytest.fixture(scope="module")
+def explicit_dtypes():
+    """No array is promoted to another's dtype unless it is said."""
+    before = jax.config.jax_numpy_dtype_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", before)
+
+
 @pytest.fixture
 def optimized():
     """Fully optimised programs, where a test computes for longer than it compiles."""

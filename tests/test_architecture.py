@@ -12,12 +12,13 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "pcflax"
 # Folder (or module): what it may import of ours, besides itself. What those may import, it may too.
 ARROWS = {
     "typing": [],
+    "dtypes": [],
     "variables": [],
     "citations": [],
     "errors": ["typing"],
     "checks": ["typing"],
     "settings": ["checks"],
-    "energies": ["checks", "variables"],
+    "energies": ["checks", "dtypes", "variables"],
     "sharding": ["checks", "variables"],
     "parameterizations": ["checks"],
     "layers": ["energies", "parameterizations", "settings", "errors", "sharding"],

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -173,7 +174,8 @@ def _plain_rate(optimizer: optax.GradientTransformation) -> float:
         state, rates = optimizer.init(one), []
         for size in (1.0, 2.0):
             gradient = {"x": jnp.full(1, size)}
-            updates, state = optimizer.update(gradient, state, one, value=jnp.zeros(()))
+            with jax.numpy_dtype_promotion("standard"):  # as training does
+                updates, state = optimizer.update(gradient, state, one, value=jnp.zeros(()))
             rates.append(-float(updates["x"][0]) / size)  # type: ignore[index]
     except Exception:  # an optimizer of one's own may want other coordinates
         return math.nan

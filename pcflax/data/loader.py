@@ -23,14 +23,15 @@ from .examples import told
 from .form import Form, size_of
 from .passes import (
     Mark,
+    advice,
     count_examples,
     default_name,
-    forks,
+    is_map,
     never_ends,
     open_pass,
-    set_state,
-    state_of,
+    warn_of,
 )
+from .places import is_stateful, open_at, set_state, state_of
 from .stream import STREAMED_BYTES
 
 _END = object()
@@ -75,12 +76,14 @@ class LoaderDataset(Dataset):
             raise TypeError(f"'{self.name}' cannot be iterated; give a loader that gives batches")
         self._ahead = 2  # batches that grain reads ahead
         self._begun = False
-        self._reset(0, Mark())
         iterator = self._open(again=True)
         if iterator is loader:
             raise TypeError(
                 f"'{self.name}' is an iterator, which gives one pass; give the loader that it came from"
             )
+        # a pass that is opened anew may be shuffled otherwise
+        self._first = Mark(0, state_of(loader, iterator) if is_stateful(loader) else None)
+        self._reset(0, self._first)
         raw = self._next(iterator, 0)
         if raw is _END:
             raise ValueError(f"'{self.name}' gives no batch; expected at least one")
@@ -102,18 +105,12 @@ class LoaderDataset(Dataset):
         )
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self._form.first))
         self._ahead = max(2, min(16, STREAMED_BYTES // max(1, num_bytes)))
-        state = state_of(iterator)
+        state = state_of(loader, iterator)
         self._keeps_place = state is not None
         self._window.append((self._form.first, Mark(1, state)))
-        if not self._keeps_place:  # others are taken to this place when they are needed
+        if not is_map(loader):  # which is opened anew, as far ahead
             self._iterator = iterator
-        if forks(loader):
-            warnings.warn(
-                f"the workers of '{self.name}' are forked from a process in which jax has threads, and may "
-                f"hang; write DataLoader(..., multiprocessing_context='forkserver')",
-                UserWarning,
-                stacklevel=3,
-            )
+        warn_of(loader, self.name, state, stacklevel=4)
 
     # What a data set is asked.
 
@@ -169,10 +166,13 @@ class LoaderDataset(Dataset):
         """Return training batches start, start + 1, ..., pass after pass; of each these `rows`."""
         self._begun = True
         if not self._at <= start <= self._at + len(self._window):
-            # passes of a loader that keeps no place are taken to be alike
-            alike = self.has_length and not self._keeps_place
-            self._reset(start, Mark(start % self.num_batches if alike else start))
+            if self._keeps_place:
+                self._reset(0, self._first)
+            else:  # passes are taken to be alike
+                self._reset(start, Mark(start % self.num_batches if self.has_length else start))
         while self._at < start:
+            if not self._window:
+                self._window.append(self._take())
             _, self._mark = self._window.pop(0)
             self._at += 1
         while len(self._window) < count:
@@ -206,20 +206,24 @@ class LoaderDataset(Dataset):
         if iterator is None:
             iterator, seen = self._opened(mark, number)
         items, self._iterator, seen = self._complete(iterator, seen, number)
-        return items, Mark(seen, state_of(self._iterator))
+        return items, Mark(seen, state_of(self.loader, self._iterator))
 
     def _opened(self, mark: Mark, number: int) -> tuple[Iterator[Any], int]:
         """An iterator at this mark, and how many batches of its pass it has given."""
-        iterator, seen = self._open(again=True), 0
         if mark.state is not None:
             try:
-                set_state(iterator, mark.state)
+                if is_stateful(self.loader):
+                    iterator = open_at(self.loader, mark.state, self.name)
+                else:
+                    iterator = self._open(again=True)
+                    set_state(iterator, mark.state)
             except Exception as error:
                 raise ValueError(
                     f"'{self.name}' cannot go to where training stood before batch {number} "
                     f"({told(error)}); give the loader as it was, or another name= in pc.data.from_loader"
                 ) from error
             return iterator, mark.seen
+        iterator, seen = self._open(again=True), 0
         if number and not self._keeps_place:
             warnings.warn(
                 f"'{self.name}' keeps no place in its batches, so training goes on after the first "
@@ -281,7 +285,9 @@ class LoaderDataset(Dataset):
                 f"'{self.name}' never ends, and evaluation is one pass; leave out repeat()"
             )
         if not self._begun:
-            self._reset(0, Mark())  # one pass at a time
+            self._reset(0, self._first)  # one pass at a time
+        elif is_stateful(self.loader):
+            self._iterator = None  # it keeps one place: training goes back to its own
         iterator = self._open(again=False)
         if iterator is self._iterator:
             raise ValueError(
@@ -320,7 +326,7 @@ class LoaderDataset(Dataset):
             return next(iterator, _END)
         except Exception as error:
             where = f"the loader of '{self.name}' failed at batch {number}"
-            raise RuntimeError(f"{where}: {told(error)}") from error
+            raise RuntimeError(f"{where}: {told(error)}{advice(error)}") from error
 
 
 def from_loader(
@@ -339,7 +345,8 @@ def from_loader(
     after pass: a `grain.MapDataset` is repeated, its shuffling anew; any other begins again at its end, in
     whatever order it then has. A smaller batch, the last, is left out of training, and counts in evaluation.
 
-    A checkpoint holds where an iterator of grain's stands, so that a resumed run ends bitwise as the one
+    A checkpoint holds where an iterator of grain's stands, or a loader with `state_dict` and
+    `load_state_dict`, as torchdata's `StatefulDataLoader`, so that a resumed run ends bitwise as the one
     never interrupted. Of other loaders it holds how many batches of the pass were seen: a resumed run warns,
     and leaves these out of a new pass, which is the same where the loader does not shuffle.
 

@@ -1,14 +1,14 @@
-"""Loaders of one's own: what is one, how long a pass over it is, and where in it an iterator stands.
+"""Loaders of one's own: what is one, how long a pass over it is, and an iterator at its beginning.
 
 A grain pipeline, torch's `DataLoader` and any other iterable of batches are known by what they can do;
-neither library is imported here. Next file to read: `loader.py`.
+neither library is imported here. Next file to read: `places.py`.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class Mark(NamedTuple):
 
     Attributes:
         seen: complete batches of the pass before it.
-        state: what the iterator says of itself there, as JSON; None of one that says nothing.
+        state: what `places.state_of` says there, as JSON; None of a loader that keeps no place.
     """
 
     seen: int = 0
@@ -48,7 +48,8 @@ def default_name(loader: Any) -> str:
     return type(getattr(loader, "dataset", loader)).__name__
 
 
-def _is_map(loader: Any) -> bool:
+def is_map(loader: Any) -> bool:
+    """Return whether this is a `MapDataset` of grain's."""
     grain = sys.modules.get("grain")
     return grain is not None and isinstance(loader, grain.MapDataset)
 
@@ -58,7 +59,7 @@ def never_ends(loader: Any) -> bool:
     grain = sys.modules.get("grain")
     if grain is None or not isinstance(loader, grain.MapDataset | grain.IterDataset):
         return False
-    is_endless = _is_map(loader) and len(loader) >= sys.maxsize
+    is_endless = is_map(loader) and len(loader) >= sys.maxsize
     return is_endless or any(never_ends(parent) for parent in loader.parents)
 
 
@@ -90,27 +91,13 @@ def open_pass(loader: Any, *, ahead: int, again: bool) -> Iterator[Any]:
         ahead: batches that grain reads ahead of a `MapDataset`.
         again: whether a `MapDataset` of grain's begins anew at its end, shuffled anew.
     """
-    if not _is_map(loader):
+    if not is_map(loader):
         return iter(loader)
     import grain
 
     options = grain.ReadOptions(num_threads=min(16, ahead), prefetch_buffer_size=ahead)
     repeated = loader.repeat() if again and not never_ends(loader) else loader
     return iter(repeated.to_iter_dataset(options))
-
-
-def state_of(iterator: Iterator[Any]) -> str | None:
-    """Return what an iterator of grain's says of where it stands; None of others."""
-    if not hasattr(iterator, "get_state"):
-        return None
-    state: Any = iterator.get_state()  # type: ignore[attr-defined]
-    return state.decode() if isinstance(state, bytes) else json.dumps(state)
-
-
-def set_state(iterator: Any, state: str) -> None:
-    """Take an iterator of grain's where one stood that said this."""
-    in_bytes = isinstance(iterator.get_state(), bytes)  # that of grain.DataLoader
-    iterator.set_state(state.encode() if in_bytes else json.loads(state))
 
 
 def forks(loader: Any) -> bool:
@@ -122,3 +109,35 @@ def forks(loader: Any) -> bool:
         return (context if isinstance(context, str) else context.get_start_method()) == "fork"
     default = multiprocessing.get_all_start_methods()[0]
     return (multiprocessing.get_start_method(allow_none=True) or default) == "fork"
+
+
+def warn_of(loader: Any, name: str, state: str | None, *, stacklevel: int) -> None:
+    """Warn where workers may hang, or where no resumed run would know what it read.
+
+    Args:
+        loader: whose batches these are.
+        name: what it is called.
+        state: where it stands, as `places.state_of` says it.
+        stacklevel: as of `warnings.warn`, from here.
+    """
+    # grain.DataLoader tells its source by repr()
+    if state is not None and " object at 0x" in state:
+        warnings.warn(
+            f"'{name}' knows its data by repr(), which is another in each process, so that no run resumes; "
+            f"give the class of its data source a __repr__",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+    if forks(loader):
+        warnings.warn(
+            f"the workers of '{name}' are forked from a process in which jax has threads, and may hang; "
+            f"write DataLoader(..., multiprocessing_context='forkserver')",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def advice(error: Exception) -> str:
+    """Return what to write where grain's worker processes ask for flags that nobody has parsed."""
+    is_asked = type(error).__name__ == "UnparsedFlagAccessError"
+    return " Write absl.flags.FLAGS.mark_as_parsed() first." if is_asked else ""

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
+from pcflax.dtypes import total
 from pcflax.typing import Energies, PRNGKey
 
 Values: TypeAlias = Float[Array, " batch *features"]
@@ -169,7 +170,7 @@ def total_energy(energies: Energies, *, leading: int = 1) -> Float[Array, " batc
         energy if energy.ndim == leading else jnp.sum(energy, axis=range(leading, energy.ndim))
         for energy in energies.values()
     )
-    return sum(by_layer)  # type: ignore[return-value]
+    return total(by_layer)
 
 
 def check_range(energy: Energy, targets: ArrayLike, least: float, most: float, remedy: str) -> None:

@@ -8,6 +8,8 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
+from pcflax.dtypes import common_dtype, promoted
+
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
 
@@ -52,9 +54,7 @@ class FullGaussian(Energy):
                     "give the inverse of a covariance"
                 )
         array = jnp.asarray(precision)
-        self.precision: nnx.Variable[Array] = nnx.Variable(
-            array.astype(jnp.result_type(float, array))
-        )
+        self.precision: nnx.Variable[Array] = nnx.Variable(array.astype(common_dtype(float, array)))
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Return 1/2 (activity - prediction)^T P (activity - prediction) of each example."""
@@ -65,5 +65,5 @@ class FullGaussian(Energy):
                 f"FullGaussian has a precision of shape {precision.shape}, but one example of the activity "
                 f"has shape {activity.shape[1:]}; give one row and column for each feature of the last axis"
             )
-        error = activity - prediction
+        error, precision = promoted(activity - prediction, precision)
         return 0.5 * sum_features((error @ precision) * error)

@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from pcflax.checks import expect_number
+from pcflax.dtypes import common_dtype, promoted
 from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
@@ -59,7 +60,7 @@ class Gaussian(Energy):
                 )
         array = jnp.asarray(precision)
         # integers become floats, and floats stay as they are
-        self.precision = nnx.Variable(array.astype(jnp.result_type(float, array)))
+        self.precision = nnx.Variable(array.astype(common_dtype(float, array)))
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Return 1/2 sum_i precision_i (activity_i - prediction_i)^2 of each example."""
@@ -71,7 +72,8 @@ class Gaussian(Energy):
         check_one_for_each_feature(
             self, self.precision.shape, features, f"give precisions of shape {features}, or a float"
         )
-        return 0.5 * sum_features(self.precision[...] * error * error)
+        error, precision = promoted(error, self.precision[...])
+        return 0.5 * sum_features(precision * error * error)
 
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
         """Draw from N(prediction, 1/precision).
@@ -80,7 +82,8 @@ class Gaussian(Energy):
             ValueError: for a precision of 0, which is no distribution.
         """
         noise = jax.random.normal(key, prediction.shape, prediction.dtype)
-        return prediction + noise * self._proper() ** -0.5
+        prediction, noise, deviation = promoted(prediction, noise, self._proper() ** -0.5)
+        return prediction + noise * deviation
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
         """Return 1/2 sum_i log(2 pi / precision_i)."""

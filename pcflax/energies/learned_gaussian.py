@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.dtypes import promoted
 from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
@@ -76,7 +77,9 @@ class LearnedGaussian(Energy):
             check_one_for_each_feature(
                 self, log_precision.shape, features, f"make it LearnedGaussian{features}"
             )
-        error, precision = activity - prediction, jnp.exp(log_precision)
+        error, precision, log_precision = promoted(
+            activity - prediction, jnp.exp(log_precision), log_precision
+        )
         score = precision * error * error - log_precision
         if self.least_variance:
             score += self.least_variance * precision
@@ -86,7 +89,10 @@ class LearnedGaussian(Energy):
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
         """Draw from N(prediction, 1/pi), with the precisions as they are learned so far."""
         noise = jax.random.normal(key, prediction.shape, prediction.dtype)
-        return prediction + noise * jnp.exp(-0.5 * self.log_precision[...])
+        prediction, noise, deviation = promoted(
+            prediction, noise, jnp.exp(-0.5 * self.log_precision[...])
+        )
+        return prediction + noise * deviation
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
         """Return log(2 pi)/2 for each feature: the energy has the rest, less what `least_variance` adds."""

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.dtypes import promoted
 from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
@@ -76,7 +77,7 @@ class RunningGaussian(Energy):
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Return 1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""
-        error, precision = self._error(activity, prediction), self.precision
+        error, precision = promoted(self._error(activity, prediction), self.precision)
         return 0.5 * sum_features(precision * error * error - jnp.log(precision))
 
     def observe(self, activity: Values, prediction: Values) -> None:
@@ -90,7 +91,8 @@ class RunningGaussian(Energy):
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
         """Draw from N(prediction, 1/pi)."""
         noise = jax.random.normal(key, prediction.shape, prediction.dtype)
-        return prediction + noise * self.precision**-0.5
+        prediction, noise, deviation = promoted(prediction, noise, self.precision**-0.5)
+        return prediction + noise * deviation
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:
         """Return log(2 pi)/2 for each feature: the energy has the rest."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.dtypes import common_dtype
 from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
@@ -111,7 +112,7 @@ class Chebyshev(AbstractIterativeInference):
         if not problem.start:
             return ()
         zeros = jnp.zeros(
-            (problem.batch_size,), jnp.result_type(jnp.float32, *jax.tree.leaves(problem.start))
+            (problem.batch_size,), common_dtype(jnp.float32, *jax.tree.leaves(problem.start))
         )
         if self.smallest is None or self.largest is None:
             smallest, largest = spectrum_ends(problem, problem.start, self.iterations)
@@ -147,7 +148,8 @@ def _move(z: PyTree, gradient: PyTree, energy: Array, state: ChebyshevState) -> 
     carried, pushed = grown * ratio, jnp.where(first, 1.0, 2.0) / divisor
 
     def turned(d, g):
-        return jnp.where(rises, -d, carried * d - pushed * g).astype(d.dtype)
+        on = carried * d.astype(carried.dtype) - pushed * g.astype(pushed.dtype)
+        return jnp.where(rises, -d, on.astype(d.dtype))
 
     moves = jax.tree.map(turned, direction, gradient)
     moved = jax.tree.map(jnp.add, z, moves)

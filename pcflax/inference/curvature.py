@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pcflax.dtypes import common_dtype
 from pcflax.typing import Energies, PyTree
 
 from .problem import InferenceProblem
@@ -113,7 +114,7 @@ def spectrum_ends(
         random_direction(problem).vector,
         problem.held(),
     )
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(begin))
+    dtype = common_dtype(jnp.float32, *jax.tree.leaves(begin))
 
     def iterate(carry, _):
         vector, before, off = carry
@@ -123,7 +124,8 @@ def spectrum_ends(
         diagonal = jnp.sum(jnp.stack(dots), axis=0)
 
         def orthogonal(p, v, w):
-            return (p - over(diagonal, v) * v - over(off, w) * w).astype(v.dtype)
+            wide, one, other = (leaf.astype(dtype) for leaf in (p, v, w))
+            return (wide - over(diagonal, v) * one - over(off, w) * other).astype(v.dtype)
 
         found = normalized(jax.tree.map(orthogonal, product, vector, before))
         off = found.eigenvalue.astype(dtype)
@@ -164,9 +166,7 @@ def solve_symmetric(
     dtypes = jax.tree.map(lambda leaf: leaf.dtype, vector)
 
     def wide(tree):
-        return jax.tree.map(
-            lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree
-        )
+        return jax.tree.map(lambda leaf: leaf.astype(common_dtype(leaf.dtype, jnp.float32)), tree)
 
     def narrow(tree):
         return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), tree, dtypes)

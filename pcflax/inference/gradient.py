@@ -274,7 +274,7 @@ class GradientDescent(AbstractIterativeInference):
             return False
         optimizer = optax.with_extra_args_support(self.optimizer)
         try:
-            with jax.ensure_compile_time_eval():
+            with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
                 one, none = {"x": jnp.ones(1)}, {"x": jnp.zeros(1)}
                 update: Any = optimizer.update(none, optimizer.init(one), one, value=jnp.zeros(()))[
                     0
@@ -345,7 +345,8 @@ class GradientDescent(AbstractIterativeInference):
         update = self.transformation(coordinates, _nodes(problem)).update
 
         def move(field, state, coordinates, energy, part):  # of one example
-            updates, state = update(field, state, coordinates, value=energy)
+            with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+                updates, state = update(field, state, coordinates, value=energy)
             if part is not None:
                 updates = jax.tree.map(lambda u: (part * u).astype(u.dtype), updates)
             return optax.apply_updates(coordinates, updates), state

@@ -116,7 +116,7 @@ class GradientFlow(AbstractInference):
         if trace:
             last = observe(problem, coordinates)[0]
             # (batch, steps) to (steps, batch); rows after an example's last step are its end
-            rows = jnp.arange(self.max_steps + 1)[:, None] < num_steps
+            rows = jnp.arange(self.max_steps + 1, dtype=num_steps.dtype)[:, None] < num_steps
             full = jax.tree.map(lambda steps, end: jnp.where(rows, steps.T, end), infos, last)
             recorded = Trace(full.energies, full.residual)
         return finished(problem, coordinates, num_steps, trace=recorded, tolerance=self.tolerance)
@@ -140,20 +140,21 @@ class GradientFlow(AbstractInference):
         saves = [diffrax.SubSaveAt(t1=True)]
         if trace:
             saves.append(diffrax.SubSaveAt(t0=True, steps=True, fn=seen))
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(field),
-            self.solver,  # type: ignore[arg-type]
-            t0=0.0,
-            t1=self.max_time,
-            dt0=self.first_step,
-            y0=problem.start,
-            stepsize_controller=self.controller,  # type: ignore[arg-type]
-            saveat=diffrax.SaveAt(subs=saves),
-            event=diffrax.Event(at_rest),
-            max_steps=self.max_steps,
-            adjoint=diffrax.ForwardMode(),  # keeps nothing for a backward pass
-            throw=False,
-        )
+        with jax.numpy_dtype_promotion("standard"):  # diffrax steps 16 bits in 32
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(field),
+                self.solver,  # type: ignore[arg-type]
+                t0=0.0,
+                t1=self.max_time,
+                dt0=self.first_step,
+                y0=problem.start,
+                stepsize_controller=self.controller,  # type: ignore[arg-type]
+                saveat=diffrax.SaveAt(subs=saves),
+                event=diffrax.Event(at_rest),
+                max_steps=self.max_steps,
+                adjoint=diffrax.ForwardMode(),  # keeps nothing for a backward pass
+                throw=False,
+            )
         ended, *seen_by_step = solution.ys  # type: ignore[misc]
         infos = None
         if trace:

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind, expect_number
+from pcflax.dtypes import common_dtype
 from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
@@ -195,7 +196,7 @@ class Langevin(AbstractIterativeInference):
             # in 32 bits at least: a mean of many is lost in fewer, and a Boolean has none
             found = self.statistic(activities) if self.statistic is not None else None
             return jax.tree.map(
-                lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), found
+                lambda leaf: leaf.astype(common_dtype(leaf.dtype, jnp.float32)), found
             )
 
         steps = jnp.arange(self.num_steps)

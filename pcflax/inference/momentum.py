@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from pcflax.dtypes import common_dtype
 from pcflax.typing import PyTree
 
 from .problem import VectorField
@@ -36,7 +37,7 @@ class Momentum(NamedTuple):
 
 def at_rest(problem: VectorField) -> Momentum:
     """Return the momentum before the first step: none."""
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(problem.start))
+    dtype = common_dtype(jnp.float32, *jax.tree.leaves(problem.start))
     ones = jnp.ones((problem.batch_size,), dtype)
     return Momentum(problem.start, ones, jnp.full_like(ones, jnp.inf))
 
@@ -70,7 +71,9 @@ def accelerated(
         grown = jnp.where(anew, 1.0, (1 + jnp.sqrt(1 + 4 * count**2)) / 2)
         factor = jnp.where(anew | last, 0.0, (count - 1) / grown)
         reached = jax.tree.map(lambda old, new: jnp.where(back, old, new), reached, stepped)
-        ahead = jax.tree.map(lambda z, v: z + (factor * v).astype(z.dtype), reached, velocity)
+        ahead = jax.tree.map(
+            lambda z, v: z + (factor * v.astype(factor.dtype)).astype(z.dtype), reached, velocity
+        )
         return ahead, Momentum(reached, grown, jnp.where(back, kept, energy))
 
     return jax.vmap(one)(momentum, stepped, gradient, energy)

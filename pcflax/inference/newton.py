@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pcflax.dtypes import common_dtype
 from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
@@ -69,7 +70,7 @@ class AbstractNewton(AbstractIterativeInference):
     def init(self, problem: InferenceProblem) -> NewtonState:
         """Return a small damping for each example."""
         expect_curvature(self, problem)
-        dtype = jnp.result_type(float, *jax.tree.leaves(problem.start))
+        dtype = common_dtype(float, *jax.tree.leaves(problem.start))
         return NewtonState(jnp.full((problem.batch_size,), _FIRST_DAMPING, dtype))
 
     def step(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from pcflax.dtypes import common_dtype, product
 from pcflax.energies import Gaussian, total_energy
 from pcflax.networks import AbstractPCNetwork
 from pcflax.networks.wiring import names_of
@@ -171,7 +172,9 @@ def _precision(problem: ErrorProblem) -> PyTree:
 
     def own(activities):
         energies = {
-            name: problem.weights.get(name, 1) * bound.layer(name).energy(z, jnp.zeros_like(z))
+            name: product(
+                problem.weights.get(name, 1), bound.layer(name).energy(z, jnp.zeros_like(z))
+            )
             for name, z in activities.items()
         }
         return jnp.sum(total_energy(energies))
@@ -209,8 +212,10 @@ def _free(problem: ErrorProblem, errors: PyTree) -> PyTree:
 def _clamped_energy(problem: ErrorProblem, seen: PyTree) -> Float[Array, " batch"] | float:
     bound = problem.network.bind()
     energies = {
-        name: problem.weights.get(name, 1)
-        * bound.layer(name).energy(problem.clamps[name].apply(prediction), prediction)
+        name: product(
+            problem.weights.get(name, 1),
+            bound.layer(name).energy(problem.clamps[name].apply(prediction), prediction),
+        )
         for name, prediction in seen.items()
     }
     return total_energy(energies) if energies else 0.0
@@ -246,7 +251,7 @@ def _solve(pull: _Pull, precision: PyTree) -> PyTree:
     pushed = _sum("mbf,abf->bm", scaled, jax.tree.map(lambda g: g[None], pull.gradient))
     system = jnp.eye(inner.shape[-1], dtype=inner.dtype)[None] + pull.curvature @ inner
     right = jnp.einsum("bmn,bn->bm", pull.curvature, pushed)
-    wide = jnp.promote_types(system.dtype, jnp.float32)  # LAPACK has no 16-bit floats
+    wide = common_dtype(system.dtype, jnp.float32)  # LAPACK has no 16-bit floats
     share = jnp.linalg.solve(system.astype(wide), right.astype(wide)[..., None])[..., 0]
     share = share.astype(system.dtype)
     return jax.tree.map(

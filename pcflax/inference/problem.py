@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pcflax.dtypes import product, total
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
@@ -70,10 +71,11 @@ class VectorField(abc.ABC):
         squares = [jnp.sum(g * g, axis=range(1, g.ndim)) for g in jax.tree.leaves(gradient)]
         if not squares:
             return jnp.zeros((self.batch_size,))
+        found = total(squares)
         count = sum(leaf[0].size for leaf in jax.tree.leaves(self.start))
         if self.partial:
-            count = jnp.maximum(count - self._held_counts(), 1)
-        return jnp.sqrt(sum(squares) / count)
+            count = jnp.maximum(count - self._held_counts(), 1).astype(found.dtype)
+        return jnp.sqrt(found / count)
 
     def predicted(self, network: SplitNetwork) -> Any:
         """Return a network's feedforward prediction of these examples, from all that is known but targets."""
@@ -177,7 +179,9 @@ class InferenceProblem(VectorField):
         energies = self.network.bind(self.decode(coordinates)).energies(self.inputs, layers)
         if not self.weights:
             return energies
-        return {name: self.weights.get(name, 1) * energy for name, energy in energies.items()}
+        return {
+            name: product(self.weights.get(name, 1), energy) for name, energy in energies.items()
+        }
 
     def energy(self, coordinates: PyTree) -> Float[Array, " batch"]:
         """Return F of each example."""
@@ -215,8 +219,10 @@ class InferenceProblem(VectorField):
         activities, predictions = pairs
         bound = self.network.bind()
         return {
-            name: self.weights.get(name, 1)
-            * bound.layer(name).energy(activities[node], predictions[name])
+            name: product(
+                self.weights.get(name, 1),
+                bound.layer(name).energy(activities[node], predictions[name]),
+            )
             for name, node in bound.wiring.targets.items()
         }
 

@@ -137,7 +137,7 @@ def iterate(
         active = carry.active & ~(info.residual <= stop.tolerance)
         coordinates = choose(active, coordinates, carry.coordinates)
         state = choose(active, state, carry.state)
-        return _Carry(coordinates, state, active, carry.taken + active), info
+        return _Carry(coordinates, state, active, carry.taken + active.astype(jnp.int32)), info
 
     def begin(start: PyTree) -> _Carry:
         state = algorithm.init(problem.at(0))

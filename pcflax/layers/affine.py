@@ -172,7 +172,7 @@ def mask_weights(owner: PCAffine, kernel: Any, mask: Any) -> None:
     if not np.isin(found, (0, 1)).all():
         raise ValueError(f"{name} expected a mask of Booleans, or of 0 and 1; compare: mask > 0.5")
     owner.mask = Connectivity(jnp.asarray(found, bool))
-    kernel.set_value(kernel[...] * owner.mask[...])
+    kernel.set_value(kernel[...] * owner.mask[...].astype(kernel.dtype))
 
 
 def make_dropout(owner: PCLayer, rate: float, rngs: nnx.Rngs | None) -> nnx.Dropout | None:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.dtypes import common_dtype
 from pcflax.typing import PyTree
 from pcflax.variables import Activity, Connectivity
 
@@ -83,16 +84,21 @@ def evaluate(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> tuple
         return layer.predict(*belows), {}
     graphdef, parameters, other = nnx.split(layer, nnx.Param, ...)
 
-    def pure(parameters, other, belows):
-        if numerics.compute_dtype is not None:
-            parameters, belows = _cast((parameters, belows), numerics.compute_dtype)
+    def predicted(parameters, other, belows):
         copy = nnx.merge(graphdef, parameters, other, copy=True)
         return copy.predict(*belows), written(copy)
+
+    def pure(parameters, other, belows):
+        if numerics.compute_dtype is None:
+            return predicted(parameters, other, belows)
+        parameters, belows = _cast((parameters, belows), numerics.compute_dtype)
+        with jax.numpy_dtype_promotion("standard"):  # statistics keep 32 bits
+            return predicted(parameters, other, belows)
 
     call = jax.checkpoint(pure) if numerics.remat else pure
     prediction, writes = call(parameters, other, belows)
     if numerics.compute_dtype is not None:
-        dtype = jnp.result_type(*jax.tree.leaves(parameters), *belows, jnp.float32)
+        dtype = common_dtype(*jax.tree.leaves(parameters), *belows, jnp.float32)
         prediction = _cast(prediction, dtype)
     return prediction, writes
 

@@ -64,7 +64,7 @@ def make_feedback(
     init = feedback.kernel_init or kernel_init
     kind = nnx.Param if feedback.learns else FeedbackWeights
     weights = init(rngs.params(), kernel.shape, kernel.dtype)
-    return kind(weights if owner.mask is None else weights * owner.mask[...])
+    return kind(weights if owner.mask is None else weights * owner.mask[...].astype(weights.dtype))
 
 
 def through_feedback(layer: Any, features: Array) -> Array:

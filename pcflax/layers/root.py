@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
+from pcflax.dtypes import common_dtype
 from pcflax.energies import Energy
 from pcflax.typing import PyTree
 
@@ -61,7 +62,7 @@ class PCRoot(PCLayer):
             raise ValueError(
                 f"PCRoot{self.features} expected a mean of that shape or one number, got {start.shape}"
             )
-        start = jnp.broadcast_to(start, self.features).astype(jnp.result_type(float, start))
+        start = jnp.broadcast_to(start, self.features).astype(common_dtype(float, start))
         self.mean = (nnx.Param if learn_mean else nnx.Variable)(start)
 
     def predict(self) -> Float[Array, " *features"]:  # type: ignore[override]

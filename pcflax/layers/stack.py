@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count
+from pcflax.dtypes import promoted
 from pcflax.energies import Energy
 from pcflax.typing import PyTree
 from pcflax.variables import STACKED, Activity
@@ -211,8 +212,7 @@ class PCStack(PCLayer):
             held = None if held is None else clamp.held()
         graphdef, state = nnx.split(self.stacked)
         # what comes out of a layer goes into the next: one dtype, that of weights and input together
-        weights = jax.tree.leaves(nnx.state(self.stacked, nnx.Param))
-        below = below.astype(jnp.result_type(below, *weights))
+        below = promoted(below, *jax.tree.leaves(nnx.state(self.stacked, nnx.Param)))[0]
 
         def one(below, given):
             state, error, value, held = given

@@ -146,8 +146,10 @@ def apply(
 
     The batch-mean energy is the `value` that some optax transformations ask for.
     """
-    updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
-        gradients, optimizer_state, network.parameters, value=jnp.mean(total_energy(energies))
-    )
-    parameters = optax.apply_updates(network.parameters, updates)
+    value = jnp.mean(total_energy(energies))
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
+            gradients, optimizer_state, network.parameters, value=value
+        )
+        parameters = optax.apply_updates(network.parameters, updates)
     return network.replace(parameters=parameters), optimizer_state

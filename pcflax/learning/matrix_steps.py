@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 from pcflax.checks import expect_number
+from pcflax.dtypes import common_dtype
 from pcflax.typing import PyTree
 
 from .regularizers import in_layer, in_stack
@@ -100,7 +101,7 @@ def _mean_sizes(tree: PyTree) -> dict[str, Array]:
     counts: dict[str, int] = defaultdict(int)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         depth = in_stack(path)
-        size = jnp.abs(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
+        size = jnp.abs(leaf.astype(common_dtype(leaf.dtype, jnp.float32)))
         sums[_module(path)] += jnp.sum(size, axis=range(int(depth), size.ndim))
         counts[_module(path)] += leaf.size // (leaf.shape[0] if depth else 1)
     return {name: jnp.asarray(total / counts[name]) for name, total in sums.items()}

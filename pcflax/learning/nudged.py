@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from pcflax.checks import expect_number
+from pcflax.dtypes import product, promoted
 from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
 from pcflax.layers import Clamp, Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
@@ -125,7 +126,8 @@ class Nudged(AbstractGradientLearning):
         target = evidence.targets
         if not self.weighted:
             known = target if isinstance(target, Clamp) else Clamp(target)
-            moved = mean - beta * (mean - known.value.astype(mean.dtype))
+            back = product(beta, mean - known.value.astype(mean.dtype))
+            moved = jnp.subtract(*promoted(mean, back))
             target = known._replace(value=moved) if isinstance(target, Clamp) else moved
         nudged = dataclasses.replace(evidence, targets=target)
         problem = make_problem(network, nudged, initializer=self.initializer, key=key)

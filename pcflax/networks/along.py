@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from pcflax.dtypes import common_dtype
 from pcflax.layers import Clamp, Evidence
 from pcflax.typing import Activities, Network, PyTree
 
@@ -95,7 +96,7 @@ def along(network: Network, evidence: Evidence) -> Along:
     steps = Evidence(taken["input"], goal, taken["clamp"], weights)
     steps = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), steps)
     floats = [x.dtype for x in jax.tree.leaves(taken) if jnp.issubdtype(x.dtype, jnp.floating)]
-    dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
+    dtype = common_dtype(*floats) if floats else jnp.result_type(float)
     before = {
         name: jnp.asarray(first.get(name, jnp.zeros((shape[0], *features))), dtype)
         for name, features in wiring.previous

@@ -256,7 +256,10 @@ class AbstractPCNetwork(NetworkBody):
         >>> found.costs["GradientDescent, a step"].flops == 2 * 64 * 2 * 300 * 10
         True
         """
-        return summary(self, inputs, batch_size=batch_size, inference=inference, learning=learning)
+        with jax.numpy_dtype_promotion("standard"):  # a shape says no dtype
+            return summary(
+                self, inputs, batch_size=batch_size, inference=inference, learning=learning
+            )
 
 
 def _number_of_classes(network: AbstractPCNetwork, inputs: Any, batch_size: int) -> int:

@@ -290,7 +290,8 @@ def _check_shapes(network: PCGraph, external: Mapping[str, tuple[int, ...]]) -> 
         )
         for name, shape in external.items()
     }
-    start, predictions = jax.eval_shape(pass_through, inputs)
+    with jax.numpy_dtype_promotion("standard"):  # shapes alone are asked
+        start, predictions = jax.eval_shape(pass_through, inputs)
     nodes = dict(network.wiring.targets)
     nodes |= {name: node for name, _, node in network.wiring.amortizers}
     for name, prediction in predictions.items():

@@ -23,6 +23,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
+from pcflax.dtypes import product
 from pcflax.energies import total_energy
 from pcflax.layers.clamps import weighted_mean
 from pcflax.sharding.placement import AXES
@@ -124,7 +125,9 @@ class SplitNetwork(Generic[Net]):
             free = () if clamps is None else tuple(n for n in self.names if n not in clamps)
             bound.numerics = bound.numerics._replace(rounds=free, untouched=untouched)
             energies = bound.energies(inputs)
-            weighed = {name: factors.get(name, 1) * energy for name, energy in energies.items()}
+            weighed = {
+                name: product(factors.get(name, 1), energy) for name, energy in energies.items()
+            }
             return weighted_mean(total_energy(weighed), of_examples), energies
 
         return jax.grad(mean_energy, has_aux=True)(self.parameters)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pcflax.dtypes import common_dtype
 from pcflax.layers import Clamp, PCLayer
 from pcflax.layers.clamps import held_at
 from pcflax.layers.evaluate import failed, has_rows, no_rows
@@ -69,7 +70,7 @@ def pass_upward(
     def swept(group: Sequence[str]) -> Activities:
         """Sweep over a cycle from zero, but for the last time."""
         floats = [a.dtype for a in seen.values() if jnp.issubdtype(a.dtype, jnp.floating)]
-        dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
+        dtype = common_dtype(*floats) if floats else jnp.result_type(float)
         now = {}
         for name in group:
             zeros = jnp.zeros((batch_size, *dict(wiring.shapes)[name]), dtype)  # type: ignore

@@ -53,7 +53,8 @@ def as_optimizer(
 @jax.jit  # whose cache knows what was checked before
 def _update_once(optimizer: Argument, parameters: PyTree) -> PyTree:
     made = optax.with_extra_args_support(optimizer.value)
-    return made.update(parameters, made.init(parameters), parameters, value=jnp.float32(0))
+    with jax.numpy_dtype_promotion("standard"):  # as training does
+        return made.update(parameters, made.init(parameters), parameters, value=jnp.float32(0))
 
 
 def check_rule(owner: str, rule: Any, network: AbstractPCNetwork) -> AbstractLearning:

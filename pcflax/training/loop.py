@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.data.decoder import Reader
+from pcflax.dtypes import promoted
 from pcflax.learning import AbstractLearning
 from pcflax.settings import Argument
 from pcflax.sharding.inside import keep, split_examples, whole
@@ -29,7 +30,7 @@ from pcflax.typing import PRNGKey, PyTree
 from .measure import at_least_32_bits, measure
 from .metrics import MetricFunctions
 from .reading import predicted
-from .step import TrainState, chosen, layer_means, take_step
+from .step import TrainState, layer_means, take_finite_step, take_step
 
 
 class Recipe(NamedTuple):
@@ -72,6 +73,7 @@ def sound(
     states, measured = call(counts, starts=starts)
     measured = jax.device_get(measured)
     if np.any(measured.failed) and not jax.tree.leaves(starts):
+        del states  # before there are others
         states, _ = call(np.asarray(measured.count - measured.failed), starts=starts)
     return states, measured
 
@@ -101,9 +103,8 @@ def learn_batches(
     def learn(state, index):
         batch = recipe.reader(constants, jax.tree.map(lambda leaf: item_at(leaf, index), items))
         state, batch = keep(state, recipe.places), split_examples(batch)
-        new, info = take_step(state, batch, key, rule, optimizer)
-        if jax.tree.leaves(starts):
-            new = chosen(info.finite, new, state)
+        take = take_finite_step if jax.tree.leaves(starts) else take_step
+        new, info = take(state, batch, key, rule, optimizer)
         values = {"energy": info.energy}
         if batch.targets is not None:
             values["loss"] = info.loss
@@ -125,7 +126,7 @@ def learn_batches(
     def body(carry):
         index, state, rows, _ = carry
         state, measured, failed = learn(state, index)
-        row = ravel_pytree(measured)[0]
+        row = _in_a_row(measured)
         # one row, and no scatter: less to compile and to run
         return (
             index + 1,
@@ -141,13 +142,17 @@ def learn_batches(
         return (index < count) & ~failed
 
     specs = jax.eval_shape(lambda: learn(state, jnp.int32(0))[1])
-    row = jax.eval_shape(lambda values: ravel_pytree(values)[0], specs)
+    row = jax.eval_shape(_in_a_row, specs)
     rows = jnp.zeros((capacity, *row.shape), row.dtype)
     index, state, rows, failed = jax.lax.while_loop(
         unfinished, body, (jnp.int32(0), state, rows, jnp.bool_(False))
     )
     measured = Measured(rows, index, failed, _names(specs))
     return keep(state, recipe.places), whole(measured)
+
+
+def _in_a_row(values: Mapping[str, Any]) -> Array:
+    return ravel_pytree(promoted(*jax.tree.leaves(values)))[0]
 
 
 def _names(values: Mapping[str, Any]) -> tuple[str, ...]:

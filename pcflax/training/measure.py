@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pcflax.data import Dataset
+from pcflax.dtypes import common_dtype
 from pcflax.layers import Clamp
 from pcflax.networks import SplitNetwork
 from pcflax.typing import MetricFunction, PyTree
@@ -41,7 +42,8 @@ def measure(
     for name, metric in metrics:
         seen = means if getattr(metric, "reads_mean", False) else values
         each = jax.vmap(metric, in_axes=1, out_axes=1)(seen, truth.value)
-        found[name] = jnp.sum(jnp.where(known, at_least_32_bits(each), 0), axis=1) / count
+        total = jnp.sum(jnp.where(known, at_least_32_bits(each), 0), axis=1)
+        found[name] = total / count.astype(total.dtype)
     return found
 
 
@@ -61,4 +63,4 @@ def metrics_for(
 
 def at_least_32_bits(values: Array) -> Array:
     """Return the values as they are, or in 32 bits where they have less: sums of 16 bits go wrong."""
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values.astype(common_dtype(values.dtype, jnp.float32))

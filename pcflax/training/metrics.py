@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_kind
+from pcflax.dtypes import common_dtype
 from pcflax.typing import MetricFunction, PyTree
 
 MetricFunctions: TypeAlias = tuple[tuple[str, MetricFunction], ...]
@@ -54,9 +55,7 @@ def accuracy(
     def of_one(prediction, targets):
         correct = jnp.argmax(prediction, axis=-1) == jnp.argmax(targets, axis=-1)
         # in 32 bits at least: sums of ones in 16 bits end at 256
-        return _mean_over_positions(
-            correct.astype(jnp.promote_types(prediction.dtype, jnp.float32))
-        )
+        return _mean_over_positions(correct.astype(common_dtype(prediction.dtype, jnp.float32)))
 
     return _mean_over_outputs(of_one, prediction, targets)
 

@@ -42,6 +42,9 @@ from .placement import initial_optimizer_state, placed, places_of
 from .record import Record
 from .step import TrainState, in_training
 
+# Bytes of a state from which on a third one costs more than writing the objects at each call.
+_LARGE = 256 * 2**20
+
 
 class Run:
     """What `fit` goes on with, a checkpoint stores, and `trainer.network` shows.
@@ -123,7 +126,10 @@ class Run:
 
     def take(self) -> TrainState:
         """Return the newest state for a call, which consumes its starts; `put` follows."""
-        state, self._shown = self.state(), False
+        state = self.state()
+        if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) > _LARGE:
+            self.write()  # so that the objects hold no third state beside this one and the next
+        self._shown = False
         return state
 
     def put(self, state: TrainState) -> None:
@@ -178,7 +184,8 @@ class Run:
         initializer = getattr(rule, "initializer", None)
         stored, self._starts = flatten(self._starts), {}
         if isinstance(initializer, AbstractKeptStart):
-            self._starts = initializer.begin(self.state().network, data)
+            # a copy, since a call consumes it: the initializer may hold what it began with
+            self._starts = copied(initializer.begin(self.state().network, data))
             specs = [
                 {n: (a.shape, a.dtype) for n, a in flat.items()}
                 for flat in (stored, flatten(self._starts))
@@ -194,7 +201,7 @@ class Run:
                 warnings.warn(
                     "the kept starts were lost with the call that failed; they begin anew in the next fit",
                     UserWarning,
-                    stacklevel=4,  # where fit was called
+                    stacklevel=6,  # where fit was called
                 )
                 self.put(dataclasses.replace(state, starts={}))
             self.step = int(state.step)

@@ -174,18 +174,21 @@ def make_step(
     rule = check_rule("make_step", rule, network)
 
     def step(state: TrainState, batch: Evidence, key: PRNGKey) -> tuple[TrainState, TrainInfo]:
-        new, info = take_step(state, batch, key, rule, held)
-        return chosen(info.finite, new, state), info
+        return take_finite_step(state, batch, key, rule, held)
 
     return step
 
 
-def chosen(is_finite: Bool[Array, ""], new: TrainState, old: TrainState) -> TrainState:
-    """Return the new state or the old one, with the new one's starts: they stay where it is not finite."""
-    starts = new.starts
-    new, old = (dataclasses.replace(state, starts={}) for state in (new, old))
-    kept = jax.lax.cond(is_finite, lambda: new, lambda: old)
-    return dataclasses.replace(kept, starts=starts)
+@functools.partial(jax.jit, inline=True)  # one program, also where the step is not within another
+def take_finite_step(
+    state: TrainState, batch: Evidence, key: PRNGKey, rule: AbstractLearning, optimizer: Argument
+) -> tuple[TrainState, TrainInfo]:
+    """Take one step of learning on one batch; where it is not finite, the state stays."""
+    new, info = take_step(state, batch, key, rule, optimizer)
+    starts = new.starts  # the initializer has chosen; a choice here would copy them
+    new, old = (dataclasses.replace(each, starts={}) for each in (new, state))
+    kept = jax.lax.cond(info.finite, lambda: new, lambda: old)
+    return dataclasses.replace(kept, starts=starts), info
 
 
 @functools.partial(jax.jit, inline=True)  # one trace for all

@@ -49,11 +49,40 @@ class TorchLike:
             yield [Tensor(X[rows]), Tensor(Y[rows])]
 
 
+class Stateful(TorchLike):
+    """The protocol of torchdata's StatefulDataLoader: the state is that of the newest pass."""
+
+    def __init__(self, seed=1, **options):
+        super().__init__(shuffle=True, **options)
+        self.random = np.random.default_rng(seed)
+        self.drawn, self.seen, self.told = None, 0, None
+
+    def state_dict(self):
+        return {"drawn": self.drawn, "seen": self.seen, (0, "kinds"): [b"\x00", np.arange(2), None]}
+
+    def load_state_dict(self, state):
+        assert state[0, "kinds"][0] == b"\x00"
+        np.testing.assert_array_equal(state[0, "kinds"][1], np.arange(2))
+        self.told = state
+
+    def __iter__(self):
+        told, self.told = self.told, None
+        if told is not None:
+            self.random.bit_generator.state = told["drawn"]
+        self.drawn, self.seen = self.random.bit_generator.state, 0 if told is None else told["seen"]
+        return self._pass(list(super().__iter__()))
+
+    def _pass(self, batches):
+        while self.seen < len(batches):
+            self.seen += 1
+            yield batches[self.seen - 1]
+
+
 def examples():
     return grain.MapDataset.range(10).shuffle(seed=4).map(lambda i: (X[i], Y[i]))
 
 
-def grain_loader():
+def grain_loader(pairs=None):
     sampler = grain.samplers.IndexSampler(
         num_records=10,
         shuffle=True,
@@ -61,7 +90,7 @@ def grain_loader():
         num_epochs=3,
         shard_options=grain.sharding.NoSharding(),
     )
-    pairs = [(X[i], Y[i]) for i in range(10)]
+    pairs = [(X[i], Y[i]) for i in range(10)] if pairs is None else pairs
     batch = grain.transforms.Batch(batch_size=3, drop_remainder=True)
     return grain.DataLoader(data_source=pairs, sampler=sampler, operations=[batch])
 
@@ -70,6 +99,7 @@ KEEPING = {
     "MapDataset": lambda: examples().batch(3),
     "IterDataset": lambda: examples().to_iter_dataset().batch(3),
     "DataLoader": grain_loader,
+    "state_dict": Stateful,
 }
 
 
@@ -159,6 +189,64 @@ def test_a_loader_that_keeps_its_place_goes_on_from_every_batch(kind):
     for start in (1, 6):  # back, and forth by reading
         for one, all_of_them in zip(data.items(start, 2), whole, strict=True):
             np.testing.assert_array_equal(one, all_of_them[start : start + 2])
+
+
+def test_an_evaluation_takes_no_place_from_training():
+    """Of the one loader that both read: training goes on as one that was resumed there does."""
+    data = wrapped(Stateful())
+    data.items(0, 2)
+    place = data.position(2)
+    list(data.evaluation_items(1))
+    rest = data.items(2, 5)
+    other = wrapped(Stateful(seed=8))
+    other.go_to(2, place)
+    for one, expected in zip(other.items(2, 5), rest, strict=True):
+        np.testing.assert_array_equal(one, expected)
+
+
+def test_the_generator_of_a_loader_is_kept_too():
+    """Since a new pass draws from it what a resumed one does not."""
+
+    class Generator:
+        state = 5
+
+        def get_state(self):
+            return self.state
+
+        def set_state(self, state):
+            self.state = state
+
+    data = wrapped(Stateful(generator=Generator()))
+    data.items(0, 1)
+    other = wrapped(Stateful(generator=Generator()))
+    other.loader.generator.state = 9
+    other.go_to(1, data.position(1))
+    other.items(1, 1)
+    assert other.loader.generator.state == 5
+
+
+def test_a_place_that_no_checkpoint_can_hold_is_told():
+    class Live(Stateful):
+        def state_dict(self):
+            return {"open": object()}
+
+    with pytest.raises(
+        TypeError, match=r"the state_dict\(\) of a loader holds one object, which no"
+    ):
+        wrapped(Live())
+
+
+def test_an_order_that_the_state_does_not_hold_warns():
+    kind = type("WeightedRandomSampler", (), {"__module__": "torch.utils.data.sampler"})
+    sampler = kind()
+    sampler.generator = None
+    kind.__len__ = lambda self: 10
+    data = wrapped(Stateful(sampler=sampler))
+    data.items(0, 1)
+    data.go_to(1, data.position(1))
+    data.items(1, 1)  # a live one goes on without a word
+    with pytest.warns(CheckpointWarning, match="order of its WeightedRandomSampler, so training"):
+        data.items(0, 1)
 
 
 def test_a_loader_without_a_place_goes_on_after_what_was_seen():
@@ -293,6 +381,29 @@ def test_a_loader_that_raises_is_named_and_read_again_once_mended():
         data.items(2, 2)
     broken[0] = False
     assert_batches(data.items(2, 2), [(X[4:6], Y[4:6]), (X[6:8], Y[6:8])])
+
+
+def test_what_workers_of_grains_want_is_told():
+    """Flags that are parsed; the test's own process has them, or not."""
+    error = type("UnparsedFlagAccessError", (Exception,), {})
+
+    def read(i):
+        raise error("Trying to access flag before flags were parsed.")
+
+    with pytest.raises(RuntimeError, match=r"parsed\. Write absl\.flags\.FLAGS\.mark_as_parsed"):
+        wrapped(grain.MapDataset.range(10).map(read).batch(2))
+
+
+def test_a_source_that_no_resumed_run_would_know_again_warns():
+    class Source:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, i):
+            return X[i], Y[i]
+
+    with pytest.warns(UserWarning, match=r"'Source.*' knows its data by repr\(\), .* a __repr__"):
+        pc.data.from_loader(grain_loader(Source()), num_classes=3, name="Source")
 
 
 def test_a_loader_without_a_length_has_no_epochs():

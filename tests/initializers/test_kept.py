@@ -269,13 +269,44 @@ def test_starts_that_are_lost_with_a_call_begin_anew(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(fitting, "learn_batches", lost)
         with (
-            pytest.warns(UserWarning, match="kept starts were lost .* begin anew in the next fit"),
+            pytest.warns(
+                UserWarning, match="kept starts were lost .* begin anew in the next fit"
+            ) as told,
             pytest.raises(RuntimeError, match="the device is lost"),
         ):
             trainer.fit(data, num_steps=6)
     assert trainer.step == 3
+    assert [each.filename for each in told] == [__file__]
     trainer.fit(data, num_steps=6)
     assert all(np.isfinite(leaf).all() for leaf in held_by(trainer))
+
+
+@pytest.mark.parametrize("kind", [np.array, jnp.array])
+def test_what_an_initializer_began_with_stays_its_own(monkeypatch, kind):
+    """A call consumes the starts: not the arrays of which an initializer makes them in each fit."""
+
+    class FromTable(pc.initializers.Persistent):
+        def begin(self, network, data):
+            if not held:
+                held.append(jax.tree.map(kind, super().begin(network, data)))
+            return held[0]
+
+    def lost(*arguments, **options):
+        raise RuntimeError("the device is lost")
+
+    held, ended = [], []
+    for _ in range(2):
+        rule = pc.learning.PredictiveCoding(FEW, FromTable())
+        trainer = pc.Trainer(network(), optax.sgd(0.05), learning=rule, progress=False)
+        with monkeypatch.context() as patched:
+            patched.setattr(fitting, "learn_batches", lost)
+            with pytest.raises(RuntimeError, match="the device is lost"):
+                trainer.fit(data_of(), num_steps=2)
+        trainer.fit(data_of(), num_steps=4)
+        ended.append(held_by(trainer))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(held))
+    for left, right in zip(*ended, strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 class TestRefusals:

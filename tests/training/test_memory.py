@@ -1,10 +1,13 @@
 """Too little memory: one sentence with the sizes, at whatever moment. Oracle: sizes worked out by hand."""
 
+import gc
+
 import jax
+import numpy as np
 import pytest
 
 import pcflax as pc
-from pcflax.training import evaluation, fitting
+from pcflax.training import evaluation, fitting, run
 from tests.conftest import digits_trainer, parameters_of
 
 
@@ -31,6 +34,32 @@ def test_training_that_does_not_fit_is_told_with_sizes_and_can_go_on(monkeypatch
     for found, expected in zip(parameters_of(trainer.network), before, strict=True):
         assert (found == expected).all()
     trainer.fit(data, num_steps=3)
+
+
+def test_memory_holds_a_state_twice(monkeypatch):
+    """What a call begins with and what it returns: no third that the objects had, nor one to take back."""
+    trainer = digits_trainer(widths=(64, 800, 800, 10))
+    size = 3 * sum(leaf.nbytes for leaf in parameters_of(trainer.network))  # three times for Adam
+    images, labels = np.zeros((60, 64), np.float32), np.zeros((60, 10), np.float32)
+    labels[50:] = 1e30
+    data = pc.data.from_arrays(images, labels, batch_size=10, shuffle=False)
+    real, held = fitting.learn_batches, []
+
+    def learn(*arguments, **options):
+        found = jax.block_until_ready(real(*arguments, **options))
+        held.append(states())
+        return found
+
+    def states():
+        gc.collect()
+        return sum(leaf.nbytes for leaf in jax.live_arrays()) / size
+
+    before = states() - 1
+    monkeypatch.setattr(fitting, "learn_batches", learn)
+    monkeypatch.setattr(run, "_LARGE", 2**20)
+    with pytest.raises(pc.NonFiniteEnergyError, match="step 6"):
+        trainer.fit(data, num_steps=6, log_every=2)
+    np.testing.assert_allclose(np.array(held) - before, 2, atol=0.1)
 
 
 def test_evaluation_that_does_not_fit_is_told(monkeypatch):

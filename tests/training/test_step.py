@@ -43,6 +43,18 @@ def take_steps(network, count, *, data, optimizer=OPTIMIZER, rule=RULE, seed=0):
     return state, info
 
 
+def test_a_step_within_no_other_program_is_compiled_once(caplog):
+    """A choice outside of the compiled step was compiled anew at each, for thirty times its time."""
+    step, batch = make_step(make_network(), OPTIMIZER, RULE), next(iter(make_data()))
+    state, key = TrainState.of(make_network(), OPTIMIZER), jax.random.key(0)
+    state, _ = step(state, batch, key)
+    with jax.log_compiles(True):
+        state, _ = step(state, batch, key)
+        assert not [record for record in caplog.records if "ompil" in record.getMessage()]
+        jax.jit(lambda x: 2 * x)(jnp.ones(3))
+    assert [record for record in caplog.records if "ompil" in record.getMessage()]
+
+
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"norm": True}], ids=["dropout", "norm"])
 def test_a_loop_of_ones_own_trains_as_the_trainer_does(options):
     """Dropout masks and running statistics that only the Trainer kept would make hand-made loops wrong."""

@@ -43,7 +43,8 @@ def average_pool(
     >>> average_pool(jnp.arange(5.0).reshape(1, 5, 1), (2,)).ravel()
     Array([0.5, 2.5], dtype=float32)
     """
-    return nnx.avg_pool(features, window, strides=window)
+    with jax.numpy_dtype_promotion("standard"):  # flax divides by a whole number
+        return nnx.avg_pool(features, window, strides=window)
 
 
 POOLS = {"max": max_pool, "average": average_pool}

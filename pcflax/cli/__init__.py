@@ -34,11 +34,11 @@ def load_run(
         ValueError: for a mesh that is none, or that the devices or the network do not fit.
     """
     # what is slow to load is no business of the command's start
-    from .build import build_trainer, load_data
+    from .build import load_data, rebuilt
     from .options import read_run
 
     folder = Path(folder)
     options = read_run(folder, data_dir=None if data_dir is None else Path(data_dir), mesh=mesh)
-    trainer = build_trainer(options, load_data(options, "train"), folder)
+    trainer = rebuilt(options, load_data(options, "train"), folder)
     trainer.restore(step, best=best)
     return trainer

@@ -22,7 +22,7 @@ from .checking import CONVOLUTIONAL
 from .devices import divided, placement
 from .fields import settings
 from .options import TrainOptions, as_record
-from .usage import wrong_usage
+from .usage import UsageError, wrong_usage
 
 _ACTIVATIONS = {
     "tanh": jnp.tanh,
@@ -272,6 +272,14 @@ def build_trainer(
             progress=False,
             mesh=mesh,
         )
+
+
+def rebuilt(options: TrainOptions, data: pc.data.Dataset, run_dir: Path) -> pc.Trainer:
+    """Return the Trainer of a run to look at: what does not fit is the run's, not the command line's."""
+    try:
+        return build_trainer(options, data, run_dir)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 def inferred_energies(

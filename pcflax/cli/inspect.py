@@ -11,7 +11,7 @@ import pcflax as pc
 from pcflax.training.loggers import plain_console
 from pcflax.training.plain_json import dumps
 
-from .build import build_trainer, load_data
+from .build import load_data, rebuilt
 from .options import read_run
 from .tables import show_table
 from .verbs import InspectOptions
@@ -59,7 +59,7 @@ def show_summary(options: InspectOptions) -> None:
     """Print the layers and what they cost, for a batch as the run trains on."""
     run = read_run(options.run, data_dir=options.data_dir)
     data = load_data(run, "train")
-    trainer = build_trainer(run, data, options.run)
+    trainer = rebuilt(run, data, options.run)
     learning = trainer.learning
     found = trainer.network.summary(
         next(iter(data)).inputs,
@@ -127,7 +127,7 @@ def show_health(options: InspectOptions) -> None:
     """Print what each layer does, and a sentence about it."""
     run = read_run(options.run, data_dir=options.data_dir)
     data = load_data(run, "train")
-    trainer = build_trainer(run, data, options.run)
+    trainer = rebuilt(run, data, options.run)
     step = trainer.restore(options.step, best=options.best)
     examples, found = measure_health(trainer, data)
     inference = found.inference

@@ -133,6 +133,8 @@ def _run(arguments: list[str]) -> None:
         prog="pcflax",
         description="Predictive coding networks on Flax NNX and JAX.",
     )
+    if getattr(options, "best", False) and getattr(options, "step", None) is not None:
+        raise UsageError("give --step or --best, not both")
     # A verb is imported when it is used, with the plotting and the loggers it needs.
     verb = _verb(type(options))
     with contextlib.ExitStack() as stack:

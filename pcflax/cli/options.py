@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pcflax import recipes
 
+from .devices import parse_mesh
 from .fields import derived
+from .usage import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +159,7 @@ MAY_CHANGE = ("num_steps", "data_dir", "logger", "mesh", *OF_THE_CALL)
 def preset(name: str, model: str = "mlp") -> TrainOptions:
     """Return the defaults of a preset and a model."""
     if name not in recipes.PRESETS:
-        raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
+        raise UsageError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
     model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
     chosen = recipes.MODELS[model] | recipes.PRESETS[name]
     return TrainOptions(preset=name, model=model, **chosen)
@@ -199,6 +201,8 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
 
 def read_run(run_dir: Path, *, data_dir: Path | None = None, mesh: str | None = None) -> Any:
     """Return the options of a run to look at: its data may have moved, and its devices may be others."""
+    if mesh is not None:
+        parse_mesh(mesh)  # what is wrong by itself is told before files are looked at
     return dataclasses.replace(read_config(run_dir, data_dir=data_dir), mesh=mesh)
 
 

@@ -19,7 +19,7 @@ from pcflax.plotting import graph_figure
 from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
-from .build import build_trainer, inferred_energies, load_data
+from .build import inferred_energies, load_data, rebuilt
 from .command import command_of
 from .inspect import HEALTH_COLUMNS, HEALTH_WORDS, health_rows, measure_health
 from .options import (
@@ -47,7 +47,7 @@ def report(options: ReportOptions) -> None:
     stored = read_config(options.run)
     run = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     data, test = load_data(run, "train"), load_data(run, "test", batch_size=500)
-    trainer = build_trainer(dataclasses.replace(run, mesh=None), data, options.run)
+    trainer = rebuilt(dataclasses.replace(run, mesh=None), data, options.run)
     step = trainer.restore(options.step, best=options.best)
     told = f"{data.num_examples:,} training examples, folder {options.run}"
     parts = [

@@ -11,7 +11,7 @@ from pcflax.plotting import image_figure
 from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
-from .build import build_trainer, load_data
+from .build import load_data, rebuilt
 from .options import read_run
 from .usage import UsageError
 from .verbs import SampleOptions
@@ -34,7 +34,7 @@ def sample(options: SampleOptions) -> None:
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"expected --output to end in .png, .pdf or .svg, got {path}")
     data = load_data(stored, "train", batch_size=_MOST_CODES)
-    trainer = build_trainer(stored, data, options.run)
+    trainer = rebuilt(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)
     if stored.latent:
         codes, titles = _codes(trainer, data, options), None

@@ -426,5 +426,9 @@ def test_a_command_shares_its_run_and_goes_on_with_other_devices(tmp_path, capsy
         np.testing.assert_allclose(many[name], one[name], rtol=1e-4, atol=1e-6)
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(tmp_path / "run"), "--mesh", "layers=3"])
-    assert ended.value.code == 2
+    assert ended.value.code == 1  # of the run, not of the line
+    assert "do not divide among the 3 devices" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--run-dir", str(tmp_path / "new"), *model, "--mesh", "layers=3"])
+    assert ended.value.code == 2  # the same of a line that says both
     assert "do not divide among the 3 devices" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from pcflax.data.sources.catalogue import testing_split
 from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork
 
+from .checking import CONVOLUTIONAL
+from .devices import divided, placement
 from .fields import settings
-from .options import CONVOLUTIONAL, TrainOptions, as_record
+from .options import TrainOptions, as_record
+from .usage import UsageError, wrong_usage
 
 _ACTIVATIONS = {
     "tanh": jnp.tanh,
@@ -65,7 +68,7 @@ def load_data(
             own["augment"] = (pc.data.Flip(), pc.data.Crop())
         return pc.data.load(options.data, batch_size=options.batch_size, seed=options.seed, **own)
     data = pc.data.load(options.data, batch_size=1, **own)
-    data.batch_size = min(batch_size, data.num_examples)
+    data.batch_size = divided(min(batch_size, data.num_examples), options.mesh)
     return data
 
 
@@ -220,9 +223,14 @@ def metrics_callbacks(options: TrainOptions, data: pc.data.Dataset, run_dir: Pat
 
 
 def build_trainer(
-    options: TrainOptions, data: pc.data.Dataset, run_dir: Path, callbacks: Iterable[Any] = ()
+    options: TrainOptions,
+    data: pc.data.Dataset,
+    run_dir: Path,
+    callbacks: Iterable[Any] = (),
+    *,
+    begin: Callable[[AbstractPCNetwork], Any] | None = None,
 ) -> pc.Trainer:
-    """Return the Trainer of a run, with a network sized for its data."""
+    """Return the Trainer of a run, with a network sized for its data; `begin` is given it first."""
     spec = data.spec()
     if spec.targets is None or (spec.targets.ndim != 2 and options.model != "transformer"):
         raise ValueError(f"the targets of '{data.name}' must have shape (examples, features)")
@@ -232,31 +240,46 @@ def build_trainer(
         and options.model != "transformer"
     ):
         _check_probabilities(data)
-    rule: Any = build_learning(options)
+    mesh = placement(options.mesh)
+    with wrong_usage():
+        rule: Any = build_learning(options)
     updates = options.num_steps
     if isinstance(rule, pc.learning.IncrementalPC):  # an update at every step of inference
         updates *= rule.inference.num_steps or 1
     network = build_network(options, spec)
     if isinstance(options.step_size, dict) and hasattr(rule, "inference"):
         descent: Any = getattr(rule.inference, "inference", rule.inference)
-        descent.transformation(
-            network.names[:-1], network.names
-        )  # refuses a pattern that fits no layer
+        with wrong_usage():  # a pattern that fits no layer
+            descent.transformation(network.names[:-1], network.names)
     rate = recipes.schedule(options.decay, options.learning_rate, updates)
-    return pc.Trainer(
-        network,
-        recipes.optimizer(options.optimizer, rate),
-        learning=rule,
-        reads=build_reading(options),
-        checkpoints=pc.Checkpoints(
-            run_dir / "checkpoints",
-            keep_latest=options.keep_latest,
-            keep_best=best_metric(options, data),
-        ),
-        callbacks=callbacks,
-        seed=options.seed,
-        progress=False,
-    )
+    with wrong_usage():
+        optimizer = recipes.optimizer(options.optimizer, rate)
+    if begin is not None:
+        begin(network)
+    with wrong_usage():  # a mesh that the network does not fit, too few checkpoints
+        return pc.Trainer(
+            network,
+            optimizer,
+            learning=rule,
+            reads=build_reading(options),
+            checkpoints=pc.Checkpoints(
+                run_dir / "checkpoints",
+                keep_latest=options.keep_latest,
+                keep_best=best_metric(options, data),
+            ),
+            callbacks=callbacks,
+            seed=options.seed,
+            progress=False,
+            mesh=mesh,
+        )
+
+
+def rebuilt(options: TrainOptions, data: pc.data.Dataset, run_dir: Path) -> pc.Trainer:
+    """Return the Trainer of a run to look at: what does not fit is the run's, not the command line's."""
+    try:
+        return build_trainer(options, data, run_dir)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 def inferred_energies(

@@ -62,7 +62,7 @@ def grouped(folders: Sequence[Path]) -> dict[str, Runs]:
                 f"pcflax train or pc.experiments.replicate has made"
             )
         else:
-            own = dataclasses.replace(read_config(folder), seed=0, run_dir=None)
+            own = dataclasses.replace(read_config(folder), seed=0, run_dir=None, mesh=None)
             same = next((members for other, members in single if other == own), None)
             if same is None:
                 single.append((own, [folder]))

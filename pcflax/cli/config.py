@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import TrainOptions, flag, preset
+from .usage import UsageError
 
 _ENDINGS = (".yaml", ".yml", ".json")
 
@@ -33,7 +34,8 @@ def with_config(arguments: list[str], kind: type[TrainOptions]) -> list[str]:
 
     Raises:
         FileNotFoundError: for no file.
-        ValueError: for a file that holds no options, or one that there is not.
+        ValueError: for a file that cannot be read, or holds no options.
+        UsageError: for an option that there is not, one that is there twice, and what is no value.
     """
     given = value_of("config", arguments)
     if given is None:
@@ -60,7 +62,7 @@ def with_config(arguments: list[str], kind: type[TrainOptions]) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     """Return what a file holds; of a run's own config.json its options."""
     if path.suffix not in _ENDINGS:
-        raise ValueError(f"expected --config to end in {', '.join(_ENDINGS)}, got {path}")
+        raise UsageError(f"expected --config to end in {', '.join(_ENDINGS)}, got {path}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected options for --config")
     import yaml
@@ -91,9 +93,9 @@ def _known(found: dict[str, Any], path: Path, kind: type, verb: str) -> dict[str
             from pcflax.checks import did_you_mean
 
             guess = did_you_mean(name, names).replace("_", "-")
-            raise ValueError(f"{path}: there is no option '{key}' of pcflax {verb}{guess}")
+            raise UsageError(f"{path}: there is no option '{key}' of pcflax {verb}{guess}")
         if name in options:
-            raise ValueError(f"{path} gives {flag(name)} twice; leave one of them out")
+            raise UsageError(f"{path} gives {flag(name)} twice; leave one of them out")
         options[name] = value
     return options
 
@@ -115,5 +117,5 @@ def _scalars(name: str, value: Any, path: Path) -> Iterator[str]:
         value = [one for pair in value.items() for one in pair]
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, dict | list) or one is None:
-            raise ValueError(f"{path}: expected {flag(name)} to be a value or a list, got {value}")
+            raise UsageError(f"{path}: expected {flag(name)} to be a value or a list, got {value}")
         yield str(one)

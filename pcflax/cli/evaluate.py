@@ -6,14 +6,18 @@ import dataclasses
 
 from pcflax.training.plain_json import dumps
 
-from .build import build_trainer, load_data
-from .options import EvaluateOptions, read_config
+from .build import load_data, rebuilt
+from .options import read_run
 from .tables import show_table
+from .usage import UsageError
+from .verbs import EvaluateOptions
 
 
 def evaluate(options: EvaluateOptions) -> None:
     """Restore the run's network and print its metrics on the data."""
-    own = read_config(options.run, data_dir=options.data_dir)
+    if options.batch_size < 1:
+        raise UsageError(f"expected --batch-size of at least 1, got {options.batch_size}")
+    own = read_run(options.run, data_dir=options.data_dir, mesh=options.mesh)
     if options.data is not None and own.model == "transformer":
         raise ValueError(
             f"the run in {options.run} knows the characters of its own text only; leave out --data"
@@ -34,7 +38,7 @@ def evaluate(options: EvaluateOptions) -> None:
                 data = load_data(
                     asked, options.split, batch_size=options.batch_size, num_classes=known
                 )
-    trainer = build_trainer(own, sized, options.run)
+    trainer = rebuilt(own, sized, options.run)
     step = trainer.restore(options.step, best=options.best)
     measured = trainer.evaluate(data)
     if options.json:

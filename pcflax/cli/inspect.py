@@ -11,9 +11,10 @@ import pcflax as pc
 from pcflax.training.loggers import plain_console
 from pcflax.training.plain_json import dumps
 
-from .build import build_trainer, load_data
-from .options import InspectOptions, read_config
+from .build import load_data, rebuilt
+from .options import read_run
 from .tables import show_table
+from .verbs import InspectOptions
 
 
 def inspect(options: InspectOptions) -> None:
@@ -56,9 +57,9 @@ def inspect(options: InspectOptions) -> None:
 
 def show_summary(options: InspectOptions) -> None:
     """Print the layers and what they cost, for a batch as the run trains on."""
-    run = read_config(options.run, data_dir=options.data_dir)
+    run = read_run(options.run, data_dir=options.data_dir)
     data = load_data(run, "train")
-    trainer = build_trainer(run, data, options.run)
+    trainer = rebuilt(run, data, options.run)
     learning = trainer.learning
     found = trainer.network.summary(
         next(iter(data)).inputs,
@@ -124,9 +125,9 @@ def health_rows(found: pc.analysis.Health) -> list[tuple[str, ...]]:
 
 def show_health(options: InspectOptions) -> None:
     """Print what each layer does, and a sentence about it."""
-    run = read_config(options.run, data_dir=options.data_dir)
+    run = read_run(options.run, data_dir=options.data_dir)
     data = load_data(run, "train")
-    trainer = build_trainer(run, data, options.run)
+    trainer = rebuilt(run, data, options.run)
     step = trainer.restore(options.step, best=options.best)
     examples, found = measure_health(trainer, data)
     inference = found.inference

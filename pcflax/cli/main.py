@@ -1,8 +1,9 @@
 """The `pcflax` command: options to a verb, and errors to one sentence and an exit code.
 
-0 done; 1 an error, told in one sentence on standard error (--debug shows where it came from); 2 wrong
-usage; 130 stopped by Ctrl-C; 143 and 129 stopped by SIGTERM and SIGHUP after saving. A pipe that nobody
-reads any more is no error. What is slow to load is loaded where these rules hold already.
+0 done; 1 an error of files, data, devices or the run; 2 a command line that is wrong by itself; 130
+stopped by Ctrl-C; 143 and 129 stopped by SIGTERM and SIGHUP after saving. An error is told in one sentence
+on standard error (--debug shows where it came from). A pipe that nobody reads any more is no error. What is
+slow to load is loaded where these rules hold already.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pcflax import __version__
+
+from .usage import UsageError, check_names
 
 if TYPE_CHECKING:
     from .options import TrainOptions
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
 
 
 def _tell_ignored(what) -> None:
@@ -94,15 +97,21 @@ def _run(arguments: list[str]) -> None:
     import tyro
 
     from .config import with_config
-    from .options import EvaluateOptions, InspectOptions, SampleOptions, TrainOptions
+    from .options import TrainOptions
     from .verbs import (
         CompareOptions,
         DoctorOptions,
+        EvaluateOptions,
+        InspectOptions,
         PredictOptions,
         ReportOptions,
+        SampleOptions,
         SweepOptions,
     )
 
+    kinds = (TrainOptions, SweepOptions, EvaluateOptions, InspectOptions, SampleOptions)
+    kinds = (*kinds, CompareOptions, PredictOptions, ReportOptions, DoctorOptions)
+    check_names(arguments, {_verb(kind): _names(kind) for kind in kinds})
     for kind in (TrainOptions, SweepOptions):
         if arguments[:1] == [_verb(kind)]:
             arguments = with_config(arguments, kind)
@@ -124,6 +133,8 @@ def _run(arguments: list[str]) -> None:
         prog="pcflax",
         description="Predictive coding networks on Flax NNX and JAX.",
     )
+    if getattr(options, "best", False) and getattr(options, "step", None) is not None:
+        raise UsageError("give --step or --best, not both")
     # A verb is imported when it is used, with the plotting and the loggers it needs.
     verb = _verb(type(options))
     with contextlib.ExitStack() as stack:
@@ -135,6 +146,13 @@ def _run(arguments: list[str]) -> None:
 
 def _verb(kind: type) -> str:
     return kind.__name__.removesuffix("Options").lower()
+
+
+def _names(kind: type) -> list[str]:
+    """Return a verb's options as they are typed, without dashes before them."""
+    places = ("run", "runs", "file")  # which have no name on the line
+    fields = [field.name for field in dataclasses.fields(kind) if field.name not in places]
+    return [name.replace("_", "-") for name in fields]
 
 
 def _defaults(arguments: list[str], kind: type[TrainOptions]) -> Any:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from pcflax import recipes
 
-from .fields import counting, derived
+from .devices import parse_mesh
+from .fields import derived
+from .usage import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,14 @@ class RunOptions:
     """Folder of the run; runs/<data>-<date>-<time> unless given."""
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
-    with; only --num-steps, --data-dir, --logger, --profile, --quiet and --debug may change."""
+    with; only --num-steps, --data-dir, --logger, --mesh, --profile, --quiet and --debug may change."""
+    begin_from: Path | None = None
+    """Another run's folder, whose newest good checkpoint counts, or one checkpoint in it: its parameters, by
+    name, are those that training begins with; what it lacks begins as it would."""
+    mesh: str | None = None
+    """Devices that share the work: data=2,layers=4 spreads each batch over two and the stacked layers over
+    four for each half, features=2 the last axis of parameters; without a number an axis takes all devices
+    that are left. One device unless given."""
     model: Literal[tuple(recipes.MODELS)] = "mlp"  # type: ignore[valid-type]
     """The network: dense layers of --widths; --depth dense layers of --width with skips, stacked
     (residual-mlp, those of muPC); convolutions for images (cifar10); dense layers that predict every node
@@ -145,71 +150,16 @@ else:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointOptions:
-    """Which checkpoint of a run to look at."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
-    step: int | None = None
-    """This checkpoint instead of the newest good one."""
-    best: bool = False
-    """The checkpoint with the best accuracy in the run's evaluations."""
-    data_dir: Path | None = None
-    """Folder of prepared TFDS sets; the run's own unless given."""
-    json: bool = False
-    """Print one JSON object."""
-    debug: bool = False
-    """Show the traceback of an error."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateOptions(CheckpointOptions):
-    """Measure a trained run on a data set."""
-
-    data: str | None = None
-    """Another data set than the run's own."""
-    split: Literal["train", "validation", "test"] = "test"
-    """Which part of the data: what was trained on, what was left out of that, or the test split."""
-    batch_size: int = 500
-    """Examples in one compiled step; the result does not depend on it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class InspectOptions(CheckpointOptions):
-    """Show what a run holds: step, metrics, shapes, and a digest that tells two runs equal."""
-
-    health: bool = False
-    """Examine the network on a batch of its training data: does inference reach its equilibrium, do the
-    early layers learn; a sentence for each layer."""
-    summary: bool = False
-    """Show the layers, and what a batch costs: the pass upward, inference, the rule, backpropagation."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleOptions(CheckpointOptions):
-    """Draw images with a trained generator, into a picture."""
-
-    count: int = 50
-    """Images to draw from codes; a generator of labels draws one of each class."""
-    seed: int = 0
-    """Seed of the codes."""
-    quiet: bool = False
-    """Print nothing but warnings and errors."""
-    output: Path | None = None
-    """The picture, a .png, .pdf or .svg file; samples.png in the run's folder unless given."""
-
-
 # Of one call, and not of the run.
 OF_THE_CALL = ("run_dir", "resume", "config", "profile", "quiet", "debug")
 # A resumed run may be told these anew; everything else is as it was.
-MAY_CHANGE = ("num_steps", "data_dir", "logger", *OF_THE_CALL)
+MAY_CHANGE = ("num_steps", "data_dir", "logger", "mesh", *OF_THE_CALL)
 
 
 def preset(name: str, model: str = "mlp") -> TrainOptions:
     """Return the defaults of a preset and a model."""
     if name not in recipes.PRESETS:
-        raise ValueError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
+        raise UsageError(f"expected --preset {' or '.join(recipes.PRESETS)}, got {name}")
     model = model if model in recipes.MODELS else "mlp"  # tyro refuses it
     chosen = recipes.MODELS[model] | recipes.PRESETS[name]
     return TrainOptions(preset=name, model=model, **chosen)
@@ -249,6 +199,13 @@ def absolute_data(options: TrainOptions) -> TrainOptions:
     return dataclasses.replace(options, data=prefix + str(Path(path).absolute()))
 
 
+def read_run(run_dir: Path, *, data_dir: Path | None = None, mesh: str | None = None) -> Any:
+    """Return the options of a run to look at: its data may have moved, and its devices may be others."""
+    if mesh is not None:
+        parse_mesh(mesh)  # what is wrong by itself is told before files are looked at
+    return dataclasses.replace(read_config(run_dir, data_dir=data_dir), mesh=mesh)
+
+
 def read_config(run_dir: Path, kind: Any = TrainOptions, *, data_dir: Path | None = None) -> Any:
     """Return the options that a run, or a sweep (`kind`), was started with; its data may have moved since."""
     path = config_path(run_dir, kind)
@@ -267,6 +224,8 @@ def read_config(run_dir: Path, kind: Any = TrainOptions, *, data_dir: Path | Non
             stored[name] = tuple(stored[name])
         if (place := data_dir or stored["data_dir"]) is not None:
             stored["data_dir"] = Path(place)
+        if (begun := stored.get("begin_from")) is not None:
+            stored["begin_from"] = Path(begun)
         stored.setdefault("validation", 0)  # of before 0.2, when evaluations were of the test split
         if isinstance(decay := stored.get("decay", False), bool):  # of 0.1
             stored["decay"] = "linear" if decay else "constant"
@@ -279,119 +238,9 @@ def read_config(run_dir: Path, kind: Any = TrainOptions, *, data_dir: Path | Non
         raise ValueError(f"{path} cannot be read as a run's options: {reason}") from error
 
 
-# Models of images, (height, width, channels), instead of flat features.
-CONVOLUTIONAL = ("vgg5", "vgg7", "resnet18")
-
-# Options that only some models have.
-_MODELS: dict[str, tuple[str, ...]] = {
-    "widths": ("mlp", "bidirectional", "hybrid", "generator"),
-    "latent": ("generator",),
-    "skip": ("mlp",),
-    "activation_first": ("mlp",),
-    "parameterization": ("mlp", "residual-mlp"),
-    "depth": ("residual-mlp", "transformer"),
-    "width": ("residual-mlp", "transformer"),
-    "output": ("mlp", "residual-mlp", *CONVOLUTIONAL),
-    "sequence_length": ("transformer",),
-    "augment": CONVOLUTIONAL,
-}
-
-_RANGES = (
-    ("num_steps batch_size eval_every", lambda value: value >= 1, "of at least 1"),
-    ("inference_steps", lambda value: value >= 0, "of at least 0"),
-    ("step_size learning_rate", lambda value: 0 < value < math.inf, "above 0"),
-    ("validation", lambda value: 0 <= value <= 90, "from 0 to 90 percent"),
-    ("temperature", lambda value: 0 <= value < math.inf, "from 0"),
-    ("momentum", lambda value: 0 <= value < 1, "from 0 to below 1"),
-    ("seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
-)
-
-
 def flag(name: str) -> str:
     """Return the option as it is typed."""
     return "--" + name.replace("_", "-")
-
-
-def check_ranges(options: TrainOptions) -> None:
-    """Refuse a number that its option cannot be."""
-    for names, fits, words in _RANGES:
-        for name in names.split():
-            value = getattr(options, name)
-            if isinstance(value, int | float) and not fits(value):
-                raise ValueError(f"expected {flag(name)} {words}, got {value}")
-
-
-def check_options(options: TrainOptions) -> None:
-    """Refuse what would fail once training has begun, before a folder is made."""
-    check_ranges(options)
-    for _, reason in idle(options):
-        raise ValueError(reason)
-    if options.data.startswith("text:") != (options.model == "transformer"):
-        raise ValueError(
-            f"--model {options.model} does not fit --data {options.data}; text wants --model transformer, "
-            f"and a transformer --data text:PATH"
-        )
-    layers = 1 if options.model == "transformer" else 2  # first and last
-    for name, least in (("depth", layers), ("width", 1), ("sequence_length", 1)):
-        if getattr(options, name) < least:
-            raise ValueError(f"expected a larger {flag(name)}, got {getattr(options, name)}")
-    linear = options.activation == "identity" and options.output == "gaussian"
-    if options.inference == "linear" and not linear:
-        raise ValueError(
-            "--inference linear solves linear networks only; add --activation identity (and --output "
-            "gaussian), or take --inference newton"
-        )
-    if options.latent < 0:
-        raise ValueError(f"expected --latent of at least 0, got {options.latent}")
-    if any(width < 1 for width in options.widths):
-        raise ValueError(f"expected hidden widths of at least 1, got {options.widths}")
-
-
-def idle(options: TrainOptions) -> Iterator[tuple[str, str]]:
-    """Return each option that the chosen model, rule or algorithm does not have, and the refusal."""
-    defaults = preset(options.preset, options.model)
-    for field in dataclasses.fields(TrainOptions):
-        value = getattr(options, field.name)
-        if value == getattr(defaults, field.name):
-            continue
-        if field.name in _MODELS:
-            owners = [("model", _MODELS[field.name])]
-        else:
-            owners = [(kind, counting(kind, field.name)) for kind in ("learning", "inference")]
-            if owners[1][1]:  # an algorithm's option wants a rule that infers
-                owners[0] = ("learning", counting("learning", "inference"))
-        for kind, words in owners:
-            if words and (word := getattr(options, kind)) not in words:
-                yield (
-                    field.name,
-                    f"{flag(field.name)} does nothing with {flag(kind)} {word}; leave it out, or take "
-                    f"{flag(kind)} {' or '.join(words)}",
-                )
-                break
-
-
-def check_resumable(stored: TrainOptions, given: TrainOptions) -> None:
-    """See that a resumed run is told nothing new but what may change."""
-    given = absolute_data(given)
-    if stored.decay != "constant" and given.num_steps != stored.num_steps:
-        lowest = "to zero " if stored.decay in ("linear", "cosine") else ""
-        raise ValueError(
-            f"the run in {given.run_dir} lets its rate fall {lowest}at step {stored.num_steps} (--decay), "
-            f"got --num-steps {given.num_steps}; leave it out to resume, or start a new run"
-        )
-    # other examples are told by the Trainer
-    moved = Path(given.data.removeprefix("text:")).is_file()
-    for field in dataclasses.fields(TrainOptions):
-        if field.name == "data" and moved:
-            continue
-        old, new = getattr(stored, field.name), getattr(given, field.name)
-        if field.name not in MAY_CHANGE and (old or new) and old != new:
-            own = flag(field.name)
-            raise ValueError(
-                f"the run in {given.run_dir} was started with {own} {words(old)}, got {own} "
-                f"{words(new)}; leave the option out to resume, or start a new run in another "
-                f"--run-dir"
-            )
 
 
 def words(value: Any) -> str:

@@ -19,9 +19,10 @@ from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 from pcflax.training.reading import mean_of
 
-from .build import build_trainer, infers_labels, load_data
-from .options import TrainOptions, read_config
+from .build import infers_labels, load_data, rebuilt
+from .options import TrainOptions, read_run
 from .tables import show_table
+from .usage import UsageError
 from .verbs import PredictOptions
 
 _ENDINGS = (".npz", ".csv", ".json")
@@ -75,8 +76,8 @@ def predict(options: PredictOptions) -> None:
     """Restore the run's network, predict, and write or show the answers."""
     path = options.output
     if path is not None and path.suffix not in _ENDINGS:
-        raise ValueError(f"expected --output to end in {', '.join(_ENDINGS)}, got {path}")
-    stored = read_config(options.run, data_dir=options.data_dir)
+        raise UsageError(f"expected --output to end in {', '.join(_ENDINGS)}, got {path}")
+    stored = read_run(options.run, data_dir=options.data_dir, mesh=options.mesh)
     if stored.model == "transformer":
         raise ValueError(
             f"the run in {options.run} predicts the characters of a text, which is no array of examples; "
@@ -84,7 +85,7 @@ def predict(options: PredictOptions) -> None:
         )
     array = _read(options.file, options.array)
     data = load_data(stored, "test", batch_size=1)
-    trainer = build_trainer(stored, data, options.run)
+    trainer = rebuilt(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)
     found = _predictions(trainer, stored, data, array, options)
     if path is not None:
@@ -105,7 +106,7 @@ def predict(options: PredictOptions) -> None:
 def _read(path: Path, name: str | None) -> np.ndarray:
     """Return the examples of a file."""
     if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"expected a file of examples that ends in .npy or .npz, got {path}")
+        raise UsageError(f"expected a file of examples that ends in .npy or .npz, got {path}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected examples in .npy or .npz")
     try:

@@ -12,6 +12,7 @@ import pcflax as pc
 from pcflax.training.plain_json import dumps
 
 from .tables import show_table
+from .usage import UsageError
 
 
 class TraceUpdates(pc.Callback):
@@ -25,7 +26,7 @@ class TraceUpdates(pc.Callback):
         found = re.fullmatch(r"(\d+):(\d+)", text)
         self.first, self.last = map(int, found.groups()) if found else (0, 0)
         if not 1 <= self.first <= self.last <= num_steps:
-            raise ValueError(
+            raise UsageError(
                 f"expected --profile A:B, the updates from A to B with 1 <= A <= B <= {num_steps} "
                 f"(--num-steps), got {text}"
             )

@@ -19,7 +19,7 @@ from pcflax.plotting import graph_figure
 from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
-from .build import build_trainer, inferred_energies, load_data
+from .build import inferred_energies, load_data, rebuilt
 from .command import command_of
 from .inspect import HEALTH_COLUMNS, HEALTH_WORDS, health_rows, measure_health
 from .options import (
@@ -35,6 +35,7 @@ from .options import (
 from .page import element, folded, page, panels, table
 from .panels import bars_panel, curves_panel, figure_svg
 from .train import curves_of
+from .usage import UsageError
 from .verbs import ReportOptions
 
 
@@ -42,11 +43,11 @@ def report(options: ReportOptions) -> None:
     """Restore the run, measure it, and write the page."""
     path = options.output or options.run / "report.html"
     if path.suffix not in (".html", ".htm"):
-        raise ValueError(f"expected --output to end in .html, got {path}")
+        raise UsageError(f"expected --output to end in .html, got {path}")
     stored = read_config(options.run)
     run = dataclasses.replace(stored, data_dir=options.data_dir or stored.data_dir)
     data, test = load_data(run, "train"), load_data(run, "test", batch_size=500)
-    trainer = build_trainer(run, data, options.run)
+    trainer = rebuilt(dataclasses.replace(run, mesh=None), data, options.run)
     step = trainer.restore(options.step, best=options.best)
     told = f"{data.num_examples:,} training examples, folder {options.run}"
     parts = [

@@ -11,8 +11,10 @@ from pcflax.plotting import image_figure
 from pcflax.training.checkpoints.disk import telling
 from pcflax.training.plain_json import dumps
 
-from .build import build_trainer, load_data
-from .options import SampleOptions, read_config
+from .build import load_data, rebuilt
+from .options import read_run
+from .usage import UsageError
+from .verbs import SampleOptions
 
 # So many training images tell how codes are spread.
 _MOST_CODES = 1000
@@ -20,19 +22,19 @@ _MOST_CODES = 1000
 
 def sample(options: SampleOptions) -> None:
     """Restore the generator and write a picture of what it draws."""
-    stored = read_config(options.run, data_dir=options.data_dir)
+    stored = read_run(options.run, data_dir=options.data_dir, mesh=options.mesh)
     if stored.model != "generator":
         raise ValueError(
             f"the run in {options.run} trained a {stored.model}, which draws nothing; train a generator: "
             f"pcflax train --model generator"
         )
     if options.count < 1:
-        raise ValueError(f"expected --count of at least 1, got {options.count}")
+        raise UsageError(f"expected --count of at least 1, got {options.count}")
     path = options.output or options.run / "samples.png"
     if path.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"expected --output to end in .png, .pdf or .svg, got {path}")
+        raise UsageError(f"expected --output to end in .png, .pdf or .svg, got {path}")
     data = load_data(stored, "train", batch_size=_MOST_CODES)
-    trainer = build_trainer(stored, data, options.run)
+    trainer = rebuilt(stored, data, options.run)
     step = trainer.restore(options.step, best=options.best)
     if stored.latent:
         codes, titles = _codes(trainer, data, options), None

@@ -19,12 +19,14 @@ from typing import Any
 
 from pcflax.checks import did_you_mean
 
-from .options import OF_THE_CALL, TrainOptions, check_ranges, flag, idle, preset
+from .checking import check_ranges, idle
+from .options import OF_THE_CALL, TrainOptions, flag, preset
+from .usage import UsageError
 
 # What makes another sweep, or says nothing of how well a setting does.
 _NO_SETTINGS = (
     *("preset", "model", "data", "data_dir", "validation", "seed"),
-    *("health", "keep_latest", "logger", *OF_THE_CALL),
+    *("health", "keep_latest", "logger", "mesh", "begin_from", *OF_THE_CALL),
 )
 
 
@@ -76,17 +78,17 @@ def parse_search(texts: Iterable[str], options: TrainOptions) -> tuple[SearchedO
     for text in texts:
         one = _parse(text)
         if one.name in found:
-            raise ValueError(f"--search names {flag(one.name)} twice; give all choices at once")
+            raise UsageError(f"--search names {flag(one.name)} twice; give all choices at once")
         given = getattr(options, one.name)
         if given != getattr(preset(options.preset, options.model), one.name):
-            raise ValueError(
+            raise UsageError(
                 f"{flag(one.name)} {given} is given and searched over; leave one of them out"
             )
         for value in one.all():
             check_ranges(dataclasses.replace(options, **{one.name: value}))
         found[one.name] = one
     if not found:
-        raise ValueError(
+        raise UsageError(
             "a sweep searches over something; add --search learning-rate=1e-4:1e-2:log, say"
         )
     _check_counting(found, options)
@@ -120,7 +122,7 @@ def _check_counting(found: Mapping[str, SearchedOption], options: TrainOptions) 
             told[one.name] += [why for name, why in idle(trial) if name == one.name]
     for name, reasons in told.items():
         if name not in ("learning", "inference") and len(reasons) == len(pairs):
-            raise ValueError(f"--search {reasons[0]}")
+            raise UsageError(f"--search {reasons[0]}")
 
 
 def _parse(text: str) -> SearchedOption:
@@ -129,14 +131,14 @@ def _parse(text: str) -> SearchedOption:
     kinds = _kinds()
     if name not in kinds:
         guess = did_you_mean(name, kinds).replace("_", "-")
-        raise ValueError(f"--search {text}: there is no option {flag(name)} of pcflax train{guess}")
+        raise UsageError(f"--search {text}: there is no option {flag(name)} of pcflax train{guess}")
     if name in _NO_SETTINGS:
-        raise ValueError(f"--search {text}: {flag(name)} is no setting to choose by")
+        raise UsageError(f"--search {text}: {flag(name)} is no setting to choose by")
     kind, form = kinds[name], flag(name).removeprefix("--")
     numeric = kind in (int, float)
     if not equals or not rest.strip():
         example = "low:high, low:high:log or 1,2,3" if numeric else "one,another"
-        raise ValueError(f"--search {text}: expected {form}={example}")
+        raise UsageError(f"--search {text}: expected {form}={example}")
     if ":" in rest and numeric:
         return _range(text, name, kind, rest)
     # commas within brackets are an optimizer's own
@@ -144,19 +146,19 @@ def _parse(text: str) -> SearchedOption:
     for choice in choices:
         _value(name, kind, choice)
     if len(set(choices)) < 2:
-        raise ValueError(f"--search {text}: expected at least two choices; or give {flag(name)}")
+        raise UsageError(f"--search {text}: expected at least two choices; or give {flag(name)}")
     return SearchedOption(name, kind, choices=choices)
 
 
 def _range(text: str, name: str, kind: Any, rest: str) -> SearchedOption:
     low, high, *more = (part.strip() for part in rest.split(":"))
     if more not in ([], ["log"]):
-        raise ValueError(f"--search {text}: expected low:high or low:high:log")
+        raise UsageError(f"--search {text}: expected low:high or low:high:log")
     ends = (_value(name, kind, low), _value(name, kind, high))
     if not ends[0] < ends[1] or not all(map(math.isfinite, ends)):
-        raise ValueError(f"--search {text}: expected a low end below the high one")
+        raise UsageError(f"--search {text}: expected a low end below the high one")
     if more and not ends[0] > 0:
-        raise ValueError(f"--search {text}: a range in the logarithm begins above 0")
+        raise UsageError(f"--search {text}: a range in the logarithm begins above 0")
     return SearchedOption(name, kind, ends, bool(more))
 
 
@@ -165,7 +167,7 @@ def _value(name: str, kind: Any, text: str) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         words = typing.get_args(kind)
         if text not in words:
-            raise ValueError(
+            raise UsageError(
                 f"--search {flag(name).removeprefix('--')}: expected {', '.join(words)}, got "
                 f"'{text}'{did_you_mean(text, words)}"
             )
@@ -180,7 +182,7 @@ def _value(name: str, kind: Any, text: str) -> Any:
         expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(
             kind, "whole numbers such as 300x300"
         )
-        raise ValueError(
+        raise UsageError(
             f"--search {flag(name).removeprefix('--')}: expected {expected}, got '{text}'"
         ) from None
 

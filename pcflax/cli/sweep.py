@@ -17,13 +17,14 @@ from pcflax.experiments.journal import load_optuna
 from pcflax.plotting import sweep_figure
 from pcflax.training.loggers import plain_console
 
+from .beginning import begin, checkpoint_in
 from .build import best_metric, build_trainer, load_data, metrics_callbacks
+from .checking import check_options
 from .command import command_of
 from .options import (
     OF_THE_CALL,
     TrainOptions,
     absolute_data,
-    check_options,
     config_path,
     flag,
     read_config,
@@ -32,12 +33,13 @@ from .options import (
 from .search import SearchedOption, drawn, parse_search
 from .tables import show_table
 from .train import new_run_dir
+from .usage import UsageError
 from .verbs import SweepOptions
 
 # Rows of the table.
 _BEST = 10
 # What a sweep that is resumed may be told anew.
-_MAY_CHANGE = ("trials", "data_dir", *OF_THE_CALL)
+_MAY_CHANGE = ("trials", "data_dir", "mesh", *OF_THE_CALL)
 
 
 def sweep(options: SweepOptions) -> None:
@@ -45,11 +47,11 @@ def sweep(options: SweepOptions) -> None:
     load_optuna()
     console = plain_console()
     if options.trials < 1:
-        raise ValueError(f"expected --trials of at least 1, got {options.trials}")
+        raise UsageError(f"expected --trials of at least 1, got {options.trials}")
     if options.profile is not None:
-        raise ValueError("--profile traces one run; take pcflax train, or leave it out of a sweep")
+        raise UsageError("--profile traces one run; take pcflax train, or leave it out of a sweep")
     if not options.validation:
-        raise ValueError(
+        raise UsageError(
             "a sweep chooses by the validation part, and --validation 0 leaves none but the test split, "
             "which would then measure nothing any more; give --validation 10"
         )
@@ -63,6 +65,9 @@ def sweep(options: SweepOptions) -> None:
     own = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainOptions)}
     base = TrainOptions(**own | {"run_dir": None, "resume": False})
     searched = parse_search(options.search, base)
+    if base.begin_from is not None and not options.resume:
+        begun = {"begin_from": checkpoint_in(base.begin_from)}
+        base, options = dataclasses.replace(base, **begun), dataclasses.replace(options, **begun)
     load = _loader()
     metric, mode = _check(options, base, searched, load)
     folder = options.run_dir or new_run_dir(base, "sweeps")
@@ -104,7 +109,7 @@ def sweep(options: SweepOptions) -> None:
 def _check_resumable(options: SweepOptions) -> None:
     """See that a resumed sweep is told nothing new but what may change."""
     if options.run_dir is None:
-        raise ValueError("--resume needs to know which sweep: add --run-dir SWEEP")
+        raise UsageError("--resume needs to know which sweep: add --run-dir SWEEP")
     stored = read_config(options.run_dir, SweepOptions)
     for field in dataclasses.fields(SweepOptions):
         old, new = getattr(stored, field.name), getattr(options, field.name)
@@ -124,7 +129,7 @@ def _loader() -> Loader:
     # what `load_data` reads
     names = (
         *("data", "data_dir", "validation", "batch_size", "seed", "augment"),
-        *("model", "latent", "sequence_length"),
+        *("model", "latent", "sequence_length", "mesh"),
     )
 
     def load(options: TrainOptions) -> tuple[pc.data.Dataset, pc.data.Dataset]:
@@ -168,7 +173,9 @@ def _train(
         check_options(options)
         data, watched = load(options)
         callbacks = metrics_callbacks(options, data, trial.folder)
-        trainer = build_trainer(options, data, trial.folder, callbacks)
+        path = options.begin_from
+        begun = None if path is None else lambda network: begin(network, path)
+        trainer = build_trainer(options, data, trial.folder, callbacks, begin=begun)
     except (TypeError, ValueError) as error:  # of these settings, and perhaps not of others
         raise load_optuna().TrialPruned(str(error)) from error
     write_config(trial.folder, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import re
 import warnings
@@ -19,17 +20,18 @@ from pcflax.plotting import alignment_figure, training_figure
 from pcflax.training.checkpoints.disk import telling
 from pcflax.training.loggers import plain_console
 
+from .beginning import begin, checkpoint_in
 from .build import build_trainer, inferred_energies, load_data, metrics_callbacks
+from .checking import check_options, check_resumable
 from .options import (
     TrainOptions,
-    check_options,
-    check_resumable,
     config_path,
     read_config,
     write_config,
 )
 from .profile import TraceUpdates, show_profile
 from .tables import show_table
+from .usage import UsageError
 
 
 def train(options: TrainOptions) -> None:
@@ -38,19 +40,23 @@ def train(options: TrainOptions) -> None:
     check_options(options)
     if options.resume:
         if options.run_dir is None:
-            raise ValueError("--resume needs to know which run: add --run-dir RUN")
-        check_resumable(read_config(options.run_dir), options)
+            raise UsageError("--resume needs to know which run: add --run-dir RUN")
+        stored = read_config(options.run_dir)
+        check_resumable(stored, options)
+        options = dataclasses.replace(options, begin_from=stored.begin_from)
     elif options.run_dir is not None:
         _refuse_run(options.run_dir)
+    if options.begin_from is not None and not options.resume:
+        options = dataclasses.replace(options, begin_from=checkpoint_in(options.begin_from))
     data, test = load_data(options, "train"), load_data(options, "test", batch_size=500)
     watched = load_data(options, "validation", batch_size=500) if options.validation else test
     run_dir = options.run_dir or new_run_dir(options)
     try:
-        trainer = _trainer(options, data, run_dir, console)
+        trainer = _trainer(options, data, run_dir, console, begins=not options.resume)
+        if options.resume and not _restore(trainer, console):
+            trainer = _trainer(options, data, run_dir, console, begins=True)
         trainer.check_data(test, "test data")
         trainer.check_data(watched, "validation data")
-        if options.resume:
-            _restore(trainer, console)
         if trainer.step < options.num_steps:
             _claim(trainer, run_dir, options)
     except BaseException:
@@ -86,7 +92,7 @@ def train(options: TrainOptions) -> None:
 
 
 def _trainer(
-    options: TrainOptions, data: pc.data.Dataset, run_dir: Path, console: Console
+    options: TrainOptions, data: pc.data.Dataset, run_dir: Path, console: Console, *, begins: bool
 ) -> pc.Trainer:
     """Return the run's Trainer with its loggers."""
     loggers = [
@@ -96,7 +102,13 @@ def _trainer(
     ]
     if options.profile is not None:
         loggers.append(TraceUpdates(options.profile, run_dir / "profile", options.num_steps))
-    return build_trainer(options, data, run_dir, callbacks=loggers)
+    path = options.begin_from if begins else None
+    told = (
+        None
+        if path is None
+        else lambda network: console.print(begin(network, path), soft_wrap=True)
+    )
+    return build_trainer(options, data, run_dir, loggers, begin=told)
 
 
 def _refuse_run(run_dir: Path) -> None:
@@ -146,14 +158,16 @@ def new_run_dir(options: TrainOptions, kind: str = "runs") -> Path:
         number += 1
 
 
-def _restore(trainer: pc.Trainer, console: Console) -> None:
+def _restore(trainer: pc.Trainer, console: Console) -> bool:
+    """Go on from the newest checkpoint; return whether there is one."""
     try:
         step = trainer.restore()
     except FileNotFoundError:
         # The run was stopped before its first checkpoint: beginning again is exact, too.
         console.print("no checkpoint yet, so the run begins at step 0")
-        return
+        return False
     console.print(f"restored step {step}")
+    return True
 
 
 def _show_evaluations(history: pc.History, measured: str) -> None:

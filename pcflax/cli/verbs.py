@@ -8,7 +8,70 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .options import CheckpointOptions, TrainOptions
+from .options import TrainOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """Which checkpoint of a run to look at."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    step: int | None = None
+    """This checkpoint instead of the newest good one."""
+    best: bool = False
+    """The checkpoint with the best accuracy in the run's evaluations."""
+    data_dir: Path | None = None
+    """Folder of prepared TFDS sets; the run's own unless given."""
+    json: bool = False
+    """Print one JSON object."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputingOptions(CheckpointOptions):
+    """Which checkpoint of a run to compute with, and where."""
+
+    mesh: str | None = None
+    """Devices that share the work, as in pcflax train; one unless given, whatever the run had."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions(ComputingOptions):
+    """Measure a trained run on a data set."""
+
+    data: str | None = None
+    """Another data set than the run's own."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which part of the data: what was trained on, what was left out of that, or the test split."""
+    batch_size: int = 500
+    """Examples in one compiled step; the result does not depend on it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions(CheckpointOptions):
+    """Show what a run holds: step, metrics, shapes, and a digest that tells two runs equal."""
+
+    health: bool = False
+    """Examine the network on a batch of its training data: does inference reach its equilibrium, do the
+    early layers learn; a sentence for each layer."""
+    summary: bool = False
+    """Show the layers, and what a batch costs: the pass upward, inference, the rule, backpropagation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions(ComputingOptions):
+    """Draw images with a trained generator, into a picture."""
+
+    count: int = 50
+    """Images to draw from codes; a generator of labels draws one of each class."""
+    seed: int = 0
+    """Seed of the codes."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
+    output: Path | None = None
+    """The picture, a .png, .pdf or .svg file; samples.png in the run's folder unless given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +161,7 @@ class DoctorOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictOptions(CheckpointOptions):
+class PredictOptions(ComputingOptions):
     """Answer for the examples of a file with a trained run.
 
     Whole numbers are examples as the run's data set stores them, bytes of images as a rule, and are scaled

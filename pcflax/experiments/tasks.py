@@ -111,16 +111,17 @@ def learn_tasks(
             end = rows[task + 1]["step"]
         else:
             end = rows[task]["step"] + count * (1 if epochs is None else data.num_batches)
+        measured = None if eval_data is None else eval_data[task]
         if trainer.step < end:
             trainer.fit(
                 data,
                 num_steps=end,
-                eval_data=None if eval_data is None else eval_data[task],
+                eval_data=measured,
                 eval_every=eval_every,
                 log_every=log_every,
             )
         elif trainer.step == end:  # a restored run ended here, and goes on with the next task
-            trainer.prepare(data, None, end, None, eval_every, log_every, done_too=True)
+            trainer.prepare(data, None, end, measured, eval_every, log_every, done_too=True)
         if not is_over:
             rows.append(_measure(trainer, train, test))
     table = np.array(

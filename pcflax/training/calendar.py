@@ -7,6 +7,7 @@ the same steps as one never interrupted.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 from pcflax.checks import expect_count
 from pcflax.data import Dataset
@@ -77,10 +78,18 @@ def make_calendar(
     """
     log_every = expect_count("fit", "log_every", log_every, least=1)
     own = None if checkpoints is None else checkpoints.every
+    given = eval_every is not None
     if eval_every is None:
         needed = eval_data is not None or (checkpoints is not None and own is None)
         eval_every = data.num_batches if needed or data.has_length else 1
     eval_every = expect_count("fit", "eval_every", eval_every, least=1)
+    if given and eval_data is None and (checkpoints is None or own is not None):
+        warnings.warn(
+            f"fit got eval_every={eval_every} and no eval_data, so that nothing is evaluated; give "
+            f"eval_data, or leave eval_every out",
+            UserWarning,
+            stacklevel=4,  # where fit was called
+        )
     has_epochs = data.has_length and callbacks.listens("on_epoch_end")
     return Calendar(
         total=total,

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from pcflax.cli.checking import check_resumable
 from pcflax.cli.config import with_config
 from pcflax.cli.main import main
-from pcflax.cli.options import TrainOptions, check_resumable, read_config, write_config
+from pcflax.cli.options import TrainOptions, read_config, write_config
 from pcflax.cli.verbs import SweepOptions
 from tests.cli.test_main import error
 from tests.training import test_runs_of_0_1
@@ -118,25 +119,26 @@ def test_other_kinds_of_values_are_words_too(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "code", "told"),
     [
-        ("learning-rat: 1", "no option 'learning-rat' of pcflax train; did you mean 'learning-rate'?"),
-        ("config: other.yaml", "no option 'config' of pcflax train"),
-        ("trials: 3", "no option 'trials' of pcflax train"),
-        ("num-steps: 3\nnum_steps: 4", "gives --num-steps twice; leave one of them out"),
-        ("widths: [[1, 2]]", "expected --widths to be a value or a list, got [[1, 2]]"),
-        ("- 3", "holds no options; write one a line: num-steps: 500"),
-        ("", "holds no options"),
-        ("a: [", "is no YAML: "),
+        ("learning-rat: 1", 2, "no option 'learning-rat' of pcflax train; did you mean 'learning-rate'?"),
+        ("config: other.yaml", 2, "no option 'config' of pcflax train"),
+        ("trials: 3", 2, "no option 'trials' of pcflax train"),
+        ("num-steps: 3\nnum_steps: 4", 2, "gives --num-steps twice; leave one of them out"),
+        ("widths: [[1, 2]]", 2, "expected --widths to be a value or a list, got [[1, 2]]"),
+        ("- 3", 1, "holds no options; write one a line: num-steps: 500"),
+        ("", 1, "holds no options"),
+        ("a: [", 1, "is no YAML: "),
     ],
 )  # fmt: skip
-def test_what_is_no_option_is_refused_in_a_sentence(write, capsys, text, told):
-    assert told in error(capsys, "train", "--config", write(text))
+def test_what_is_no_option_is_refused_in_a_sentence(write, capsys, text, code, told):
+    assert told in error(capsys, "train", "--config", write(text), code=code)
 
 
 def test_files_that_cannot_be_read_are_refused_in_a_sentence(write, tmp_path, capsys):
     assert "there is no file" in error(capsys, "train", "--config", tmp_path / "a.yaml")
-    assert "end in .yaml, .yml, .json, got" in error(capsys, "train", "--config", tmp_path / "a")
+    told = error(capsys, "train", "--config", tmp_path / "a", code=2)
+    assert "end in .yaml, .yml, .json, got" in told
     assert "cannot be read: Expecting" in error(capsys, "train", "--config", write("{", "a.json"))
 
 

@@ -15,8 +15,9 @@ import pcflax as pc
 from pcflax import recipes
 from pcflax.cli import fields
 from pcflax.cli.build import build_inference, build_learning
+from pcflax.cli.checking import check_options
 from pcflax.cli.main import _spelt_out
-from pcflax.cli.options import RunOptions, TrainOptions, check_options, preset
+from pcflax.cli.options import RunOptions, TrainOptions, preset
 
 WORDS = [("learning", word) for word in recipes.LEARNING]
 WORDS += [("inference", word) for word in recipes.INFERENCE]

@@ -255,7 +255,8 @@ class TestRefusals:
         ],
     )
     def test_what_cannot_go_together_is_told(self, tmp_path, capsys, options, text):
-        told = error(capsys, "train", "--run-dir", tmp_path / "new", *TINY, *options.split())
+        arguments = ["--run-dir", tmp_path / "new", *TINY, *options.split()]
+        told = error(capsys, "train", *arguments, code=2)
         assert text in told
         assert not (tmp_path / "new").exists()
 
@@ -286,7 +287,8 @@ class TestRefusals:
     )
     def test_an_option_that_would_do_nothing_is_told(self, tmp_path, capsys, options, text):
         """Whoever sweeps over it would report that it has no effect."""
-        told = error(capsys, "train", "--run-dir", tmp_path / "new", *TINY, *options.split())
+        arguments = ["--run-dir", tmp_path / "new", *TINY, *options.split()]
+        told = error(capsys, "train", *arguments, code=2)
         assert text in told
         assert not (tmp_path / "new").exists()
 

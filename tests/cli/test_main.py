@@ -88,13 +88,13 @@ def output(capsys, *arguments):
     return captured.out
 
 
-def error(capsys, *arguments):
-    """The one sentence of a command that fails with exit code 1."""
+def error(capsys, *arguments, code=1):
+    """The one sentence of a command that fails with this exit code."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_info:
         main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
-    assert exit_info.value.code == 1
+    assert exit_info.value.code == code
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert captured.err.endswith("\n")
@@ -293,7 +293,7 @@ class TestPreset:
     def test_refusals(self, tmp_path, capsys, options, message):
         with pytest.raises(SystemExit) as stop:
             train(tmp_path / "run", *options)
-        assert stop.value.code == 1
+        assert stop.value.code == 2
         assert message in capsys.readouterr().err
 
 
@@ -333,7 +333,7 @@ class TestValidation:
         assert "the run was trained with --validation 0; take --split test" in told
 
     def test_all_of_the_training_split_cannot_be_left_out(self, tmp_path, capsys):
-        told = error(capsys, "train", "--run-dir", tmp_path / "run", "--validation", 95)
+        told = error(capsys, "train", "--run-dir", tmp_path / "run", "--validation", 95, code=2)
         assert "expected --validation from 0 to 90 percent, got 95" in told
 
 
@@ -474,7 +474,7 @@ class TestResume:
 
     def test_without_a_folder_it_asks_for_one(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        told = error(capsys, "train", "--resume")
+        told = error(capsys, "train", "--resume", code=2)
         assert "--resume needs to know which run: add --run-dir RUN" in told
         assert list(tmp_path.iterdir()) == []
 
@@ -631,14 +631,15 @@ class TestBadData:
 
     @pytest.mark.parametrize("batch_size", [0, -3])
     def test_a_training_batch_of_nothing(self, tmp_path, capsys, batch_size):
-        told = error(capsys, "train", "--run-dir", tmp_path / "new", "--batch-size", batch_size)
+        arguments = ["--run-dir", tmp_path / "new", "--batch-size", batch_size]
+        told = error(capsys, "train", *arguments, code=2)
         assert f"expected --batch-size of at least 1, got {batch_size}" in told
         assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize("batch_size", [0, -3])
     def test_an_evaluation_batch_of_nothing(self, base_run, capsys, batch_size):
-        told = error(capsys, "evaluate", base_run, "--batch-size", batch_size)
-        assert f"expected batch_size of at least 1, got {batch_size}" in told
+        told = error(capsys, "evaluate", base_run, "--batch-size", batch_size, code=2)
+        assert f"expected --batch-size of at least 1, got {batch_size}" in told
 
 
 class TestBadRuns:
@@ -678,7 +679,8 @@ class TestBadRuns:
         for verb in ("evaluate", "inspect"):
             told = error(capsys, verb, run, "--step", 15)
             assert re.search(r"there is no checkpoint of step 15 in .*; there are 10, 20\n", told)
-        assert "give step or best, not both" in error(capsys, "inspect", run, "--step=10", "--best")
+        told = error(capsys, "inspect", run, "--step=10", "--best", code=2)
+        assert "give --step or --best, not both" in told
         assert files_of(run) == before
 
     @pytest.mark.filterwarnings("default")
@@ -697,17 +699,17 @@ class TestBadRuns:
         assert files_of(run) == before
 
     def test_widths_below_one_are_refused(self, tmp_path, capsys):
-        told = error(capsys, "train", "--run-dir", tmp_path / "new", "--widths", "16", "0")
+        told = error(capsys, "train", "--run-dir", tmp_path / "new", "--widths", "16", "0", code=2)
         assert "expected hidden widths of at least 1, got (16, 0)" in told
         assert not (tmp_path / "new").exists()
 
     def test_a_negative_number_of_steps_is_refused(self, tmp_path, capsys):
-        told = error(capsys, "train", "--run-dir", tmp_path / "new", "--num-steps", "-5")
+        told = error(capsys, "train", "--run-dir", tmp_path / "new", "--num-steps", "-5", code=2)
         assert "expected --num-steps of at least 1, got -5" in told
 
     def test_options_refused_before_training_leave_no_folder(self, tmp_path, capsys):
         run_dir = tmp_path / "new"
-        told = error(capsys, "train", "--run-dir", run_dir, *SMALL, "--eval-every", "0")
+        told = error(capsys, "train", "--run-dir", run_dir, *SMALL, "--eval-every", "0", code=2)
         assert "expected --eval-every of at least 1, got 0" in told
         assert not run_dir.exists()
 

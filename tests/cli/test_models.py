@@ -145,22 +145,24 @@ def test_a_model_is_built_for_the_data(model, classes):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "words"),
     [
-        (["--model", "vgg5", "--widths", "3"], "--widths does nothing with --model vgg5"),
-        (["--depth", "9"], "--depth does nothing with --model mlp"),
-        (["--augment"], "--augment does nothing with --model mlp"),
-        (["--sequence-length", "9"], "--sequence-length does nothing with --model mlp"),
-        (["--model", "transformer"], "a transformer --data text:PATH"),
-        (["--data", "text:book.txt"], "text wants --model transformer"),
-        (["--model", "vgg5"], "give larger images"),
-        (["--model", "residual-mlp", "--depth", "1"], "a larger --depth, got 1"),
-        (["--model", "residual-mlp", "--width", "0"], "a larger --width, got 0"),
-        (["--data", "text:no.txt", "--model", "transformer"], "no file no.txt"),
+        (["--model", "vgg5", "--widths", "3"], 2, "--widths does nothing with --model vgg5"),
+        (["--depth", "9"], 2, "--depth does nothing with --model mlp"),
+        (["--augment"], 2, "--augment does nothing with --model mlp"),
+        (["--sequence-length", "9"], 2, "--sequence-length does nothing with --model mlp"),
+        (["--model", "transformer"], 2, "a transformer --data text:PATH"),
+        (["--data", "text:book.txt"], 2, "text wants --model transformer"),
+        (["--model", "vgg5"], 1, "give larger images"),
+        (["--model", "residual-mlp", "--depth", "1"], 2, "a larger --depth, got 1"),
+        (["--model", "residual-mlp", "--width", "0"], 2, "a larger --width, got 0"),
+        (["--data", "text:no.txt", "--model", "transformer"], 1, "no file no.txt"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys, options, words):
+def test_what_does_not_fit_is_refused_in_a_sentence(
+    tmp_path, monkeypatch, capsys, options, code, words
+):
     monkeypatch.chdir(tmp_path)
     before = files_of(tmp_path)
-    assert words in error(capsys, "train", *options)
+    assert words in error(capsys, "train", *options, code=code)
     assert files_of(tmp_path) == before

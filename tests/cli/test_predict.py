@@ -137,18 +137,19 @@ def test_runs_of_0_1_answer(folder, stored_runs, capsys, name, accuracy):
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(folder, tmp_path, capsys):
-    def refused(file, *options):
-        return error(capsys, "predict", folder / "run", file, *options)
+    def refused(file, *options, code=1):
+        return error(capsys, "predict", folder / "run", file, *options, code=code)
 
     def saved(array):
         np.save(tmp_path / "given.npy", array)
         return tmp_path / "given.npy"
 
     stored, several = folder / "stored.npy", folder / "several.npz"
-    assert "--output to end in .npz, .csv, .json, got a.txt" in refused(stored, "--output", "a.txt")
+    told = refused(stored, "--output", "a.txt", code=2)
+    assert "--output to end in .npz, .csv, .json, got a.txt" in told
     lost = tmp_path / "none" / "a.csv"
     assert f"cannot write {lost}: No such file" in refused(stored, "--output", lost)
-    assert "ends in .npy or .npz, got" in refused(tmp_path / "a.txt")
+    assert "ends in .npy or .npz, got" in refused(tmp_path / "a.txt", code=2)
     assert "there is no file" in refused(tmp_path / "a.npy")
     assert "holds entering, labels; say which with --array" in refused(several)
     assert "but not --array x" in refused(several, "--array", "x")

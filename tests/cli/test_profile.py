@@ -37,9 +37,9 @@ def test_the_trace_is_of_these_updates(monkeypatch, tmp_path, began, told, expec
 def test_updates_that_do_not_come_are_refused(tmp_path, capsys):
     for text in ("4:3", "0:2", "5:7", "3"):
         options = ["--num-steps", "6", "--run-dir", tmp_path / "run", "--profile", text]
-        told = error(capsys, "train", *options)
+        told = error(capsys, "train", *options, code=2)
         assert "expected --profile A:B, the updates from A to B with 1 <= A <= B <= 6 " in told
         assert told.rstrip().endswith(f"got {text}")
-    told = error(capsys, "sweep", "--profile", "1:2")
+    told = error(capsys, "sweep", "--profile", "1:2", code=2)
     assert "--profile traces one run; take pcflax train, or leave it out of a sweep" in told
     assert not list(tmp_path.iterdir())

@@ -135,7 +135,7 @@ def test_runs_of_0_1_have_a_page(stored_runs, capsys, name):
 
 def test_what_cannot_be_written_is_refused_in_a_sentence(run, tmp_path, capsys):
     assert "--output to end in .html, got a.txt" in error(
-        capsys, "report", run, "--output", "a.txt"
+        capsys, "report", run, "--output", "a.txt", code=2
     )
     lost = tmp_path / "none" / "a.html"
     told = error(capsys, "report", run, "--output", lost, "--no-health")

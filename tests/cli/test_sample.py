@@ -96,8 +96,9 @@ def test_samples_are_the_networks_own_images(run, capsys, tmp_path, monkeypatch)
 
 def test_other_runs_and_options_are_refused_in_a_sentence(run, capsys, tmp_path):
     folder, latent = run
-    assert "--count of at least 1, got 0" in error(capsys, "sample", folder, "--count", 0)
-    told = error(capsys, "sample", folder, "--output", tmp_path / "picture.txt")
+    told = error(capsys, "sample", folder, "--count", 0, code=2)
+    assert "--count of at least 1, got 0" in told
+    told = error(capsys, "sample", folder, "--output", tmp_path / "picture.txt", code=2)
     assert "end in .png, .pdf or .svg" in told
     told = error(capsys, "sample", folder, "--output", tmp_path / "none" / "picture.png")
     assert "cannot write" in told
@@ -105,11 +106,11 @@ def test_other_runs_and_options_are_refused_in_a_sentence(run, capsys, tmp_path)
         return
     assert "there is no run in" in error(capsys, "sample", tmp_path / "nothing")
     new = tmp_path / "other"
-    told = error(capsys, "train", "--run-dir", new, "--latent", 4)
+    told = error(capsys, "train", "--run-dir", new, "--latent", 4, code=2)
     assert "--latent does nothing with --model mlp" in told
-    told = error(capsys, "train", "--run-dir", new, "--model", "generator", "--latent", -1)
+    told = error(capsys, "train", "--run-dir", new, "--model", "generator", "--latent", -1, code=2)
     assert "--latent of at least 0, got -1" in told
-    told = error(capsys, "train", "--run-dir", new, *SMALL, "--output", "categorical")
+    told = error(capsys, "train", "--run-dir", new, *SMALL, "--output", "categorical", code=2)
     assert "--output does nothing with --model generator" in told
     main(["train", "--run-dir", str(new), "--num-steps", "2", "--widths", "4"])
     assert "trained a mlp, which draws nothing" in error(capsys, "sample", new)

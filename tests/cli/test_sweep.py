@@ -145,23 +145,29 @@ class TestSweep:
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("arguments", "message"),
+        ("arguments", "code", "message"),
         [
-            (["--validation", "0", *SEARCH], "--validation 0 leaves none but the test split"),
-            (["--trials", "0", *SEARCH], "expected --trials of at least 1, got 0"),
-            ([], "a sweep searches over something; add --search"),
-            (["--objective", "acuracy", *SEARCH], "got acuracy; did you mean 'accuracy'?"),
-            (["--objective", "test/accuracy", *SEARCH], "expected --objective accuracy or energy"),
-            (["--beta", "0.3", *SEARCH], "--beta does nothing with --learning pc"),
-            (["--search", "batch-size=4000:5000"], "batch_size 4000 is larger than data set"),
-            (["--resume"], "--resume needs to know which sweep: add --run-dir SWEEP"),
-            (["--resume", "--run-dir", "absent"], "there is no sweep in absent (no sweep.json)"),
+            (["--validation", "0", *SEARCH], 2, "--validation 0 leaves none but the test split"),
+            (["--trials", "0", *SEARCH], 2, "expected --trials of at least 1, got 0"),
+            ([], 2, "a sweep searches over something; add --search"),
+            (["--objective", "acuracy", *SEARCH], 1, "got acuracy; did you mean 'accuracy'?"),
+            (
+                ["--objective", "test/accuracy", *SEARCH],
+                1,
+                "expected --objective accuracy or energy",
+            ),
+            (["--beta", "0.3", *SEARCH], 2, "--beta does nothing with --learning pc"),
+            (["--search", "batch-size=4000:5000"], 1, "batch_size 4000 is larger than data set"),
+            (["--resume"], 2, "--resume needs to know which sweep: add --run-dir SWEEP"),
+            (["--resume", "--run-dir", "absent"], 1, "there is no sweep in absent (no sweep.json)"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
-    def test_before_there_is_a_folder(self, arguments, message, tmp_path, monkeypatch, capsys):
+    def test_before_there_is_a_folder(
+        self, arguments, code, message, tmp_path, monkeypatch, capsys
+    ):
         monkeypatch.chdir(tmp_path)
-        assert message in error(capsys, "sweep", *arguments)
+        assert message in error(capsys, "sweep", *arguments, code=code)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_folder_that_holds_a_sweep_is_left_alone(self, folder, capsys):

@@ -113,6 +113,14 @@ def test_a_task_that_was_stopped_is_over_and_the_next_begins_there(tmp_path):
     assert resumed.step == 13
 
 
+def test_tasks_that_are_over_are_given_back_without_a_warning():
+    options = {"num_steps": 2, "eval_data": TEST, "eval_every": 1}
+    trainer = make()
+    found = pc.experiments.learn_tasks(trainer, TRAIN, TEST, **options)
+    again = pc.experiments.learn_tasks(trainer, TRAIN, TEST, **options)
+    np.testing.assert_array_equal(again.class_incremental.matrix, found.class_incremental.matrix)
+
+
 def test_with_all_classes_in_each_task_both_readings_are_one():
     tasks = pc.data.scenarios.permuted(pc.data.from_arrays(ROWS, LABELS, batch_size=4), 2)
     trainer = make()

@@ -8,6 +8,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import pcflax as pc
+from pcflax.cli.main import main
+from pcflax.cli.options import read_config
 from pcflax.sharding import data, features, layers, rules
 from pcflax.training import evaluation, loop
 from tests.sharding.eight.common import (
@@ -404,3 +406,29 @@ def test_batches_that_do_not_divide():
         made.fit(digits(), num_steps=1, eval_data=odd)
     with pytest.raises(ValueError, match=text.format("data set")):
         made.predict(odd)
+
+
+def test_a_command_shares_its_run_and_goes_on_with_other_devices(tmp_path, capsys):
+    run = ["train", "--run-dir", str(tmp_path / "run"), "--eval-every", "2", "--quiet"]
+    model = ["--model", "residual-mlp", "--depth", "6", "--width", "8", "--validation", "0"]
+    main([*run, *model, "--num-steps", "2", "--mesh", "data=2,layers=4"])
+    shared = [*run, "--resume", "--num-steps"]
+    main([*shared, "3"])  # on those of before
+    assert read_config(tmp_path / "run").mesh == "data=2,layers=4"
+    main([*shared, "4", "--mesh", "data=4"])
+    assert read_config(tmp_path / "run").mesh == "data=4"
+    alone = ["train", "--run-dir", str(tmp_path / "alone"), "--eval-every", "2", "--quiet"]
+    main([*alone, *model, "--num-steps", "4"])
+    many, one = (
+        pc.load_checkpoint(tmp_path / name).sections["parameters"] for name in ("run", "alone")
+    )
+    for name in one:
+        np.testing.assert_allclose(many[name], one[name], rtol=1e-4, atol=1e-6)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", str(tmp_path / "run"), "--mesh", "layers=3"])
+    assert ended.value.code == 1  # of the run, not of the line
+    assert "do not divide among the 3 devices" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--run-dir", str(tmp_path / "new"), *model, "--mesh", "layers=3"])
+    assert ended.value.code == 2  # the same of a line that says both
+    assert "do not divide among the 3 devices" in capsys.readouterr().err

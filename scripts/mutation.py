@@ -120,8 +120,8 @@ MUTANTS = [
     Mutant(
         "nudged, away from the target",
         "learning/nudged.py",
-        "mean - beta * (mean",
-        "mean + beta * (mean",
+        "moved = jnp.subtract(",
+        "moved = jnp.add(",
         "learning/test_nudged.py",
     ),
     Mutant(

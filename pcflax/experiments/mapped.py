@@ -35,9 +35,10 @@ class MappedFits:
     def __init__(self, fits: Sequence[Fit]):
         self._fits = tuple(fits)
         (rule, optimizer), numbers = joined([(fit.rule, fit.optimizer.value) for fit in fits])
-        self._leaves, self._settings = jax.tree.flatten((rule, Argument(optimizer)))
+        self._numbers, settings = jax.tree.flatten((rule, Argument(optimizer)))
+        self._recipe = fits[0].recipe._replace(settings=settings)
         differing = {id(number) for number in numbers}
-        self._axes = tuple(0 if id(leaf) in differing else None for leaf in self._leaves)
+        self._axes = tuple(0 if id(leaf) in differing else None for leaf in self._numbers)
         constants = [fit.data.constants() for fit in fits]
         self._shared = len({tuple(map(id, jax.tree.leaves(one))) for one in constants}) == 1
         self._constants = constants[0] if self._shared else _stack(constants)
@@ -58,10 +59,9 @@ class MappedFits:
                 tuple(own for own, _ in planned),
                 counts,
                 tuple(fit.run.key for fit in self._fits),
-                self._leaves,
+                self._numbers,
                 starts=starts,
-                recipe=self._fits[0].recipe,
-                settings=self._settings,
+                recipe=self._recipe,
                 axes=(None if self._shared else 0, self._axes),
             )
 
@@ -76,20 +76,17 @@ class MappedFits:
         ]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("recipe", "settings", "axes"), donate_argnames="starts"
-)
+@functools.partial(jax.jit, static_argnames=("recipe", "axes"), donate_argnames="starts")
 def learn_mapped(
     states: tuple[TrainState, ...],
     constants: PyTree,
     items: tuple[PyTree, ...],
     counts: Int[Array, " seeds"],
     keys: tuple[PRNGKey, ...],
-    leaves: list[Any],
+    numbers: list[Any],
     *,
     starts: tuple[PyTree, ...],
     recipe: Recipe,
-    settings: Any,
     axes: tuple[int | None, tuple[int | None, ...]],
 ) -> tuple[tuple[TrainState, ...], Measured]:
     """Learn from the first `counts` of `items` of each seed.
@@ -100,24 +97,22 @@ def learn_mapped(
         items: one a seed, whose leaves begin with the axis (capacity,).
         counts: batches of each seed.
         keys: one a seed.
-        leaves: the numbers of rule and optimizer; with an axis of seeds where `axes` says so.
+        numbers: of rule and optimizer; with an axis of seeds where `axes` says so.
         starts: as of `learn_batches`, one a seed.
         recipe: as of `learn_batches`.
-        settings: the structure of rule and optimizer.
-        axes: 0 or None for the constants, and for each leaf.
+        axes: 0 or None for the constants, and for each number.
 
     Returns:
         The states, and what was measured, whose leaves begin with the axis (seeds,).
     """
 
-    def learn(state, starts, constants, items, count, key, leaves):
-        rule, optimizer = jax.tree.unflatten(settings, leaves)
-        given = state, constants, items, count, key, rule, optimizer
+    def learn(state, starts, constants, items, count, key, numbers):
+        given = state, constants, items, count, key, numbers
         return learn_batches(*given, starts=starts, recipe=recipe)
 
     in_axes = (0, 0, axes[0], 0, 0, 0, list(axes[1]))
     stacked, measured = jax.vmap(learn, in_axes)(
-        _stack(states), _stack(starts), constants, _stack(items), counts, jnp.stack(keys), leaves
+        _stack(states), _stack(starts), constants, _stack(items), counts, jnp.stack(keys), numbers
     )
     return tuple(
         jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(len(states))

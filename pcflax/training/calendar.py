@@ -21,13 +21,15 @@ class Calendar:
     """Periods in steps; None for what does not happen. All but epochs end at the last step, too.
 
     `total` is the last step of all, and at `stops` calls end, too. Periods count from `start`, the step
-    before the data set's first batch.
+    before the data set's first batch. A call goes on past a row where nobody reads the state at it.
 
     >>> calendar = Calendar(total=100, log=30, evaluate=50, save=None, epoch=None)
     >>> calendar.next(20), calendar.next(30), calendar.next(95)
     (30, 50, 100)
     >>> calendar.is_due("log", 60), calendar.is_due("log", 100), calendar.is_due("save", 100)
     (True, True, False)
+    >>> list(calendar.rows_between(20, 90))
+    [30, 60]
     """
 
     total: int
@@ -37,14 +39,16 @@ class Calendar:
     epoch: int | None
     start: int = 0
     stops: tuple[int, ...] = ()
+    rows_end_calls: bool = True
 
     def next(self, step: int) -> int:
-        """Return the first step after this one on which something happens."""
-        periods = (self.log, self.evaluate, self.save, self.epoch)
+        """Return the first step after this one at which a call ends."""
+        log = self.log if self.rows_end_calls else None
+        periods = (log, self.evaluate, self.save, self.epoch)
         since = step - self.start
-        stops = (stop for stop in self.stops if stop > step)
+        stops = [stop for stop in self.stops if stop > step]
         return min(
-            self.total, *stops, *(step + period - since % period for period in periods if period)
+            [self.total, *stops, *(step + period - since % period for period in periods if period)]
         )
 
     def is_due(self, event: str, step: int) -> bool:
@@ -53,6 +57,10 @@ class Calendar:
         if period is None:
             return False
         return (step - self.start) % period == 0 or (step == self.total and event != "epoch")
+
+    def rows_between(self, step: int, later: int) -> range:
+        """Return the steps after one and before a later one on which a row is due."""
+        return range(step + self.log - (step - self.start) % self.log, later, self.log)
 
     def epochs(self, step: int) -> int:
         """Return how many epochs are complete at this step."""

@@ -150,6 +150,17 @@ class CallbackList:
         )
 
     @property
+    def has_own(self) -> bool:
+        """Whether any is of a user's own class."""
+        kinds = map(type, self.callbacks)
+        return any(not kind.__module__.startswith("pcflax.") for kind in kinds)
+
+    @property
+    def read_rows(self) -> bool:
+        """Whether any may look at the state when a row is made; pcflax's own loggers do not."""
+        return self.listens("on_measure") or (self.has_own and self.listens("on_log"))
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The steps at which callbacks want calls to end."""
         return tuple(stop for one in self.callbacks for stop in getattr(one, "stops", ()))

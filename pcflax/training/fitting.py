@@ -59,6 +59,7 @@ class Fit:
     pace: Pace
     limit: StepLimit
     constants: PyTree = None
+    numbers: Sequence[Any] = ()  # of rule and optimizer
     failure: NonFiniteEnergyError | None = None
     _told: int = -1  # the step that `tell` was about, unless a callback went back
 
@@ -76,13 +77,24 @@ class Fit:
         """Where the state lies, if on several devices."""
         return None if self.run.layout is None else self.run.layout.mesh
 
-    def begin(self) -> None:
+    def reads_rows(self) -> bool:
+        """Return whether anything looks at the state when a row is made."""
+        return self.callbacks.read_rows or self.limit.asks(self.rule)
+
+    def begin(self, *, rows_end_calls: bool) -> None:
         """Begin with the program that this fit is for, and the data where it looks for them."""
-        self.calendar = dataclasses.replace(self.calendar, stops=self.callbacks.stops)
-        made_for = jax.tree.structure((self.rule, self.optimizer))
+        self.calendar = dataclasses.replace(
+            self.calendar, stops=self.callbacks.stops, rows_end_calls=rows_end_calls
+        )
         self.recipe = self.recipe._replace(places=self.run.places())
+        self.take_settings()
         self.constants = constants_on(self.mesh, self.data)
-        self.pace.begin((made_for, self.recipe, self.data.spec()))
+        self.pace.begin((self.recipe, self.data.spec()))
+
+    def take_settings(self) -> None:
+        """Take rule and optimizer apart, which takes longer than to call a small program."""
+        self.numbers, settings = jax.tree.flatten((self.rule, self.optimizer))
+        self.recipe = self.recipe._replace(settings=settings)
 
     def goes_on(self) -> bool:
         """Return whether there is a step to take."""
@@ -113,10 +125,17 @@ class Fit:
         """
         # a failed step was not applied
         done, values = int(measured.count) - int(measured.failed), measured.columns()
-        self.run.learned(values, done)
+        begin = self.run.step
+        rows = self.calendar.rows_between(begin, begin + done)
+        for step, end in zip((begin, *rows), (*rows, begin + done), strict=True):
+            cut = {name: column[step - begin :] for name, column in values.items()}
+            self.run.learned(cut, end - step)
+            if end in rows:
+                self.run.untold.append((end, self.run.record.take_row(self.recipe.metrics)))
         if done:
             self.run.owed = {"log", "evaluate", "epoch", "save"}
         if measured.failed:
+            self._log()
             found = {name: float(column[done]) for name, column in values.items()}
             given = not_finite(self._batch(items, done), self.data.name)
             raise non_finite_error(self.run.step + 1, found, self.saving.last_good(), given)
@@ -135,11 +154,14 @@ class Fit:
         """Log and evaluate what is due after this step."""
         step, calendar = self.run.step, self.calendar
         self.callbacks.notify("on_progress", self.trainer, step)
-        for event, tell in (("log", self._log), ("evaluate", self._evaluate), ("epoch", self._end)):
+        self._log()
+        for event, tell in (("evaluate", self._evaluate), ("epoch", self._end)):
             # A callback may have gone back by restore(): then nothing more is due here.
             if self.run.step == step and event in self.run.owed and calendar.is_due(event, step):
                 tell()
         self._told = step
+        if self.callbacks.has_own:  # which may have changed what a rule of a plain class holds
+            self.take_settings()
 
     def save(self, *, asked: bool) -> None:
         """Save where it is due after this step, or asked."""
@@ -153,20 +175,25 @@ class Fit:
 
     def _log(self) -> None:
         step, record = self.run.step, self.run.record
-        if not record.pending:
+        while self.run.untold:
+            self._add(*self.run.untold.pop(0), "log")
+        due = "log" in self.run.owed and self.calendar.is_due("log", step)
+        if not due or not record.pending:
             return
         measured = self.callbacks.measure(self.trainer, step)  # where it raises, the row is owed
         if self.run.step == step:
-            self._add(record.take_row(self.recipe.metrics) | measured, "log")
+            self.run.owed.discard("log")
+            self._add(step, record.take_row(self.recipe.metrics) | measured, "log")
             self.limit.look(self.rule, self.run, self.data, self.run.step - self.calendar.start)
 
     def _evaluate(self) -> None:
-        self._add({f"eval/{k}": value for k, value in self.evaluate().items()}, "evaluate")
+        row = {f"eval/{name}": value for name, value in self.evaluate().items()}
+        self.run.owed.discard("evaluate")
+        self._add(self.run.step, row, "evaluate")
 
-    def _add(self, row: dict[str, float], event: str) -> None:
-        self.run.record.history.append(self.run.step, row)
-        self.run.owed.discard(event)
-        self.callbacks.notify(f"on_{event}", self.trainer, self.run.step, row)
+    def _add(self, step: int, row: dict[str, float], event: str) -> None:
+        self.run.record.history.append(step, row)
+        self.callbacks.notify(f"on_{event}", self.trainer, step, row)
 
     def _end(self) -> None:
         self.run.owed.discard("epoch")
@@ -203,8 +230,9 @@ def train(
         told: called after each call, when everything is told.
     """
     capacity = min(call_capacity(fit.data, len(fits)) for fit in fits)
+    rows_end_calls = any([fit.reads_rows() for fit in fits])  # of all, so that none is ahead
     for fit in fits:
-        fit.begin()
+        fit.begin(rows_end_calls=rows_end_calls)
     with contextlib.ExitStack() as stack:
         stack.enter_context(connected())
         for fit in fits:
@@ -269,11 +297,10 @@ def _failing_alone(fit: Fit, *, several: bool) -> Iterator[None]:
 def _learn(fit: Fit, items: PyTree, count: int) -> Measured:
     state = fit.run.take()
 
-    settings = fit.run.key, fit.rule, fit.optimizer
-
     def call(count, *, starts):
-        given = dataclasses.replace(state, starts={}), fit.constants, items, count, *settings
-        return settled(learn_batches(*given, starts=starts, recipe=fit.recipe))
+        given = dataclasses.replace(state, starts={}), fit.constants, items, count
+        done = learn_batches(*given, fit.run.key, fit.numbers, starts=starts, recipe=fit.recipe)
+        return settled(done)
 
     with state.network.on_mesh():
         state_after, measured = sound(call, np.int32(count), state.starts)

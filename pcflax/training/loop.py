@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +22,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.data.decoder import Reader
 from pcflax.dtypes import promoted
-from pcflax.learning import AbstractLearning
-from pcflax.settings import Argument
 from pcflax.sharding.inside import keep, split_examples, whole
 from pcflax.typing import PRNGKey, PyTree
 
@@ -34,10 +32,11 @@ from .step import TrainState, layer_means, take_finite_step, take_step
 
 
 class Recipe(NamedTuple):
-    """What a compiled loop is made for, besides rule and optimizer; hashable, so that it is found again."""
+    """What a compiled loop is made for; hashable, so that it is found again."""
 
     metrics: MetricFunctions
     reader: Reader
+    settings: Any = None  # the structure of rule and optimizer: their numbers are arguments
     places: Any = None  # of the state's arrays on a mesh
 
 
@@ -85,17 +84,17 @@ def learn_batches(
     items: PyTree,
     count: Int[Array, ""],
     key: PRNGKey,
-    rule: AbstractLearning,
-    optimizer: Argument,
+    numbers: Sequence[Any],
     *,
     starts: PyTree,
     recipe: Recipe,
 ) -> tuple[TrainState, Measured]:
     """Learn from the first `count` of `items`, whose leaves begin with the axis (capacity,).
 
-    `starts` are the state's. Where a step is not finite, the state is the one after it; with starts, the
-    one before it.
+    `numbers` are those of rule and optimizer, and `starts` the state's. Where a step is not finite, the state
+    is the one after it; with starts, the one before it.
     """
+    rule, optimizer = jax.tree.unflatten(recipe.settings, numbers)
     state = dataclasses.replace(state, starts=starts)
     capacity = jax.tree.leaves(items)[0].shape[0]
 

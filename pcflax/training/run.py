@@ -62,6 +62,7 @@ class Run:
         self.step, self.record, self.stop_asked = 0, Record(seed), False
         # What follows a step, "log" and the like, and was not done after the newest: an error came between.
         self.owed: set[str] = set()
+        self.untold: list[tuple[int, dict[str, float]]] = []  # rows of steps within the newest call
         self.key = jax.random.key(seed)
         self._network = network
         self.layout = layout  # None: one device
@@ -252,6 +253,7 @@ class Run:
         self._starts = copied(dict(stored.sections["starts"]))
         self._network.set_activities(self._activities)
         self.step, self.record, self.owed = stored.step, record, set()
+        self.untold = []
         self.key = jax.random.key(self.record.seed)
         self._written, self._shown = self.step, True
 

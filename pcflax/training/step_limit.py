@@ -24,15 +24,19 @@ class StepLimit:
     def __init__(self):
         self._told = False
 
+    def asks(self, rule: Any) -> bool:
+        """Return whether there is something to look at, and nothing told yet."""
+        inference = getattr(rule, "inference", None)
+        asked = inference is not None and inference.warns_of_steps and hasattr(rule, "problem")
+        return asked and not self._told
+
     def look(self, rule: Any, run: Run, data: Dataset, batches: int) -> None:
         """Look at the last of so many batches; nothing is computed for a rule that does not ask.
 
         Warns:
             UserWarning: once, saying at what step, in how many examples and by how much.
         """
-        inference = getattr(rule, "inference", None)
-        asked = inference is not None and inference.warns_of_steps and hasattr(rule, "problem")
-        if self._told or not asked or not batches:
+        if not self.asks(rule) or not batches:
             return
         if isinstance(rule.initializer, AbstractKeptStart):  # curvature hardly depends on the start
             rule = dataclasses.replace(rule, initializer=None)

@@ -752,7 +752,7 @@ def test_a_fault_within_a_call_loses_only_that_call(monkeypatch, log_every):
 
     def fit(trainer):
         return trainer.fit(
-            digits(), num_steps=12, eval_data=held_out(), eval_every=6, log_every=log_every
+            digits(), num_steps=12, eval_data=held_out(), eval_every=4, log_every=log_every
         )
 
     whole = digits_trainer()

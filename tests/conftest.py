@@ -46,6 +46,28 @@ sys.path.insert(0, str(ROOT))
 from tests.references import numpy_pc as reference
 
 
+def pytest_addoption(parser):
+    """Offer the run for another pair of versions, which has to meet every function and not every number."""
+    parser.addoption(
+        "--one-of-each",
+        action="store_true",
+        help="run each test with its first parameters alone; all of modules marked `whole`",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the further parameters of a test, where that is asked."""
+    if config.getoption("--one-of-each"):
+        seen, kept, left = set(), [], []
+        for item in items:
+            name = item.nodeid.partition("[")[0]
+            further = name in seen and item.get_closest_marker("whole") is None
+            (left if further else kept).append(item)
+            seen.add(name)
+        items[:] = kept
+        config.hook.pytest_deselected(items=left)
+
+
 def pytest_configure(config):
     """Keep compiled programs for the other worker and for the next run; `--cache-clear` forgets them."""
     if not hasattr(config, "cache"):

@@ -1,6 +1,7 @@
 """Settings and helpers that several test modules share."""
 
 import contextlib
+import functools
 import gc
 import os
 from importlib.metadata import version
@@ -80,6 +81,14 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# jax makes a context of MLIR for each program, which takes a tenth of the tests' time. It has no public name:
+# where this one is gone, the tests take longer.
+with contextlib.suppress(ImportError, AttributeError):
+    from jax._src.interpreters import mlir
+
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+
 def pytest_collection_finish():
     """Collect garbage seldom, and hardly ever look at what was imported: a tenth of the tests' time else."""
     # not gc.freeze(): hypothesis looks for what refers to its own objects
@@ -148,6 +157,8 @@ def optimized():
 def few_programs():
     """Forget compiled programs before there are too many: each maps memory, and Linux gives 65,530 maps."""
     yield
+    with contextlib.suppress(NameError, AttributeError):
+        mlir.make_ir_context.cache_clear()  # constants of programs are kept in it
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
         jax.clear_caches()

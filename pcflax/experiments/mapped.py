@@ -35,8 +35,7 @@ class MappedFits:
     def __init__(self, fits: Sequence[Fit]):
         self._fits = tuple(fits)
         (rule, optimizer), numbers = joined([(fit.rule, fit.optimizer.value) for fit in fits])
-        self._numbers, settings = jax.tree.flatten((rule, Argument(optimizer)))
-        self._recipe = fits[0].recipe._replace(settings=settings)
+        self._numbers, self._settings = jax.tree.flatten((rule, Argument(optimizer)))
         differing = {id(number) for number in numbers}
         self._axes = tuple(0 if id(leaf) in differing else None for leaf in self._numbers)
         constants = [fit.data.constants() for fit in fits]
@@ -61,7 +60,7 @@ class MappedFits:
                 tuple(fit.run.key for fit in self._fits),
                 self._numbers,
                 starts=starts,
-                recipe=self._recipe,
+                recipe=self._fits[0].recipe._replace(settings=self._settings),
                 axes=(None if self._shared else 0, self._axes),
             )
 

@@ -90,8 +90,13 @@ class Record:
                 self._known.add(number)
 
     def is_behind(self) -> bool:
-        """Return whether others did better at its age."""
-        return bool(self._known) and self.told.should_prune()
+        """Return whether others did better at its age.
+
+        After a kill the journal may know evaluations that the Trainer, back at its newest checkpoint, has yet
+        to make again: it was not behind at those before the newest, and is judged when it is there.
+        """
+        caught_up = len(self.values()) >= len(self._known) > 0
+        return caught_up and self.told.should_prune()
 
 
 class Trial:

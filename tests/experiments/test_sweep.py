@@ -17,6 +17,7 @@ import pytest
 import pcflax as pc
 from pcflax.experiments import Outcome, Sweep, sweep
 from pcflax.experiments.trial import Objective
+from pcflax.training.saving import Saving
 from tests.conftest import digits_trainer, parameters_of
 from tests.training.checkpoints.test_lock import HOLD
 
@@ -223,6 +224,35 @@ class TestOutcomes:
         assert second.step == 2
         assert pc.load_checkpoint(second.folder).step == 2
         assert found.ranked == [first]
+
+    def test_killed_between_an_evaluation_and_its_checkpoint_it_is_stopped_there_again(
+        self, data, tmp_path, monkeypatch
+    ):
+        """The journal knows that it is behind before the Trainer has come to that evaluation again."""
+        trials = []
+
+        def train(trial):
+            trials.append(trial.number)
+            rate = 0.0 if trial.number else 0.03
+            trainer = make(trial, optimizer=optax.sgd(rate))
+            trial.fit(trainer, data[0], eval_data=data[1], **FIT)
+
+        def save(saving, run):
+            if trials == [0, 1]:
+                raise Killed
+            return real(saving, run)
+
+        real = Saving.save
+        monkeypatch.setattr(Saving, "save", save)
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
+        options = {"metric": "eval/energy", "num_trials": 2, "pruner": pruner}
+        killed(train, RATES, tmp_path, **options)
+        with pytest.raises(FileNotFoundError):
+            pc.load_checkpoint(tmp_path / "trials/0001")
+        second = sweep(train, RATES, folder=tmp_path, **options).outcomes[1]
+        assert trials == [0, 1, 1]
+        assert (second.state, second.step, second.why) == ("pruned", 2, "")
+        assert pc.load_checkpoint(second.folder).step == 2
 
     def test_a_trial_that_diverges_has_failed_and_counts(self, data, tmp_path):
         def train(trial):

@@ -494,31 +494,39 @@ class TestLearningAlongTime:
         assert hash(rule) == hash(rule)
 
 
+def draw(*shape):
+    """An activity of every energy, positive with a sum of 1, and a prediction."""
+    random = np.random.RandomState(0)
+    prediction, raised = random.normal(size=shape), np.exp(random.normal(size=shape))
+    return raised / raised.sum(axis=-1, keepdims=True), prediction
+
+
 @pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES.keys())
 class TestEnergy:
     def test_is_one_number_an_example_whatever_the_batch(self, energy):
-        random = np.random.RandomState(0)
-        prediction = jnp.asarray(random.normal(size=(5, 4)))
-        activity = jax.nn.softmax(jnp.asarray(random.normal(size=(5, 4))))
-        together = energy(activity, prediction)
+        (activity, prediction), energy = draw(5, 4), jax.jit(energy.__call__)
+        together = np.asarray(energy(activity, prediction))
         assert together.shape == (5,)
         for row in range(5):
             alone = energy(activity[row : row + 1], prediction[row : row + 1])
-            np.testing.assert_allclose(alone[0], together[row], rtol=1e-5)
+            np.testing.assert_allclose(np.asarray(alone)[0], together[row], rtol=1e-5)
 
     def test_sums_over_every_feature_axis(self, energy):
-        random = np.random.RandomState(0)
-        prediction = jnp.asarray(random.normal(size=(2, 3, 4)))
-        activity = jax.nn.softmax(jnp.asarray(random.normal(size=(2, 3, 4))))
-        rows = energy(activity.reshape(6, 4), prediction.reshape(6, 4)).reshape(2, 3)
-        np.testing.assert_allclose(energy(activity, prediction), rows.sum(axis=1), rtol=1e-5)
+        (activity, prediction), energy = draw(2, 3, 4), jax.jit(energy.__call__)
+        rows = energy(activity.reshape(6, 4), prediction.reshape(6, 4))
+        sums = np.asarray(rows).reshape(2, 3).sum(axis=1)
+        np.testing.assert_allclose(energy(activity, prediction), sums, rtol=1e-5)
 
     def test_is_least_over_predictions_where_the_mean_is_the_activity(self, energy):
         """Each is a negative log-likelihood: dE/dmu vanishes where the prediction means z."""
-        prediction = jnp.asarray(np.random.RandomState(0).normal(size=(3, 4)))
-        activity = energy.mean(prediction)
-        gradient = jax.grad(lambda mu: energy(activity, mu).sum())(prediction)
-        np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+        @jax.jit
+        def gradient_at_mean(prediction):
+            activity = energy.mean(prediction)
+            return jax.grad(lambda mu: energy(activity, mu).sum())(prediction)
+
+        prediction = np.random.RandomState(0).normal(size=(3, 4))
+        np.testing.assert_allclose(gradient_at_mean(prediction), 0, atol=1e-6)
 
     def test_refuses_shapes_that_would_broadcast(self, energy):
         with pytest.raises(ValueError, match=r"one shape, got \(3, 4\) and \(3, 1\)"):
@@ -532,24 +540,29 @@ class TestEnergyOfWiderPredictions:
 
     def draw(self, *shape):
         random = np.random.RandomState(0)
-        prediction = jnp.asarray(random.normal(size=(*shape[:-1], 2 * shape[-1])))
-        return jnp.asarray(random.normal(size=shape)), prediction
+        prediction = random.normal(size=(*shape[:-1], 2 * shape[-1]))
+        return random.normal(size=shape), prediction
 
     def test_is_one_number_an_example_whatever_the_batch(self):
-        activity, prediction = self.draw(5, 4)
-        alone = [self.ENERGY(activity[i : i + 1], prediction[i : i + 1])[0] for i in range(5)]
-        np.testing.assert_allclose(self.ENERGY(activity, prediction), alone, rtol=1e-5)
+        (activity, prediction), energy = self.draw(5, 4), jax.jit(self.ENERGY.__call__)
+        alone = [
+            np.asarray(energy(activity[i : i + 1], prediction[i : i + 1]))[0] for i in range(5)
+        ]
+        np.testing.assert_allclose(energy(activity, prediction), alone, rtol=1e-5)
 
     def test_sums_over_every_feature_axis(self):
-        activity, prediction = self.draw(2, 3, 4)
-        rows = self.ENERGY(activity.reshape(6, 4), prediction.reshape(6, 8)).reshape(2, 3)
-        np.testing.assert_allclose(self.ENERGY(activity, prediction), rows.sum(axis=1), rtol=1e-5)
+        (activity, prediction), energy = self.draw(2, 3, 4), jax.jit(self.ENERGY.__call__)
+        rows = energy(activity.reshape(6, 4), prediction.reshape(6, 8))
+        sums = np.asarray(rows).reshape(2, 3).sum(axis=1)
+        np.testing.assert_allclose(energy(activity, prediction), sums, rtol=1e-5)
 
     def test_is_least_over_activities_at_the_mean(self):
-        _, prediction = self.draw(3, 4)
-        mean = self.ENERGY.mean(prediction)
-        gradient = jax.grad(lambda z: self.ENERGY(z, prediction).sum())(mean)
-        np.testing.assert_array_equal(gradient, 0)
+        @jax.jit
+        def gradient_at_mean(prediction):
+            mean = self.ENERGY.mean(prediction)
+            return jax.grad(lambda z: self.ENERGY(z, prediction).sum())(mean)
+
+        np.testing.assert_array_equal(gradient_at_mean(self.draw(3, 4)[1]), 0)
 
     def test_refuses_shapes_that_would_broadcast(self):
         with pytest.raises(ValueError, match=r"twice as wide .* got \(3, 2\) for \(3, 4\)"):

@@ -16,7 +16,12 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # float32 against float64
 
 def below(batch=2, length=5, features=6, seed=0):
     x = np.random.default_rng(seed).normal(size=(batch, length, features))
-    return jnp.asarray(x, jnp.float32)
+    return x.astype(np.float32)
+
+
+def predicted(layer, x):
+    """By one program; `layer.predict` takes one for each operation."""
+    return np.asarray(jax.jit(layer.predict)(x))
 
 
 def randomized(layer, seed=3):
@@ -25,7 +30,7 @@ def randomized(layer, seed=3):
     state = nnx.state(layer, nnx.Param)
     nnx.update(
         layer,
-        jax.tree.map(lambda p: p + jnp.asarray(random.normal(size=p.shape) / 3, p.dtype), state),
+        jax.tree.map(lambda p: np.float32(p + random.normal(size=p.shape) / 3), state),
     )
     return layer
 
@@ -65,42 +70,48 @@ class TestPCAttention:
     def test_is_the_equation(self, causal, heads, batch):
         layer = randomized(pc.PCAttention(6, heads, causal=causal, rngs=nnx.Rngs(0)))
         x = below(batch)
-        np.testing.assert_allclose(layer.predict(x), attended(layer, x, causal=causal), **CLOSE)
+        np.testing.assert_allclose(predicted(layer, x), attended(layer, x, causal=causal), **CLOSE)
 
     @pytest.mark.parametrize("causal", [False, True])
     def test_agrees_with_jax(self, causal):
         layer = randomized(pc.PCAttention(6, 3, causal=causal, rngs=nnx.Rngs(0)))
         x, own = below(), layer.attention
-        z = layer.norm(x)
-        heads = jax.nn.dot_product_attention(
-            own.query(z), own.key(z), own.value(z), is_causal=causal
-        )
-        np.testing.assert_allclose(layer.predict(x), x + own.out(heads), **CLOSE)
+
+        @jax.jit
+        def by_jax(x):
+            z = layer.norm(x)
+            parts = own.query(z), own.key(z), own.value(z)
+            return x + own.out(jax.nn.dot_product_attention(*parts, is_causal=causal))
+
+        np.testing.assert_allclose(predicted(layer, x), by_jax(x), **CLOSE)
 
     @pytest.mark.parametrize("place", [1, 4])
     def test_a_causal_place_never_changes_what_comes_before_it(self, place):
         """Otherwise a language model reads the token that it is to predict."""
         x = below()
-        changed = x.at[:, place, 0].add(10.0)  # the norm would not see one number added to all
+        changed = x.copy()
+        changed[:, place, 0] += 10.0  # the norm would not see one number added to all
         causal = pc.PCAttention(6, 3, causal=True, rngs=nnx.Rngs(0))
-        before, after = causal.predict(x), causal.predict(changed)
+        before, after = predicted(causal, x), predicted(causal, changed)
         np.testing.assert_array_equal(before[:, :place], after[:, :place])
         assert (np.abs(before[:, place:] - after[:, place:]).max(axis=-1) > 1e-3).all()
         open_to_all = pc.PCAttention(6, 3, rngs=nnx.Rngs(0))
-        difference = np.abs(open_to_all.predict(x) - open_to_all.predict(changed)).max(axis=-1)
+        difference = np.abs(predicted(open_to_all, x) - predicted(open_to_all, changed)).max(
+            axis=-1
+        )
         assert (difference > 1e-4).all()
 
     def test_takes_sequences_of_any_length(self):
         layer = pc.PCAttention(6, 3, causal=True, rngs=nnx.Rngs(0))
-        long = layer.predict(below(length=5))
-        np.testing.assert_allclose(layer.predict(below(length=5)[:, :3]), long[:, :3], **CLOSE)
+        long, short = (predicted(layer, below(length=5)[:, :length]) for length in (5, 3))
+        np.testing.assert_allclose(short, long[:, :3], **CLOSE)
 
     def test_dropout_drops_of_the_branch_and_never_of_the_skip(self):
         layer = pc.PCAttention(6, 3, dropout=0.5, rngs=nnx.Rngs(0))
         x = below()
         dropped = np.asarray(layer.predict(x) - x)
         layer.eval()
-        branch = np.asarray(layer.predict(x) - x)
+        branch = predicted(layer, x) - x
         zero = np.abs(dropped) < 1e-6
         assert 0.2 < zero.mean() < 0.8
         np.testing.assert_allclose(dropped[~zero], 2 * branch[~zero], **CLOSE)
@@ -123,16 +134,16 @@ class TestPCMLP:
         x = np.random.default_rng(0).normal(size=shape)
         hidden = np.tanh(normed(layer, x) @ double(layer.up.kernel) + double(layer.up.bias))
         expected = x + hidden @ double(layer.down.kernel) + double(layer.down.bias)
-        np.testing.assert_allclose(layer.predict(jnp.asarray(x, jnp.float32)), expected, **CLOSE)
+        np.testing.assert_allclose(predicted(layer, x.astype(np.float32)), expected, **CLOSE)
 
     def test_bends_by_gelu_unless_told(self):
         layer, x = pc.PCMLP(6, 7, rngs=nnx.Rngs(0)), below()
-        expected = x + layer.down(jax.nn.gelu(layer.up(layer.norm(x))))
-        np.testing.assert_allclose(layer.predict(x), expected, **CLOSE)
+        by_hand = jax.jit(lambda x: x + layer.down(jax.nn.gelu(layer.up(layer.norm(x)))))
+        np.testing.assert_allclose(predicted(layer, x), by_hand(x), **CLOSE)
 
     def test_places_do_not_mix(self):
         layer, x = pc.PCMLP(6, 7, rngs=nnx.Rngs(0)), below()
-        np.testing.assert_allclose(layer.predict(x)[:, 2], layer.predict(x[:, 2]), **CLOSE)
+        np.testing.assert_allclose(predicted(layer, x)[:, 2], predicted(layer, x[:, 2]), **CLOSE)
 
     def test_another_width_is_refused(self):
         text = r"expected an input of shape \(batch, \.\.\., 6\), got \(2, 5\); set features=5"

@@ -91,6 +91,7 @@ class TestAgainstNumPy:
             chain.inputs,
             chain.targets,
             inference=pc.inference.GradientDescent(optax.sgd(0.07), num_steps=9),
+            trace=True,  # the program of the test above
         )
         activities = [np.asarray(activity) for activity in result.activities.values()]
         expected = reference.parameter_gradients(chain.reference, chain.inputs, activities)
@@ -104,10 +105,10 @@ class TestAgainstNumPy:
 def test_gradients_equal_jax_grad_of_the_reference_energy():
     """The reference's own derivatives are by hand; this checks both against autodiff of its formula."""
     chain = Chain()
-    x, y = jnp.asarray(chain.inputs), jnp.asarray(chain.targets)
-    kernels = [jnp.asarray(layer.kernel) for layer in chain.reference]
-    biases = [jnp.asarray(layer.bias) for layer in chain.reference]
-    hidden = [jnp.asarray(chain.random.normal(size=(7, width))) for width in (5, 4)]
+    x, y = chain.inputs, chain.targets
+    kernels = [layer.kernel for layer in chain.reference]
+    biases = [layer.bias for layer in chain.reference]
+    hidden = [chain.random.normal(size=(7, width)) for width in (5, 4)]
     precisions = [layer.precision for layer in chain.reference]
 
     def mean_energy(kernels, biases, hidden):
@@ -118,7 +119,7 @@ def test_gradients_equal_jax_grad_of_the_reference_energy():
             total += precisions[number] / 2 * jnp.sum((activities[number + 1] - mu) ** 2)
         return total / 7
 
-    expected = jax.grad(mean_energy, argnums=(0, 1, 2))(kernels, biases, hidden)
+    expected = jax.jit(jax.grad(mean_energy, argnums=(0, 1, 2)))(kernels, biases, hidden)
     chain.network.set_activities({"layer_0": hidden[0], "layer_1": hidden[1], "layer_2": y})
     got = gradient_arrays(chain.network.parameter_gradients(x))
     for number, (kernel, bias) in enumerate(got):

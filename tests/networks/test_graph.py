@@ -11,6 +11,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.networks import Concatenate, Sum
+from tests.conftest import gradients_of
 from tests.references import numpy_graph as reference
 
 FEW = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=4)
@@ -583,8 +584,8 @@ class TestBranches:
         network, inputs = branched(output=("out", "side")), inputs_of_branched()
         targets = {"out": draw(4, 2, seed=5), "side": draw(4, 4, seed=6)}
         split = pc.networks.split(network)
-        gradients, _ = pc.learning.Backprop().gradients(
-            split, pc.Evidence(inputs, targets), key=KEY
+        gradients, _ = gradients_of(
+            pc.learning.Backprop(), split, pc.Evidence(inputs, targets), key=KEY
         )
 
         def loss(parameters):

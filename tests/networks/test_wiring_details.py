@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import gradients_of
 
 MUPC = pc.parameterizations.MuPC()
 
@@ -201,8 +202,8 @@ class TestStatistics:
         x, y = (jnp.asarray(random.normal(size=(5, n)), jnp.float32) for n in (3, 2))
         inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=30)
         rule = pc.learning.PredictiveCoding(inference)
-        expected, _ = rule.gradients(
-            pc.networks.split(network), pc.Evidence(x, y), key=jax.random.key(0)
+        expected, _ = gradients_of(
+            rule, pc.networks.split(network), pc.Evidence(x, y), key=jax.random.key(0)
         )
         result = network.infer(x, y, inference=inference)
         np.testing.assert_allclose(network.energy(x), result.energy, rtol=1e-5)

@@ -286,7 +286,7 @@ def digits_trainer(folder=None, *, widths=(64, 20, 10), seed=0, num_steps=4, **o
 
 
 @jax.jit
-def gradients_of(rule, network, evidence, **options):
+def compiled_gradients(rule, network, evidence, **options):
     """What `rule.gradients` returns, by one program: operation by operation it takes a hundred and more."""
     return rule.gradients(network, evidence, **options)
 

@@ -92,8 +92,7 @@ GROUPS = grouped(COMMANDS)
 def test_the_commands_run_one_after_the_other(first, tmp_path, monkeypatch, request, optimized):
     """`make` targets are checked for being there; running them here would run these tests again.
 
-    The README's commands are processes; the page's `pcflax` is called in this one, which has it loaded. What
-    the page trains is trained for a while: whether it learns is asked in `cli/test_learning.py`.
+    The README's commands are processes; the page's `pcflax` is called in this one, which has it loaded.
     """
     os.symlink(ROOT / "benchmarks", tmp_path / "benchmarks")
     monkeypatch.chdir(tmp_path)
@@ -105,9 +104,7 @@ def test_the_commands_run_one_after_the_other(first, tmp_path, monkeypatch, requ
             words[words.index("$TFDS_DATA_DIR")] = str(request.getfixturevalue("data_dir"))
             main([*words[1:], "--num-steps", "60"])
         elif words[0] == "pcflax" and line not in commands(BLOCKS):
-            lasts = {"--num-steps", "--epochs", "--resume"}
-            short = words[1] == "train" and not lasts & set(words)
-            main([*words[1:], *(["--num-steps", "200"] if short else [])])
+            main(words[1:])
         else:
             run([sys.executable if words[0] == "python" else words[0], *words[1:]], tmp_path)
     if any("runs/digits" in line for line in GROUPS[first]):

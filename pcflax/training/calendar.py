@@ -45,11 +45,9 @@ class Calendar:
         """Return the first step after this one at which a call ends."""
         log = self.log if self.rows_end_calls else None
         periods = (log, self.evaluate, self.save, self.epoch)
-        since = step - self.start
-        stops = [stop for stop in self.stops if stop > step]
-        return min(
-            [self.total, *stops, *(step + period - since % period for period in periods if period)]
-        )
+        stops = (stop for stop in self.stops if stop > step)
+        ends = (self._end_of(period, step) for period in periods if period)
+        return min([self.total, *stops, *ends])
 
     def is_due(self, event: str, step: int) -> bool:
         """Return whether an event happens after this step."""
@@ -60,7 +58,11 @@ class Calendar:
 
     def rows_between(self, step: int, later: int) -> range:
         """Return the steps after one and before a later one on which a row is due."""
-        return range(step + self.log - (step - self.start) % self.log, later, self.log)
+        return range(self._end_of(self.log, step), later, self.log)
+
+    def _end_of(self, period: int, step: int) -> int:
+        """Return the first step after this one at which a period ends."""
+        return step + period - (step - self.start) % period
 
     def epochs(self, step: int) -> int:
         """Return how many epochs are complete at this step."""

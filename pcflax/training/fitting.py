@@ -160,8 +160,6 @@ class Fit:
             if self.run.step == step and event in self.run.owed and calendar.is_due(event, step):
                 tell()
         self._told = step
-        if self.callbacks.has_own:  # which may have changed what a rule of a plain class holds
-            self.take_settings()
 
     def save(self, *, asked: bool) -> None:
         """Save where it is due after this step, or asked."""
@@ -230,7 +228,7 @@ def train(
         told: called after each call, when everything is told.
     """
     capacity = min(call_capacity(fit.data, len(fits)) for fit in fits)
-    rows_end_calls = any([fit.reads_rows() for fit in fits])  # of all, so that none is ahead
+    rows_end_calls = any(fit.reads_rows() for fit in fits)  # of all, so that none is ahead
     for fit in fits:
         fit.begin(rows_end_calls=rows_end_calls)
     with contextlib.ExitStack() as stack:
@@ -296,6 +294,8 @@ def _failing_alone(fit: Fit, *, several: bool) -> Iterator[None]:
 
 def _learn(fit: Fit, items: PyTree, count: int) -> Measured:
     state = fit.run.take()
+    if fit.callbacks.has_own:  # which may have changed what a rule of a plain class holds
+        fit.take_settings()
 
     def call(count, *, starts):
         given = dataclasses.replace(state, starts={}), fit.constants, items, count

@@ -12,7 +12,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.inference.error_coordinates import error_problem
-from tests.conftest import Chain
+from tests.conftest import Chain, compiled_gradients
 from tests.references import numpy_pc as reference
 
 KEY = jax.random.key(0)
@@ -178,11 +178,8 @@ def cosine(left, right):
 
 def gradients_of(chain, inference):
     rule = pc.learning.PredictiveCoding(inference)
-    return jax.jit(
-        lambda network: rule.gradients(network, pc.Evidence(chain.inputs, chain.targets), key=KEY)[
-            0
-        ]
-    )(pc.networks.split(chain.network))
+    evidence = pc.Evidence(chain.inputs, chain.targets)
+    return compiled_gradients(rule, pc.networks.split(chain.network), evidence, key=KEY)[0]
 
 
 def layers_of(gradients):

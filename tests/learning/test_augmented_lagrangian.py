@@ -3,8 +3,6 @@
 Oracles: NumPy in float64 with unscaled multipliers, as published; closed forms of linear chains; other rules.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, compiled_gradients
 from tests.references import numpy_pc as reference
 
 pytestmark = pytest.mark.slow
@@ -22,14 +20,9 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}  # float64 rounding over the steps
 Rule = pc.learning.AugmentedLagrangian
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def compiled(rule, network, evidence):
-    return rule.gradients(network, evidence, key=KEY)
-
-
 def gradients_of(chain, rule, clamps=None):
     evidence = pc.Evidence(chain.inputs, chain.targets, clamps=clamps)
-    gradients, info = compiled(rule, pc.networks.split(chain.network), evidence)
+    gradients, info = compiled_gradients(rule, pc.networks.split(chain.network), evidence, key=KEY)
     return [
         (layer["linear"]["kernel"], layer["linear"]["bias"]) for layer in gradients.values()
     ], info
@@ -177,8 +170,8 @@ class TestFixedPoint:
         evidence = pc.Evidence(*(jnp.asarray(random.normal(size=(5, size))) for size in (3, 2)))
         pure = pc.networks.split(network)
         rule = Rule(pc.inference.GradientDescent(0.1, num_steps=4000), rho=3.0, alpha=3.0)
-        found, _ = compiled(rule, pure, evidence)
-        expected, _ = compiled(pc.learning.Backprop(), pure, evidence)
+        found, _ = compiled_gradients(rule, pure, evidence, key=KEY)
+        expected, _ = compiled_gradients(pc.learning.Backprop(), pure, evidence, key=KEY)
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
 
@@ -190,7 +183,7 @@ def test_a_stack_learns_as_its_layers_do():
         random = np.random.RandomState(1)
         evidence = pc.Evidence(*(jnp.asarray(random.normal(size=(5, size))) for size in (3, 2)))
         rule = Rule(pc.inference.GradientDescent(0.2, num_steps=8))
-        return compiled(rule, pc.networks.split(network), evidence)[0]
+        return compiled_gradients(rule, pc.networks.split(network), evidence, key=KEY)[0]
 
     one, other = gradients(True), gradients(False)
     hidden = jnp.stack([other[f"hidden_{k}"]["linear"]["kernel"] for k in (1, 2, 3)])
@@ -206,7 +199,7 @@ def test_layers_that_no_error_reaches_do_not_learn():
     network = pc.models.mlp(3, 5, 5, 5, 2, activation=jax.nn.gelu, rngs=nnx.Rngs(0))
     evidence = pc.Evidence(jnp.ones((4, 3)), jnp.ones((4, 2)))
     rule = Rule(pc.inference.GradientDescent(0.1, num_steps=2))
-    found, _ = compiled(rule, pc.networks.split(network), evidence)
+    found, _ = compiled_gradients(rule, pc.networks.split(network), evidence, key=KEY)
     assert not np.any(found["hidden_1"]["linear"]["kernel"])
     assert np.any(found["hidden_2"]["linear"]["kernel"])
 

@@ -21,16 +21,19 @@ SGD, KEY = optax.sgd(0.3), jax.random.key(0)
 pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
 
-def network(energy=None):
+@functools.cache
+def network(energy=pc.energies.Gaussian):
+    """A chain taken apart, with an output of this energy."""
     rngs = nnx.Rngs(1)
     options = {"rngs": rngs, "param_dtype": jnp.float64}
-    return pc.PCNetwork(
+    layers = pc.PCNetwork(
         {
             "below": pc.PCDense(3, 5, activation=jnp.tanh, **options),
             "hidden": pc.PCDense(5, 5, activation=jnp.tanh, **options),
-            "output": pc.PCDense(5, 2, energy=energy or pc.energies.Gaussian(), **options),
+            "output": pc.PCDense(5, 2, energy=energy(), **options),
         }
     )
+    return pc.networks.split(layers)
 
 
 @jax.jit
@@ -38,14 +41,9 @@ def updated(rule, pure, evidence):
     return rule.update(pure, SGD, SGD.init(pure.parameters), evidence, key=KEY)[0].parameters
 
 
-@functools.cache
-def taken_apart(energy):
-    return pc.networks.split(network(energy()))
-
-
 def change(rule, evidence, energy=pc.energies.Gaussian):
     """What one update adds to the parameters."""
-    pure = taken_apart(energy)
+    pure = network(energy)
     return jax.tree.map(np.subtract, updated(rule, pure, evidence), pure.parameters)
 
 
@@ -113,7 +111,7 @@ def test_incremental_predictive_coding_learns_nothing_from_a_row_that_says_nothi
 def test_backprop_of_some_known_elements_is_their_own_loss():
     mask = np.array([[True, False], [False, False], [True, True], [False, True]])
     got = change(RULES["backprop"], pc.Evidence(X, pc.Clamp(Y, mask)))
-    pure = pc.networks.split(network())
+    pure = network()
 
     def loss(parameters):
         errors = pure.replace(parameters=parameters).bind().predict(X) - Y

@@ -1,14 +1,12 @@
 """The fixed-prediction assumption: its relaxation by hand, and backpropagation where it ends."""
 
-import functools
-
 import jax
 import numpy as np
 import optax
 import pytest
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, compiled_gradients
 from tests.references import numpy_pc as reference
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}  # float64 rounding over the steps
@@ -25,15 +23,11 @@ def unit(chain):
     return chain
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def compiled(rule, network, inputs, targets):
-    return rule.gradients(network, pc.Evidence(inputs, targets), key=KEY)
-
-
 def gradients_of(chain, inference):
     rule = pc.learning.FixedPrediction(inference)
     network = pc.networks.split(chain.network)
-    gradients, info = compiled(rule, network, chain.inputs, chain.targets)
+    evidence = pc.Evidence(chain.inputs, chain.targets)
+    gradients, info = compiled_gradients(rule, network, evidence, key=KEY)
     return [
         (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
         for layer in gradients.values()
@@ -127,7 +121,8 @@ def test_a_learned_precision_learns_at_the_relaxed_errors():
     )
     rule = pc.learning.FixedPrediction(pc.inference.GradientDescent(optax.sgd(0.2), num_steps=100))
     network = pc.networks.split(chain.network)
-    gradients, _ = compiled(rule, network, chain.inputs, chain.targets)
+    evidence = pc.Evidence(chain.inputs, chain.targets)
+    gradients, _ = compiled_gradients(rule, network, evidence, key=KEY)
     layer = gradients["layer_1"]
     np.testing.assert_allclose(layer["linear"]["kernel"], expected[1][0], **CLOSE)
     on_log_precision = (2.0 * (deltas[1] / 2.0) ** 2 - 1).sum(axis=1).mean() / 2

@@ -4,8 +4,6 @@ Oracles: the field of fixed prediction by the NumPy reference's deltas, half its
 central differences, and the reference's backpropagation.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ import optax
 import pytest
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, compiled_gradients
 from tests.references import numpy_pc as reference
 
 KEY = jax.random.key(0)
@@ -31,13 +29,9 @@ def unit(**options):
     return chain
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def compiled(rule, network, inputs, targets):
-    return rule.gradients(network, pc.Evidence(inputs, targets), key=KEY)[0]
-
-
 def gradients_of(chain, rule):
-    found = compiled(rule, pc.networks.split(chain.network), chain.inputs, chain.targets)
+    evidence = pc.Evidence(chain.inputs, chain.targets)
+    found, _ = compiled_gradients(rule, pc.networks.split(chain.network), evidence, key=KEY)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
 

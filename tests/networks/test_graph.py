@@ -11,7 +11,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.networks import Concatenate, Sum
-from tests.conftest import gradients_of
+from tests.conftest import compiled_gradients
 from tests.references import numpy_graph as reference
 
 FEW = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=4)
@@ -584,7 +584,7 @@ class TestBranches:
         network, inputs = branched(output=("out", "side")), inputs_of_branched()
         targets = {"out": draw(4, 2, seed=5), "side": draw(4, 4, seed=6)}
         split = pc.networks.split(network)
-        gradients, _ = gradients_of(
+        gradients, _ = compiled_gradients(
             pc.learning.Backprop(), split, pc.Evidence(inputs, targets), key=KEY
         )
 

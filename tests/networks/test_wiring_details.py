@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import gradients_of
+from tests.conftest import compiled_gradients
 
 MUPC = pc.parameterizations.MuPC()
 
@@ -202,7 +202,7 @@ class TestStatistics:
         x, y = (jnp.asarray(random.normal(size=(5, n)), jnp.float32) for n in (3, 2))
         inference = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=30)
         rule = pc.learning.PredictiveCoding(inference)
-        expected, _ = gradients_of(
+        expected, _ = compiled_gradients(
             rule, pc.networks.split(network), pc.Evidence(x, y), key=jax.random.key(0)
         )
         result = network.infer(x, y, inference=inference)

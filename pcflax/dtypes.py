@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,9 @@ def common_dtype(*values: Any) -> jnp.dtype:
 
 def promoted(*values: Any) -> tuple[Array, ...]:
     """Return arrays and numbers as arrays of their common dtype."""
+    kinds = {v.dtype if isinstance(v, jax.Array) and not v.weak_type else None for v in values}
+    if len(kinds) == 1 and None not in kinds:  # as nearly always
+        return values
     dtype = common_dtype(*values)
     return tuple(jnp.asarray(value, dtype) for value in values)
 
@@ -29,7 +33,5 @@ def product(left: Any, right: Any) -> Array:
 
 def total(values: Iterable[Any]) -> Any:
     """Return the sum, one after another, of two dtypes in their common one; 0 of none."""
-    found: Any = 0
-    for value in values:
-        found = jnp.add(*promoted(found, value))
-    return found
+    first, *others = list(values) or [0]
+    return functools.reduce(lambda found, value: jnp.add(*promoted(found, value)), others, first)

@@ -1,4 +1,4 @@
-"""Settings are values: algorithms, rules, starts and stops as pytrees whose numbers are leaves.
+"""Settings are values: algorithms, rules, starts, stops and problems as pytrees whose numbers are leaves.
 
 A frozen dataclass that inherits from `Settings` passes through `jit`, `vmap` and `scan` as an argument.
 Its floats, arrays and modules are leaves, so that another step size needs no other program, a rate can

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.errors import TraceContextError
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
@@ -110,10 +109,9 @@ class AbstractInference(Settings, abc.ABC):
         result, activities = solve(network, evidence, initializer, key, trace, record)
         if not isinstance(result.status, Tracer):
             result.raise_failures(throw=throw, look=lambda: _not_finite(evidence))
-        # A function that is traced may not change a network from outside. Else the caller keeps the result
-        # and the network its activities: two buffers, so that neither loses them to a donated call.
+        # A function that is traced may not change a network from outside.
         with contextlib.suppress(TraceContextError):
-            network.set_activities(jax.tree.map(jnp.copy, activities))
+            network.set_activities(activities)
         return result
 
     def _run_one(

@@ -24,6 +24,7 @@ from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
 from pcflax.networks.batch_state import keeps_batch_state, with_batch_statistics
 from pcflax.networks.given import says_nothing
+from pcflax.settings import Settings
 from pcflax.sharding.inside import split_examples
 from pcflax.sharding.placement import LAYERS
 from pcflax.typing import Activities, Energies, Initializer, PRNGKey, PyTree
@@ -32,7 +33,7 @@ Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
-class VectorField(abc.ABC):
+class VectorField(Settings, abc.ABC):
     """A vector field over free coordinates, for each example on its own; zero where inference ends.
 
     Attributes:
@@ -193,13 +194,8 @@ class InferenceProblem(VectorField):
         The examples do not touch each other, so the gradient of the sum over the batch is each
         example's own gradient: no division by the batch size anywhere.
         """
-
-        def summed(coordinates):
-            energies = self.energies(coordinates)
-            return jnp.sum(total_energy(energies)), energies
-
-        (_, energies), gradient = jax.value_and_grad(summed, has_aux=True)(coordinates)
-        return energies, gradient
+        energies, gradient = _energy_and_gradient(dataclasses.replace(self, start=coordinates))
+        return {name: energies[name] for name in self.network.names if name in energies}, gradient
 
     def gradient(self, coordinates: PyTree) -> PyTree:
         """Return dF_i/dz_i of each example."""
@@ -225,6 +221,18 @@ class InferenceProblem(VectorField):
             )
             for name, node in bound.wiring.targets.items()
         }
+
+
+@jax.jit
+def _energy_and_gradient(problem: InferenceProblem) -> tuple[Energies, PyTree]:
+    """Return both at the start; compiled apart, so that jax traces them once and not at each place of use."""
+
+    def summed(coordinates):
+        energies = problem.energies(coordinates)
+        return jnp.sum(total_energy(energies)), energies
+
+    (_, energies), gradient = jax.value_and_grad(summed, has_aux=True)(problem.start)
+    return energies, gradient
 
 
 def make_problem(

@@ -23,6 +23,7 @@ from .base import PCLayer
 from .closures import refuse_hidden_modules
 from .feedback import through_feedback
 from .kernels.pooling import POOLS, pool_by
+from .weights import zeros
 
 Function = Callable[[Array], Array]
 
@@ -152,6 +153,8 @@ def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **option
         raise TypeError(
             f"{type(owner).__name__} expected rngs such as nnx.Rngs(0), got {shown(rngs)}"
         )
+    if "bias_init" in known:
+        options.setdefault("bias_init", zeros)
     return make(*sizes, rngs=rngs, **options)
 
 

@@ -39,6 +39,22 @@ def lecun_normal(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32)
     return _scaled(row, deviation, tuple(shape))
 
 
+def zeros(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Return zeros, of which `jnp.zeros` compiles a program for each shape.
+
+    Args:
+        key: of no use here.
+        shape: of any number of axes.
+        dtype: of any kind.
+
+    >>> import jax
+    >>> zeros(jax.random.key(0), (2,))
+    Array([0., 0.], dtype=float32)
+    """
+    del key
+    return jax.device_put(np.zeros(shape, dtype))
+
+
 def _at_least(count: int) -> int:
     """Return a power of 4 up to a million, then whole millions."""
     million = 4**10

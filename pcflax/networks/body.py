@@ -56,9 +56,7 @@ class NetworkBody(WiredLayers):
             ValueError, TypeError: for inputs or targets of a wrong shape or dtype.
         """
         known = self.known(Evidence(inputs, targets, clamps))
-        start = self.start(known, initializer=initializer, key=key)
-        # copies, so that no activity shares its buffer with an array of the caller's
-        self.set_activities({name: jnp.array(value, copy=True) for name, value in start.items()})
+        self.set_activities(self.start(known, initializer=initializer, key=key))
 
     def known(self, evidence: Evidence | Known) -> Known:
         """Parse evidence, once; what is parsed already comes back as it is.

@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from pcflax.layers import PCLayer
 from pcflax.layers.evaluate import as_numerics
@@ -154,20 +156,20 @@ class WiredLayers(nnx.Module):
             activity = layer.activity[...]
             if activity.ndim == 1 and activity.shape[0] == 0:
                 raise no_activity(name)
-            found[name] = jnp.moveaxis(activity, 0, layer.node_axis)
+            axis = layer.node_axis
+            found[name] = jnp.moveaxis(activity, 0, axis) if axis else _copied(activity)
         return found
 
     def set_activities(self, activities: Activities) -> None:
-        """Store activities by layer name; layers that are not named keep theirs.
+        """Store copies of activities by layer name; layers that are not named keep theirs.
 
         Raises:
             ValueError: for a name that the network does not have.
         """
         for name, value in activities.items():
-            # a copy of what is not jax's: its owner may change it
-            kept = value if isinstance(value, jax.Array) else jnp.array(value)
-            layer = self.layer(name)
-            layer.activity.set_value(jnp.moveaxis(kept, layer.node_axis, 0))
+            kept, layer = _copied(value), self.layer(name)
+            axis = layer.node_axis
+            layer.activity.set_value(jnp.moveaxis(kept, axis, 0) if axis else kept)
 
     # Refusals that several algorithms share.
 
@@ -224,3 +226,13 @@ def no_activity(name: str) -> ValueError:
         f"layer '{name}' has no activity yet; call network.init_activities(inputs) or "
         f"network.infer(...) first"
     )
+
+
+def _copied(value: Any) -> Any:
+    """Return an array of its own, which no owner changes and no donated call takes, without a program."""
+    if isinstance(value, Tracer):
+        return value
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return jnp.copy(array)  # of several processes
+    return jax.device_put(array, may_alias=False)

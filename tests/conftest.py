@@ -144,13 +144,22 @@ def explicit_dtypes():
     jax.config.update("jax_numpy_dtype_promotion", before)
 
 
-@pytest.fixture
-def optimized():
+@contextlib.contextmanager
+def fully_optimized():
     """Fully optimised programs, where a test computes for longer than it compiles."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def optimized():
+    """Fully optimised programs for one test."""
+    with fully_optimized():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -146,14 +146,13 @@ class TestPytrees:
             pc.networks.split(chain.network),
             pc.Evidence(chain.inputs.astype(np.float32), chain.targets.astype(np.float32)),
         )
-        sizes = jnp.array([0.02, 0.05, 0.08])
-        mapped = jax.vmap(
-            lambda s: pc.inference.GradientDescent(s, num_steps=5).solve(problem).energy
+        sizes = [0.02, 0.05, 0.08]
+        solve = jax.jit(lambda algorithm: algorithm.solve(problem).energy)
+        mapped = jax.jit(
+            jax.vmap(lambda s: pc.inference.GradientDescent(s, num_steps=5).solve(problem).energy)
         )
-        alone = [
-            pc.inference.GradientDescent(float(s), num_steps=5).solve(problem).energy for s in sizes
-        ]
-        np.testing.assert_allclose(mapped(sizes), jnp.stack(alone), rtol=1e-5)
+        alone = [solve(pc.inference.GradientDescent(size, num_steps=5)) for size in sizes]
+        np.testing.assert_allclose(mapped(np.float32(sizes)), alone, rtol=1e-5)
 
     def test_leaves_are_the_numbers_and_all_else_is_structure(self):
         rule = pc.learning.Nudged(pc.inference.Langevin(0.1, num_samples=3), beta=0.5)

@@ -6,6 +6,7 @@ and the formulas of arXiv 2408.11979 and arXiv 2505.13124 in NumPy, in the form 
 output precision. All in float64, with biases that are not zero and unequal widths.
 """
 
+import functools
 import itertools
 import types
 
@@ -84,16 +85,35 @@ def make(skips, kind, gamma=1.0, precision=1.0, *, depth=4, batch=3, bias=True, 
 
 def minimum(case):
     """z* by layer, F* (batch,) and one example's Hessian, by autodiff and a dense solve."""
-    problem = pc.inference.make_problem(
-        pc.networks.split(case.network), pc.Evidence(case.inputs, case.targets)
-    )
+    found = solved(pc.networks.split(case.network), case.inputs, case.targets)
+    return jax.tree.map(np.asarray, found)
+
+
+@jax.jit
+def solved(split, inputs, targets):
+    """The same in one program for all networks of these shapes and settings."""
+    problem = pc.inference.make_problem(split, pc.Evidence(inputs, targets))
     flat, unravel = ravel_pytree(problem.start)
     energy = lambda z: jnp.sum(total_energy(problem.energies(unravel(z))))  # noqa: E731
     hessian = jax.hessian(energy)(flat)
     solution = unravel(flat - jnp.linalg.solve(hessian, jax.grad(energy)(flat)))
     places = unravel(jnp.arange(flat.size, dtype=flat.dtype))
-    one = np.concatenate([np.asarray(places[name][-1], int) for name in problem.start])
-    return solution, total_energy(problem.energies(solution)), hessian[np.ix_(one, one)]
+    one = jnp.concatenate([places[name][-1] for name in problem.start]).astype(int)
+    return solution, total_energy(problem.energies(solution)), hessian[jnp.ix_(one, one)]
+
+
+@functools.partial(jax.jit, static_argnames="precisions")
+def computed(matrices, biases, precisions, inputs, targets):
+    """What a closed form says, in one program for all networks of these shapes and precisions."""
+    model = DeepLinear(matrices, biases, precisions)
+    energy, activities = model.energy(inputs, targets), model.activities(inputs, targets)
+    return energy, activities, model.prediction(inputs), model.hessian(), model.condition_number()
+
+
+def closed_form(case):
+    """Energy, activities, prediction, Hessian and condition number of a case."""
+    model = DeepLinear.from_network(case.network)
+    return computed(model.matrices, model.biases, model.precisions, case.inputs, case.targets)
 
 
 def by_the_papers(case, skips, precision):
@@ -124,9 +144,8 @@ def by_the_papers(case, skips, precision):
 class TestEveryCombination:
     def test_energy_is_the_papers(self, skips, kind, gamma, precision):
         case = make(skips, kind, gamma, precision)
-        model = DeepLinear.from_network(case.network)
         expected = by_the_papers(case, skips, precision)
-        np.testing.assert_allclose(model.energy(case.inputs, case.targets), expected, **EXACT)
+        np.testing.assert_allclose(closed_form(case)[0], expected, **EXACT)
 
     def test_equilibrium_and_hessian_are_those_of_the_networks_energy(
         self, skips, kind, gamma, precision
@@ -134,16 +153,13 @@ class TestEveryCombination:
         """Wrong multipliers, biases or transposes here would accuse inference of errors it has not."""
         case = make(skips, kind, gamma, precision)
         solution, energy, hessian = minimum(case)
-        model = DeepLinear.from_network(case.network)
-        np.testing.assert_allclose(model.hessian(), hessian, **EXACT)
-        np.testing.assert_allclose(model.condition_number(), np.linalg.cond(hessian), rtol=1e-9)
-        np.testing.assert_allclose(model.energy(case.inputs, case.targets), energy, **EXACT)
-        found = model.activities(case.inputs, case.targets)
-        for activity, expected in zip(found, solution.values(), strict=True):
+        mine, activities, prediction, second_derivatives, condition_number = closed_form(case)
+        np.testing.assert_allclose(second_derivatives, hessian, **EXACT)
+        np.testing.assert_allclose(condition_number, np.linalg.cond(hessian), rtol=1e-9)
+        np.testing.assert_allclose(mine, energy, **EXACT)
+        for activity, expected in zip(activities, solution.values(), strict=True):
             np.testing.assert_allclose(activity, expected, **EXACT)
-        np.testing.assert_allclose(
-            model.prediction(case.inputs), case.network.predict(case.inputs), **EXACT
-        )
+        np.testing.assert_allclose(prediction, case.network.predict(case.inputs), **EXACT)
 
 
 MUPC = pc.parameterizations.MuPC
@@ -158,13 +174,11 @@ class TestDeepLinear:
         for layer, precision in zip(case.network.layers, (0.5, 2.0, 1.5, 3.0), strict=True):
             layer.energy = pc.energies.Gaussian(precision)
         solution, energy, hessian = minimum(case)
-        model = DeepLinear.from_network(case.network)
-        assert model.precisions == (0.5, 2.0, 1.5, 3.0)
-        np.testing.assert_allclose(model.hessian(), hessian, **EXACT)
-        np.testing.assert_allclose(model.energy(case.inputs, case.targets), energy, **EXACT)
-        for activity, expected in zip(
-            model.activities(case.inputs, case.targets), solution.values(), strict=True
-        ):
+        assert DeepLinear.from_network(case.network).precisions == (0.5, 2.0, 1.5, 3.0)
+        mine, activities, _, second_derivatives, _ = closed_form(case)
+        np.testing.assert_allclose(second_derivatives, hessian, **EXACT)
+        np.testing.assert_allclose(mine, energy, **EXACT)
+        for activity, expected in zip(activities, solution.values(), strict=True):
             np.testing.assert_allclose(activity, expected, **EXACT)
 
     @pytest.mark.parametrize("depth", [2, 3])
@@ -172,12 +186,10 @@ class TestDeepLinear:
         """One hidden layer has no off-diagonal block, and skips start at two."""
         case = make(depth == 3, MUPC, 2.5, 3.0, depth=depth)
         solution, energy, hessian = minimum(case)
-        model = DeepLinear.from_network(case.network)
-        np.testing.assert_allclose(model.hessian(), hessian, **EXACT)
-        np.testing.assert_allclose(model.energy(case.inputs, case.targets), energy, **EXACT)
-        np.testing.assert_allclose(
-            model.activities(case.inputs, case.targets)[0], solution["layer_0"], **EXACT
-        )
+        mine, activities, _, second_derivatives, _ = closed_form(case)
+        np.testing.assert_allclose(second_derivatives, hessian, **EXACT)
+        np.testing.assert_allclose(mine, energy, **EXACT)
+        np.testing.assert_allclose(activities[0], solution["layer_0"], **EXACT)
 
     def test_one_layer_pays_the_squared_error_itself(self):
         case = make(False, STANDARD, precision=3.0, depth=1)
@@ -191,11 +203,12 @@ class TestDeepLinear:
     @pytest.mark.parametrize("batch", [1, 3])
     def test_is_of_each_example_and_no_mean(self, batch):
         case = make(True, MUPC, batch=batch)
-        model = DeepLinear.from_network(case.network)
-        together = model.energy(case.inputs, case.targets)
+        energy = jax.jit(DeepLinear.from_network(case.network).energy)
+        x, y = np.asarray(case.inputs), np.asarray(case.targets)
+        together = np.asarray(energy(x, y))
         assert together.shape == (batch,)
         for row in range(batch):
-            alone = model.energy(case.inputs[row : row + 1], case.targets[row : row + 1])
+            alone = np.asarray(energy(x[row : row + 1], y[row : row + 1]))
             np.testing.assert_allclose(alone[0], together[row], rtol=1e-12)
 
     @pytest.mark.parametrize("skips", [False, True])
@@ -208,9 +221,8 @@ class TestDeepLinear:
             model = DeepLinear.from_network(split.replace(parameters=parameters).bind())
             return jnp.mean(model.energy(case.inputs, case.targets))
 
-        expected = jax.grad(mean_energy)(split.parameters)
-        model = DeepLinear.from_network(case.network)
-        hidden = model.activities(case.inputs, case.targets)
+        expected = jax.jit(jax.grad(mean_energy))(split.parameters)
+        hidden = closed_form(case)[1]
         names = case.network.names
         case.network.set_activities(dict(zip(names, [*hidden, case.targets], strict=True)))
         found = nnx.to_pure_dict(case.network.parameter_gradients(case.inputs))["layers"]
@@ -230,8 +242,14 @@ class TestDeepLinear:
             ]
             network = pc.PCNetwork([*layers, pc.PCDense(width, 2, **options)])
             x, y = jnp.ones((1, 3)), jnp.array([[1.0, -2.0]])
-            loss = network.output_energy(network.predict(x), y)
-            return 1 - (DeepLinear.from_network(network).energy(x, y) / loss)[0]
+
+            @jax.jit
+            def ratio(split):
+                net = split.bind()
+                loss = net.output_energy(net.predict(x), y)
+                return DeepLinear.from_network(net).energy(x, y) / loss
+
+            return 1 - ratio(pc.networks.split(network))[0]
 
         assert 0 < missing(512) < 0.01
         assert missing(32) / missing(512) == pytest.approx(16, rel=0.5)  # 32 draws are few

@@ -4,6 +4,8 @@ Oracles: scipy.stats and scipy.special in float64, and gradients derived by hand
 compared to more digits than float32 has, jax runs in 64-bit mode.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,16 +60,28 @@ def draw(kind, shape, seed=0, spread=2.0):
     return random.normal(size=shape), prediction
 
 
+def single(kind, shape):
+    """A draw in float32."""
+    return [np.float32(array) for array in draw(kind, shape)]
+
+
+@functools.cache
+def compiled(kind):
+    """An energy of the table as one program for each shape."""
+    energy = jax.jit(ENERGIES[kind].__call__)
+    return lambda activity, prediction: np.asarray(energy(activity, prediction))
+
+
 def gradients(energy, activity, prediction):
     """d(sum of energies)/d(activity, prediction): rows are examples, which do not interact."""
     slope = jax.grad(lambda *arguments: energy(*arguments).sum(), argnums=(0, 1))
-    return jax.jit(slope)(jnp.asarray(activity), jnp.asarray(prediction))
+    return jax.jit(slope)(activity, prediction)
 
 
 def curvature(energy, activity, prediction):
     """d2E/d(activity)^2 of one example, (features, features)."""
-    hessian = jax.jit(jax.hessian(lambda z: energy(z, jnp.asarray(prediction))[0]))
-    return hessian(jnp.asarray(activity)).reshape(activity.size, activity.size)
+    hessian = jax.jit(jax.hessian(lambda z: energy(z, prediction)[0]))
+    return hessian(activity).reshape(activity.size, activity.size)
 
 
 @pytest.mark.usefixtures("x64")
@@ -217,20 +231,16 @@ class TestEveryEnergy:
     @pytest.mark.parametrize("shape", [(1, 3), (6, 5), (4, 3, 2)])
     def test_gives_each_example_its_own_number_whatever_the_batch(self, kind, shape):
         """Averaged over the batch, a step size would mean something else at every batch size."""
-        activity, prediction = map(jnp.float32, draw(kind, shape))
-        together = ENERGIES[kind](activity, prediction)
+        (activity, prediction), energy = single(kind, shape), compiled(kind)
+        together = energy(activity, prediction)
         assert together.shape == shape[:1]
-        alone = [
-            ENERGIES[kind](activity[i : i + 1], prediction[i : i + 1])[0] for i in range(shape[0])
-        ]
+        alone = [energy(activity[i : i + 1], prediction[i : i + 1])[0] for i in range(shape[0])]
         np.testing.assert_allclose(together, alone, rtol=1e-6)  # float32 sums
 
     def test_sums_over_features_and_does_not_average(self, kind):
-        activity, prediction = map(jnp.float32, draw(kind, (2, 4)))
-        once = ENERGIES[kind](activity[:, None], prediction[:, None])
-        twice = ENERGIES[kind](
-            jnp.repeat(activity[:, None], 2, axis=1), jnp.repeat(prediction[:, None], 2, axis=1)
-        )
+        pair, energy = single(kind, (2, 4)), compiled(kind)
+        once = energy(*(array[:, None] for array in pair))
+        twice = energy(*(np.repeat(array[:, None], 2, axis=1) for array in pair))
         np.testing.assert_allclose(twice, 2 * once, rtol=1e-6)
 
     @pytest.mark.parametrize("shape", [(2, 1), (1, 3), (2, 3, 1), (3,)])
@@ -239,11 +249,11 @@ class TestEveryEnergy:
         name = type(ENERGIES[kind]).__name__
         text = rf"{name} expected an activity and a prediction of one shape, got \(2, 3\) and \({shape[0]},"
         with pytest.raises(ValueError, match=text):
-            ENERGIES[kind](jnp.zeros((2, 3)), jnp.zeros(shape))
+            ENERGIES[kind](np.zeros((2, 3)), np.zeros(shape))
 
     def test_survives_jit_and_a_round_trip_through_split_and_merge(self, kind):
-        activity, prediction = map(jnp.float32, draw(kind, (3, 4)))
-        expected = ENERGIES[kind](activity, prediction)
+        activity, prediction = single(kind, (3, 4))
+        expected = ENERGIES[kind](jnp.asarray(activity), jnp.asarray(prediction))
         graphdef, state = nnx.split(ENERGIES[kind])
 
         @jax.jit
@@ -254,7 +264,7 @@ class TestEveryEnergy:
 
     def test_says_whether_it_can_be_free(self, kind):
         """Linear in the activity means without a minimum: free inference would run away."""
-        activity, prediction = map(jnp.float32, draw(kind, (1, 3)))
+        activity, prediction = single(kind, (1, 3))
         here, _ = gradients(ENERGIES[kind], activity, prediction)
         mirrored, _ = gradients(ENERGIES[kind], 2 * prediction - activity, prediction)
         same_slope = bool(np.allclose(here, mirrored, rtol=1e-3))

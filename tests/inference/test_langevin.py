@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, fully_optimized
 from tests.references import numpy_pc as reference
 
 KEY = jax.random.key(7)
@@ -116,7 +116,7 @@ def posterior():
     walk = pc.inference.Langevin(
         step_size, burn_in=500, num_samples=20, thinning=210, keep_samples=True
     )
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), fully_optimized():
         result = chain.network.infer(
             None, np.repeat(targets, walkers, axis=0), inference=walk, key=KEY
         )

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, compiled_gradients
 from tests.references import numpy_pc as reference
 
 RAMP = optax.linear_schedule(6.0, 1.0, 5)
@@ -122,9 +122,12 @@ class TestAgainstALoopByHand:
         evidence, key = pc.Evidence(chain.inputs, chain.targets), jax.random.key(0)
         doubled = pc.inference.Scheduled(DESCENT, {"layer_2": 2.0})
         found = [
-            pc.learning.Nudged(inference, beta=beta, weighted=True)
-            .gradients(pc.networks.split(chain.network), evidence, key=key)[1]
-            .activities["layer_0"]
+            compiled_gradients(
+                pc.learning.Nudged(inference, beta=beta, weighted=True),
+                pc.networks.split(chain.network),
+                evidence,
+                key=key,
+            )[1].activities["layer_0"]
             for inference, beta in ((doubled, 0.25), (DESCENT, 0.5))
         ]
         np.testing.assert_allclose(found[0], found[1], rtol=1e-9)

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import compiled_gradients
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,7 @@ class TestOneBatch:
         z1, z2 = random.normal(size=(6, 5)), random.normal(size=(6, 4))
         pure = pc.networks.split(network)
         problem = pc.inference.make_problem(pure, pc.Evidence(inputs, targets))
-        field = problem.gradient({"layer_0": jnp.asarray(z1), "layer_1": jnp.asarray(z2)})
+        field = problem.gradient({"layer_0": z1, "layer_1": z2})
         (w0, w1, w2), (_, b1, b2) = kernels(network), feedbacks(network)
         e0, e1 = z1 - inputs @ w0, z2 - np.tanh(z1) @ w1
         e2 = targets - np.tanh(z2) @ w2
@@ -71,8 +72,8 @@ class TestOneBatch:
         on_second = e1 - (1 - np.tanh(z2) ** 2) * (e2 @ b2.T)
         np.testing.assert_allclose(field["layer_0"], on_first, **exact)
         np.testing.assert_allclose(field["layer_1"], on_second, **exact)
-        ends = {"layer_0": jnp.asarray(z1), "layer_1": jnp.asarray(z2), "layer_2": targets}
-        gradients, _ = pure.mean_gradients(ends, jnp.asarray(inputs))
+        ends = {"layer_0": z1, "layer_1": z2, "layer_2": targets}
+        gradients, _ = jax.jit(pure.mean_gradients)(ends, inputs)
         moved = -np.tanh(z1).T @ e1 / 6
         np.testing.assert_allclose(gradients["layer_1"]["linear"]["kernel"], moved, **exact)
         assert ("feedback" in gradients["layer_1"]) == feedback.learns
@@ -85,9 +86,9 @@ class TestOneBatch:
         for layer, same in zip(network.layers, plain.layers, strict=True):
             same.linear.kernel.set_value(layer.linear.kernel[...])
             layer.feedback.set_value(layer.linear.kernel[...])
-        evidence = pc.Evidence(*map(jnp.asarray, batch()))
-        found, info = RULE.gradients(pc.networks.split(network), evidence, key=jax.random.key(0))
-        expected, same = RULE.gradients(pc.networks.split(plain), evidence, key=jax.random.key(0))
+        evidence, key = pc.Evidence(*batch()), jax.random.key(0)
+        found, info = compiled_gradients(RULE, pc.networks.split(network), evidence, key=key)
+        expected, same = compiled_gradients(RULE, pc.networks.split(plain), evidence, key=key)
         for name in plain.names:
             for part in ("kernel", "bias"):
                 np.testing.assert_allclose(

@@ -11,7 +11,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.layers import Evidence
-from tests.conftest import Chain
+from tests.conftest import Chain, compiled_gradients
 
 KEY = jax.random.key(0)
 
@@ -48,8 +48,8 @@ def test_on_a_chain_it_is_backpropagation(inference):
     chain = Chain()
     network = pc.networks.split(chain.network)
     evidence = Evidence(jnp.asarray(chain.inputs), jnp.asarray(chain.targets))
-    expected, info = pc.learning.Backprop().gradients(network, evidence, key=KEY)
-    found, seen = pc.learning.Implicit(inference).gradients(network, evidence, key=KEY)
+    expected, info = compiled_gradients(pc.learning.Backprop(), network, evidence, key=KEY)
+    found, seen = compiled_gradients(pc.learning.Implicit(inference), network, evidence, key=KEY)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(seen.prediction, info.prediction, rtol=1e-9)
@@ -60,7 +60,7 @@ def test_with_cycles_it_is_the_gradient_of_the_loss_at_the_equilibrium():
     network, evidence = cyclic()
     pure = pc.networks.split(network)
     rule = pc.learning.Implicit(pc.inference.NewtonCG(tolerance=1e-12, max_steps=100))
-    found, _ = rule.gradients(pure, evidence, key=KEY)
+    found, _ = compiled_gradients(rule, pure, evidence, key=KEY)
 
     def unrolled_loss(parameters):
         problem = pc.inference.make_problem(

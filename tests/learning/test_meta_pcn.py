@@ -116,7 +116,7 @@ def test_what_is_known_of_a_hidden_layer_stays():
         jnp.asarray(chain.inputs), jnp.asarray(chain.targets), clamps={"layer_0": clamp}
     )
     rule = pc.learning.MetaPCN(descent(0.1, 5), semi_gradient=False)
-    _, info = rule.gradients(pc.networks.split(chain.network), evidence, key=KEY)
+    _, info = compiled_gradients(rule, pc.networks.split(chain.network), evidence, key=KEY)
     activity = np.asarray(info.activities["layer_0"])
     np.testing.assert_array_equal(activity[:, mask], 0.3)
     feedforward = reference.feedforward(chain.reference, chain.inputs)[0]

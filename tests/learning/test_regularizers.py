@@ -45,8 +45,8 @@ def finite_differences(penalty, weight):
 
 def added(regularizer, parameters):
     """What a regularizer adds to gradients of 0."""
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    return regularizer.update(zeros, regularizer.init(parameters), parameters)[0]
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), parameters)
+    return jax.jit(regularizer.update)(zeros, regularizer.init(parameters), parameters)[0]
 
 
 def make_network(energy=None):
@@ -62,7 +62,7 @@ def make_network(energy=None):
 def parameters_of(network):
     """The parameters as every learning rule gives them to the optimizer; biases are not 0."""
     parameters = pc.networks.split(network).parameters
-    return jax.tree.map(lambda leaf: leaf + 0.1, parameters)
+    return jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), parameters)
 
 
 def kernels(network):
@@ -80,7 +80,7 @@ class TestGradients:
     def test_are_those_of_the_penalty_by_finite_differences(self, name, shape):
         """A factor wrong and every published rate means something else here."""
         weight = np.random.default_rng(0).normal(size=shape)
-        found = added(REGULARIZERS[name](RATE), {"kernel": jnp.asarray(weight)})["kernel"]
+        found = added(REGULARIZERS[name](RATE), {"kernel": weight})["kernel"]
         expected = RATE * finite_differences(PENALTIES[name], weight)
         assert np.abs(expected).max() > 0.1
         # central differences of a step 1e-6 have about 1e-8 of penalties of order 100
@@ -89,7 +89,7 @@ class TestGradients:
     @pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
     def test_of_the_spectral_penalty_is_its_closed_form_and_that_of_either_gram_matrix(self, shape):
         weight = np.random.default_rng(0).normal(size=shape)
-        found = added(spectral_penalty(RATE), {"kernel": jnp.asarray(weight)})["kernel"]
+        found = added(spectral_penalty(RATE), {"kernel": weight})["kernel"]
         rows, columns = shape
         right = weight @ (weight.T @ weight - np.eye(columns))
         left = (weight @ weight.T - np.eye(rows)) @ weight
@@ -102,32 +102,33 @@ class TestGradients:
         left, _ = np.linalg.qr(random.normal(size=(5, 3)))
         right, _ = np.linalg.qr(random.normal(size=(3, 3)))
         values = np.array([2.0, 1.0, 0.5])
-        found = added(spectral_penalty(RATE), {"kernel": jnp.asarray(left * values @ right)})
+        found = added(spectral_penalty(RATE), {"kernel": left * values @ right})
         expected = left * (2 * RATE * (values**3 - values)) @ right
         np.testing.assert_allclose(found["kernel"], expected, atol=1e-12)
 
     def test_of_the_spectral_penalty_vanishes_on_orthogonal_columns_alone(self):
         orthogonal, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 3)))
-        found = added(spectral_penalty(RATE), {"kernel": jnp.asarray(orthogonal)})["kernel"]
+        found = added(spectral_penalty(RATE), {"kernel": orthogonal})["kernel"]
         np.testing.assert_allclose(found, 0, atol=1e-14)
 
     @every_regularizer
     def test_come_on_top_of_the_gradients_that_are_there(self, name):
         random = np.random.default_rng(0)
-        parameters = {"kernel": jnp.asarray(random.normal(size=(4, 3)))}
-        gradients = {"kernel": jnp.asarray(random.normal(size=(4, 3)))}
+        parameters = {"kernel": random.normal(size=(4, 3))}
+        gradients = {"kernel": random.normal(size=(4, 3))}
         regularizer = REGULARIZERS[name](RATE)
-        found, _ = regularizer.update(gradients, regularizer.init(parameters), parameters)
+        update = jax.jit(regularizer.update)
+        found, _ = update(gradients, regularizer.init(parameters), parameters)
         expected = gradients["kernel"] + added(regularizer, parameters)["kernel"]
         np.testing.assert_allclose(found["kernel"], expected, rtol=1e-12)
 
     @every_regularizer
     def test_grow_with_the_rate_and_vanish_at_0(self, name):
-        parameters = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))}
+        parameters = {"kernel": np.random.default_rng(0).normal(size=(4, 3))}
         once, twice, none = (
             added(REGULARIZERS[name](rate), parameters)["kernel"] for rate in (RATE, 2 * RATE, 0.0)
         )
-        np.testing.assert_allclose(twice, 2 * once, rtol=1e-12)
+        np.testing.assert_allclose(twice, 2 * np.asarray(once), rtol=1e-12)
         np.testing.assert_array_equal(none, np.zeros((4, 3)))
 
 
@@ -197,7 +198,7 @@ class TestOnNetworks:
             ends.append(new.parameters)
         expected = added(REGULARIZERS[name](RATE), split.parameters)
         for plain, penalised, gradient in zip(
-            *map(jax.tree.leaves, (*ends, expected)), strict=True
+            *map(jax.tree.leaves, jax.tree.map(np.asarray, (*ends, expected))), strict=True
         ):
             np.testing.assert_allclose(penalised, plain - 0.1 * gradient, rtol=1e-4, atol=1e-6)
 
@@ -278,9 +279,15 @@ class TestNormalizeSpectral:
     @staticmethod
     def after(parameters, gradients=None, **options):
         optimizer = optax.chain(optax.sgd(0.5), pc.learning.normalize_spectral(**options))
-        gradients = jax.tree.map(jnp.zeros_like, parameters) if gradients is None else gradients
-        updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters)
-        return optax.apply_updates(parameters, updates)
+        if gradients is None:
+            gradients = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), parameters)
+
+        @jax.jit
+        def step(gradients, parameters):
+            updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters)
+            return optax.apply_updates(parameters, updates)
+
+        return step(gradients, parameters)
 
     @pytest.mark.usefixtures("double")
     @pytest.mark.parametrize("shape", [(5, 3), (3, 5), (2, 3, 4, 6)])
@@ -288,7 +295,7 @@ class TestNormalizeSpectral:
         """A convolution's kernel is the matrix of (height * width * channels, channels)."""
         random = np.random.default_rng(0)
         weight, gradient = random.normal(size=shape), random.normal(size=shape)
-        found = self.after({"kernel": jnp.asarray(weight)}, {"kernel": jnp.asarray(gradient)})
+        found = self.after({"kernel": weight}, {"kernel": gradient})
         moved = weight - 0.5 * gradient
         m, n = moved.size // shape[-1], shape[-1]
         expected = moved / ((np.sqrt(m) + np.sqrt(n)) * moved.std())
@@ -299,7 +306,7 @@ class TestNormalizeSpectral:
     def test_brings_the_largest_singular_value_of_random_weights_to_1(self, shape, scale):
         """The edge of Marchenko and Pastur's law; 5 % for what fluctuates at these sizes."""
         weight = scale * np.random.default_rng(0).normal(size=shape)
-        found = self.after({"kernel": jnp.asarray(weight, jnp.float32)})["kernel"]
+        found = self.after({"kernel": np.float32(weight)})["kernel"]
         largest = np.linalg.svd(np.asarray(found, np.float64), compute_uv=False)[0]
         assert largest == pytest.approx(1, abs=0.05)
 
@@ -310,7 +317,7 @@ class TestNormalizeSpectral:
             "hidden": {"stacked-layers": {"linear": {"kernel": stacked, "bias": np.ones((2, 4))}}},
             "flat": {"linear": {"kernel": np.full((2, 3), 0.7)}},
         }
-        parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), parameters)
+        parameters = jax.tree.map(np.float32, parameters)
         found = self.after(parameters)
         linear = found["hidden"]["stacked-layers"]["linear"]
         np.testing.assert_array_equal(linear["bias"], 1)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import pcflax as pc
-from tests.conftest import Chain, gradient_arrays
+from tests.conftest import Chain, compiled_gradients, gradient_arrays
 from tests.references import numpy_pc as reference
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -14,8 +14,8 @@ KEY = jax.random.key(0)
 
 
 def rule_gradients(rule, chain):
-    gradients, info = rule.gradients(
-        pc.networks.split(chain.network), pc.Evidence(chain.inputs, chain.targets), key=KEY
+    gradients, info = compiled_gradients(
+        rule, pc.networks.split(chain.network), pc.Evidence(chain.inputs, chain.targets), key=KEY
     )
     flat = [
         (np.asarray(layer["linear"]["kernel"]), np.asarray(layer["linear"]["bias"]))
@@ -64,11 +64,13 @@ def test_weights_by_the_step_of_learning_are_precisions(step):
     rule = pc.learning.PredictiveCoding(descent, weights=weights)
     evidence = pc.Evidence(chain.inputs, chain.targets)
     pure, same = (pc.networks.split(one.network) for one in (chain, other))
-    gradients, info = jax.jit(lambda step: rule.gradients(pure, evidence, key=KEY, step=step))(step)
-    expected, seen = pc.learning.PredictiveCoding(descent).gradients(same, evidence, key=KEY)
+    gradients, info = compiled_gradients(rule, pure, evidence, key=KEY, step=step)
+    expected, seen = compiled_gradients(
+        pc.learning.PredictiveCoding(descent), same, evidence, key=KEY
+    )
     for found, right in (gradients, expected), (info.activities, seen.activities):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), found, right)
-    own = pure.energies(seen.activities, chain.inputs)
+    own = jax.jit(pure.energies)(seen.activities, chain.inputs)
     for name, energy in own.items():
         np.testing.assert_allclose(info.energies[name], energy, **CLOSE)
 
@@ -126,12 +128,20 @@ def test_update_is_one_optax_update():
     network = pc.networks.split(chain.network)
     state = optimizer.init(network.parameters)
     rule = pc.learning.Backprop()
-    new, new_state, _ = rule.update(
-        network, optimizer, state, pc.Evidence(chain.inputs, chain.targets), key=KEY
-    )
-    gradients, _ = rule.gradients(network, pc.Evidence(chain.inputs, chain.targets), key=KEY)
-    updates, expected_state = optimizer.update(gradients, state, network.parameters)
-    expected = optax.apply_updates(network.parameters, updates)
+    evidence = pc.Evidence(chain.inputs, chain.targets)
+
+    @jax.jit
+    def updated(network, state):
+        return rule.update(network, optimizer, state, evidence, key=KEY)[:2]
+
+    @jax.jit
+    def by_optax(gradients, state, parameters):
+        updates, state = optimizer.update(gradients, state, parameters)
+        return optax.apply_updates(parameters, updates), state
+
+    new, new_state = updated(network, state)
+    gradients, _ = compiled_gradients(rule, network, evidence, key=KEY)
+    expected, expected_state = by_optax(gradients, state, network.parameters)
     for got, want in zip(
         jax.tree.leaves((new.parameters, new_state)),
         jax.tree.leaves((expected, expected_state)),
@@ -161,12 +171,10 @@ def test_backprop_descends_the_output_energy_alone():
         bound = split.replace(parameters=parameters).bind()
         return bound.output_energy(bound.predict(chain.inputs), chain.targets).mean()
 
-    gradients, _ = pc.learning.Backprop().gradients(
-        split, pc.Evidence(chain.inputs, chain.targets), key=KEY
-    )
-    for got, expected in zip(
-        jax.tree.leaves(gradients), jax.tree.leaves(jax.grad(loss)(split.parameters)), strict=True
-    ):
+    evidence = pc.Evidence(chain.inputs, chain.targets)
+    gradients, _ = compiled_gradients(pc.learning.Backprop(), split, evidence, key=KEY)
+    slopes = jax.jit(jax.grad(loss))(split.parameters)
+    for got, expected in zip(*map(jax.tree.leaves, (gradients, slopes)), strict=True):
         np.testing.assert_allclose(got, expected, **CLOSE)
 
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.layers import Evidence
+from tests.conftest import compiled_gradients
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +84,7 @@ def test_gradients_of_activities_and_weights_are_those_by_hand(both):
     pure = pc.networks.split(network)
     evidence = Evidence(targets=jnp.asarray(z["label"]))
     problem = pc.inference.make_problem(pure, evidence)
-    gradient = problem.gradient({name: jnp.asarray(z[name]) for name in ("image", "hidden_1")})
+    gradient = problem.gradient({name: z[name] for name in ("image", "hidden_1")})
     e = errors(network, z)
     kernel = {name: weights_of(network, name)[0] for name in e}
     on_image = ALPHA_DOWN * e["down_image"] - ALPHA_UP * e["hidden_1"] @ kernel["hidden_1"].T
@@ -95,7 +96,7 @@ def test_gradients_of_activities_and_weights_are_those_by_hand(both):
     )
     np.testing.assert_allclose(gradient["image"], on_image, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(gradient["hidden_1"], on_hidden, rtol=1e-10, atol=1e-12)
-    gradients, _ = pure.mean_gradients({n: jnp.asarray(v) for n, v in z.items()}, None)
+    gradients, _ = jax.jit(pure.mean_gradients)(z, None)
     for layer, parent, alpha in (
         ("hidden_1", "image", ALPHA_UP),
         ("label", "hidden_1", ALPHA_UP),
@@ -146,13 +147,13 @@ def test_every_algorithm_finds_the_minimum_of_all_errors_together(inference, bot
 
 def test_amortizers_learn_to_have_guessed_where_inference_ended():
     network = pc.models.hybrid(2, 4, 3, activation=jnp.tanh, rngs=nnx.Rngs(0))
-    images = jnp.asarray(np.random.default_rng(1).normal(size=(5, 3)), jnp.float32)
+    images = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
     start = pc.initializers.Amortized()
     rule = pc.learning.PredictiveCoding(
         pc.inference.GradientDescent(0.1, num_steps=3), initializer=start
     )
-    gradients, info = rule.gradients(
-        pc.networks.split(network), Evidence(targets=images), key=jax.random.key(0)
+    gradients, info = compiled_gradients(
+        rule, pc.networks.split(network), Evidence(targets=images), key=jax.random.key(0)
     )
     first, first_bias = weights_of(network, "guess_hidden_1")
     second, second_bias = weights_of(network, "guess_latent")

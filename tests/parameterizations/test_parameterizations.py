@@ -162,7 +162,7 @@ def build(parameterization, *, width, depth=4, skips=False, activation=None, **o
 
 def examples():
     random = np.random.RandomState(0)
-    return [jnp.asarray(random.normal(size=(16, width)), jnp.float32) for width in (10, 3)]
+    return [random.normal(size=(16, width)).astype(np.float32) for width in (10, 3)]
 
 
 def sizes(activities):
@@ -173,15 +173,20 @@ def sizes(activities):
 def movement(network, optimizer, *, first_held=False):
     """How far one step of backprop moves each layer's activity, root mean square."""
     x, y = examples()
-    before = network.feedforward(x)
-    split = pc.networks.split(network)
-    gradients, _ = pc.learning.Backprop().gradients(split, pc.Evidence(x, y), key=jax.random.key(0))
-    updates, _ = optimizer.update(gradients, optimizer.init(split.parameters))
-    if first_held:
-        updates["layer_0"] = jax.tree.map(jnp.zeros_like, updates["layer_0"])
-    moved = split.replace(parameters=optax.apply_updates(split.parameters, updates)).bind()
-    after = moved.feedforward(x)
-    return sizes({name: after[name] - before[name] for name in before})
+
+    @jax.jit
+    def moves(before):
+        gradients, _ = pc.learning.Backprop().gradients(
+            before, pc.Evidence(x, y), key=jax.random.key(0)
+        )
+        updates, _ = optimizer.update(gradients, optimizer.init(before.parameters))
+        if first_held:
+            updates["layer_0"] = jax.tree.map(jnp.zeros_like, updates["layer_0"])
+        after = before.replace(parameters=optax.apply_updates(before.parameters, updates))
+        start, end = (split.bind().feedforward(x) for split in (before, after))
+        return {name: end[name] - start[name] for name in start}
+
+    return sizes(moves(pc.networks.split(network)))
 
 
 class TestWidthAndDepth:

@@ -3,13 +3,14 @@
     python benchmarks/suite.py                          all of it, into benchmarks/results (an hour)
     python benchmarks/suite.py times --jobs tiny notebook       measures these anew, keeps the others
     python benchmarks/suite.py accuracy --epochs 20     accuracy by seconds, cross-library job
-    python benchmarks/suite.py accuracy --contenders pcflax pcflax:Chosen pcx      also with the chosen output
+    python benchmarks/suite.py accuracy --contenders pcflax:Chosen pcx      our chosen output against PCX
     python benchmarks/suite.py sweeps                   time and memory by T, width, depth, batch
     python benchmarks/suite.py times --against benchmarks/results/suite-cpu.json     do two runs agree?
 
 Times: one process a contender, alive side by side, and in every round each is asked in turn, in an order
 drawn anew, so that a machine that slows down slows them all. Seconds are the median over rounds, and
 ratios to pcflax the median over rounds of the ratio within a round, with the smallest and largest beside it.
+Accuracy: they take turns too, an epoch each; `pcflax:Chosen` is among them unless contenders are named.
 
 Contenders that run elsewhere than in this environment are made by `make bench-peers`. One that cannot be
 installed, or cannot express a job, is in the table with the reason. Next file to read: `page.py`.
@@ -45,7 +46,7 @@ from benchmarks.records import results_path, write_results  # noqa: E402
 OURS = ("pcflax", "bare_scan", "notebook_equinox", "notebook_loop", "flax_backprop")
 TUNED = tuple(f"{peer}:Tuned" for peer in ("fabricpc", "jpc", "ngclearn", "pcx"))
 CONTENDERS = (*OURS, *peers.PEERS, *TUNED)
-CHOSEN = "pcflax:Chosen"  # for accuracy: not the job that the others run
+CHOSEN = "pcflax:Chosen"  # for accuracy alone: not the job that the others run
 SWEEPS = {  # of the notebook's job
     "T": (5, 20, 80),
     "width": (64, 256, 1024),
@@ -258,34 +259,39 @@ def table(record: dict) -> Table:
 
 
 def accuracy(job: Job, contenders: list[str], data: str, options, say, seed: int = 0) -> dict:
-    """Test accuracy by seconds of training, one contender after the other."""
+    """Test accuracy by seconds of training; all are alive side by side and take turns, epoch by epoch."""
     record: dict = {"job": dataclasses.asdict(job), "contenders": {}, "missing": {}}
     record |= {"epochs": options.epochs, "target": options.target, "budget": options.budget}
-    for contender in contenders:
-        curve, seconds = [], 0.0
-        try:
-            process = Process(contender, job, seed)
-            process.ask("load", path=data)
-        except ContenderError as error:
-            record["missing"][contender] = str(error)
-            continue
-        try:
-            for number in range(options.epochs):
-                for point in process.ask("epoch", number=number, parts=options.parts_of_epoch)[
-                    "curve"
-                ]:
-                    seconds += point["seconds"]
+    processes: dict[str, Process] = {}
+    try:
+        for contender in contenders:
+            try:
+                processes[contender] = process = Process(contender, job, seed)
+                process.ask("load", path=data)
+                record["contenders"][contender] = {**process.about, "curve": []}
+            except ContenderError as error:
+                processes.pop(contender, None)
+                record["missing"][contender] = str(error)
+        for number in range(options.epochs):
+            for contender, process in list(processes.items()):
+                try:
+                    answer = process.ask("epoch", number=number, parts=options.parts_of_epoch)
+                except ContenderError as error:
+                    record["missing"][contender] = str(error)
+                    del processes[contender], record["contenders"][contender]
+                    continue
+                curve = record["contenders"][contender]["curve"]
+                for point in answer["curve"]:
+                    seconds = point["seconds"] + (curve[-1]["seconds"] if curve else 0.0)
                     curve.append({**point, "seconds": round(seconds, 3)})
-                best = max(point["accuracy"] for point in curve)
+                spent, best = curve[-1]["seconds"], max(point["accuracy"] for point in curve)
                 say(
-                    f"{job.name}: {contender} {number + 1} epochs, {seconds:.0f} s, best {best:.2f} %"
+                    f"{job.name}: {contender} {number + 1} epochs, {spent:.0f} s, best {best:.2f} %"
                 )
-                if seconds > options.budget or best >= options.target:
-                    break
-            record["contenders"][contender] = {**process.about, "curve": curve}
-        except ContenderError as error:
-            record["missing"][contender] = str(error)
-        finally:
+                if spent > options.budget or best >= options.target:
+                    processes.pop(contender).close()
+    finally:
+        for process in processes.values():
             process.close()
     return record
 
@@ -369,9 +375,7 @@ def main() -> int:
         "parts", nargs="*", help="times, accuracy, sweeps; all of them unless given"
     )
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
-    parser.add_argument(
-        "--contenders", nargs="+", choices=(*CONTENDERS, CHOSEN), default=list(CONTENDERS)
-    )
+    parser.add_argument("--contenders", nargs="+", choices=(*CONTENDERS, CHOSEN))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--iterations", type=int, help="of a round; each job's own unless given")
     parser.add_argument("--epochs", type=int, default=100, help="of accuracy, at most")
@@ -390,11 +394,12 @@ def main() -> int:
         "--against", type=Path, help="a results file of times: exit code 1 if they differ"
     )
     options = parser.parse_args()
+    contenders = options.contenders or list(CONTENDERS)
     parts = options.parts or ["times", "accuracy", "sweeps"]
     if unknown := set(parts) - {"times", "accuracy", "sweeps"}:
         parser.error(f"expected times, accuracy or sweeps, got {', '.join(sorted(unknown))}")
     console = Console() if Console().is_terminal else Console(width=120)
-    is_part = set(options.contenders) != set(CONTENDERS) or options.iterations
+    is_part = set(contenders) != set(CONTENDERS) or options.iterations
     if "times" in parts and is_part and not options.output:
         parser.error(
             "a part of the contenders or iterations goes to a file of its own: --output FILE"
@@ -413,7 +418,7 @@ def main() -> int:
                 job = JOBS[name]
                 if options.iterations:
                     job = dataclasses.replace(job, iterations=options.iterations)
-                found = time_job(job, options.contenders, options.rounds, say)
+                found = time_job(job, contenders, options.rounds, say)
                 say(f"{name}: the floor")
                 found["floor"] = floor(job)
                 record["jobs"][name] = found
@@ -422,7 +427,7 @@ def main() -> int:
             if before is not None:
                 agrees = agreement(record, before, console)
         if "sweeps" in parts:
-            swept = [name for name in options.contenders if name in SWEPT]
+            swept = [name for name in contenders if name in SWEPT]
             record = {**about, "sweeps": sweeps(swept, min(options.rounds, 5), say)}
             save("sweeps", record, options.output, console)
         if "accuracy" in parts:
@@ -433,9 +438,9 @@ def main() -> int:
                 except FileNotFoundError as error:
                     console.print(f"no accuracy without MNIST: {error}")
                 else:
-                    found = accuracy(
-                        JOBS["cross-library"], options.contenders, str(data), options, console.print
-                    )
+                    raced = options.contenders or [*CONTENDERS, CHOSEN]
+                    job = JOBS["cross-library"]
+                    found = accuracy(job, raced, str(data), options, console.print)
                     save("accuracy", {**about, **found}, options.output, console)
     return 0 if agrees else 1
 

@@ -3,6 +3,7 @@
 Oracles: one contender against another, closed-form counts of operations, ratios worked out by hand.
 """
 
+import argparse
 import dataclasses
 import importlib
 import json
@@ -12,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -251,6 +253,54 @@ class TestWorker:
             assert len(curve) == parts
             ends.append(curve[-1]["accuracy"])
         assert ends[0] == ends[1]
+
+
+class TestAccuracyInTurns:
+    OPTIONS = argparse.Namespace(epochs=4, target=98.0, budget=10.0, parts_of_epoch=1)
+
+    class Process:
+        """Learns as its name says: accuracy by epoch, or a fault."""
+
+        about: ClassVar = {"name": "one", "rule": "pc"}
+        asked: ClassVar[list] = []
+        closed: ClassVar[list] = []
+
+        def __init__(self, contender, job, seed):
+            if contender == "absent":
+                raise suite.ContenderError("not installed")
+            self.contender = contender
+
+        def ask(self, command, **arguments):
+            if command == "load":
+                return {}
+            number = arguments["number"]
+            self.asked.append((self.contender, number))
+            if self.contender == "breaks" and number:
+                raise suite.ContenderError("ended")
+            seconds = 6.0 if self.contender == "slow" else 1.0
+            accuracy = 98.5 if (self.contender, number) == ("quick", 1) else 90.0 + number
+            return {"curve": [{"iteration": number + 1, "seconds": seconds, "accuracy": accuracy}]}
+
+        def close(self):
+            self.closed.append(self.contender)
+
+    def test_each_has_an_epoch_in_turn_until_it_is_there_or_has_used_its_seconds(self, monkeypatch):
+        monkeypatch.setattr(suite, "Process", self.Process)
+        names = ["absent", "quick", "slow", "breaks", "steady"]
+        record = suite.accuracy(JOBS["tiny"], names, "data", self.OPTIONS, lambda _: None)
+        assert self.Process.asked == [
+            *[(name, 0) for name in names[1:]],
+            *[(name, 1) for name in names[1:]],
+            ("steady", 2),
+            ("steady", 3),
+        ]
+        assert record["missing"] == {"absent": "not installed", "breaks": "ended"}
+        seconds = {
+            name: [point["seconds"] for point in found["curve"]]
+            for name, found in record["contenders"].items()
+        }
+        assert seconds == {"quick": [1, 2], "slow": [6, 12], "steady": [1, 2, 3, 4]}
+        assert self.Process.closed == ["quick", "slow", "steady"]
 
 
 def record_of(**seconds):

@@ -26,7 +26,8 @@ def read(name: str) -> dict:
 def write_results(record: dict, path: Path) -> None:
     """Write a results file, and the folder it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_rows(record) + "\n")
+    read_back = json.loads(json.dumps(record))  # in which tuples are lists, as a reader has them
+    path.write_text(as_rows(read_back) + "\n")
 
 
 def as_rows(value: Any, depth: int = 0) -> str:

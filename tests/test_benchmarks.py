@@ -588,6 +588,11 @@ class TestRecords:
         lines = records.as_rows({"name": "x", "points": rows}).splitlines()
         assert [json.loads(line.strip(" ,")) for line in lines[3:-2]] == rows
 
+    def test_tuples_are_written_as_the_lists_that_they_are_read_as(self, tmp_path):
+        path, row = tmp_path / "rows.json", {"step": 1, "accuracy": 99.123456789}
+        records.write_results({"job": {"widths": (784, 10), "rows": (row,) * 5}}, path)
+        assert path.read_text() == records.as_rows(json.loads(path.read_text())) + "\n"
+
     @pytest.mark.parametrize("path", sorted(records.RESULTS.glob("*.json")), ids=lambda p: p.name)
     def test_the_committed_results_are_written_so(self, path):
         text = path.read_text()

@@ -195,8 +195,9 @@ HEAVY = "diffrax equinox grain lineax matplotlib orbax scipy tensorboardX tensor
             "diffrax equinox grain lineax matplotlib orbax scipy tensorboardX tensorflow_datasets tyro",
         ),
         ("from pcflax.cli.options import TrainOptions", "jax flax optax matplotlib"),
+        ("import pcflax.cli.train", "scipy diffrax equinox grain optuna tensorflow_datasets"),
     ],
-    ids=["pcflax", "networks", "training", "command line"],
+    ids=["pcflax", "networks", "training", "command line", "its training"],
 )
 def test_what_is_heavy_loads_when_it_is_first_used(program, without):
     """In a fresh process: what one of these has loaded stays."""

@@ -12,7 +12,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 Point = tuple[float, float]
 
@@ -103,6 +102,8 @@ def _across(
     widths: Mapping[Hashable, float],
 ) -> dict[Hashable, float]:
     """Return the horizontal center of each item; boxes stand straight, and arrows give way."""
+    from scipy.optimize import isotonic_regression  # half a second, which no other figure needs
+
     across: dict[Hashable, float] = {}
     offsets = []
     for row in items:

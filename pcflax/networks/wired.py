@@ -232,7 +232,8 @@ def _copied(value: Any) -> Any:
     """Return an array of its own, which no owner changes and no donated call takes, without a program."""
     if isinstance(value, Tracer):
         return value
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        return jnp.copy(array)  # of several processes
-    return jax.device_put(array, may_alias=False)
+    if not isinstance(value, jax.Array):
+        return jax.device_put(np.array(value))  # copied here: jax may read the owner's memory later
+    if not value.is_fully_addressable:
+        return jnp.copy(value)  # of several processes
+    return jax.device_put(value, may_alias=False)

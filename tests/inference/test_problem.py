@@ -82,6 +82,11 @@ def test_stored_activities_share_no_buffer_with_an_owner():
     network.set_activities({"layer_0": given})
     given[:] = 7
     np.testing.assert_array_equal(network.activities()["layer_0"], 1)
+    for _ in range(20):  # jax reads large arrays of NumPy's behind the call, most of the time
+        large = np.ones((400, 200), np.float32)
+        network.set_activities({"layer_0": large})
+        large[:] = 7
+        np.testing.assert_array_equal(network.activities()["layer_0"], 1)
     network.set_activities({"layer_0": array})
     taken = network.activities()["layer_0"]
     for owned in (array, taken):

@@ -102,7 +102,7 @@ def _across(
     widths: Mapping[Hashable, float],
 ) -> dict[Hashable, float]:
     """Return the horizontal center of each item; boxes stand straight, and arrows give way."""
-    from scipy.optimize import isotonic_regression  # half a second, which no other figure needs
+    from scipy.optimize import isotonic_regression  # slow to load, and no other figure needs it
 
     across: dict[Hashable, float] = {}
     offsets = []

@@ -70,6 +70,7 @@ def condition_number(network):
     for layer in network.layers:
         layer.linear.kernel.set_value(layer.linear.kernel[...].astype(jnp.float64))
     hessian = np.asarray(pc.analysis.DeepLinear.from_network(network).hessian())
+    assert not np.tril(hessian, -2 * WIDTH).any()
     band = np.zeros((2 * WIDTH, len(hessian)))
     for offset, row in enumerate(band):
         row[: len(hessian) - offset] = np.diagonal(hessian, -offset)

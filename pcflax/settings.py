@@ -12,9 +12,7 @@ several that differ in numbers alone, so that a program can be mapped over them.
 from __future__ import annotations
 
 import dataclasses
-import dis
 import enum
-import functools
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pcflax.functions import as_cell, global_names, held_in
 from pcflax.typing import PyTree
 
 
@@ -216,7 +215,7 @@ class _Function:
             {**old.__globals__, **read["globals"]},
             old.__name__,
             read["defaults"],
-            tuple(types.CellType(value) for value in read["cells"]),
+            tuple(map(as_cell, read["cells"])),
         )
         made.__kwdefaults__ = read["keywords"] or None
         return made
@@ -274,7 +273,7 @@ def _take(value: Any, leaves: list, floats: _Floats = _Floats.NONE) -> Any:
         leaves += flat
         return _Subtree(_merge, len(flat), (graphdef, structure))
     if isinstance(value, Settings):
-        return _take_settings(value, leaves, floats)
+        return _take_settings(value, leaves, max(floats, _Floats.OF_FIELDS))
     if _is_foreign_dataclass(value):
         return _Object(*_fields(value, leaves, floats))
     if kind is types.MethodType:
@@ -377,7 +376,7 @@ def _take_function(function: types.FunctionType, leaves: list, floats: _Floats) 
 
     def take(found: list) -> Any:
         read = {
-            "cells": tuple(cell.cell_contents for cell in function.__closure__ or ()),
+            "cells": held_in(function),
             "defaults": function.__defaults__,
             "keywords": dict(function.__kwdefaults__ or {}),
             "globals": {name: function.__globals__[name] for name in names},
@@ -386,15 +385,3 @@ def _take_function(function: types.FunctionType, leaves: list, floats: _Floats) 
         return _Function(function.__code__, id(function.__globals__), parts, _Identity(function))
 
     return _or_as_it_is(function, leaves, take)
-
-
-@functools.cache
-def global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Return the global names that a function, and those within it, read."""
-    names: list[str] = []
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_GLOBAL":
-            names.append(instruction.argval)
-        elif isinstance(instruction.argval, types.CodeType):  # a function inside
-            names += global_names(instruction.argval)
-    return tuple(dict.fromkeys(names))

@@ -108,6 +108,24 @@ class TestPrograms:
         energies = [float(result.energy.sum()) for result, _ in results]
         assert (np.diff(energies) < 0).all()  # a larger step gets further
 
+    def test_starts_and_schedules_made_anew_compile_once(self, asked):
+        """`exponential_decay` closes over a variable that it never sets."""
+        algorithm = pc.inference.GradientDescent(0.0317, num_steps=3)
+        starts = [
+            asked(algorithm, initializer=pc.initializers.Normal(stddev), key=jax.random.key(0))
+            for stddev in (0.1, 0.2, 0.3)
+        ]
+        assert [made for _, made in starts] == [1, 0, 0]
+        energies = [float(result.energy.sum()) for result, _ in starts]
+        assert len(set(energies)) == 3
+        made = [
+            asked(pc.inference.GradientDescent(optax.sgd(optax.exponential_decay(0.0317, 3, 0.9))))[
+                1
+            ]
+            for _ in range(3)
+        ]
+        assert made == [1, 0, 0]
+
     def test_another_count_is_another_program(self, asked):
         assert asked(pc.inference.GradientDescent(0.02, num_steps=13))[1] == 1
         assert asked(pc.inference.GradientDescent(0.02, num_steps=14))[1] == 1

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from pcflax.inference import CurvatureDescent, ErrorCoordinates, GradientDescent, Langevin
-from pcflax.learning import AbstractLearning
+from pcflax.learning import AbstractLearning, AugmentedLagrangian
 
 from .alignment import Credit
 
@@ -139,9 +139,11 @@ def step_limit(largest_eigenvalue: float, learning: AbstractLearning) -> float |
     if not largest_eigenvalue > 0:
         return None
     momentum = getattr(algorithm, "momentum", None) or 0.0
+    looks_ahead = getattr(algorithm, "nesterov", False) or momentum == "auto"
+    momentum = 1.0 if momentum == "auto" else momentum  # which it comes to
     if not isinstance(momentum, int | float):
         return None
-    ahead = 1 + 2 * momentum if getattr(algorithm, "nesterov", False) else 1.0
+    ahead = 1 + 2 * momentum if looks_ahead else 1.0
     return 2 * (1 + momentum) / ahead / largest_eigenvalue
 
 
@@ -192,9 +194,14 @@ def find_swallowed(credit: Credit) -> list[str]:
 
 
 def is_parallel(credit: Credit) -> bool:
-    """Return whether every layer's gradient has the direction of backpropagation's."""
-    cosines = [cosine for name, cosine in credit.cosine.items() if name != "total"]
-    return bool(cosines) and all(cosine > _PARALLEL for cosine in cosines)
+    """Return whether every layer's gradient that is not zero has the direction of backpropagation's."""
+    return _all_parallel(credit.cosine)
+
+
+def _all_parallel(cosine: Mapping[str, float]) -> bool:
+    """Return whether all directions are one; a layer without a gradient has none."""
+    known = [own for name, own in cosine.items() if name != "total" and not math.isnan(own)]
+    return bool(known) and min(known) > _PARALLEL
 
 
 def is_backpropagation(inference: InferenceHealth | None, credit: Credit) -> bool:
@@ -270,6 +277,8 @@ def _credit_words(credit: Credit, displacement: Mapping[str, float] | None) -> s
     words = f"layer by layer, its weight gradient has cosine {_range(credit.cosine)} with backpropagation's"
     if displacement is not None:
         words += f", and what the optimizer makes of it {_range(displacement)}"
+        if _all_parallel(displacement):
+            words += ", so that the weights move as by backpropagation"
     if names := find_unreached(credit):
         words += f"; {unreached_words(names, credit)}"
     if names := find_swallowed(credit):
@@ -286,7 +295,10 @@ def summary(
     """Say in a sentence or two whether this is predictive coding."""
     cosine = _credit_words(credit, displacement)
     if inference is None:
-        return f"{type(learning).__name__} does no inference on the energy; {cosine}"
+        what = "does no inference on the energy"
+        if isinstance(learning, AugmentedLagrangian):
+            what = "moves activities and multipliers at once, towards backpropagation's fixed point"
+        return f"{type(learning).__name__} {what}; {cosine}"
     if inference.largest_eigenvalue == 0 and inference.residual == 0:
         return (
             f"no activity is free, or the energy has no slope: there is nothing to infer; {cosine}"

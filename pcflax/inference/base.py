@@ -69,9 +69,15 @@ class AbstractInference(Settings, abc.ABC):
         return None
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the layers whose error is 0 where inference began at the feedforward pass; none is known."""
+        """Return the nodes whose error is still 0 at the end, where inference began at the pass upward."""
+        found = self.arrivals(problem)  # of one that steps
+        most = self.stop.most_steps if isinstance(self, AbstractIterativeInference) else 0
+        return tuple(node for node, number in found.items() if number > most)
+
+    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
+        """Return after how many steps each node first has an error that is not 0; nothing is known."""
         del problem
-        return ()
+        return {}
 
     @abc.abstractmethod
     def solve(
@@ -173,6 +179,11 @@ class AbstractIterativeInference(AbstractInference):
     # Whether a fixed number of steps ends at the equilibrium, too, and derivatives are those there.
     finds_equilibrium = False
 
+    @property
+    def compares_energies(self) -> bool:
+        """Whether a step compares F with that of a step before, so that F must not change in between."""
+        return False
+
     def __post_init__(self):
         name = type(self).__name__
         if self.tolerance is not None:
@@ -206,8 +217,7 @@ class AbstractIterativeInference(AbstractInference):
 
     def is_last(self, step: Int[Array, ""]) -> Bool[Array, ""]:
         """Return whether no step comes after this one."""
-        stop = self.stop
-        return step + 1 == (stop.num_steps if isinstance(stop, FixedSteps) else stop.max_steps)
+        return step + 1 == self.stop.most_steps
 
     @abc.abstractmethod
     def init(self, problem: VectorField) -> PyTree:

@@ -24,6 +24,7 @@ from pcflax.typing import PRNGKey, PyTree
 from .base import AbstractIterativeInference
 from .curvature import expect_curvature, spectrum_ends
 from .problem import InferenceProblem
+from .reach import arrivals
 from .solve import StepInfo, observe, rounding
 
 # This part of the largest eigenvalue stands for a smallest one that is negative, or nearly 0.
@@ -106,6 +107,15 @@ class Chebyshev(AbstractIterativeInference):
                 f"Chebyshev expected smallest to be at most largest, got {smallest} and {largest}"
             )
 
+    @property
+    def compares_energies(self) -> bool:
+        """A row of steps begins anew where an energy has risen."""
+        return True
+
+    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
+        """Return after how many steps each node first has an error; see `reach.py`."""
+        return arrivals(problem)
+
     def init(self, problem: InferenceProblem) -> ChebyshevState | tuple:
         """Measure the ends of each example's spectrum, unless they are given."""
         expect_curvature(self, problem)
@@ -140,7 +150,9 @@ def _move(z: PyTree, gradient: PyTree, energy: Array, state: ChebyshevState) -> 
     direction, ratio, plain, kept, smallest, largest = state
     energy = energy.astype(kept.dtype)
     first = ratio == 0
-    rises = energy > kept + rounding(energy)
+    # back where the energy is known: another one there says that F has changed since, not that z has moved
+    back = first & (plain == 0)
+    rises = (energy > kept + rounding(energy)) & ~back
     largest = jnp.where(rises & (plain > 0), 2 * largest, largest)
     middle, half = (largest + smallest) / 2, (largest - smallest) / 2
     divisor = jnp.where(first, middle, 2 * middle - ratio * half)

@@ -20,6 +20,7 @@ from .curvature import (
 )
 from .momentum import accelerated, at_rest
 from .problem import InferenceProblem
+from .reach import arrivals
 from .solve import StepInfo, observe, over
 
 # Power iterations before the first step; one more goes along with every step.
@@ -72,6 +73,15 @@ class CurvatureDescent(AbstractIterativeInference):
                 f'CurvatureDescent expected momentum="auto", or none, got {self.momentum!r}; a number goes '
                 f"with a step size that is one, pc.inference.GradientDescent(0.1, momentum=0.9)"
             )
+
+    @property
+    def compares_energies(self) -> bool:
+        """Whether there is a momentum, which begins anew where an energy has risen."""
+        return self.momentum is not None
+
+    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
+        """Return after how many steps each node first has an error; see `reach.py`."""
+        return arrivals(problem)
 
     def init(self, problem: InferenceProblem) -> Direction | tuple:
         """Return a direction for each example, the curvature along it, and the momentum."""

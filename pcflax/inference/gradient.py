@@ -14,8 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from pcflax.checks import did_you_mean, expect_number
-from pcflax.energies import Gaussian, total_energy
-from pcflax.networks.wiring import names_of
+from pcflax.energies import total_energy
 from pcflax.typing import PRNGKey, PyTree
 
 from . import guard as guarding
@@ -23,7 +22,8 @@ from .base import AbstractIterativeInference
 from .curvature_descent import CurvatureDescent
 from .momentum import accelerated, at_rest
 from .problem import InferenceProblem, VectorField
-from .solve import FixedSteps, StepInfo, expect_energy, observe
+from .reach import arrivals
+from .solve import StepInfo, expect_energy, observe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,13 @@ class GradientDescent(AbstractIterativeInference):
         momentum: of the velocity v <- momentum * v + dF/dz, z <- z - step_size * v; none unless given.
             "auto" is Nesterov's, which grows by the count of steps and begins anew for each example
             whose energy rises or whose gradient points against its velocity (O'Donoghue & Candès,
-            2015); see `pcflax/inference/momentum.py`. Give it a step size of 1/lambda_max at most.
+            2015); see `pcflax/inference/momentum.py`. Give it a step size of 1/lambda_max at most, or
+            guard="clip": before it begins anew an energy may rise, and above 2/lambda_max without end.
         nesterov: whether to look ahead along the velocity of a momentum that is a number.
         guard: "clip" holds the steps of each example under its curvature; "warn" leaves them as they are, and
             `infer`, or a Trainer once, when it logs, warns where they are above 2/lambda_max.
-        safety: the part of 2/lambda_max that "clip" allows; 0.5 unless given.
+        safety: the part of 2/lambda_max that "clip" allows; 0.5 unless given. Four iterations may find
+            lambda_max a tenth too small, so that above 0.9 nothing is certain.
         backoff: a factor below 1 by which an example's steps shrink where its energy would rise; none unless
             given.
         num_steps: a fixed count, 20 unless given; or
@@ -87,7 +89,7 @@ class GradientDescent(AbstractIterativeInference):
             a backoff where the vector field is the gradient of no energy.
         ValueError: for a wrong number of steps, a step size that is not positive, a momentum outside of
             [0, 1), a safety or backoff outside of (0, 1), both an optimizer and a step size, an optimizer and
-            a guard, or momentum="auto" and a guard or a backoff; on use, for a pattern that fits no layer, a
+            a guard, or momentum="auto" and a backoff; on use, for a pattern that fits no layer, a
             layer that no pattern fits, a guard of a network with feedback weights, or momentum="auto" where
             there is no energy.
 
@@ -178,10 +180,10 @@ class GradientDescent(AbstractIterativeInference):
                 f"GradientDescent got a {held} and an optax transformation, which has no step size to "
                 f"hold; give a number such as GradientDescent(0.1, {held}={getattr(self, held)!r})"
             )
-        if self._auto and (self.guard is not None or self.backoff is not None):
+        if self._auto and self.backoff is not None:
             raise ValueError(
-                f'GradientDescent got a {held} and momentum="auto", which holds energies by itself; give '
-                f"one of them"
+                'GradientDescent got a backoff and momentum="auto", which goes back by itself where an '
+                "energy has risen; give one of them"
             )
 
     @property
@@ -246,27 +248,13 @@ class GradientDescent(AbstractIterativeInference):
             f"GradientDescent has no step size for layer '{name}'; name it, or give one for '*'"
         )
 
-    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the layers that no error reaches in so many steps: it travels one layer a step.
+    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
+        """Return after how many steps each node first has an error; see `reach.py`.
 
-        From the feedforward pass, where the errors of free Gaussian layers are 0. None is known where
-        an optimizer moves what has no gradient, as one that adds noise does.
+        Nothing is known where an optimizer moves what has no gradient, as one that adds noise does.
         """
-        bound, stop = problem.network.bind(), self.stop
-        free = {name for name in bound.names if name not in problem.clamps}
-        if bound.cyclic or bound.wiring.predictors or not isinstance(stop, FixedSteps):
-            return ()
-        if any(type(bound.layer(name).top_node_layer().energy) is not Gaussian for name in free):
-            return ()
-        parents = {name: set(names_of(own)) for name, own in bound.wiring.parents}
-        clamped = set(bound.names) - free
-        erring, moved = set(clamped), set()
-        for _ in range(min(stop.num_steps, len(bound.names))):
-            moved |= {name for name in free if name in erring}
-            moved |= {below for name in erring for below in parents[name] & free}
-            erring = clamped | moved | {name for name in free if parents[name] & moved}
-        waiting = tuple(name for name in bound.names if name not in erring)
-        return () if waiting and self._moves_without_gradient() else waiting
+        found = arrivals(problem)
+        return {} if any(found.values()) and self._moves_without_gradient() else found
 
     def _moves_without_gradient(self) -> bool:
         """Return whether the optimizer moves a coordinate whose gradient is 0, or cannot be asked."""
@@ -287,7 +275,13 @@ class GradientDescent(AbstractIterativeInference):
     def stable_curvature(self) -> Any:
         """The step size times lambda_max below which descent is stable; at least that, with momentum."""
         look_ahead: Any = self.momentum if self.momentum is not None and self.nesterov else 0.0
+        look_ahead = 1.0 if self._auto else look_ahead  # which it comes to
         return 2 * (1 + look_ahead) / (1 + 2 * look_ahead)
+
+    @property
+    def compares_energies(self) -> bool:
+        """Whether the momentum is "auto", which begins anew where an energy has risen."""
+        return self._auto
 
     @property
     def _holds(self) -> bool:
@@ -314,28 +308,31 @@ class GradientDescent(AbstractIterativeInference):
         if not problem.start:
             return ()
         state = self.resting(problem, problem.start)
-        if self._auto:
-            bound = expect_energy(self, problem).network.bind()
-            bound.check_no_feedback('momentum="auto" needs one')
-            return state, at_rest(problem)
-        return guarding.begin(self, problem, state) if self._holds else state
+        if self._holds:
+            state = guarding.begin(self, problem, state)
+        if not self._auto:
+            return state
+        expect_energy(self, problem).network.bind().check_no_feedback('momentum="auto" needs one')
+        return state, at_rest(problem)
 
     def step(
         self, problem: VectorField, coordinates, state, *, step, key: PRNGKey | None
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Update every free activity once."""
         del key  # deterministic
-        if self._holds and coordinates:
-            return guarding.step(self, problem, coordinates, state, step)
-        info, field = observe(problem, coordinates)
         if not coordinates:
-            return coordinates, state, info
-        energy = total_energy(info.energies)
-        if not self._auto:
-            return *self.moved(problem, coordinates, state, field, energy), info
-        state, momentum = state
-        moved, state = self.moved(problem, coordinates, state, field, energy)
-        moved, momentum = accelerated(momentum, moved, field, energy, last=self.is_last(step))
+            return coordinates, state, observe(problem, coordinates)[0]
+        state, momentum = state if self._auto else (state, None)
+        if self._holds:
+            moved, state, info, field = guarding.step(self, problem, coordinates, state, step)
+        else:
+            info, field = observe(problem, coordinates)
+            energy = total_energy(info.energies)
+            moved, state = self.moved(problem, coordinates, state, field, energy)
+        if momentum is None:
+            return moved, state, info
+        energy, last = total_energy(info.energies), self.is_last(step)
+        moved, momentum = accelerated(momentum, moved, field, energy, last=last)
         return moved, (state, momentum), info
 
     def moved(

@@ -73,25 +73,29 @@ def step(
     coordinates: PyTree,
     state: GuardState,
     number: Int[Array, ""] | int,
-) -> tuple[PyTree, GuardState, StepInfo]:
-    """Make a step that is stable as far as the curvature is known, and take back one that was not."""
+) -> tuple[PyTree, GuardState, StepInfo, PyTree]:
+    """Make a step that is stable as far as the curvature is known, and take back one that was not.
+
+    Returns:
+        where it leads, the state, what was seen before it, and dF/dz there.
+    """
     inner, direction, shrunk = state
     info, field, direction = _look(descent, problem, coordinates, direction, number)
     part = jnp.ones_like(info.residual) if shrunk is None else shrunk
     if direction is not None:
-        most = descent.safety * descent.stable_curvature
+        most = descent.safety * descent.stable_curvature * problem.stable_part
         # not "<=": where the curvature is not a number nothing is known, and the step is as it was given
         above = part * direction.eigenvalue > most
         part = jnp.where(above, most / direction.eigenvalue, part)
     energy = total_energy(info.energies)
     moved, after = descent.moved(problem, coordinates, inner, field, energy, part)
     if shrunk is None:
-        return moved, GuardState(after, direction, None), info
+        return moved, GuardState(after, direction, None), info, field
     fell = problem.energy(moved) <= energy + rounding(energy)  # not where it is no number
     moved = choose(fell, moved, coordinates)
     after = choose(fell, after, descent.resting(problem, coordinates))
     shrunk = jnp.where(fell, shrunk, descent.backoff * part)
-    return moved, GuardState(after, direction, shrunk), info
+    return moved, GuardState(after, direction, shrunk), info, field
 
 
 def overstep(descent: Any, problem: InferenceProblem) -> Float[Array, " batch"]:
@@ -100,7 +104,7 @@ def overstep(descent: Any, problem: InferenceProblem) -> Float[Array, " batch"]:
     if not problem.start:
         return jnp.zeros((problem.batch_size,))
     found = largest_curvature(problem, descent.rates(problem.start), WARNING_ITERATIONS)
-    return found.eigenvalue / descent.stable_curvature
+    return found.eigenvalue / (descent.stable_curvature * problem.stable_part)
 
 
 def largest_curvature(

@@ -102,6 +102,11 @@ class VectorField(Settings, abc.ABC):
         return self
 
     @property
+    def stable_part(self) -> Any:
+        """The part of 2/lambda_max below which descent is stable: less where F moves along with z."""
+        return 1.0
+
+    @property
     def separable(self) -> bool:
         """Whether part of the batch may be solved apart from the rest.
 

@@ -60,6 +60,11 @@ class FixedSteps(Settings):
         count = expect_count(self, "num_steps", self.num_steps)
         object.__setattr__(self, "num_steps", count)
 
+    @property
+    def most_steps(self) -> int:
+        """As many as there are."""
+        return self.num_steps
+
 
 @dataclasses.dataclass(frozen=True)
 class UntilTolerance(Settings):
@@ -83,6 +88,11 @@ class UntilTolerance(Settings):
         tolerance = expect_number(self, "tolerance", self.tolerance, above=0)
         object.__setattr__(self, "tolerance", tolerance)
         object.__setattr__(self, "max_steps", expect_count(self, "max_steps", self.max_steps))
+
+    @property
+    def most_steps(self) -> int:
+        """How many steps an example takes at most."""
+        return self.max_steps
 
 
 @runtime_checkable

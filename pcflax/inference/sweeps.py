@@ -102,8 +102,8 @@ class Sweeps(AbstractIterativeInference):
         expect_energy(self, problem)
         if type(problem) is not InferenceProblem:
             raise TypeError(
-                f"Sweeps moves activities, each with the energies that its layer shares, got a "
-                f"{type(problem).__name__}, of other coordinates; take pc.inference.GradientDescent there"
+                f"Sweeps moves the activities of a network's own energy, layer by layer, got a "
+                f"{type(problem).__name__}; take pc.inference.GradientDescent there"
             )
         if not self._auto:
             return {}

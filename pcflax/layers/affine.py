@@ -116,6 +116,11 @@ class PCAffine(PCLayer):
         self.dropout = make_dropout(self, dropout, rngs)
         self.skip = skip
 
+    @property
+    def has_feedback(self) -> bool:
+        """Whether the layer was given feedback weights."""
+        return self.feedback is not None
+
     def affine(self, features: Float[Array, " batch *below"]) -> Float[Array, " batch *features"]:
         """Compute the affine map alone, without norm, activation, dropout, pool and skip."""
         return self.module(features)
@@ -125,9 +130,7 @@ class PCAffine(PCLayer):
         activation, features = self.activation, below
         if activation is not None and self.activation_first:
             features = activation(features)
-        features = (
-            self.affine(features) if self.feedback is None else through_feedback(self, features)
-        )
+        features = through_feedback(self, features) if self.has_feedback else self.affine(features)
         if self.norm is not None:
             features = self.norm(features)
         if activation is not None and not self.activation_first:

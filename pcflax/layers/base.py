@@ -122,6 +122,16 @@ class PCLayer(nnx.Module):
 
     is_root_node: bool = False  # whether the layer predicts from nothing: a prior
 
+    @property
+    def has_feedback(self) -> bool:
+        """Whether the layer's error goes down through weights of their own."""
+        return False
+
+    @property
+    def known_shape(self) -> tuple[int, ...] | None:
+        """The shape of one example's activity, where the layer knows it before it predicts."""
+        return None
+
     # Of an activity with the batch first: how many axes count examples and nodes, and which axis stands
     # first where the layer stores it.
     node_axes: int = 1

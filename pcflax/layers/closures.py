@@ -6,7 +6,6 @@ is one static value to it: what the function closes over, or reads as a global n
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import types
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from pcflax.settings import global_names
+from pcflax.functions import global_names, held_in
 
 # Their own functions hide nothing of a user's.
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax")
@@ -64,10 +63,7 @@ def _reached(function: Any) -> list[Any]:
         return _fields(function)
     values = map(function.__globals__.get, global_names(function.__code__))
     reached = list(filter(_holds_variables, values))  # other names lead anywhere
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # not assigned yet
-            reached.append(cell.cell_contents)
-    return [*reached, function.__defaults__, function.__kwdefaults__]
+    return [*reached, *held_in(function), function.__defaults__, function.__kwdefaults__]
 
 
 def _fields(value: Any) -> list[Any]:

@@ -112,6 +112,11 @@ class PCDense(PCScaled):
         self.set_place(0, 1)
 
     @property
+    def known_shape(self) -> tuple[int, ...]:
+        """The width of this layer's activity."""
+        return (self.linear.out_features,)
+
+    @property
     def fan_in(self) -> float:
         """The width of the activity below."""
         return self.linear.in_features

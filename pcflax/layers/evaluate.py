@@ -40,7 +40,7 @@ class Numerics(NamedTuple):
             of stored.
         stateful: whether a layer may hold state besides weights and activity; False where it is known
             that none does.
-        untouched: layers whose prediction is their activity, exactly.
+        untouched: nodes whose prediction is their activity, exactly.
         rounds: the layers whose errors count as 0 where they are rounding alone: the free ones, while
             weights learn.
     """

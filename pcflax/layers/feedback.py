@@ -99,7 +99,7 @@ def without_feedback(network: nnx.Module) -> None:
     """Set B to W in every layer, in place: errors then are those of the energy."""
     layer: Any
     for _, layer in nnx.iter_modules(network):
-        if getattr(layer, "feedback", None) is not None:
+        if getattr(layer, "has_feedback", False):
             layer.feedback.set_value(
                 next(getattr(layer, name).kernel[...] for name in _MODULES if hasattr(layer, name))
             )

@@ -65,6 +65,11 @@ class PCRoot(PCLayer):
         start = jnp.broadcast_to(start, self.features).astype(common_dtype(float, start))
         self.mean = (nnx.Param if learn_mean else nnx.Variable)(start)
 
+    @property
+    def known_shape(self) -> tuple[int, ...]:
+        """The shape that the root was made with."""
+        return self.features
+
     def predict(self) -> Float[Array, " *features"]:  # type: ignore[override]
         """Return the mean of the prior, alike for every example, hence without a batch axis."""
         return jnp.zeros(self.features) if self.mean is None else self.mean[...]

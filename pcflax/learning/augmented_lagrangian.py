@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,20 @@ class ShiftedProblem(InferenceProblem):
 
     Attributes:
         shifts: {layer name: (batch, *features)}, lambda_l / rho; none for a layer that is not named.
+        ratio: alpha/rho, how far the shifts follow the errors after a step.
     """
 
     shifts: Mapping[str, Array] = dataclasses.field(default_factory=dict, kw_only=True)
+    ratio: float = dataclasses.field(default=1.0, kw_only=True)
+
+    @property
+    def stable_part(self) -> Any:
+        """The part 2/(2 + ratio) of plain descent's largest step at which z and shifts are stable together.
+
+        Of the two, the eigenvalue mu of F_rho's Hessian and the step h make one linear map of trace
+        2 - (1 + ratio) h mu and determinant 1 - h mu, which is stable for h mu < 4/(2 + ratio).
+        """
+        return 2 / (2 + self.ratio)
 
     def energies(self, coordinates: PyTree) -> Energies:
         """Return the energy of each example at each layer, with the errors shifted."""
@@ -73,12 +84,15 @@ class AugmentedLagrangian(AbstractGradientLearning):
     Cost a step: one evaluation of F_rho and its gradient, as predictive coding's; and the multipliers, as
     much memory as the activities.
 
-    Fails: deep networks do not come to rest at it. Of 32 layers with relu at their initial weights, the
-    gradient's cosine with backpropagation's is .93 after 64 steps, .97 after 128 and .93 to .95 after 256 to
-    2,048, while errors stay where they were: it is accurate at a budget of two to four times the depth, and
-    not in a limit. So residuals say nothing and there is no tolerance to stop at; choose `num_steps`. Where
-    activations are curved and the output's error is of their size, F_rho is convex around the fixed point
-    only for a larger rho (3, say, with alpha as large).
+    Fails: where steps are too large, though F_rho falls at every one, since the multipliers run away. With
+    a = alpha/rho a linear network needs step_size < 4/(2 + a) / lambda_max, 4/3 of 1/lambda_max by default
+    where plain inference has 2 (lambda_max of F_rho's Hessian); a guard "clip" of the descent holds to
+    that, `backoff` does not help. Deep networks do not come to rest at it. Of 32 layers with relu at their
+    initial weights, the gradient's cosine with backpropagation's is .93 after 64 steps, .97 after 128 and .93
+    to .95 after 256 to 2,048, while errors stay where they were: it is accurate at a budget of two to four
+    times the depth, and not in a limit. So residuals say nothing and there is no tolerance to stop at; choose
+    `num_steps`. Where activations are curved and the output's error is of their size, F_rho is convex around
+    the fixed point only for a larger rho (3, say, with alpha as large).
 
     Args:
         inference: the iterative algorithm that moves z, its `num_steps` those of the whole batch, such as
@@ -90,16 +104,18 @@ class AugmentedLagrangian(AbstractGradientLearning):
             adds the last errors once more.
 
     Raises:
-        TypeError: where `inference` is no iterative algorithm, or a number is none.
-        ValueError: where it stops at a tolerance or its steps are no multiple of `inner_steps`; for numbers
-            out of range, another `credit`; on use, for cycles, two predictors of a node, a free root, and a
-            free layer whose energy is not `Gaussian`.
+        TypeError: where `inference` is no iterative algorithm, or a number is none; on use, for `Sweeps`.
+        ValueError: where it has momentum="auto", is `Chebyshev` or of Newton's kind; where it stops at a
+            tolerance or its steps are no multiple of `inner_steps`; for numbers out of range, another
+            `credit`; on use, for cycles, two predictors of a node, a free root, and a free layer whose energy
+            is not `Gaussian`.
 
     Source: Seely & Gould (2026), arXiv 2605.31022, whose duals are these multipliers; the rates are a later
     public study's of their code. Precisions, masks and graphs are ours.
 
     >>> import pcflax as pc
-    >>> rule = pc.learning.AugmentedLagrangian(pc.inference.GradientDescent(0.25, num_steps=64))
+    >>> descent = pc.inference.GradientDescent(0.25, guard="clip", num_steps=64)
+    >>> rule = pc.learning.AugmentedLagrangian(descent)
     >>> rule.rho, rule.alpha, rule.inner_steps, rule.credit
     (1.0, 1.0, 1, 'before')
     """
@@ -124,6 +140,12 @@ class AugmentedLagrangian(AbstractGradientLearning):
             raise ValueError(
                 "AugmentedLagrangian never comes to rest, so that a tolerance says nothing; give the "
                 "algorithm num_steps instead, about twice the network's depth"
+            )
+        if self.inference.compares_energies or self.inference.finds_equilibrium:
+            raise ValueError(
+                f"AugmentedLagrangian moves its multipliers, and with them the energy, between the steps of "
+                f"{type(self.inference).__name__}, whose steps compare energies or lead to an equilibrium; "
+                f"give GradientDescent or CurvatureDescent, without momentum='auto'"
             )
         num_steps = self.inference.num_steps or 0
         if num_steps < 1 or num_steps % self.inner_steps:
@@ -172,6 +194,7 @@ class AugmentedLagrangian(AbstractGradientLearning):
             plain.start,
             weights=dict.fromkeys(plain.start, self.rho),
             shifts=jax.tree.map(jnp.zeros_like, plain.start),
+            ratio=self.alpha / self.rho,
         )
 
     def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
@@ -182,11 +205,19 @@ class AugmentedLagrangian(AbstractGradientLearning):
         problem = self.problem(network, evidence, key=start_key)
         coordinates, problem = self._solve(problem, solve_key)
         untouched = self.inference.untouched(problem)  # their errors are 0, or rounding
+        bound = problem.network.bind()
+        reaches = {  # by node, of which a stack has several
+            name: [node not in untouched for node in bound.layer(name).each_node_name(name)]
+            for name in bound.layer_names
+        }
 
         def mean_energy(parameters):
             now = problem.network.replace(parameters=parameters)
             energies = dataclasses.replace(problem, network=now).energies(coordinates)
-            reached = {name: own for name, own in energies.items() if name not in untouched}
+            reached = {
+                name: jnp.where(jnp.asarray(reaches[name]), own, 0)
+                for name, own in energies.items()
+            }
             return weighted_mean(total_energy(reached), evidence.weights)
 
         activities = problem.decode(coordinates)
@@ -202,7 +233,7 @@ class AugmentedLagrangian(AbstractGradientLearning):
 
         def moved(problem: ShiftedProblem, coordinates: PyTree) -> ShiftedProblem:
             # lambda/rho, so that alpha/rho; a precision then scales both steps by itself
-            step = self.alpha / self.rho
+            step = problem.ratio
             errors = problem.errors(coordinates)
             shifts = {
                 name: (shift + step * errors[name]).astype(shift.dtype)

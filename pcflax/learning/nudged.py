@@ -98,7 +98,11 @@ class Nudged(AbstractGradientLearning):
             problem = self._problem(network, evidence, prediction, beta, start_key)
             result = self.inference.solve(problem, key=solve_key)
             gradients, energies = problem.network.mean_gradients(
-                result.activities, problem.inputs, problem.weights, of_examples=evidence.weights
+                result.activities,
+                problem.inputs,
+                problem.weights,
+                untouched=self.untouched(problem),
+                of_examples=evidence.weights,
             )
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
             status = result.status if self.inference.stops_at_tolerance else None
@@ -116,6 +120,10 @@ class Nudged(AbstractGradientLearning):
         """Return what is inferred, at the beta of the first batch."""
         prediction = _predicted(network, evidence)
         return self._problem(network, evidence, prediction, self._beta(0), key)
+
+    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
+        """Return the nodes that no error reaches from the start: none is known but from the pass upward."""
+        return () if self.initializer is not None else self.inference.untouched(problem)
 
     def _beta(self, step):
         return self.beta(jnp.asarray(step)) if callable(self.beta) else self.beta

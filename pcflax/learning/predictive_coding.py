@@ -81,7 +81,7 @@ class PredictiveCoding(AbstractGradientLearning):
         return dataclasses.replace(problem, weights=now)
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the layers that no error reaches from the start: none is known but from the pass upward."""
+        """Return the nodes that no error reaches from the start: none is known but from the pass upward."""
         return () if self.initializer is not None else self.inference.untouched(problem)
 
     def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:

@@ -260,8 +260,11 @@ class NetworkBody(WiredLayers):
                 raise failed(name, layer, belows, error) from error
             if belows and getattr(prediction, "shape", ())[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
-            if name in self.numerics.untouched and prediction.shape == activity.shape:
-                prediction = activity.astype(prediction.dtype)
+            waiting = [node in self.numerics.untouched for node in layer.each_node_name(name)]
+            if any(waiting) and prediction.shape == activity.shape:
+                which = jnp.expand_dims(jnp.asarray(waiting), (0, *range(2, activity.ndim)))
+                own = activity.astype(prediction.dtype)
+                prediction = own if all(waiting) else jnp.where(which, own, prediction)
             elif name in self.numerics.rounds and layer.energy.predicts_activity:
                 prediction = without_rounding(activity, prediction)
             found.append((name, layer, activity, prediction))

@@ -12,6 +12,7 @@ from pcflax.checks import expect_count
 from pcflax.layers import PCLayer
 from pcflax.layers.base import node_verbs
 from pcflax.layers.closures import refuse_hidden_modules
+from pcflax.variables import STACKED
 
 from .amortize import amortize
 from .base import AbstractPCNetwork
@@ -214,6 +215,11 @@ def check_layers(owner: str, layers: Mapping[str, Any]) -> None:
         raise ValueError(f"{owner} expected at least one layer, got none")
     seen: dict[int, str] = {}
     for name, layer in layers.items():
+        if not isinstance(name, str) or not name or name[0] in "_<" or name == STACKED:
+            raise ValueError(
+                f"{owner} expected names such as 'hidden' for its layers, got {name!r}, which it keeps for "
+                f"itself; give the layer another"
+            )
         if not isinstance(layer, PCLayer):
             kind = type(layer).__name__
             remedy = f"wrap it: pc.PCLayer({kind}(...))"
@@ -264,7 +270,7 @@ def _cycle_shapes(
     shapes = []
     for name in cyclic:
         layer = layers[name]
-        size = told.get(name, getattr(getattr(layer, "linear", None), "out_features", None))
+        size = told.get(name, layer.known_shape)
         if size is None:
             raise ValueError(
                 f"layer '{name}' is on a cycle, so its activity needs a shape to start from; give "

@@ -80,9 +80,7 @@ def take_previous(
                     f"layer '{name}' is predicted from the step before of '{node}', but a "
                     f"{type(layers[node]).__name__} has several nodes; name a layer of one"
                 )
-            linear = getattr(layers[node], "linear", None)
-            own = getattr(layers[node], "features", getattr(linear, "out_features", None))
-            size = shapes.get(node, own)
+            size = shapes.get(node, layers[node].known_shape)
             if size is None:
                 raise ValueError(
                     f"the step before of '{node}' needs a shape to start from; give shapes={{'{node}': "

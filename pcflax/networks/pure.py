@@ -115,7 +115,7 @@ class SplitNetwork(Generic[Net]):
                 single examples.
             clamps: of the activities, where it is known. An error that is rounding alone then counts as
                 0 in the other layers: no weight learns from it.
-            untouched: free layers whose error is known to be 0.
+            untouched: free nodes whose error is known to be 0.
             of_examples: (batch,), w_i; 1 unless given.
         """
         factors = weights or {}

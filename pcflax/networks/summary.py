@@ -206,9 +206,7 @@ def _known(layer: PCLayer) -> tuple[int, ...] | None:
     stored = layer.activity[...]
     if stored.ndim > 1:
         return stored.shape[layer.node_axes :]
-    one = layer.top_node_layer()
-    said = getattr(one, "features", getattr(getattr(one, "linear", None), "out_features", None))
-    return (said,) if isinstance(said, int) else said
+    return layer.top_node_layer().known_shape
 
 
 def _starts(pure: Any, given: Any, batch_size: int | None) -> dict[str, Any]:

@@ -104,8 +104,9 @@ class WiredLayers(nnx.Module):
     @property
     def fed_back(self) -> tuple[str, ...]:
         """The names of the layers whose errors go down through feedback weights of their own."""
-        layers = {name: self.layer(name).top_node_layer() for name in self.layer_names}
-        return tuple(name for name in layers if getattr(layers[name], "feedback", None) is not None)
+        return tuple(
+            name for name in self.layer_names if self.layer(name).top_node_layer().has_feedback
+        )
 
     @property
     def nodes(self) -> tuple[str, ...]:

@@ -104,6 +104,28 @@ class TestInferenceByHand:
         assert math.isnan(found.equilibrium_energy)
         assert found.start_energy == pytest.approx(50)
 
+    def test_layers_without_a_gradient_do_not_hide_that_it_is_backpropagation(self):
+        """Above `low` stand weights of 0, so that it has no direction; the others have backpropagation's."""
+        layers = {"low": dense([[2.0]]), "mid": dense([[0.0]], [1.0]), "top": dense([[3.0]])}
+        data = jnp.ones((1, 1)), jnp.full((1, 1), 16.0)
+        found = health(pc.PCNetwork(layers), *data, learning=TINY_STEP)
+        assert math.isnan(found.credit.cosine["low"])
+        assert "so this is close to backpropagation" in found.summary
+
+    def test_the_largest_step_of_momentum_that_grows_is_told(self):
+        """Nesterov's comes to 1, where 2/lambda_max becomes 4/3 of 1/lambda_max."""
+        rule = pc.learning.PredictiveCoding(
+            pc.inference.GradientDescent(0.1, momentum="auto", num_steps=3)
+        )
+        found = health(*by_hand(), learning=rule)
+        plain = health(*by_hand(), learning=predictive_coding(0.1, 3))
+        assert found.inference.stability == pytest.approx(1.5 * plain.inference.stability)
+
+    def test_the_augmented_lagrangian_is_told_by_its_own_words(self):
+        rule = pc.learning.AugmentedLagrangian(pc.inference.GradientDescent(0.1, num_steps=4))
+        found = health(*by_hand(), learning=rule)
+        assert "moves activities and multipliers at once" in found.summary
+
     @pytest.mark.parametrize("learning", WITHOUT_INFERENCE, ids=lambda rule: type(rule).__name__)
     def test_a_rule_without_inference_on_the_energy_has_none(self, learning):
         assert inference_health(*by_hand(), learning=learning) is None
@@ -517,7 +539,9 @@ class TestSummary:
             assert found.displacement[name] == pytest.approx(1, abs=1e-4)
         assert found.credit.norm["low"] < 1e-4 * found.credit.backprop_norm["low"]
         assert "so this is close to backpropagation" in found.summary
-        assert "what the optimizer makes of it 1.000" in found.summary
+        assert (
+            "what the optimizer makes of it 1.000, so that the weights move as by" in found.summary
+        )
 
     def test_many_steps_are_called_predictive_coding_with_the_angle(self):
         """dF/dW is -(e_1 x, e_2 z): (3, 1 * 5) at the equilibrium, and (30, 20) of backpropagation."""

@@ -1,5 +1,6 @@
 """momentum="auto": Nesterov's sequence with restarts, against NumPy, closed forms, and heavy ball."""
 
+import dataclasses
 import functools
 
 import jax
@@ -214,6 +215,21 @@ def test_steps_grow_as_the_root_of_the_condition():
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_guard_holds_a_step_that_is_too_large():
+    """Far above 2/lambda_max the momentum alone ends at infinity; what is held ends at the equilibrium."""
+    chain = Chain(activation="identity", batch=3)
+    network = chain.network
+    x, y = chain.inputs, chain.targets
+    exact = network.infer(x, y, inference=pc.inference.LinearSolve()).energy
+    wild = GradientDescent(3.0, momentum="auto", num_steps=300)
+    with pytest.raises(pc.errors.NonFiniteEnergyError, match="not finite"):
+        network.infer(x, y, inference=dataclasses.replace(wild, num_steps=3000))
+    held = network.infer(x, y, inference=dataclasses.replace(wild, guard="clip"))
+    np.testing.assert_allclose(held.energy, exact, rtol=1e-6)
+    with pytest.raises(ValueError, match='backoff and momentum="auto", which goes back by itself'):
+        GradientDescent(0.1, momentum="auto", backoff=0.5)
 
 
 @pytest.mark.parametrize(

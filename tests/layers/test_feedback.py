@@ -186,6 +186,27 @@ def test_the_analysis_knows_that_there_is_no_energy_and_what_backpropagation_is(
         pc.analysis.activity_spectrum(network, inputs, targets)
 
 
+def test_a_submodule_called_feedback_is_a_users_own():
+    """Only layers of ours that were given feedback weights have them."""
+
+    class Recurrent(pc.PCLayer):
+        def __init__(self, rngs):
+            super().__init__()
+            self.feedback = nnx.Linear(3, 4, rngs=rngs)
+
+        def predict(self, below):
+            return jnp.tanh(self.feedback(below))
+
+    rngs = nnx.Rngs(0)
+    network = pc.PCNetwork({"own": Recurrent(rngs), "out": pc.PCDense(4, 2, rngs=rngs)})
+    assert network.fed_back == ()
+    x, y = jnp.ones((2, 3)), jnp.ones((2, 2))
+    guarded = pc.inference.GradientDescent(0.1, guard="clip", num_steps=3)
+    assert np.isfinite(network.infer(x, y, inference=guarded).energy).all()
+    found = pc.analysis.health(network, x, y, learning=pc.learning.PredictiveCoding(guarded))
+    assert found.inference is not None
+
+
 def test_what_is_no_feedback_is_refused():
     with pytest.raises(TypeError, match=r"PCDense expected feedback .*pc.layers.Feedback\(\)"):
         pc.PCDense(2, 2, feedback="random", rngs=nnx.Rngs(0))

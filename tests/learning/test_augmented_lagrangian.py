@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 import pcflax as pc
 from tests.conftest import Chain, compiled_gradients
@@ -151,6 +152,34 @@ class TestFixedPoint:
         for got, wanted in zip(list(info.activities.values())[:-1], below[1:], strict=False):
             np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-8)
 
+    @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+    def test_of_a_linear_chain_it_is_stable_below_four_over_two_plus_alpha(self, alpha):
+        """Steps of a little less and of a little more, with lambda_max from jax.hessian."""
+        chain = Chain(activation="identity", batch=1)
+        pure = pc.networks.split(chain.network)
+        evidence = pc.Evidence(chain.inputs, chain.targets)
+
+        def rule(step_size, **options):
+            descent = pc.inference.GradientDescent(step_size, num_steps=1500, **options)
+            return Rule(descent, alpha=alpha)
+
+        problem = rule(0.1).problem(pure, evidence, key=KEY)
+        start, unravel = ravel_pytree(problem.start)
+        hessian = jax.hessian(lambda z: problem.energy(unravel(z)).sum())(start)
+        limit = 4 / (2 + alpha) / np.linalg.eigvalsh(hessian)[-1]
+        expected, _ = compiled_gradients(pc.learning.Backprop(), pure, evidence, key=KEY)
+        expected = ravel_pytree(expected)[0]
+
+        def wrong(rule):
+            found = ravel_pytree(compiled_gradients(rule, pure, evidence, key=KEY)[0])[0]
+            return np.abs(found - expected).max() / np.abs(expected).max()
+
+        assert wrong(rule(0.96 * limit)) < 1e-6
+        assert not wrong(rule(1.04 * limit)) < 1e6
+        assert wrong(rule(3 * limit, guard="clip", safety=0.9)) < 1e-6
+        told = rule(1.04 * limit, guard="warn").inference.overstep(problem)
+        np.testing.assert_allclose(told, 1.04, rtol=0.01)
+
     def test_of_a_graph_it_is_backpropagation(self):
         """A node that two others see collects multipliers from both; at rho 1 F_rho is not convex here."""
         rngs = nnx.Rngs(0)
@@ -226,6 +255,22 @@ class TestRefusals:
             Rule(0.1)
         with pytest.raises(ValueError, match="a tolerance says nothing; give the algorithm num_st"):
             Rule(pc.inference.GradientDescent(0.1, tolerance=1e-3))
+
+    @pytest.mark.parametrize(
+        "algorithm",
+        [
+            pc.inference.Chebyshev(num_steps=6),
+            pc.inference.GradientDescent(0.1, momentum="auto", num_steps=6),
+            pc.inference.CurvatureDescent(momentum="auto", num_steps=6),
+            pc.inference.NewtonCG(num_steps=6),
+            pc.inference.OutputNewton(num_steps=6),
+        ],
+        ids=lambda algorithm: type(algorithm).__name__,
+    )
+    def test_of_algorithms_that_want_one_energy(self, algorithm):
+        """Their gradients would be wrong without a word: the multipliers change F between their steps."""
+        with pytest.raises(ValueError, match=f"between the steps of {type(algorithm).__name__}"):
+            Rule(algorithm)
 
     def test_of_energies_and_roots(self):
         rngs = nnx.Rngs(0)

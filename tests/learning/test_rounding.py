@@ -42,6 +42,39 @@ def test_adam_moves_no_layer_that_no_error_has_reached(rule, activation):
     assert float(info.energies["layer_0"].max()) < 1e-10
 
 
+RULES = {
+    "to a tolerance": pc.learning.PredictiveCoding(
+        pc.inference.GradientDescent(0.1, tolerance=1e-9, max_steps=2)
+    ),
+    "by curvature": pc.learning.PredictiveCoding(pc.inference.CurvatureDescent(num_steps=2)),
+    "nudged": pc.learning.Nudged(pc.inference.GradientDescent(0.1, num_steps=2)),
+    "augmented": pc.learning.AugmentedLagrangian(pc.inference.GradientDescent(0.1, num_steps=2)),
+}
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", RULES)
+def test_adam_moves_no_layer_of_a_stack_that_no_error_has_reached(name):
+    """Of six gelu layers below the output two are reached, whichever rule learns."""
+    rngs = nnx.Rngs(0)
+    hidden = pc.PCStack(lambda: pc.PCDense(64, 64, activation=jax.nn.gelu, rngs=rngs), 6)
+    pure = pc.networks.split(pc.PCNetwork({"h": hidden, "o": pc.PCDense(64, 10, rngs=rngs)}))
+    learning, optimizer = RULES[name], optax.adam(RATE)
+
+    @jax.jit
+    def update(pure, state):
+        return learning.update(pure, optimizer, state, pc.Evidence(X, Y), key=jax.random.key(0))
+
+    new, _, _ = update(pure, optimizer.init(pure.parameters))
+    moved = jax.tree.map(
+        lambda a, b: np.sqrt(np.mean(np.subtract(a, b) ** 2, axis=(-2, -1))) / RATE,
+        *(jax.tree.leaves(p.parameters["h"], is_leaf=lambda x: False)[-1] for p in (new, pure)),
+    )
+    assert moved.shape == (6,)
+    np.testing.assert_array_equal(moved[:4], 0)
+    assert (moved[4:] > 0.5).all()
+
+
 @functools.cache
 def deep_problem(energy=pc.energies.Gaussian):
     rngs = nnx.Rngs(0)
@@ -92,10 +125,69 @@ class TestUntouched:
                 np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
                 assert (name in untouched) == (not np.any(found))
 
-    def test_nothing_is_known_of_other_energies_stops_and_optimizers(self):
+    def test_other_descents_and_stops_take_the_errors_as_far(self):
+        for inference in (
+            pc.inference.GradientDescent(0.1, tolerance=1.0, max_steps=3),
+            pc.inference.CurvatureDescent(num_steps=3),
+            pc.inference.CurvatureDescent(momentum="auto", num_steps=3),
+            pc.inference.Chebyshev(num_steps=3),
+        ):
+            assert self.untouched(inference) == ("layer_0",)
+
+    def test_a_layer_clamped_in_part_has_an_error_and_a_part_that_moves(self):
+        """The error of a root's held part reaches both of its children in two steps, not in one."""
+        rngs = nnx.Rngs(0)
+        network = pc.PCGraph(
+            {
+                "root": pc.PCRoot(4),
+                **{name: pc.PCDense(4, 4, rngs=rngs) for name in ("a", "b")},
+                **{name: pc.PCDense(4, 2, rngs=rngs) for name in ("out_a", "out_b")},
+            },
+            parents={"a": "root", "b": "root", "out_a": "a", "out_b": "b"},
+            inputs="root",
+            output=("out_a", "out_b"),
+        )
+        pure = pc.networks.split(network)
+        seen = pc.Clamp(jnp.ones((2, 4)), jnp.arange(4) < 2)
+        evidence = pc.Evidence(seen, {"out_a": jnp.ones((2, 2))})
+        one, two = (pc.inference.GradientDescent(0.1, num_steps=n) for n in (1, 2))
+        problem = pc.inference.make_problem(pure, evidence)
+        assert one.arrivals(problem)["b"] <= 2
+        assert "b" not in two.untouched(problem)
+        rules = [
+            pc.learning.PredictiveCoding(two, start)
+            for start in (None, pc.initializers.Feedforward())
+        ]
+        found, expected = (
+            jax.jit(lambda pure, rule=rule: rule.gradients(pure, evidence, key=jax.random.key(0)))(
+                pure
+            )
+            for rule in rules
+        )
+        jax.tree.map(np.testing.assert_array_equal, found[0], expected[0])
+        assert np.any(expected[0]["b"]["linear"]["kernel"])
+
+    def test_a_layer_that_sees_its_own_activity_has_an_error_at_the_start(self):
+        class Decaying(pc.PCLayer):
+            def __init__(self, rngs):
+                super().__init__()
+                self.linear = nnx.Linear(3, 3, rngs=rngs)
+
+            def predict(self, below):
+                return jnp.tanh(self.linear(below)) + 0.5 * self.activity[...]
+
+        rngs = nnx.Rngs(0)
+        network = pc.PCNetwork([*(Decaying(rngs) for _ in range(3)), pc.PCDense(3, 2, rngs=rngs)])
+        evidence = pc.Evidence(jnp.ones((2, 3)), jnp.ones((2, 2)))
+        problem = pc.inference.make_problem(pc.networks.split(network), evidence)
+        assert self.untouched_of(problem, 1) == ()
+
+    def untouched_of(self, problem, steps):
+        return pc.inference.GradientDescent(0.1, num_steps=steps).untouched(problem)
+
+    def test_nothing_is_known_of_other_energies_and_optimizers(self):
         one = pc.inference.GradientDescent(0.1, num_steps=1)
         assert self.untouched(one, energy=pc.energies.Laplace) == ()
-        assert self.untouched(pc.inference.GradientDescent(0.1, tolerance=1.0, max_steps=1)) == ()
         noisy = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
         assert self.untouched(pc.inference.GradientDescent(noisy, num_steps=1)) == ()
         assert self.untouched(pc.inference.NewtonCG(num_steps=1)) == ()

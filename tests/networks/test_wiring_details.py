@@ -262,6 +262,27 @@ class TestRefusals:
         with pytest.raises(ValueError, match="no targets for the output 'b'"):
             graph.output_energy(prediction, {})
 
+    @pytest.mark.parametrize("name", ["_names", "<inputs>", "", "stacked-layers", 3])
+    def test_of_a_name_that_networks_keep_for_themselves(self, name):
+        with pytest.raises(
+            ValueError, match=f"PCNetwork expected names such as 'hidden' .*{name!r}"
+        ):
+            pc.PCNetwork({name: dense(3, 2)})
+
+    def test_of_a_cycle_of_a_layer_whose_submodule_is_called_linear(self):
+        """Its width is not the layer's: only layers of ours tell the shape of their activity."""
+
+        class Bottleneck(pc.PCLayer):
+            def __init__(self, rngs):
+                super().__init__()
+                self.linear, self.out = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 4, rngs=rngs)
+
+            def predict(self, below):
+                return self.out(self.linear(below))
+
+        with pytest.raises(ValueError, match=r"layer 'a' is on a cycle.*give shapes=\{'a':"):
+            pc.PCGraph({"a": Bottleneck(nnx.Rngs(0))}, parents={"a": "a"}, inputs={}, output="a")
+
     def test_of_a_rule_that_cannot_train_the_network(self):
         graph = pc.PCGraph(
             {"a": dense(3, 4), "b": dense(4, 2)},

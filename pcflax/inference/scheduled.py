@@ -50,7 +50,8 @@ class Scheduled(AbstractIterativeInference):
     Raises:
         TypeError: for an algorithm that does not step.
         ValueError: for one that stops at a tolerance or finds the equilibrium, where the way does not
-            matter; for a negative weight; on use, for a pattern that fits no layer.
+            matter; for one that compares energies of two steps (momentum="auto", `Chebyshev`); for a negative
+            weight; on use, for a pattern that fits no layer.
 
     >>> import optax, pcflax as pc
     >>> ramp = optax.linear_schedule(10.0, 1.0, 20)
@@ -71,6 +72,11 @@ class Scheduled(AbstractIterativeInference):
                 f"Scheduled changes the energy step by step, but {type(inference).__name__} goes on to an "
                 f"equilibrium; give an algorithm that takes a fixed num_steps, such as "
                 f"pc.inference.GradientDescent(0.1, num_steps=20)"
+            )
+        if inference.compares_energies:
+            raise ValueError(
+                f"Scheduled changes the energy step by step, but {type(inference).__name__} compares it with "
+                f"that of a step before; give one that does not, without momentum='auto'"
             )
         checked = expect_weights(self, weights)
         given = {

@@ -145,6 +145,14 @@ class TestRefusals:
         ):
             pc.inference.Scheduled(inference, {"h": 1.0})
 
+    def test_what_compares_energies(self):
+        for inference in (
+            pc.inference.Chebyshev(),
+            pc.inference.GradientDescent(0.1, momentum="auto"),
+        ):
+            with pytest.raises(ValueError, match="compares it with that of a step before"):
+                pc.inference.Scheduled(inference, {"h": 1.0})
+
     def test_what_does_not_step(self):
         with pytest.raises(TypeError, match="expected an iterative inference algorithm"):
             pc.inference.Scheduled(pc.inference.ErrorCoordinates(DESCENT), {"h": 1.0})

@@ -234,7 +234,7 @@ def test_refusals(make, error, message):
 
 def test_what_has_no_layers_of_its_own_is_refused():
     chain = Chain(batch=2)
-    with pytest.raises(TypeError, match="Sweeps moves activities, .* got a ErrorProblem"):
+    with pytest.raises(TypeError, match="Sweeps moves the activities of .* got a ErrorProblem"):
         chain.network.infer(
             chain.inputs, chain.targets, inference=pc.inference.ErrorCoordinates(Sweeps(0.1))
         )

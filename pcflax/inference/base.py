@@ -124,8 +124,8 @@ class AbstractInference(Settings, abc.ABC):
         self, network, evidence, initializer, key, trace, record
     ) -> tuple[InferenceResult, Activities]:
         """Solve for one batch, and return what the network keeps, too."""
-        if record is not None and "record" not in inspect.signature(self.solve).parameters:
-            raise TypeError(f"{type(self).__name__} keeps no record of its way; leave record out")
+        if record is not None:
+            _expect_to_record(self)
         self.check(network)
         known, pure = network.known(evidence), split(network)
         start, keep = Argument(initializer), Argument(record)
@@ -261,6 +261,15 @@ def expect_algorithm(owner: object, inference: object, kind: type = AbstractInfe
             f"{name} expected {article} algorithm such as "
             f"pc.inference.GradientDescent(0.1, num_steps=20), got {got!r}"
         )
+
+
+def _expect_to_record(inference: AbstractInference) -> None:
+    """Refuse an algorithm of which a part keeps no record."""
+    if "record" not in inspect.signature(inference.solve).parameters:
+        raise TypeError(f"{type(inference).__name__} keeps no record of its way; leave record out")
+    for one in (getattr(inference, "inference", None), *getattr(inference, "algorithms", ())):
+        if one is not None:
+            _expect_to_record(one)
 
 
 def _not_finite(evidence: Any) -> str | None:

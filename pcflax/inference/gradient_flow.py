@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from pcflax.checks import expect_count, expect_number
-from pcflax.typing import PRNGKey
+from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractInference
 from .problem import VectorField
-from .result import InferenceResult, Trace
-from .solve import StepInfo, at_equilibrium, finish_at_start, finished, observe
+from .result import InferenceResult, Seen
+from .solve import at_equilibrium, choose, finish_at_start, finished, keep_step, observe, way_of
 
 if TYPE_CHECKING:
     import diffrax
@@ -37,7 +38,7 @@ class GradientFlow(AbstractInference):
 
     Source: Innocenti et al. (2024), arXiv 2412.03676, which integrates the whole batch as one system.
 
-    The steps counted, and traced, are those that the controller accepted; `max_steps` bounds all that
+    The steps counted, traced and recorded are those that the controller accepted; `max_steps` bounds all that
     it tried.
 
     Each example is a system of its own here, with its own steps and its own stop, which looks at the
@@ -99,30 +100,46 @@ class GradientFlow(AbstractInference):
                 )
 
     def solve(
-        self, problem: VectorField, *, key: PRNGKey | None = None, trace: bool = False
+        self,
+        problem: VectorField,
+        *,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Callable[[Seen], PyTree] | None = None,
     ) -> InferenceResult:
         """Integrate each example's own system."""
         del key  # deterministic
         if not problem.start:
-            return finish_at_start(problem, trace)
+            return finish_at_start(problem, trace, record)
+
+        looks = (trace, record is not None)
 
         def integrate(start):
             begun = dataclasses.replace(problem, start=start)
-            ended, *found = begun.for_each_example(lambda one: self._integrate(one, trace))
+            ended, *found = begun.for_each_example(lambda one: self._integrate(one, *looks))
             return ended, found
 
-        coordinates, (num_steps, infos) = at_equilibrium(problem, integrate)
-        recorded = None
-        if trace:
-            last = observe(problem, coordinates)[0]
-            # (batch, steps) to (steps, batch); rows after an example's last step are its end
-            rows = jnp.arange(self.max_steps + 1, dtype=num_steps.dtype)[:, None] < num_steps
-            full = jax.tree.map(lambda steps, end: jnp.where(rows, steps.T, end), infos, last)
-            recorded = Trace(full.energies, full.residual)
-        return finished(problem, coordinates, num_steps, trace=recorded, tolerance=self.tolerance)
+        coordinates, (num_steps, way) = at_equilibrium(problem, integrate)
+        last = observe(problem, coordinates)[0]
+        # (batch, steps, ...) to (steps, batch, ...); rows after an example's last step are its end
+        rows = jnp.arange(self.max_steps + 1, dtype=num_steps.dtype)[:, None] < num_steps
+        ends = (last if trace else None), (None if record is None else coordinates)
+        infos, places = jax.tree.map(
+            lambda steps, end: choose(rows, jnp.swapaxes(steps, 0, 1), end), way, ends
+        )
 
-    def _integrate(self, problem: VectorField, trace: bool) -> tuple[Any, Any, Any]:
-        """Return where one example ended, in how many steps, and what was seen at each."""
+        def recorded(place):
+            return keep_step(problem, place, observe(problem, place)[0], False, record)[1]
+
+        # a record sees the whole batch, and so comes after each example was solved alone
+        records = None if record is None else jax.lax.map(recorded, places)
+        way = way_of((infos, records))
+        return finished(problem, coordinates, num_steps, last, *way, tolerance=self.tolerance)
+
+    def _integrate(
+        self, problem: VectorField, trace: bool, record: bool
+    ) -> tuple[Any, Any, tuple[Any, Any]]:
+        """Return where one example ended, in how many steps, and what it saw and where it was at each."""
         import diffrax
 
         def field(time, coordinates, args):
@@ -133,12 +150,13 @@ class GradientFlow(AbstractInference):
             del time, args, others
             return problem.residual(problem.field(coordinates)[1])[0] <= self.tolerance
 
-        def seen(time, coordinates, args) -> StepInfo:
+        def seen(time, coordinates, args) -> tuple[Any, Any]:
             del time, args
-            return observe(problem, coordinates)[0]
+            info = observe(problem, coordinates)[0] if trace else None
+            return info, (coordinates if record else None)
 
         saves = [diffrax.SubSaveAt(t1=True)]
-        if trace:
+        if trace or record:
             saves.append(diffrax.SubSaveAt(t0=True, steps=True, fn=seen))
         with jax.numpy_dtype_promotion("standard"):  # diffrax steps 16 bits in 32
             solution = diffrax.diffeqsolve(
@@ -156,14 +174,14 @@ class GradientFlow(AbstractInference):
                 throw=False,
             )
         ended, *seen_by_step = solution.ys  # type: ignore[misc]
-        infos = None
-        if trace:
-            infos = jax.tree.map(lambda leaf: leaf[:, 0][None], seen_by_step[0])
+        infos, places = seen_by_step[0] if seen_by_step else (None, None)
+        infos = jax.tree.map(lambda leaf: leaf[:, 0][None], infos)
+        if record:
+            places = jax.tree.map(
+                lambda leaf, start: leaf[:, 0][None].astype(start.dtype), places, problem.start
+            )
         coordinates = jax.tree.map(
             lambda leaf, start: leaf[0].astype(start.dtype), ended, problem.start
         )
-        return (
-            coordinates,
-            jnp.asarray(solution.stats["num_accepted_steps"], jnp.int32)[None],
-            infos,
-        )
+        num_steps = jnp.asarray(solution.stats["num_accepted_steps"], jnp.int32)[None]
+        return coordinates, num_steps, (infos, places)

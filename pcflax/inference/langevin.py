@@ -18,8 +18,8 @@ from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
 from .problem import InferenceProblem, VectorField
-from .result import InferenceResult, Trace
-from .solve import StepInfo, finished, keep_step, observe
+from .result import InferenceResult
+from .solve import StepInfo, finished, keep_place, keep_step, observe, way_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,20 +207,13 @@ class Langevin(AbstractIterativeInference):
             (coordinates, zeros),
             steps[self.burn_in :].reshape(self.num_samples, self.thinning),
         )
-        recorded, records = None, None
+        way = (None, None)
         problem = problem.at(len(steps))
         if looks:
-            last = observe(problem, coordinates)[0]
-            end = keep_step(problem, coordinates, last, trace, record)
-            full = jax.tree.map(
-                lambda a, b, end: jnp.concatenate([a, b.reshape(-1, *b.shape[2:]), end[None]]),
-                first,
-                rest,
-                end,
-            )
-            info, records = full
-            recorded = Trace(info.energies, info.residual) if trace else None
-        result = finished(problem, coordinates, self.num_steps, trace=recorded, records=records)
+            rest = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rest)
+            end = keep_place(problem, coordinates, trace, record)
+            way = way_of(first, rest, end)
+        result = finished(problem, coordinates, self.num_steps, None, *way)
         return result._replace(samples=samples, expectation=mean)
 
 

@@ -21,8 +21,8 @@ from .curvature import (
     solve_symmetric,
 )
 from .problem import InferenceProblem
-from .result import InferenceResult, Trace
-from .solve import finish_at_start, finished, observe
+from .result import InferenceResult, Seen
+from .solve import finish_at_start, finished, keep_place, way_of
 
 if TYPE_CHECKING:
     import lineax
@@ -82,13 +82,18 @@ class LinearSolve(AbstractInference):
         object.__setattr__(self, "refinements", refinements)
 
     def solve(
-        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+        self,
+        problem: InferenceProblem,
+        *,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Callable[[Seen], PyTree] | None = None,
     ) -> InferenceResult:
-        """Solve one linear system for each example; the trace has its start and its end."""
+        """Solve one linear system for each example; trace and records have its start and its end."""
         del key  # deterministic
         expect_curvature(self, problem)
         if not problem.start:
-            return finish_at_start(problem, trace)
+            return finish_at_start(problem, trace, record)
         refuse_nonlinear(problem)
 
         def alone(problem: InferenceProblem):
@@ -113,12 +118,11 @@ class LinearSolve(AbstractInference):
             return moved, jnp.sum(taken)[None]
 
         coordinates, num_steps = problem.for_each_example(alone)
-        recorded = None
-        if trace:
-            ends = [observe(problem, z)[0] for z in (problem.start, coordinates)]
-            both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ends)
-            recorded = Trace(both.energies, both.residual)
-        return finished(problem, coordinates, num_steps, trace=recorded)
+        way = (None, None)
+        if trace or record is not None:
+            ends = (keep_place(problem, z, trace, record) for z in (problem.start, coordinates))
+            way = way_of(*ends)
+        return finished(problem, coordinates, num_steps, None, *way)
 
 
 def refuse_nonlinear(problem: InferenceProblem) -> None:

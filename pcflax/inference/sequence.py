@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from pcflax.networks import AbstractPCNetwork
-from pcflax.typing import PRNGKey
+from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractInference, expect_algorithm
 from .problem import InferenceProblem
-from .result import InferenceResult
+from .result import InferenceResult, Seen
+from .solve import in_a_row
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -20,7 +22,7 @@ class Sequence(AbstractInference):
     """Run algorithms one after the other: a fast one for the way, an exact one for the end, say.
 
     Each starts from the activities that the one before ended at; an algorithm's own state (momentum)
-    starts anew. `num_steps` of the result is the sum, and the trace that of all in a row.
+    starts anew. `num_steps` of the result is the sum, and trace and records are those of all in a row.
 
     Args:
         *algorithms: at least one inference algorithm.
@@ -51,19 +53,23 @@ class Sequence(AbstractInference):
             algorithm.check(network)
 
     def solve(
-        self, problem: InferenceProblem, *, key: PRNGKey | None = None, trace: bool = False
+        self,
+        problem: InferenceProblem,
+        *,
+        key: PRNGKey | None = None,
+        trace: bool = False,
+        record: Callable[[Seen], PyTree] | None = None,
     ) -> InferenceResult:
         """Solve in order; the result is the last one's, with all steps counted."""
-        traces, num_steps = [], 0
+        more: dict[str, Any] = {} if record is None else {"record": record}
+        ways, num_steps = [], 0
         for number, algorithm in enumerate(self.algorithms):
             own_key = None if key is None else jax.random.fold_in(key, number)
-            result = algorithm.solve(problem, key=own_key, trace=trace)
+            result = algorithm.solve(problem, key=own_key, trace=trace, **more)
             problem = problem.restarted(result.activities)
             num_steps = num_steps + result.num_steps
-            traces.append(result.trace)
-        if trace:
-            # where one ends the next begins: that point once
-            parts = [jax.tree.map(lambda leaf: leaf[:-1], part) for part in traces[:-1]]
-            joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts, traces[-1])
-            result = result._replace(trace=joined)
-        return result._replace(num_steps=num_steps)
+            ways.append((result.trace, result.records))
+        # where one ends the next begins: that point once
+        *before, last = ways
+        whole, records = in_a_row(*jax.tree.map(lambda leaf: leaf[:-1], before), last)
+        return result._replace(num_steps=num_steps, trace=whole, records=records)

@@ -179,14 +179,11 @@ def iterate(
     else:
         coordinates, (taken, kept) = solve(problem.start)
     last = observe(problem.at(steps), coordinates)[0]
-    traced, records = None, None
+    way = (None, None)
     if kept is not None:
-        end = keep_step(problem, coordinates, last, trace, record)
-        whole = jax.tree.map(lambda steps, end: jnp.append(steps, end[None], 0), kept, end)
-        info, records = whole
-        traced = Trace(info.energies, info.residual) if trace else None
+        way = way_of(kept, keep_place(problem, coordinates, trace, record, last))
     tolerance = stop.tolerance if isinstance(stop, UntilTolerance) else None
-    return finished(problem, coordinates, taken, last, traced, records, tolerance=tolerance)
+    return finished(problem, coordinates, taken, last, *way, tolerance=tolerance)
 
 
 def at_equilibrium(
@@ -275,11 +272,31 @@ def observe(problem: VectorField, coordinates: PyTree) -> tuple[StepInfo, PyTree
 
 
 def keep_step(problem, coordinates, info: StepInfo, trace, record) -> tuple[Any, Any]:
-    """Return what a trace and a record keep of one step."""
-    if record is None:
-        return info, None
-    seen = Seen(problem.decode(coordinates), info.energies, info.residual)
-    return (info if trace else None), record(seen)
+    """Return what a trace and a record keep of one step, None for one that is not asked for."""
+    records = None
+    if record is not None:
+        records = record(Seen(problem.decode(coordinates), info.energies, info.residual))
+    return (info if trace else None), records
+
+
+def keep_place(
+    problem, coordinates, trace, record, info: StepInfo | None = None
+) -> tuple[Any, Any]:
+    """Return what they keep of one place, as a way of this place alone; `info` if it is known."""
+    info = observe(problem, coordinates)[0] if info is None else info
+    kept = keep_step(problem, coordinates, info, trace, record)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], kept)
+
+
+def way_of(*kept: PyTree) -> tuple[Trace | None, PyTree]:
+    """Return the trace and the records of what `keep_step` kept of several stretches in a row."""
+    info, records = in_a_row(*kept)
+    return (None if info is None else Trace(info.energies, info.residual)), records
+
+
+def in_a_row(*parts: PyTree) -> PyTree:
+    """Return what is kept by step, of several stretches, as that of one."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def finished(
@@ -319,12 +336,13 @@ def finished(
     )
 
 
-def finish_at_start(problem: VectorField, trace: bool) -> InferenceResult:
+def finish_at_start(
+    problem: VectorField, trace: bool, record: Callable[[Seen], PyTree] | None
+) -> InferenceResult:
     """Return the result where no activity is free: no step, and the one place there is."""
     last = observe(problem, problem.start)[0]
-    place = jax.tree.map(lambda leaf: leaf[None], last)
-    recorded = Trace(place.energies, place.residual) if trace else None
-    return finished(problem, problem.start, 0, last, recorded)
+    way = way_of(keep_place(problem, problem.start, trace, record, last))
+    return finished(problem, problem.start, 0, last, *way)
 
 
 def expect_energy(owner: object, problem: VectorField) -> InferenceProblem:

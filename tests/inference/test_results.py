@@ -9,6 +9,7 @@ from flax import nnx
 
 import pcflax as pc
 from tests.conftest import Chain, infer_traced
+from tests.references import numpy_pc as reference
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +99,28 @@ class TestStatus:
         assert "train/converged" not in logged(pc.inference.GradientDescent(0.2)).names()
 
 
+ROUNDING = {
+    "rtol": 1e-9,
+    "atol": 1e-10,
+}  # float64; an energy near 0 is a difference of larger numbers
+DESCENT = pc.inference.GradientDescent(0.05, num_steps=3)
+RECORDING = {
+    "descent": DESCENT,
+    "stop": pc.inference.GradientDescent(0.1, tolerance=0.3, max_steps=9),
+    "langevin": pc.inference.Langevin(0.01, burn_in=1, num_samples=2),
+    "flow": pc.inference.GradientFlow(tolerance=0.3, max_steps=9),
+    "linear": pc.inference.LinearSolve(),
+}
+RECORDING["sequence"] = pc.inference.Sequence(*RECORDING.values())
+
+
+class Forgetful(pc.inference.GradientDescent):
+    """An algorithm of a user's own, that keeps a trace alone."""
+
+    def solve(self, problem, *, key=None, trace=False):
+        return super().solve(problem, key=key, trace=trace)
+
+
 class TestParts:
     def test_what_is_recorded_goes_from_the_start_to_the_end(self):
         chain = Chain()
@@ -121,6 +144,51 @@ class TestParts:
         errors = pc.inference.ErrorCoordinates(pc.inference.GradientDescent(0.05, num_steps=3))
         result = chain.network.infer(x, y, inference=errors, record=lambda seen: seen.activities)
         np.testing.assert_array_equal(result.records["layer_0"][-1], result.activities["layer_0"])
+
+    @pytest.mark.usefixtures("double")
+    @pytest.mark.parametrize("traced", [True, False])
+    @pytest.mark.parametrize("name", list(RECORDING))
+    def test_a_record_is_of_the_places_that_the_trace_is_of(self, name, traced):
+        """Energies by the NumPy reference at the activities that were recorded, one example's too."""
+        chain = Chain(activation="identity")
+        x, y = chain.inputs, chain.targets
+
+        def kept(seen):  # the last is of the whole batch
+            return seen.activities, seen.energies, seen.residual, seen.residual.max()
+
+        inference, key = RECORDING[name], jax.random.key(0)
+        result = chain.network.infer(x, y, inference=inference, trace=traced, record=kept, key=key)
+        plain = chain.network.infer(x, y, inference=inference, trace=True, key=key)
+        activities, energies, residual, most = result.records
+        for layer, ended in plain.activities.items():
+            np.testing.assert_allclose(activities[layer][-1], ended, **ROUNDING)
+            np.testing.assert_allclose(energies[layer], plain.trace.energies[layer], **ROUNDING)
+        np.testing.assert_allclose(residual, plain.trace.residual, **ROUNDING)
+        np.testing.assert_array_equal(most, residual.max(axis=1))
+        assert (result.trace is not None) == traced
+        start = chain.network.start(pc.Evidence(x, y))
+        for layer, begun in start.items():
+            np.testing.assert_allclose(activities[layer][0], begun, **ROUNDING)
+        for step in range(len(residual)):
+            z = [np.asarray(activities[layer][step]) for layer in chain.network.names]
+            expected = reference.energies(chain.reference, x, z)
+            for layer, energy in zip(chain.network.names, expected, strict=True):
+                np.testing.assert_allclose(energies[layer][step], energy, **ROUNDING)
+
+    def test_where_nothing_is_free_a_record_has_the_one_place(self):
+        network, x = pc.PCNetwork({"root": pc.PCRoot(3)}), np.ones((2, 3), np.float32)
+        for inference in (RECORDING["flow"], RECORDING["linear"]):
+            seen = network.infer(x, inference=inference, record=lambda seen: seen.activities)
+            np.testing.assert_array_equal(seen.records["root"], x[None])
+
+    def test_what_keeps_no_record_says_so_within_others_too(self):
+        chain, alone = Chain(), Forgetful(0.1, num_steps=2)
+        within = pc.inference.Sequence(RECORDING["flow"], pc.inference.ErrorCoordinates(alone))
+        for inference in (alone, within):
+            with pytest.raises(TypeError, match="Forgetful keeps no record of its way; leave rec"):
+                chain.network.infer(
+                    *single(chain), inference=inference, record=lambda seen: seen.residual
+                )
 
     def test_a_second_order_method_refuses_a_field_without_an_energy(self):
         from pcflax.learning.fixed_prediction import fixed_prediction_problem

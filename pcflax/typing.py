@@ -2,6 +2,12 @@
 
 Shapes are written with jaxtyping: `Float[Array, " batch features"]`. `"batch *features"` is any array
 whose first axis counts the examples.
+
+Dictionaries by layer are in the network's order where a network's methods return them, in the result of
+`network.infer` (its trace, records, samples and expectation too) and in the `info` of a step that
+`pc.training.make_step` made. jax sorts the keys of every dictionary that leaves `jax.jit`, `vmap`, `scan` or
+`jax.tree.map`: those of a `TrainState`, and what a function that a user transforms returns, are in
+alphabetical order.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from jaxtyping import Array, Float, Key
 
 Activities: TypeAlias = dict[str, Float[Array, " batch *features"]]
-"""An activity for each layer, by the layer's name, in the network's order."""
+"""An activity for each layer, by the layer's name; for the order see the head of this file."""
 
 Energies: TypeAlias = dict[str, Float[Array, " batch"]]
 """The energy of each example at each layer, by the layer's name; never averaged."""

@@ -117,21 +117,8 @@ class InferenceResult(NamedTuple):
         return pformat(self)  # dtypes and shapes, no numbers
 
     def in_order(self, names: tuple[str, ...], layers: tuple[str, ...]) -> InferenceResult:
-        """Return the same with all dictionaries in the network's order: jit sorts them by their keys."""
-
-        def ordered(mapping):
-            order = layers if mapping is not None and mapping.keys() - set(names) else names
-            return (
-                None if mapping is None else {key: mapping[key] for key in order if key in mapping}
-            )
-
-        trace = self.trace
-        return self._replace(
-            activities=ordered(self.activities),
-            energies=ordered(self.energies),
-            trace=None if trace is None else trace._replace(energies=ordered(trace.energies)),
-            samples=ordered(self.samples),
-        )
+        """Return the same with all dictionaries of layers in the network's order."""
+        return in_order(self, names, layers)
 
     def raise_failures(
         self, *, throw: bool = False, look: Callable[[], str | None] = lambda: None
@@ -159,6 +146,30 @@ class InferenceResult(NamedTuple):
                     f"{failed.size} of {status.size} examples, the first of them example "
                     f"{failed[0]}: {why}"
                 )
+
+
+def in_order(tree: PyTree, names: tuple[str, ...], layers: tuple[str, ...]) -> PyTree:
+    """Return the same with each dictionary of layers in the network's order: jax sorts them by their keys.
+
+    Args:
+        tree: what a compiled call returned. A dictionary in it whose keys are names of layers, all or
+            some, is one of layers.
+        names: of the layers that have activities, in the network's order.
+        layers: of all layers, those that predict another layer's node too.
+    """
+
+    def order_of(part: Any) -> tuple[str, ...] | None:
+        if type(part) is not dict:
+            return None
+        return next((order for order in (names, layers) if part.keys() <= set(order)), None)
+
+    def ordered(part: Any) -> Any:
+        order = order_of(part)
+        if order is None:
+            return part
+        return {name: in_order(part[name], names, layers) for name in order if name in part}
+
+    return jax.tree.map(ordered, tree, is_leaf=lambda part: order_of(part) is not None)
 
 
 def warn_of_steps(overstep: Any, at: str = "", *, stacklevel: int = 2) -> bool:

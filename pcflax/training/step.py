@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.inference import Status
+from pcflax.inference.result import in_order
 from pcflax.initializers import AbstractKeptStart
 from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
@@ -172,9 +173,11 @@ def make_step(
     """
     held = Argument(as_optimizer("make_step", optimizer, split(network).parameters))
     rule = check_rule("make_step", rule, network)
+    names, layers = tuple(network.names), tuple(network.layer_names)
 
     def step(state: TrainState, batch: Evidence, key: PRNGKey) -> tuple[TrainState, TrainInfo]:
-        return take_finite_step(state, batch, key, rule, held)
+        state, info = take_finite_step(state, batch, key, rule, held)
+        return state, in_order(info, names, layers)  # here and not within, where jit would undo it
 
     return step
 

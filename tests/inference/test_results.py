@@ -175,6 +175,31 @@ class TestParts:
             for layer, energy in zip(chain.network.names, expected, strict=True):
                 np.testing.assert_allclose(energies[layer][step], energy, **ROUNDING)
 
+    def test_layers_come_in_the_networks_order_wherever_they_are_recorded(self):
+        """Sorted by name they would be the other way round; other dictionaries stay as jax leaves them."""
+        rngs, names = nnx.Rngs(0), ["zeta", "alpha", "mid"]
+        layers = (pc.PCDense(3, 5, rngs=rngs), pc.PCDense(5, 4, rngs=rngs))
+        network = pc.PCNetwork(
+            dict(zip(names, (*layers, pc.PCDense(4, 2, rngs=rngs)), strict=True))
+        )
+
+        def kept(seen):
+            both = {name: dict(seen.energies) for name in seen.activities}
+            return seen.activities, {"z": seen.energies, "b": [both]}
+
+        sampler = pc.inference.Langevin(0.01, statistic=lambda z: z, keep_samples=True)
+        x, y = np.ones((2, 3), np.float32), np.zeros((2, 2), np.float32)
+        key = jax.random.key(0)
+        found = network.infer(x, y, inference=sampler, key=key, trace=True, record=kept)
+        activities, others = found.records
+        assert [z.shape[2] for z in activities.values()] == [5, 4, 2]
+        assert list(others) == ["b", "z"]
+        (both,) = others["b"]
+        for one in (activities, others["z"], both, both["alpha"], found.trace.energies):
+            assert list(one) == names
+        for one in (found.activities, found.energies, found.samples, found.expectation):
+            assert list(one) == names
+
     def test_where_nothing_is_free_a_record_has_the_one_place(self):
         network, x = pc.PCNetwork({"root": pc.PCRoot(3)}), np.ones((2, 3), np.float32)
         for inference in (RECORDING["flow"], RECORDING["linear"]):

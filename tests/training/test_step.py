@@ -121,6 +121,21 @@ def test_it_passes_through_scan_and_vmap():
     assert alone[0] != alone[1]
 
 
+def test_layers_come_in_the_networks_order():
+    """A step that is within no other program; jax sorts by name, here the other way round."""
+    rngs = nnx.Rngs(0)
+    network = pc.PCNetwork(
+        {
+            "zeta": pc.PCDense(3, 5, rngs=rngs),
+            "alpha": pc.PCDense(5, 4, rngs=rngs),
+            "mid": pc.PCDense(4, 2, rngs=rngs),
+        }
+    )
+    _, info = take_steps(network, 1, data=make_data())
+    assert list(info.energies) == list(info.activities) == ["zeta", "alpha", "mid"]
+    assert [activity.shape[1] for activity in info.activities.values()] == [5, 4, 2]
+
+
 def test_states_and_objects_share_no_arrays():
     """A donated state would otherwise take the network's parameters with it."""
     data, network = make_data(), make_network()

@@ -92,5 +92,5 @@ class MetricFunction(Protocol):
         prediction: Float[Array, " batch *features"],
         targets: Float[Array, " batch *features"],
     ) -> Float[Array, " batch"]:
-        """One number for each example; the Trainer takes the mean over examples."""
+        """Return one number for each example; the Trainer takes the mean over examples."""
         ...

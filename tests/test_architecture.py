@@ -1,4 +1,4 @@
-"""The layout: imports go down the list, never up and in no circle; files stay short."""
+"""The layout: imports go down the list and in no circle; files are short, docstrings begin with a verb."""
 
 import ast
 import graphlib
@@ -40,6 +40,17 @@ ARROWS = {
 CIRCLES: set[tuple[str, str]] = set()
 LONG_FILES: set[str] = set()
 ASKS_FOR_A_CLASS: set[str] = set()
+NO_VERB = {("networks/body.py", "_gradients")}
+
+# What a function's docstring may begin with. A new verb joins; a noun, an article or "What" does not.
+VERBS = set(
+    """Add Ask Begin Build Burn Call Check Choose Close Compare Compile Compute Count Descend Describe
+    Divide Do Draw End Estimate Examine Fill Give Go Have Hear Hold Infer Integrate Join Keep Learn
+    Let Lift Load Log Look Make Mark Measure Merge Minimise Move Multiply Name Note Open Order Parse
+    Pass Predict Print Pull Put Raise Read Refuse Remove Rename Repeat Restore Return Run Save Say
+    Scan See Set Show Solve Split Spread Stand Step Stop Store Sum Summarise Sweep Take Tell Train
+    Undo Update Wait Warn Write Yield""".split()
+)
 
 TOP = ("cli", "__main__")  # may import everything; nothing imports them
 
@@ -168,6 +179,36 @@ def test_files_stay_readable(path):
     """Past 400 lines, ask which second idea moved in."""
     most = 550 if name_of(path) in LONG_FILES else 400
     assert len(path.read_text().splitlines()) <= most
+
+
+def begun_without_a_verb(path):
+    """(name, first line) of each function and method whose docstring begins with no verb; no properties."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        text = ast.get_docstring(node)
+        values = any("property" in ast.unparse(one) for one in node.decorator_list)
+        if text and not values and re.match(r"\w*", text)[0] not in VERBS:
+            yield node.name, text.splitlines()[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_docstrings_of_functions_begin_with_a_verb(path):
+    """So that each says what is done, in the present; see CONTRIBUTING.md."""
+    found = [each for each in begun_without_a_verb(path) if (name_of(path), each[0]) not in NO_VERB]
+    assert not found, "write 'Return ...', say, or add the verb to VERBS"
+
+
+def test_a_docstring_without_a_verb_is_seen(tmp_path):
+    """In functions, methods and functions within; not of classes and properties, which are nouns."""
+    file = tmp_path / "x.py"
+    file.write_text(
+        'def f():\n    """The rows of each task."""\n    def g():\n        """What it gives."""\n'
+        'class A:\n    """A thing."""\n    @property\n    def size(self):\n        """How many."""\n'
+        '    async def h(self):\n        """`n`, found."""\n    def i(self):\n        """Refuse: none."""\n'
+        '    def j(self):\n        """Returns it."""\n    def k(self):\n        pass\n'
+    )
+    assert sorted(name for name, _ in begun_without_a_verb(file)) == ["f", "g", "h", "j"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -151,7 +151,7 @@ def profile_step(
 
 
 def _parts(rule: Any, key: PRNGKey) -> tuple[Callable, Callable, Callable]:
-    """Start, inference from there, and the gradient where that ended; what a part is given it leaves out."""
+    """Return start, inference from there, and the gradient at its end; what a part is given it leaves out."""
     start_key, solve_key = jax.random.split(key)
 
     def problem(pure, evidence):

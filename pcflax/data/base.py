@@ -294,7 +294,7 @@ class Dataset(abc.ABC):
             yield batch if whole else jax.tree.map(lambda leaf, n=count: leaf[:n], batch)
 
     def _read(self) -> Callable[[PyTree], Evidence]:
-        """What makes a batch of the first of items."""
+        """Return what makes a batch of the first of items."""
         read, constants = jax.jit(self.reader), self.constants()
         return lambda items: read(constants, jax.tree.map(lambda leaf: leaf[0], items))
 

@@ -89,7 +89,7 @@ class Decoder:
 
 
 def _rows(labels: Any, width: int) -> Any:
-    """Labels as one-hot rows, those that are unknown with a mask of one number a row."""
+    """Return labels as one-hot rows, those that are unknown with a mask of one number a row."""
     if isinstance(labels, Clamp):
         return Clamp(jax.nn.one_hot(labels.value, width), labels.mask[..., None])  # type: ignore
     return jax.nn.one_hot(labels, width)

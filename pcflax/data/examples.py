@@ -81,7 +81,7 @@ class _What(NamedTuple):
 
 
 def _each(role: str, value: Any, name: str, check: Callable[[_What, Any], Any]) -> PyTree:
-    """The checked array, or those of a dictionary that are given; None where there is none."""
+    """Return the checked array, or those of a dictionary that are given; None where there is none."""
     if isinstance(value, Mapping):
         return {
             key: check(_What(role, key, name), given)
@@ -136,7 +136,7 @@ def native(array: Any) -> np.ndarray:
 
 
 def _as_numpy(what: _What, value: Any) -> np.ndarray:
-    """A user's value as an array of numbers with at least one row."""
+    """Return a user's value as an array of numbers with at least one row."""
     if np.ma.is_masked(value):
         raise ValueError(
             f"{what} are a masked array, whose mask would be lost; drop these examples, or give "
@@ -172,7 +172,7 @@ def _whole_input(what: _What, array: np.ndarray, integers: bool) -> np.ndarray:
 
 
 def _target(what: _What, value: Any, width: int | None, positions: bool) -> Any:
-    """Integer labels, or floating targets."""
+    """Return integer labels, or floating targets."""
     return _masked(what, value, lambda what, array: _whole_target(what, array, width, positions))
 
 
@@ -191,7 +191,7 @@ def _whole_target(what: _What, array: np.ndarray, width: int | None, positions: 
 
 
 def _widths(num_classes: Any, targets: Any, name: str) -> dict[Any, int | None]:
-    """The width that was given for the rows of each target."""
+    """Return the width that was given for the rows of each target."""
     keys: list[Any] = list(targets) if isinstance(targets, Mapping) else [None]
     if not isinstance(num_classes, Mapping):
         return dict.fromkeys(keys, num_classes)
@@ -217,7 +217,7 @@ def _integer(what: _What, array: np.ndarray) -> np.ndarray:
 
 
 def _floating(what: _What, array: np.ndarray) -> np.ndarray:
-    """Floating features, finite, of a precision that jax has."""
+    """Return floating features, finite, of a precision that jax has."""
     if not jnp.issubdtype(array.dtype, np.floating):
         raise TypeError(
             f"{what} have dtype {array.dtype}, expected a floating dtype; {_remedy(what, array)}"
@@ -244,7 +244,7 @@ def _check_features(what: _What, array: np.ndarray) -> None:
 
 
 def _remedy(what: _What, array: np.ndarray) -> str:
-    """What to write instead of an array that is not floating."""
+    """Say what to write instead of an array that is not floating."""
     whole, role = np.issubdtype(array.dtype, np.integer), what.role
     if whole and role == "targets" and not is_image_bytes(array):
         return (
@@ -262,7 +262,7 @@ def _remedy(what: _What, array: np.ndarray) -> str:
 
 
 def _remedy_of_row(what: _What, array: np.ndarray) -> str:
-    """What to write instead of one value an example that is no label."""
+    """Say what to write instead of one value an example that is no label."""
     if array.dtype.kind in "US":
         return f"number the names: np.unique({what.role}, return_inverse=True)[1]"
     if array.dtype.kind == "b":
@@ -274,7 +274,7 @@ def _remedy_of_row(what: _What, array: np.ndarray) -> str:
 
 
 def _masked(what: _What, given: Any, check: Callable[[_What, np.ndarray], np.ndarray]) -> Any:
-    """Checked values; of (values, mask) a clamp, whose unknown values are not looked at."""
+    """Return checked values; of (values, mask) a clamp, whose unknown values are not looked at."""
     if not (isinstance(given, tuple) and len(given) == 2):
         return check(what, _as_numpy(what, given))
     values, mask = _as_numpy(what, given[0]), given[1]
@@ -302,7 +302,7 @@ def _masked(what: _What, given: Any, check: Callable[[_What, np.ndarray], np.nda
 
 
 def _clamp(what: _What, given: Any) -> Clamp:
-    """Values and mask of one layer, each with a row for every example."""
+    """Return values and mask of one layer, each with a row for every example."""
     values = _masked(what, given, _floating)
     if not isinstance(values, Clamp):
         return Clamp(values)
@@ -310,7 +310,7 @@ def _clamp(what: _What, given: Any) -> Clamp:
 
 
 def _values(tree: PyTree) -> PyTree:
-    """The same without masks."""
+    """Return the same without masks."""
     return jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, Clamp) else leaf,
         tree,
@@ -319,7 +319,7 @@ def _values(tree: PyTree) -> PyTree:
 
 
 def _weights(given: Any, name: str) -> np.ndarray | None:
-    """One number of at least 0 for each example."""
+    """Return one number of at least 0 for each example."""
     if given is None:
         return None
     what = _What("weights", None, name)
@@ -338,7 +338,7 @@ def _weights(given: Any, name: str) -> np.ndarray | None:
 
 
 def _num_classes(what: _What, labels: np.ndarray, width: int | None) -> int | None:
-    """How many classes these labels have, all of which are in range; None for no labels."""
+    """Return how many classes these labels have, all of which are in range; None for no labels."""
     if not np.issubdtype(labels.dtype, np.integer):
         return None
     if width is None:

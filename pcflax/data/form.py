@@ -71,7 +71,7 @@ class Form:
         return items
 
     def _parts(self, raw: Any, number: int) -> tuple[Any, Any]:
-        """Inputs and targets of a batch, as NumPy's arrays."""
+        """Return inputs and targets of a batch, as NumPy's arrays."""
         title = f"batch {number} of '{self.name}'"
         if isinstance(raw, Mapping):
             parts = [None if key is None else raw[key] for key in self._keys_of(raw)]
@@ -109,7 +109,7 @@ class Form:
         return self.keys
 
     def _width(self, parts: tuple[Any, Any], num_classes: Any) -> Any:
-        """`num_classes`, found from the inputs where it is a function and there are labels."""
+        """Return `num_classes`, found from the inputs where it is a function and there are labels."""
         if not callable(num_classes):
             return num_classes
         inputs, labels = parts
@@ -128,7 +128,7 @@ def size_of(items: PyTree) -> int:
 
 
 def _as_arrays(part: Any) -> Any:
-    """Inputs or targets as arrays: one, several by name, or (values, mask)."""
+    """Return inputs or targets as arrays: one, several by name, or (values, mask)."""
     if part is None:
         return None
     if isinstance(part, Mapping):
@@ -139,7 +139,7 @@ def _as_arrays(part: Any) -> Any:
 
 
 def _shapes(items: PyTree) -> PyTree:
-    """Everything but the size of a batch."""
+    """Return everything but the size of a batch."""
     leaves, structure = jax.tree.flatten(items)
     return structure, [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
 

@@ -198,7 +198,7 @@ class LoaderDataset(Dataset):
         self._iterator: Iterator[Any] | None = None
 
     def _take(self) -> tuple[PyTree, Mark]:
-        """The next complete batch, and the place after it."""
+        """Return the next complete batch, and the place after it."""
         mark = self._window[-1][1] if self._window else self._mark
         number, seen = self._at + len(self._window), mark.seen
         # where reading fails, the next call opens anew
@@ -209,7 +209,7 @@ class LoaderDataset(Dataset):
         return items, Mark(seen, state_of(self.loader, self._iterator))
 
     def _opened(self, mark: Mark, number: int) -> tuple[Iterator[Any], int]:
-        """An iterator at this mark, and how many batches of its pass it has given."""
+        """Return an iterator at this mark, and how many batches of its pass it has given."""
         if mark.state is not None:
             try:
                 if is_stateful(self.loader):
@@ -238,7 +238,7 @@ class LoaderDataset(Dataset):
     def _complete(
         self, iterator: Iterator[Any], seen: int, number: int
     ) -> tuple[PyTree, Iterator[Any], int]:
-        """The next complete batch, the iterator after it, and how many its pass has given."""
+        """Return the next complete batch, the iterator after it, and how many its pass has given."""
         left_out, allowed = 0, max(1, getattr(self.loader, "num_workers", 0))  # each worker's last
         is_new = False
         while True:
@@ -321,7 +321,7 @@ class LoaderDataset(Dataset):
         return open_pass(self.loader, ahead=self._ahead, again=again)
 
     def _next(self, iterator: Iterator[Any], number: int) -> Any:
-        """What the loader gives next, as it is."""
+        """Return what the loader gives next, as it is."""
         try:
             return next(iterator, _END)
         except Exception as error:

@@ -75,7 +75,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; all but numbers and strings as [kind, content]."""
+    """Return what JSON can hold; all but numbers and strings as [kind, content]."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -97,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 
 def _built(value: Any) -> Any:
-    """What `_plain` was given."""
+    """Return what `_plain` was given."""
     if not isinstance(value, list):
         return value
     kind, content = value

@@ -152,13 +152,13 @@ def _expect_arrays(owner: str, data: Any) -> None:
 
 
 def _expect_images(owner: str, data: Any) -> np.ndarray:
-    """The stored images, of which there is one array."""
+    """Return the stored images, of which there is one array."""
     _expect_arrays(owner, data)
     return expect_kind(owner, "one array of images", data.inputs, np.ndarray, "(60000, 28, 28, 1)")
 
 
 def _blurred(data: ArrayDataset, tasks: list, share: float) -> list[np.ndarray]:
-    """The rows of each task, a share of which went to the others."""
+    """Return the rows of each task, a share of which went to the others."""
     if len(tasks) < 2:
         raise ValueError(f"split expected two tasks or more to blur, got {len(tasks)}")
     random = np.random.RandomState([data.seed, len(tasks), 1])  # a stream that no epoch has
@@ -174,7 +174,7 @@ def _blurred(data: ArrayDataset, tasks: list, share: float) -> list[np.ndarray]:
 
 
 def _given_tasks(tasks: Iterable[Any]) -> list[tuple[int, ...]]:
-    """The classes of each task, in order and once."""
+    """Return the classes of each task, in order and once."""
     found = []
     for classes in tasks:
         expect_kind("split", "classes of each task", classes, Iterable, "(0, 1)")

@@ -132,7 +132,7 @@ def from_sequences(
 def _filled(
     parts: Mapping[str, Mapping[str | None, Any]], name: str
 ) -> tuple[dict[str, dict[str | None, np.ndarray]], Any]:
-    """The arrays, lists of sequences filled up, and the lengths of these."""
+    """Return the arrays, lists of sequences filled up, and the lengths of these."""
     found: dict[str, dict[str | None, np.ndarray]] = {}
     lengths, shapes = None, {}
     for role, arrays in parts.items():
@@ -173,7 +173,7 @@ def _filled(
 
 
 def _lengths(lengths: Sequence[int] | None, shape: tuple[int, int], name: str) -> np.ndarray:
-    """Each sequence's number of steps, checked."""
+    """Return each sequence's number of steps, checked."""
     if lengths is None:
         return np.full(shape[0], shape[1])
     ends = np.asarray(lengths)

@@ -123,7 +123,7 @@ class StreamDataset(Dataset):
         return example
 
     def _checked(self, items: PyTree) -> PyTree:
-        """Items, where every label is in range; one-hot rows of others would be all zeros."""
+        """Return the items where every label is in range; one-hot rows of others would be all zeros."""
         classes = self.reader.decoder.num_classes
         if isinstance(classes, int) and items[1].size:
             low, high = items[1].min(), items[1].max()
@@ -135,7 +135,7 @@ class StreamDataset(Dataset):
         return items
 
     def _ahead(self, example: tuple[np.ndarray, ...], num_rows: int) -> int:
-        """How many examples of this size are read ahead: about 64 MB, two batches to sixteen."""
+        """Return how many examples of this size are read ahead: about 64 MB, two batches to sixteen."""
         fitting = STREAMED_BYTES // max(1, sum(part.nbytes for part in example))
         most, least = _BATCHES_AHEAD * num_rows, 2 * num_rows
         return max(least, min(most, fitting))

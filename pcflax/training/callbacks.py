@@ -93,28 +93,28 @@ class Callback:
     every_process: bool = True
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
-        """Training begins at `trainer.step` and will go on until `num_steps`."""
+        """Hear that training begins at `trainer.step` and will go on until `num_steps`."""
 
     def on_progress(self, trainer: RunningTrainer, step: int) -> None:
-        """A compiled call has returned; for progress displays."""
+        """Hear that a compiled call has returned; for progress displays."""
 
     def on_measure(self, trainer: RunningTrainer, step: int) -> dict[str, float] | None:
-        """More metrics for the training row that is about to be logged, by name; or None."""
+        """Return more metrics for the training row that is about to be logged, by name; or None."""
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
-        """Training metrics, means over the steps since the last call."""
+        """Hear training metrics, means over the steps since the last call."""
 
     def on_evaluate(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
-        """Metrics of the evaluation set."""
+        """Hear metrics of the evaluation set."""
 
     def on_epoch_end(self, trainer: RunningTrainer, epoch: int) -> None:
-        """An epoch of the training data is complete; the first has number 0."""
+        """Hear that an epoch of the training data is complete; the first has number 0."""
 
     def on_checkpoint(self, trainer: RunningTrainer, step: int, path: Path) -> None:
-        """A checkpoint is being written to `path`."""
+        """Hear that a checkpoint is being written to `path`."""
 
     def on_fit_end(self, trainer: RunningTrainer) -> None:
-        """Training is over, for whatever reason; close what was opened in `on_fit_start`."""
+        """Hear that training is over, for whatever reason; close what was opened in `on_fit_start`."""
 
 
 EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_"))

@@ -229,7 +229,7 @@ def _source(name: str, split: str, data_dir: str | Path | None) -> TfdsSource:
 
 @functools.lru_cache(maxsize=8)
 def _measured(name: str, data_dir: str | Path | None, normalize: bool) -> _Images:
-    """What is known of a set by its training images, where it is to be."""
+    """Return what is known of a set by its training images, where it is to be."""
     mean, std = (0.0,), (1.0,)
     if normalize:
         train = TfdsSource(name, "train", data_dir)

@@ -42,7 +42,7 @@ def read_npz(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Both splits' arrays; what else the file holds stays unread."""
+    """Return both splits' arrays; what else the file holds stays unread."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected an .npz file, or a set's name")
     if not zipfile.is_zipfile(path):

@@ -145,7 +145,7 @@ def splits_of(name: str, data_dir: str | Path | None) -> tuple[str, ...]:
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:
-    """What the set calls its image and its label."""
+    """Return what the set calls its image and its label."""
     import tensorflow_datasets as tfds
 
     given: Any = info.features
@@ -223,7 +223,7 @@ def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
 
 
 def _online(host: str = "storage.googleapis.com", timeout: float = 3.0) -> bool:
-    """Whether the host that TFDS downloads from answers within a few seconds."""
+    """Return whether the host that TFDS downloads from answers within a few seconds."""
     try:
         socket.create_connection((host, 443), timeout=timeout).close()
     except OSError:

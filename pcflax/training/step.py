@@ -285,13 +285,19 @@ def draw_streams(network: SplitNetwork, key: PRNGKey) -> SplitNetwork:
     """Begin the network's random streams (of dropout, say) anew from this key.
 
     Inference evaluates the energy many times on copies of the network, so all evaluations of one step
-    see one mask, and every step sees another: a function of (seed, step), like all other randomness.
+    see one mask, and every step sees another: a function of (seed, step), like all other randomness. Each
+    stream keeps its implementation, which may be another than the key's.
     """
     numbers = itertools.count()
 
     def draw(leaf):
         own = jax.random.fold_in(key, next(numbers))
-        return jax.random.split(own, leaf.shape) if leaf.dtype == key.dtype else leaf
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        if leaf.dtype == key.dtype:
+            return jax.random.split(own, leaf.shape)
+        words = jax.random.bits(own, jax.random.key_data(leaf).shape, jnp.uint32)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
 
     # numbered in the network's order, which no name changes
     ordered = sorted(network.other, key=lambda name: (*network.names, name).index(name))

@@ -84,6 +84,22 @@ def test_every_step_draws_a_mask_of_its_own_and_every_unit_learns():
     assert moved.any(axis=1).all()  # a unit that is dropped at all 12 steps: 6 in 4096
 
 
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_every_step_draws_a_mask_of_its_own_with_keys_of_any_implementation(implementation):
+    """A network may be built with other keys than the Trainer's, which are jax's default."""
+    rngs = nnx.Rngs(jax.random.key(0, impl=implementation))
+    hidden = pc.PCDense(3, 64, dropout=0.5, rngs=rngs)
+    network = pc.PCNetwork({"hidden": hidden, "output": pc.PCDense(64, 2, rngs=rngs)})
+    trainer = pc.Trainer(
+        network, optax.sgd(0.0), learning=pc.learning.Backprop(), metrics={}, progress=False
+    )
+    data = make_data(examples=4)
+    losses = trainer.fit(data, num_steps=6, log_every=1)["train/loss"]
+    assert len(set(losses)) == 6  # of one batch and one network: only the masks differ
+    keys = jax.tree.leaves(nnx.state(network, nnx.RngKey))
+    assert {str(jax.random.key_impl(key[...])) for key in keys} == {implementation}
+
+
 def test_running_means_follow_the_batches():
     """The mean after n batches of one and the same is (1 - momentum^n) of it."""
     data, network = make_data(examples=4), make_network(norm=True)

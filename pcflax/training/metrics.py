@@ -26,6 +26,9 @@ MetricFunctions: TypeAlias = tuple[tuple[str, MetricFunction], ...]
 
 Marked = TypeVar("Marked", bound=MetricFunction)
 
+# What evaluation and training rows measure themselves; the last two are counts that no row holds.
+_TAKEN = ("energy", "loss", "converged", "known", "failed")
+
 
 def reads_mean(metric: Marked) -> Marked:
     """Mark a metric that compares targets with the output's mean, softmax(logits) say, not with logits.
@@ -230,9 +233,9 @@ def by_node(metrics: Mapping[str, Any]) -> dict[str, MetricFunction]:
     for name, metric in metrics.items():
         own = metric if isinstance(metric, Mapping) else {name: metric}
         for key in own:
-            if key in ("energy", "loss", "converged") or "/" in key:
+            if key in _TAKEN or "/" in key:
                 raise ValueError(
-                    f"metric '{key}' needs another name; 'energy', 'loss', 'converged' and slashes are taken"
+                    f"metric '{key}' needs another name; {', '.join(map(repr, _TAKEN))} and slashes are taken"
                 )
             if not callable(own[key]):
                 raise TypeError(

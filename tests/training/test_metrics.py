@@ -89,8 +89,13 @@ def test_evaluation_measures_what_it_is_given_in_the_place_of_the_trainers_metri
     assert list(found) == ["told", "any", "energy"]
     assert found["told"] == pytest.approx(np.mean(answers[:, :3].argmax(1) == labels))
     assert found["any"] == pytest.approx(trainer.evaluate(data)["accuracy"])
-    with pytest.raises(ValueError, match="metric 'loss' needs another name"):
-        trainer.evaluate(data, metrics={"loss": among})
+
+
+@pytest.mark.parametrize("name", ["energy", "loss", "converged", "known", "failed", "a/b"])
+def test_a_metric_of_a_name_that_is_taken_is_refused(name):
+    """The counts of examples that are known or whose inference failed are columns too."""
+    with pytest.raises(ValueError, match=f"metric '{name}' needs another name; 'energy', .* taken"):
+        pc.training.metrics.by_node({name: pc.metrics.accuracy})
 
 
 class TestPerplexity:

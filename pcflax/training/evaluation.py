@@ -20,7 +20,7 @@ from pcflax.data import Dataset
 from pcflax.data.decoder import Reader
 from pcflax.errors import NonFiniteEnergyError
 from pcflax.inference import Status
-from pcflax.layers import Evidence
+from pcflax.layers import Clamp, Evidence
 from pcflax.networks import SplitNetwork
 from pcflax.sharding.inside import split_examples, whole
 from pcflax.sharding.processes import settled
@@ -129,10 +129,21 @@ def _batches(network: SplitNetwork, inputs: Any, batch_size: int) -> Iterator[tu
     evidence = inputs if isinstance(inputs, Evidence) else Evidence(inputs)
     evidence = jax.tree.map(np.asarray, evidence)
     total = network.bind().known(evidence).batch_size
+    evidence = _with_whole_masks(evidence)
     for begin in range(0, total, batch_size):
         chunk = jax.tree.map(lambda a, rows=slice(begin, begin + batch_size): a[rows], evidence)
         chunk, count = filled_up(mesh, chunk)
         yield chunk, slice(count)
+
+
+def _with_whole_masks(evidence: Evidence) -> Evidence:
+    """Return the evidence with each mask at its value's shape, so that rows of it can be cut."""
+
+    def whole_mask(leaf: Any) -> Any:
+        masked = isinstance(leaf, Clamp) and leaf.mask is not None
+        return leaf._replace(mask=np.asarray(leaf.held())) if masked else leaf
+
+    return jax.tree.map(whole_mask, evidence, is_leaf=lambda node: isinstance(node, Clamp))
 
 
 def _expect_finite(status: np.ndarray | None, reads: AbstractReading) -> None:

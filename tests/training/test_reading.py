@@ -98,6 +98,19 @@ class TestEquilibrium:
         codes = np.linalg.solve(np.eye(3) + seen @ seen.T, seen @ (images - bias)[:, :3].T).T
         np.testing.assert_allclose(found[:, 3:], codes @ weights[:, 3:] + bias[3:], atol=1e-4)
 
+    @pytest.mark.parametrize("shape", [(5,), (1, 5), (10, 1), (10, 5), ()], ids=str)
+    @pytest.mark.parametrize("batch_size", [1, 4, 5])
+    def test_a_mask_that_broadcasts_is_cut_with_its_values(self, arrays, shape, batch_size):
+        """Cut by rows as it stands, a mask of one example's elements holds others in each batch."""
+        images = arrays[1]
+        mask = np.random.default_rng(3).random(shape) > 0.4
+        trainer = trainer_of(generator(), reads=pc.Equilibrium(NEWTON, read="label"))
+        found = [
+            trainer.predict(pc.Evidence(targets=pc.Clamp(images, each)), batch_size=batch_size)
+            for each in (mask, np.broadcast_to(mask, images.shape))
+        ]
+        np.testing.assert_array_equal(*found)
+
     def test_metrics_of_the_hidden_elements_alone(self, arrays):
         """The mean over these by hand, with a mask for each example as well."""
         _, images = arrays

@@ -26,16 +26,22 @@ _FILE = "replicas.json"
 def folder_name(seed: int, point: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> str:
     """Return the name of a run's folder; a value that is no number or word goes by its place.
 
+    The place is marked where it is another value's word.
+
     >>> folder_name(3, {"step_size": 0.1}, {"step_size": [0.05, 0.1]})
     'step_size-0.1,seed-3'
     >>> folder_name(3, {"activation": abs}, {"activation": [max, abs]})
     'activation-1,seed-3'
+    >>> folder_name(3, {"widths": (8,)}, {"widths": [(8,), 0]})
+    'widths-@0,seed-3'
     """
     parts = []
     for name, value in point.items():
         word = str(value)
         if not re.fullmatch(r"[\w.+-]+", word):
             word = str(list(over[name]).index(value))
+            if word in map(str, over[name]):
+                word = f"@{word}"  # which no word has
         parts.append(f"{name}-{word}")
     return ",".join([*parts, f"seed-{seed}"])
 

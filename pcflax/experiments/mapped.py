@@ -34,10 +34,7 @@ class MappedFits:
 
     def __init__(self, fits: Sequence[Fit]):
         self._fits = tuple(fits)
-        (rule, optimizer), numbers = joined([(fit.rule, fit.optimizer.value) for fit in fits])
-        self._numbers, self._settings = jax.tree.flatten((rule, Argument(optimizer)))
-        differing = {id(number) for number in numbers}
-        self._axes = tuple(0 if id(leaf) in differing else None for leaf in self._numbers)
+        self._join(fits)
         constants = [fit.data.constants() for fit in fits]
         self._shared = len({tuple(map(id, jax.tree.leaves(one))) for one in constants}) == 1
         self._constants = constants[0] if self._shared else _stack(constants)
@@ -49,6 +46,8 @@ class MappedFits:
         plans = {id(fit): plan for fit, *plan in zip(fits, items, counts, strict=True)}
         room = jax.tree.map(np.zeros_like, items[0]), 0
         planned = [plans.get(id(fit), room) for fit in self._fits]
+        if any(fit.callbacks.has_own for fit in self._fits):  # as in `fitting.py`
+            self._take_settings(fits)
         states = tuple(fit.run.take() for fit in self._fits)
 
         def call(counts, *, starts):
@@ -73,6 +72,30 @@ class MappedFits:
             for place, fit in enumerate(self._fits)
             if id(fit) in plans
         ]
+
+    def _take_settings(self, going: Sequence[Fit]) -> None:
+        """Join the settings anew; fits that are over need not have followed the others.
+
+        Raises:
+            ValueError: where those that go on can no longer share a program.
+        """
+        try:
+            self._join(self._fits)
+        except ValueError:
+            held = set(map(id, going))
+            try:
+                self._join([fit if id(fit) in held else going[0] for fit in self._fits])
+            except ValueError:
+                raise ValueError(
+                    "a callback changed rule or optimizer of some runs in more than floats and arrays, so "
+                    "that they can no longer share a program; give replicate how='in turn'"
+                ) from None
+
+    def _join(self, fits: Sequence[Fit]) -> None:
+        (rule, optimizer), numbers = joined([(fit.rule, fit.optimizer.value) for fit in fits])
+        self._numbers, self._settings = jax.tree.flatten((rule, Argument(optimizer)))
+        differing = {id(number) for number in numbers}
+        self._axes = tuple(0 if id(leaf) in differing else None for leaf in self._numbers)
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "axes"), donate_argnames="starts")

@@ -272,8 +272,17 @@ class Replicas:
                 f"make_trainer gave {len(given)} of {len(own)} runs checkpoints, in {len(folders)} folders; "
                 f"give each its own, or all the same, in which each gets its subfolder"
             )
-        for place, (trainer, one) in enumerate(zip(self.trainers, given, strict=True)):
-            trainer.checkpoints = within(one, self._folder_name(place))
+        seen: dict[str, str] = {}
+        for place, title in enumerate(self._titles()):
+            name = self._folder_name(place)
+            if name in seen:
+                raise ValueError(
+                    f"{seen[name]} and {title} would have one folder, {name}; give replicate values that "
+                    f"differ as text, each once"
+                )
+            seen[name] = title
+        for trainer, one, name in zip(self.trainers, given, seen, strict=True):
+            trainer.checkpoints = within(one, name)
         return folders.pop()
 
     def _folder_name(self, place: int) -> str:

@@ -180,6 +180,71 @@ class StopAt(pc.Callback):
             trainer.stop()
 
 
+class Scaled(pc.learning.AbstractGradientLearning):
+    """A rule of a plain class: what it holds may be changed."""
+
+    def __init__(self):
+        self.factor = 1.0
+
+    def gradients(self, network, evidence, *, key, step=0):
+        found, info = pc.learning.Backprop().gradients(network, evidence, key=key, step=step)
+        return jax.tree.map(lambda leaf: self.factor * leaf, found), info
+
+
+class Scales(pc.Callback):
+    """Changes the factor at a step; -1 at none."""
+
+    def __init__(self, rule, step):
+        self.rule, self.step, self.stops = rule, step, (max(step, 1),)
+
+    def on_progress(self, trainer, step):
+        if step == self.step:
+            self.rule.factor = 0.0
+
+
+class TestWhatACallbackChanges:
+    def replicas(self, steps, **options):
+        def scaled(seed):
+            rule, step = Scaled(), steps[SEEDS.index(seed)]
+            return pc.Trainer(
+                network_of(seed),
+                optax.sgd(0.1),
+                learning=rule,
+                progress=False,
+                seed=seed,
+                callbacks=[Scales(rule, step)],
+            )
+
+        return replicate(scaled, **options)
+
+    def test_in_a_rule_is_learned_by_mapped_as_in_turn(self):
+        mapped, in_turn, before = (
+            self.replicas((4, 4, 4), how=how) for how in ("mapped", "in turn", "mapped")
+        )
+        mapped.fit(DATA, **STEPS)
+        in_turn.fit(DATA, **STEPS)
+        before.fit(DATA, **{**STEPS, "num_steps": 4})
+        for one, other, earlier in zip(
+            mapped.trainers, in_turn.trainers, before.trainers, strict=True
+        ):
+            assert_same(one, other)
+            for found, expected in zip(state_of(one), state_of(earlier), strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+    def test_in_some_runs_alone_keeps_them_out_of_one_program(self):
+        replicas = self.replicas((4, -1, 4), how="mapped")
+        with pytest.raises(ValueError, match="a callback changed .* of some runs .*'in turn'"):
+            replicas.fit(DATA, **STEPS)
+        assert [trainer.step for trainer in replicas.trainers] == [4, 1, 4]  # nothing is lost
+
+    def test_does_not_wait_for_a_run_that_is_over(self):
+        """A run that was stopped before is told nothing any more."""
+        replicas = self.replicas((6, 6, 6), how="mapped")
+        replicas.trainers[1].callbacks.callbacks.append(StopAt(3))
+        replicas.fit(DATA, **STEPS)
+        assert [trainer.step for trainer in replicas.trainers] == [14, 3, 14]
+
+
 class TestOneOfThemEnds:
     @pytest.mark.parametrize("how", ["mapped", "in turn"])
     def test_numbers_that_are_not_finite_end_one_seed(self, each_alone, how, tmp_path):
@@ -291,6 +356,30 @@ class TestFolders:
         )
         assert elsewhere.folder is None
         assert elsewhere.trainers[0].checkpoints.directory == tmp_path / "3"
+
+    def test_each_value_has_a_folder_of_its_own(self, tmp_path):
+        """A place in the list may be another value's word."""
+
+        def shaped(seed, widths):
+            network = network_of(seed, width=widths[0] if widths else 4)
+            return make(seed, network=network)
+
+        over = {"widths": [(5,), 0, (7,)]}
+        replicas = replicate(shaped, [0], over=over, checkpoints=pc.Checkpoints(tmp_path))
+        names = [trainer.checkpoints.directory.name for trainer in replicas.trainers]
+        assert names == ["widths-@0,seed-0", "widths-0,seed-0", "widths-2,seed-0"]
+        replicas.fit(DATA, **STEPS)
+        points = [run.point for run in pc.experiments.load_runs(tmp_path)]
+        assert points == [{"widths": [5]}, {"widths": 0}, {"widths": [7]}]
+
+    @pytest.mark.parametrize("values", [[0.1, "0.1"], [0.1, 0.1], [(1,), (True,)]], ids=str)
+    def test_two_runs_of_one_folder_are_refused(self, values, tmp_path):
+        with pytest.raises(ValueError, match="would have one folder, rate-.*,seed-3; give"):
+            replicate(
+                lambda seed, rate: make(seed),
+                over={"rate": values},
+                checkpoints=pc.Checkpoints(tmp_path),
+            )
 
     def test_a_signal_saves_every_seed(self, each_alone, tmp_path):
         class Terminate(pc.Callback):

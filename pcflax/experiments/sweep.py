@@ -39,7 +39,7 @@ class Outcome:
         number: counted from 0.
         settings: what it trained with.
         state: "complete"; "pruned", where others had done better at its age; "failed", where an energy was
-            not finite or its settings were refused.
+            not finite, the memory did not suffice, or its settings were refused.
         value: the best value of its evaluations; None where it has none.
         metric: the metric there.
         step: the training step there.
@@ -202,17 +202,22 @@ def _run(train: Callable[[Trial], Any], trial: Trial, record: Record) -> None:
     try:
         train(trial)
     except (NonFiniteEnergyError, load_optuna().TrialPruned) as error:
-        record.why = str(error).partition("\n")[0] or "the function that trains pruned it"
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        record.why = _first_line(error) or "the function that trains pruned it"
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        told = isinstance(error, MemoryError)  # by the Trainer, which says how much it was
+        if not told and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        record.why = f"out of memory: {str(error).splitlines()[0]}"
+        record.why = f"out of memory: {_first_line(error)}".removesuffix(": ")
     else:
         if record.history is None:
             raise ValueError(
                 "the function that a sweep trains by expected to call trial.fit(trainer, data, "
                 "eval_data=...), and did not"
             )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _end(journal: Journal, record: Record) -> None:

@@ -137,8 +137,9 @@ class Trial:
             options: of `trainer.fit`: num_steps or epochs, eval_every, log_every.
 
         Raises:
-            ValueError: for a test split, a Trainer without checkpoints, a metric of the sweep's that is not
-                measured, or a cost that cannot be told; and as `trainer.fit` does.
+            ValueError: for a test split, a Trainer without checkpoints or with some outside of `folder`, a
+                metric of the sweep's that is not measured, or a cost that cannot be told; and as
+                `trainer.fit` does.
         """
         record = self._record
         check_is_dataset(eval_data, "evaluation data")
@@ -151,6 +152,13 @@ class Trial:
             raise ValueError(
                 "a trial goes on from a checkpoint after a kill; give its Trainer "
                 "checkpoints=pc.Checkpoints(trial.folder)"
+            )
+        kept = trainer.checkpoints.directory
+        if not kept.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(
+                f"trial {self.number} goes on from checkpoints in its own folder, {self.folder}, but its "
+                f"Trainer keeps them in {kept}, where another trial's may be; give it "
+                f"checkpoints=pc.Checkpoints(trial.folder)"
             )
         with contextlib.suppress(FileNotFoundError):  # it had saved none
             trainer.restore()

@@ -17,6 +17,7 @@ import pytest
 import pcflax as pc
 from pcflax.experiments import Outcome, Sweep, sweep
 from pcflax.experiments.trial import Objective
+from pcflax.training import evaluation, fitting
 from pcflax.training.saving import Saving
 from tests.conftest import digits_trainer, parameters_of
 from tests.training.checkpoints.test_lock import HOLD
@@ -287,6 +288,35 @@ class TestOutcomes:
         ]
         assert "out of memory: RESOURCE_EXHAUSTED: out of memory" in why
 
+    @pytest.mark.parametrize("call", ["learn_batches", "measure_batches"])
+    def test_a_trial_whose_training_does_not_fit_the_memory_has_failed_and_the_next_is_tried(
+        self, data, tmp_path, monkeypatch, call
+    ):
+        """XLA's error reaches the sweep in the Trainer's words."""
+        module = {"learn_batches": fitting, "measure_batches": evaluation}[call]
+        real, trials = getattr(module, call), []
+
+        def learn(*args, **options):
+            if trials[-1] == 1:
+                raise jax.errors.JaxRuntimeError(
+                    "RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes."
+                )
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, call, learn)
+        found = sweep(training(data, made=trials), RATES, folder=tmp_path, num_trials=3)
+        assert trials == [0, 1, 2]
+        assert [one.state for one in found.outcomes] == ["complete", "failed", "complete"]
+        why = found.outcomes[1].why
+        assert why.startswith("out of memory: there is no memory for 1099.51 GB more on ")
+
+    def test_a_memory_error_without_words_has_failed_too(self, tmp_path):
+        def train(trial):
+            raise MemoryError
+
+        (one,) = sweep(train, RATES, folder=tmp_path, num_trials=1).outcomes
+        assert (one.state, one.why) == ("failed", "out of memory")
+
     def test_less_is_better_of_an_error(self):
         def outcome(number, state, value):
             return Outcome(number, {}, state, value, value, 1, None, "", None)
@@ -382,6 +412,24 @@ class TestRefusals:
 
         with pytest.raises(ValueError, match="give its Trainer checkpoints=pc.Checkpoints"):
             sweep(train, RATES, folder=tmp_path, num_trials=1)
+
+    @pytest.mark.parametrize("place", ["shared", "trials/0000x", "trials"])
+    def test_of_checkpoints_elsewhere(self, data, tmp_path, place):
+        """Trials of one folder would go on from one another."""
+
+        def train(trial):
+            trainer = digits_trainer(tmp_path / place, widths=(64, 10))
+            trial.fit(trainer, data[0], eval_data=data[1], **FIT)
+
+        with pytest.raises(ValueError, match="^trial 0 goes on from .* keeps them in .*; give it"):
+            sweep(train, RATES, folder=tmp_path, num_trials=1)
+
+    def test_checkpoints_below_the_trials_folder_are_its_own(self, data, tmp_path):
+        def train(trial):
+            trainer = digits_trainer(trial.folder / "kept", widths=(64, 10))
+            trial.fit(trainer, data[0], eval_data=data[1], **FIT)
+
+        assert sweep(train, RATES, folder=tmp_path, num_trials=1).best.step is not None
 
     def test_of_a_function_that_does_not_fit(self, tmp_path):
         with pytest.raises(ValueError, match="expected to call trial.fit"):

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pcflax.checks import did_you_mean, expect_count
+import numpy as np
+
+from pcflax.checks import did_you_mean, expect_count, shown
 from pcflax.networks import AbstractPCNetwork
 from pcflax.sharding.processes import together
 from pcflax.typing import PyTree
@@ -185,11 +187,34 @@ class CallbackList:
                     ends.callback(_tell, callback, "on_fit_end", trainer)
 
     def measure(self, trainer: RunningTrainer, step: int) -> dict[str, float]:
-        """Return what the callbacks measure for a training row, together."""
+        """Return what the callbacks measure for a training row, together.
+
+        Raises:
+            TypeError, ValueError: for what is no number, and the name of the row's step.
+        """
         found: dict[str, float] = {}
         for callback in self.callbacks:
-            found |= _tell(callback, "on_measure", trainer, step) or {}
+            kind = type(callback).__name__
+            for name, value in (_tell(callback, "on_measure", trainer, step) or {}).items():
+                if name == "step":
+                    raise ValueError(
+                        f"callback {kind} measured 'step', which is the row's own; give it another name"
+                    )
+                found[name] = _number(kind, name, value)
         return found
+
+
+def _number(kind: str, name: str, value: Any) -> float:
+    """Return a number of NumPy's or jax's as Python's, which checkpoints and loggers can write."""
+    try:
+        if np.ndim(value) == 0 and not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(
+        f"on_measure of callback {kind} expected one number as '{name}', got {shown(value)}; return "
+        f"float(...) of it"
+    )
 
 
 def _tell(callback: Any, event: str, *args: Any) -> Any:

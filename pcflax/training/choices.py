@@ -58,6 +58,7 @@ class Choices:
 
         Another one goes on with the state as it is, where its own has that form (Adam with another rate);
         else it begins anew. Injected hyperparameters are part of the state; one that differs is a warning.
+        Set while a fit trains, by a callback, it counts from the next fit on; the state stays until then.
 
         Raises:
             TypeError, ValueError: where it is set to what is none, or cannot train the network.

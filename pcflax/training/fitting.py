@@ -31,6 +31,7 @@ from .calendar import Calendar
 from .callbacks import CallbackList, RunningTrainer
 from .loop import Measured, Recipe, learn_batches, sound
 from .memory import memory_told
+from .metrics import of_means
 from .placement import constants_on, items_on, own_rows
 from .run import Run
 from .saving import Saving
@@ -67,6 +68,7 @@ class Fit:
     def opened(self) -> Iterator[None]:
         """Hold the folder of checkpoints and tell the callbacks start and end, while the fit trains."""
         with (
+            self.run.training(),
             self.saving.opened(self.run, self.calendar),
             self.callbacks.running(self.trainer, self.calendar.total),
         ):
@@ -131,7 +133,7 @@ class Fit:
             cut = {name: column[step - begin :] for name, column in values.items()}
             self.run.learned(cut, end - step)
             if end in rows:
-                self.run.untold.append((end, self.run.record.take_row(self.recipe.metrics)))
+                self.run.untold.append((end, self.run.record.take_means(self.recipe.metrics), {}))
         if done:
             self.run.owed = {"log", "evaluate", "epoch", "save"}
         if measured.failed:
@@ -173,16 +175,25 @@ class Fit:
 
     def _log(self) -> None:
         step, record = self.run.step, self.run.record
-        while self.run.untold:
-            self._add(*self.run.untold.pop(0), "log")
+        self._log_untold()
         due = "log" in self.run.owed and self.calendar.is_due("log", step)
         if not due or not record.pending:
             return
         measured = self.callbacks.measure(self.trainer, step)  # where it raises, the row is owed
         if self.run.step == step:
             self.run.owed.discard("log")
-            self._add(step, record.take_row(self.recipe.metrics) | measured, "log")
+            self.run.untold.append((step, record.take_means(self.recipe.metrics), measured))
+            self._log_untold()
             self.limit.look(self.rule, self.run, self.data, self.run.step - self.calendar.start)
+
+    def _log_untold(self) -> None:
+        while untold := self.run.untold:
+            step, means, measured = untold[0]
+            row = of_means(
+                means, self.recipe.metrics, "train/"
+            )  # a user's functions, which may raise
+            del untold[0]
+            self._add(step, row | measured, "log")
 
     def _evaluate(self) -> None:
         row = {f"eval/{name}": value for name, value in self.evaluate().items()}

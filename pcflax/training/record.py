@@ -17,7 +17,7 @@ from pcflax.errors import CheckpointError, CheckpointWarning
 from .checkpoints.reading import Checkpoint, is_same_data, versions, warn_of_changes
 from .checkpoints.rows import RowLog
 from .history import History
-from .metrics import MetricFunctions, of_means
+from .metrics import MetricFunctions
 
 
 @dataclasses.dataclass
@@ -42,8 +42,8 @@ class Record:
         for name, column in values.items():
             self.pending.setdefault(f"train/{name}", []).extend(column[:count].tolist())
 
-    def take_row(self, metrics: MetricFunctions) -> dict[str, float]:
-        """Return the means over the steps since the last row, and begin a new one.
+    def take_means(self, metrics: MetricFunctions) -> dict[str, float]:
+        """Return the means over the steps since the last row, and begin a new one; `of_means` reports them.
 
         Metrics of data with missing targets are sums over the `known` examples of a step, whose mean this
         takes; NaN where none is known.
@@ -58,7 +58,7 @@ class Record:
             if column
         }
         self.pending = {}
-        return of_means(means, metrics, "train/")
+        return means
 
     def is_on(self, data: Dataset) -> bool:
         """Return whether the newest fit was on this data set, if there was one."""

@@ -7,8 +7,10 @@ the reader may have changed them. Next file to read: `fitting.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -62,7 +64,8 @@ class Run:
         self.step, self.record, self.stop_asked = 0, Record(seed), False
         # What follows a step, "log" and the like, and was not done after the newest: an error came between.
         self.owed: set[str] = set()
-        self.untold: list[tuple[int, dict[str, float]]] = []  # rows of steps within the newest call
+        # Rows that are not in the history: the step, means of training, and what callbacks measured.
+        self.untold: list[tuple[int, dict[str, float], dict[str, float]]] = []
         self.key = jax.random.key(seed)
         self._network = network
         self.layout = layout  # None: one device
@@ -74,6 +77,8 @@ class Run:
         # Whether somebody has the objects who may change them: then they are the truth.
         self._shown = True
         self._written = 0  # the step at which the objects were written last
+        self._trains = False
+        self._next_optimizer: optax.GradientTransformation | None = None  # that a callback has set
 
     @property
     def network(self) -> AbstractPCNetwork:
@@ -92,12 +97,29 @@ class Run:
         self.show()
         self._optimizer_state = value
 
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Keep the optimizer's state in its form while a fit trains, which goes on with its optimizer."""
+        self._trains = True
+        try:
+            yield
+        finally:
+            self._trains = False
+            if (optimizer := self._next_optimizer) is not None:
+                self._next_optimizer = None
+                self.go_on_with(optimizer)
+
     def go_on_with(self, optimizer: optax.GradientTransformation) -> None:
         """Begin another optimizer's state, where that has another form than the state that there is.
+
+        While a fit trains, that waits for its end.
 
         Warns:
             UserWarning: where an injected hyperparameter stays another than the optimizer has.
         """
+        if self._trains:
+            self._next_optimizer = optimizer
+            return
         self.show()
         parameters = in_training(self._network).parameters
         begun = initial_optimizer_state(optimizer, parameters, self.layout)

@@ -298,6 +298,34 @@ class TestOnMeasure:
         assert CallbackList([]).measure(None, 7) == {}
 
 
+class Measures:
+    def __init__(self, **row):
+        self.row = row
+
+    def on_measure(self, trainer, step):
+        return self.row
+
+
+@pytest.mark.parametrize("kind", [int, np.float32, np.array, jnp.float32, jnp.bfloat16])
+def test_numbers_of_numpy_and_jax_are_saved(kind, tmp_path):
+    """JSON has no word for them, and every save failed."""
+    trainer = make_trainer([Measures(norm=kind(2))], folder=tmp_path)
+    trainer.fit(make_data(), num_steps=2, log_every=2)
+    (value,) = pc.History(pc.load_checkpoint(tmp_path).rows())["norm"]
+    assert (type(value), value) == (float, 2.0)
+
+
+@pytest.mark.parametrize("value", [None, "much", "2", np.ones(1), np.ones(3), 1j, [1.0]], ids=repr)
+def test_what_is_no_number_is_refused_and_the_callback_named(value):
+    with pytest.raises(TypeError, match="^on_measure of callback Measures expected one number as"):
+        CallbackList([Measures(norm=value)]).measure(None, 7)
+
+
+def test_no_callback_measures_the_rows_step():
+    with pytest.raises(ValueError, match="callback Measures measured 'step', .* another name"):
+        CallbackList([Measures(step=1.0)]).measure(None, 7)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("targets", "kind", "text"),

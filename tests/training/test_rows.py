@@ -105,6 +105,33 @@ def test_a_logger_that_fails_within_a_call_is_told_the_rest_in_the_next_fit():
     assert [step for step, _ in lines.told] == [5, 10, 15, 25, 30, 35, 40, 45, STEPS]
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["within a call", "at its end"])
+@pytest.mark.parametrize("fails_at", [1, 2, 10])
+def test_a_metrics_function_that_raises_loses_no_row(own, fails_at):
+    """The logarithm of a mean that is zero, say: the next fit makes the row, and those after it."""
+    calls = []
+
+    def function(mean):
+        calls.append(mean)
+        if len(calls) == fails_at:
+            raise ValueError("math domain error")
+        return 2 * mean
+
+    twice = pc.metrics.OfMean(function, pc.metrics.squared_error)
+    options = {"callbacks": [Reader()] if own else []}
+    trainer = digits_trainer(metrics={"twice": twice}, **options)
+    with pytest.raises(ValueError, match="math domain error"):
+        fit(trainer)
+    fit(trainer)
+    whole = digits_trainer(metrics={"twice": pc.metrics.squared_error})
+    expected = [
+        {name: 2 * value if name == "train/twice" else value for name, value in row.items()}
+        for row in fit(whole).history.rows
+    ]
+    assert trainer.history.rows == expected
+    assert trainer.step == STEPS
+
+
 def test_a_restore_forgets_rows_that_were_not_told(tmp_path):
     lines = Lines(fails_at=[20])
     trainer = digits_trainer(tmp_path, keep={"every": 15}, callbacks=[lines])

@@ -524,6 +524,32 @@ class TestAnotherOptimizer:
         assert caught[0].filename == __file__
         assert trainer.optimizer_state.hyperparams["learning_rate"] == 0.5
 
+    def test_set_by_a_callback_it_counts_from_the_next_fit_on(self, tmp_path):
+        """The fit that trains goes on with its own, whose state it saves."""
+        other = optax.sgd(0.05, momentum=0.9)
+
+        class Switch(pc.Callback):
+            def on_log(self, trainer, step, metrics):
+                if step == 2:
+                    trainer.optimizer = other
+
+        def fit(num_steps, callbacks=(), folder=None):
+            trainer = digits_trainer(folder, optimizer=optax.adam(1e-2), callbacks=callbacks)
+            trainer.fit(digits(), num_steps=num_steps, log_every=1)
+            return trainer
+
+        switched, plain = fit(4, [Switch()], tmp_path), fit(4)
+        assert_same(parameters_of(switched.network), parameters_of(plain.network))
+        plain.optimizer = other
+        assert_same(
+            jax.tree.leaves(switched.optimizer_state), jax.tree.leaves(plain.optimizer_state)
+        )
+        for trainer in (switched, plain):
+            trainer.fit(digits(), num_steps=6)
+        assert_same(parameters_of(switched.network), parameters_of(plain.network))
+        resumed = digits_trainer(tmp_path, optimizer=optax.adam(1e-2))
+        assert resumed.restore(4) == 4
+
     def test_of_another_form_begins_anew(self):
         trainer = self.trainer(optax.adam(1e-3))
         before = parameters_of(trainer.network)

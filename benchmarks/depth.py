@@ -2,7 +2,8 @@
 
     python benchmarks/depth.py --data-dir FOLDER_OF_PREPARED_TFDS_SETS         what is missing of the table
     python benchmarks/depth.py --algorithms plain --depths 4 8 --seeds 0        a part of it
-    python benchmarks/depth.py --page                                           figure and page, no runs
+    python benchmarks/depth.py --time --depths 4 8 16                           seconds of what reached it
+    python benchmarks/depth.py --page                                           figure and claims, no runs
 
 The protocol of a public study (tarun-ks/predictive-coding-depth-scaling, 925 runs of the code that goes with
 arXiv 2605.31022): MNIST, residual networks of width 32 with relu and muPC's multipliers, one epoch of 937
@@ -13,7 +14,14 @@ study's. Its figures for gradient descent on the activities at 1/lambda_max are 
 steps at 4, 8, 16, 32, 64 and 128 layers; 256 at 128 layers for augmented Lagrangians. The exponent is the
 slope of log T over log depth.
 
-Steps are not equally dear: a step costs one or several gradients of the energy. The alignment is of each
+Steps are not equally dear: a step costs one or several gradients of the energy, and some methods measure
+curvature before the first. So `--time` trains with the steps that reached the mark: all algorithms of a depth
+compiled in one process, in turns of ten batches, five each, without compilation. Kept are the least of the
+turns for the 937 batches of an epoch, by the clock and by the processor, with the date and the load that the
+machine had before. Beside other work the processor's seconds on one core (`taskset -c 1`) and their ratios
+within a depth say more than the clock.
+
+The alignment is of each
 hidden layer's own weight gradient, at the end of seed 0's training on one batch, with that of backpropagation
 and that of the equilibrium (20 steps of `OutputNewton`): the median and the least of all layers. A method
 whose gradients are backpropagation's reaches backpropagation's accuracy at once, which says nothing of
@@ -25,6 +33,8 @@ Every run is kept in `benchmarks/results/depth_runs-cpu.json` as soon as it ends
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import os
@@ -49,10 +59,13 @@ from pcflax.inference.curvature import largest_eigenvalue, random_direction
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import record_answer
 from benchmarks.records import results_path, write_results
+from benchmarks.stack import interleaved
+from benchmarks.suite import today
 
 FIGURE = Path(__file__).resolve().parent.parent / "docs/images/depth.png"
 
 WIDTH, BATCH, BATCHES, MARK, HOLD = 32, 64, 937, 0.9, 2
+_TURN, _TURNS = 10, 5  # batches, of --time
 DEPTHS = (4, 8, 16, 32, 64, 128)
 LADDER = [
     1,
@@ -88,10 +101,10 @@ def _rule(make: Callable) -> Callable:
     return lambda step, count: pc.learning.PredictiveCoding(make(step, count))
 
 
-# {name: (the rule of a step size 1/lambda_max and a number of steps, gradients a step)}
-ALGORITHMS: dict[str, tuple[Callable, float]] = {
-    "backprop": (lambda step, count: pc.learning.Backprop(), 1),
-    "plain": (_rule(lambda step, count: inference.GradientDescent(step, num_steps=count)), 1),
+# {name: (the rule of a step size 1/lambda_max and a number of steps, gradients a step, and before the first)}
+ALGORITHMS: dict[str, tuple[Callable, int, int]] = {
+    "backprop": (lambda step, count: pc.learning.Backprop(), 1, 0),
+    "plain": (_rule(lambda step, count: inference.GradientDescent(step, num_steps=count)), 1, 0),
     "errors": (
         _rule(
             lambda step, count: inference.ErrorCoordinates(
@@ -99,54 +112,78 @@ ALGORITHMS: dict[str, tuple[Callable, float]] = {
             )
         ),
         2,
+        20,
     ),
-    "output-newton": (_rule(lambda step, count: inference.OutputNewton(num_steps=count)), 8),
+    "output-newton": (_rule(lambda step, count: inference.OutputNewton(num_steps=count)), 8, 0),
     "nesterov": (
         _rule(
             lambda step, count: inference.GradientDescent(step, momentum="auto", num_steps=count)
         ),
         1,
+        0,
     ),
     "multipliers": (
         lambda step, count: pc.learning.AugmentedLagrangian(
             inference.GradientDescent(step, num_steps=count)
         ),
         1,
+        0,
+    ),
+    "chebyshev": (_rule(lambda step, count: inference.Chebyshev(num_steps=count)), 1, 40),
+    "curvature-auto": (
+        _rule(lambda step, count: inference.CurvatureDescent(momentum="auto", num_steps=count)),
+        2,
+        20,
+    ),
+    "red-black": (_rule(lambda step, count: inference.Sweeps(num_steps=count)), 4, 40),
+    "sequential": (
+        _rule(lambda step, count: inference.Sweeps(order="sequential", num_steps=count)),
+        4,
+        40,
     ),
 }
 WORDS = {
     "plain": "gradient descent",
     "nesterov": 'gradient descent, `momentum="auto"`',
+    "curvature-auto": '`CurvatureDescent(momentum="auto")`',
+    "chebyshev": "`Chebyshev`",
+    "red-black": "`Sweeps`, red-black",
+    "sequential": "`Sweeps`, sequential",
     "multipliers": "`AugmentedLagrangian`",
     "errors": "error coordinates, `CurvatureDescent`",
     "output-newton": "`OutputNewton`",
 }
 
 
-def network(features: int, depth: int, seed: int) -> pc.PCNetwork:
-    """The study's network."""
-    return pc.models.residual_mlp(features, WIDTH, 10, depth=depth, rngs=nnx.Rngs(seed))
+def network(name: str, features: int, depth: int, seed: int) -> pc.PCNetwork:
+    """The study's network; unrolled for sweeps that move one layer at a time, with the same numbers."""
+    return pc.models.residual_mlp(
+        features, WIDTH, 10, depth=depth, stacked=name != "sequential", rngs=nnx.Rngs(seed)
+    )
+
+
+def _rate(depth: int) -> float:
+    return 1e-3 * math.sqrt(WIDTH / depth)
+
+
+@jax.jit
+def _largest(split, inputs, targets):
+    problem = inference.make_problem(split, pc.Evidence(inputs, targets))
+    return largest_eigenvalue(problem, problem.start, random_direction(problem), 100).eigenvalue
 
 
 def stable_step(net: pc.PCNetwork, batch) -> float:
     """1/lambda_max at the start, the median over a batch."""
-
-    @jax.jit
-    def largest(split):
-        evidence = pc.Evidence(batch.inputs, batch.targets)
-        problem = inference.make_problem(split, evidence)
-        return largest_eigenvalue(problem, problem.start, random_direction(problem), 100)
-
-    return float(1 / jnp.median(largest(pc.networks.split(net)).eigenvalue))
+    return float(1 / jnp.median(_largest(pc.networks.split(net), batch.inputs, batch.targets)))
 
 
 def run(name: str, depth: int, seed: int, count: int, train, test, batches: int) -> dict:
     """Train once; return what is kept of it."""
     batch = next(iter(train))
-    net = network(batch.inputs.shape[1], depth, seed)
+    net = network(name, batch.inputs.shape[1], depth, seed)
     rule = ALGORITHMS[name][0](stable_step(net, batch), count)
-    rate = 1e-3 * math.sqrt(WIDTH / depth)
-    trainer = pc.Trainer(net, optax.adam(rate), learning=rule, seed=seed, progress=False)
+    optimizer = optax.adam(_rate(depth))
+    trainer = pc.Trainer(net, optimizer, learning=rule, seed=seed, progress=False)
     found = {"algorithm": name, "depth": depth, "seed": seed, "steps": count}
     began = time.perf_counter()
     try:
@@ -170,17 +207,27 @@ def run(name: str, depth: int, seed: int, count: int, train, test, batches: int)
     return found
 
 
+@functools.cache  # compiled once for each rule
+def _gradient(learning) -> Callable:
+    key = jax.random.key(0)
+
+    def of(split, inputs, targets):
+        return rule_gradient(split, pc.Evidence(inputs, targets), learning=learning, key=key)
+
+    return jax.jit(of)
+
+
 def alignment(net, batch, rule, other) -> list[float]:
     """The cosine of two rules' weight gradients at each layer, in 64-bit sums of scaled gradients."""
-    evidence, key = pc.Evidence(batch.inputs, batch.targets), jax.random.key(0)
     split = pc.networks.split(net)
 
     def gradients(learning):
-        @jax.jit
-        def of(split):
-            return rule_gradient(split, evidence, learning=learning, key=key)
-
-        leaves = jax.tree.leaves(of(split)["hidden"] if "hidden" in net.layer_names else of(split))
+        found = _gradient(learning)(split, batch.inputs, batch.targets)
+        if "hidden" in net.layer_names:
+            leaves = jax.tree.leaves(found["hidden"])
+        else:  # of an unrolled network, one matrix a layer
+            hidden = [found[layer] for layer in net.layer_names if layer.startswith("hidden_")]
+            leaves = [np.stack(jax.tree.leaves(hidden))]
         return np.concatenate(
             [np.asarray(leaf, np.float64).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1
         )
@@ -206,11 +253,13 @@ def exponent(by_depth: dict[int, float]) -> float:
 
 
 class Runs:
-    """The runs so far, in a file that is written after each."""
+    """The runs so far, and seconds of some, in a file that is written after each."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows = json.loads(path.read_text())["runs"] if path.exists() else []
+        record = json.loads(path.read_text()) if path.exists() else {}
+        self.rows = record.get("runs", [])
+        self.times = record.get("times", [])
 
     def accuracies(self, name: str, depth: int, seed: int) -> dict[int, float]:
         """{steps: accuracy} of what was run."""
@@ -224,7 +273,17 @@ class Runs:
         """Keep a run."""
         self.rows.append(row)
         self.rows.sort(key=lambda r: (r["algorithm"], r["depth"], r["seed"], r["steps"]))
-        write_results({"device": "cpu", "runs": self.rows}, self.path)
+        self._write()
+
+    def add_times(self, depth: int, rows: list[dict]) -> None:
+        """Keep the seconds of a depth in place of older ones, of which ratios would not hold."""
+        self.times = [row for row in self.times if row["depth"] != depth] + rows
+        self.times.sort(key=lambda r: (r["depth"], r["algorithm"]))
+        self._write()
+
+    def _write(self) -> None:
+        times = {"times": self.times} if self.times else {}
+        write_results({"device": "cpu", "runs": self.rows} | times, self.path)
 
 
 def climb(name, depth, seed, runs, ladder, train, test, batches, console) -> int | None:
@@ -243,15 +302,16 @@ def climb(name, depth, seed, runs, ladder, train, test, batches, console) -> int
     if name == "backprop":
         return 0
     for count in ladder:
-        found = target_steps(measured(name, count), mark)
-        if found is not None and count * 1.5 > HOLD * found:
+        known = measured(name, count)
+        found = target_steps(known, mark)
+        if found and known.keys() >= {c for c in ladder if found <= c <= HOLD * found}:
             return found
     return target_steps(runs.accuracies(name, depth, seed), mark)
 
 
-def summary(runs: Runs) -> dict:
-    """{algorithm: {depth: [steps by seed]}}, of seeds that reached the mark."""
-    found: dict[str, dict[int, list]] = {}
+def outcomes(runs: Runs) -> dict[str, dict[int, dict[int, int | None]]]:
+    """{algorithm: {depth: {seed: steps}}}, None where a seed did not reach the mark or did not hold it."""
+    found: dict[str, dict[int, dict[int, int | None]]] = {}
     for name in ALGORITHMS:
         keys = {(r["depth"], r["seed"]) for r in runs.rows if r["algorithm"] == name}
         for depth, seed in sorted(keys):
@@ -259,9 +319,81 @@ def summary(runs: Runs) -> dict:
             if name == "backprop" or not base:
                 continue
             steps = target_steps(runs.accuracies(name, depth, seed), MARK * base[0])
-            if steps is not None:
-                found.setdefault(name, {}).setdefault(depth, []).append(steps)
+            found.setdefault(name, {}).setdefault(depth, {})[seed] = steps
     return found
+
+
+def summary(runs: Runs) -> dict[str, dict[int, list[int]]]:
+    """{algorithm: {depth: [steps by seed]}}, of seeds that reached the mark."""
+    found: dict[str, dict[int, list[int]]] = {}
+    for name, by_depth in outcomes(runs).items():
+        for depth, by_seed in by_depth.items():
+            steps = [count for count in by_seed.values() if count is not None]
+            if steps:
+                found.setdefault(name, {})[depth] = steps
+    return found
+
+
+def aligned(runs: Runs, name: str, depth: int, steps: float) -> dict | None:
+    """The run with these steps whose alignment was measured."""
+    for row in runs.rows:
+        same = (row["algorithm"], row["depth"], row["steps"]) == (name, depth, steps)
+        if same and "backprop_least" in row:
+            return row
+    return None
+
+
+class Training:
+    """An algorithm's training on the same few batches again and again, compiled."""
+
+    def __init__(self, name: str, depth: int, count: int, step: float, batches: list):
+        inputs = np.stack([batch.inputs for batch in batches])
+        targets = np.stack([batch.targets for batch in batches])
+        split = pc.networks.split(network(name, inputs.shape[-1], depth, 0))
+        optimizer = optax.adam(_rate(depth))
+        rule, key = ALGORITHMS[name][0](step, count), jax.random.key(0)
+
+        def train(carry, inputs, targets):
+            def learn(carry, batch):
+                evidence = pc.Evidence(*batch)
+                split, state, _ = rule.update(carry[0], optimizer, carry[1], evidence, key=key)
+                return (split, state), None
+
+            return jax.lax.scan(learn, carry, (inputs, targets))[0]
+
+        self._carry, self._data = (split, optimizer.init(split.parameters)), (inputs, targets)
+        self._train = jax.jit(train).lower(self._carry, *self._data).compile()
+
+    def run(self) -> None:
+        """Train on all the batches once more."""
+        self._carry = jax.block_until_ready(self._train(self._carry, *self._data))
+
+
+def timed(depth: int, names: list[str], runs: Runs, train, batches: int = BATCHES) -> list[dict]:
+    """Seconds of an epoch of each algorithm that reached the mark at this depth, in turns of ten batches."""
+    load, found = round(os.getloadavg()[0], 1), summary(runs)
+    reached = [name for name in names if depth in found.get(name, {})]
+    if not reached:
+        return []
+    counts = {name: statistics.median_low(found[name][depth]) for name in reached}
+    counts = {"backprop": 0} | counts
+    several = list(itertools.islice(train, _TURN))
+    step = stable_step(network("plain", several[0].inputs.shape[1], depth, 0), several[0])
+    programs = {name: Training(name, depth, count, step, several) for name, count in counts.items()}
+    clock, processor = interleaved(programs, _TURNS, 1)
+    return [
+        {
+            "algorithm": name,
+            "depth": depth,
+            "steps": count,
+            "seconds": float(f"{min(clock[name]) * batches / _TURN:.3g}"),
+            "processor_seconds": float(f"{min(processor[name]) * batches / _TURN:.3g}"),
+            "cores": len(os.sched_getaffinity(0)),
+            "load": load,
+            "date": today(),
+        }
+        for name, count in counts.items()
+    ]
 
 
 def figure(runs: Runs) -> Figure:
@@ -290,22 +422,31 @@ def figure(runs: Runs) -> Figure:
     return drawn
 
 
+def claims(runs: Runs, name: str, key: str) -> dict[str, tuple[list[float], str]]:
+    """{claim: (values, unit)} of an algorithm: steps at 128 layers, how sure they are, and the exponent."""
+    by_depth = summary(runs).get(name, {})
+    found: dict[str, tuple[list[float], str]] = {}
+    if len(by_depth) > 1:
+        medians = {depth: statistics.median(steps) for depth, steps in by_depth.items()}
+        found[f"exponent_{key}"] = [exponent(medians)], ""
+    if 128 in by_depth:
+        steps = by_depth[128]
+        unreached = sum(count is None for count in outcomes(runs)[name][128].values())
+        found[f"steps_128_{key}"] = [float(count) for count in steps], "steps"
+        found[f"steps_128_{key}_unreached"] = [float(unreached)], "seeds"
+        row = aligned(runs, name, 128, statistics.median(steps))
+        for other in ("equilibrium", "backprop") if row else ():
+            found[f"steps_128_{key}_cosine_{other}"] = [row[f"{other}_least"]], "cosine"
+    return found
+
+
 def write_page(runs: Runs) -> None:
     """Write the figure, and the claims that follow from the runs."""
     figure(runs).savefig(FIGURE, dpi=120)
     command = "python benchmarks/depth.py --page"
     for name, key in (("plain", "plain"), ("output-newton", "best")):
-        by_depth = summary(runs)[name]
-        values = {
-            f"steps_128_{key}": ([float(s) for s in by_depth.get(128, [])], "steps"),
-            f"exponent_{key}": (
-                [exponent({d: statistics.median(s) for d, s in by_depth.items()})],
-                "",
-            ),
-        }
-        for claim, (found, unit) in values.items():
-            if found:
-                record_answer(claim, found, unit=unit, command=command, kind="depth")
+        for claim, (values, unit) in claims(runs, name, key).items():
+            record_answer(claim, values, unit=unit, command=command, kind="depth")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -319,6 +460,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, nargs="+", help="these numbers of steps alone")
     parser.add_argument("--quick", action="store_true", help="digits, 20 batches, 4 and 8 layers")
+    parser.add_argument("--time", action="store_true", help="seconds of what reached the mark")
     parser.add_argument("--page", action="store_true", help="the figure and the claims, no runs")
     parser.add_argument("--output", type=Path, default=results_path("depth_runs", "cpu"))
     options = parser.parse_args(arguments)
@@ -330,13 +472,22 @@ def main(arguments: list[str] | None = None) -> None:
     batches = 20 if options.quick else BATCHES
     data = "digits" if options.quick else "mnist"
     depths = [4, 8] if options.quick else options.depths
+
+    def train_set(seed):
+        return pc.data.load(
+            data, split="train", batch_size=BATCH, seed=seed, data_dir=options.data_dir
+        )
+
+    if options.time:
+        for depth in depths:
+            runs.add_times(depth, timed(depth, options.algorithms, runs, train_set(0)))
+            console.print([row for row in runs.times if row["depth"] == depth])
+        return
     test = pc.data.load(data, split="test", batch_size=120, data_dir=options.data_dir)
     for name in options.algorithms:
         for depth in depths:
             for seed in options.seeds:
-                train = pc.data.load(
-                    data, split="train", batch_size=BATCH, seed=seed, data_dir=options.data_dir
-                )
+                train = train_set(seed)
                 ladder = options.steps or (LADDER[:1] if options.quick else LADDER)
                 steps = climb(name, depth, seed, runs, ladder, train, test, batches, console)
                 console.print(f"{name}, {depth} layers, seed {seed}: {steps} steps")

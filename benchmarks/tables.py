@@ -22,7 +22,9 @@ from benchmarks.depth import (  # noqa: E402
     PUBLISHED,
     WORDS,
     Runs,
+    aligned,
     exponent,
+    outcomes,
     summary,
 )
 from benchmarks.on_paper import Job, Machine  # noqa: E402
@@ -104,41 +106,32 @@ def _millions(value: float) -> str:
 
 
 def depth() -> str:
-    """Steps to 90 % of backpropagation's accuracy by depth, and what their gradients are."""
+    """Steps to 90 % of backpropagation's accuracy by depth, their seconds, and what their gradients are."""
     runs = Runs(results_path("depth_runs", "cpu"))
-    found, rows = summary(runs), []
+    found, every, rows = summary(runs), outcomes(runs), []
     for name, label in WORDS.items():
-        by_depth = found.get(name, {})
-        counts = {layers: statistics.median(steps) for layers, steps in by_depth.items()}
-        cells = [
-            f"{counts[layers]:,.0f} ({len(by_depth[layers])})" if layers in counts else "not run"
-            for layers in DEPTHS
-        ]
+        counts = {layers: statistics.median(s) for layers, s in found.get(name, {}).items()}
+        cells = []
+        for layers in DEPTHS:
+            by_seed, seconds = every.get(name, {}).get(layers, {}), _seconds(runs, name, layers)
+            counted = [runs.accuracies(name, layers, seed) for seed in by_seed]
+            cells.append(_depth_cell(by_seed, seconds, max(map(max, counted), default=0)))
         slope = f"{exponent(counts):.2f}" if len(counts) > 2 else "-"
         deepest = max(counts, default=0)
-        row = next(
-            (
-                row
-                for row in runs.rows
-                if (row["algorithm"], row["depth"]) == (name, deepest)
-                and row["steps"] == counts[deepest]
-                and "backprop_least" in row
-            ),
-            None,
-        )
+        row = aligned(runs, name, deepest, counts.get(deepest, 0))
         cosines = ["-", "-"]
         if row:
             cosines = [
                 f"{row[f'{key}_median']:.2f} ({row[f'{key}_least']:.2f})"
                 for key in ("backprop", "equilibrium")
             ]
-        gradients = f"{ALGORITHMS[name][1]:g}"
-        rows.append([label, *cells, slope, gradients, *cosines])
+        _, each, before = ALGORITHMS[name]
+        rows.append([label, *cells, slope, f"{each} ({before})", *cosines])
     header = [
-        "steps (seeds)",
+        "steps (seeds), seconds an epoch" if runs.times else "steps (seeds)",
         *(f"{layers} layers" for layers in DEPTHS),
         "exponent",
-        "gradients a step",
+        "gradients a step (before the first)",
         "cosine with backpropagation's",
         "with the equilibrium's",
     ]
@@ -148,8 +141,53 @@ def depth() -> str:
         f"backpropagation's after one epoch of MNIST, up to twice as many steps (residual networks of width "
         f"32, relu, muPC; `benchmarks/depth.py`). A public study of 925 runs has {published} for gradient "
         f"descent. The cosines are of the weight gradients of the hidden layers of the deepest network that "
-        f"was run, after training: the median of its layers, and the least.\n\n"
+        f"reached the mark, after training: the median of its layers, and the least.{_timing(runs)}\n\n"
         f"{rows_of(header, rows)}"
+    )
+
+
+def _depth_cell(by_seed: dict[int, int | None], seconds: dict[int, float], most: int) -> str:
+    """Steps, how many seeds reached the mark, and the seconds that so many steps take.
+
+    Where no seed did, the most steps that were run.
+    """
+    if not by_seed:
+        return "not run"
+    reached = [count for count in by_seed.values() if count is not None]
+    seeds = (
+        f"{len(reached)} of {len(by_seed)}" if len(reached) < len(by_seed) else f"{len(reached)}"
+    )
+    if not reached:
+        return f"not in {most:,} ({len(by_seed)})"
+    steps = statistics.median(reached)
+    return f"{steps:,.0f} ({seeds})" + (f", {seconds[steps]:.3g} s" if steps in seconds else "")
+
+
+def _seconds(runs: Runs, name: str, layers: int) -> dict[int, float]:
+    """{steps: seconds of the processor} as they were measured."""
+    return {
+        row["steps"]: row["processor_seconds"]
+        for row in runs.times
+        if (row["algorithm"], row["depth"]) == (name, layers)
+    }
+
+
+def _timing(runs: Runs) -> str:
+    """How the seconds were measured, and those of backpropagation."""
+    base = [row for row in runs.times if row["algorithm"] == "backprop"]
+    if not base:
+        return ""
+    each = [
+        f"{row['processor_seconds']:.3g} at {row['depth']} layers ({row['date']}, {row['cores']} "
+        f"core{'s' * (row['cores'] > 1)}, "
+        + (f"beside other work, load {row['load']:g}" if row["load"] >= 0.5 else "alone")
+        + ")"
+        for row in base
+    ]
+    return (
+        f" Seconds are the processor's for the 937 batches, without compilation and evaluation, all "
+        f"algorithms of a depth in turns within one process; their ratios within a depth hold, on other "
+        f"machines they are others. Backpropagation's are {', '.join(each)}."
     )
 
 

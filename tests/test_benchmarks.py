@@ -455,6 +455,73 @@ class TestDepth:
         assert made == [0, 1, 2, 3, 4, 6, 8, 12]
         assert depth.summary(again) == {"plain": {4: [6]}}
 
+    def test_every_step_count_of_the_window_is_measured(self, tmp_path, monkeypatch):
+        """With 2 steps the window ends at 4, where the mark is lost again: 3 would not tell."""
+        accuracies = {0: 90.0, 1: 50.0, 2: 85.0, 3: 85.0, 4: 60.0, 6: 85.0, 8: 85.0, 12: 85.0}
+
+        def run(name, layers, seed, count, *rest):
+            key = {"algorithm": name, "depth": layers, "seed": seed, "steps": count}
+            return key | {"accuracy": accuracies[count]}
+
+        monkeypatch.setattr(depth, "run", run)
+        runs, ladder = depth.Runs(tmp_path / "runs.json"), [1, 2, 3, 4, 6, 8, 12, 16]
+        assert depth.climb("plain", 4, 0, runs, ladder, None, None, 1, Console(quiet=True)) == 6
+
+    def test_a_seed_that_loses_the_mark_is_told_beside_those_that_hold_it(self, tmp_path):
+        runs = depth.Runs(tmp_path / "runs.json")
+        one = {"algorithm": "output-newton", "steps": 1}
+        for seed, after_two in enumerate([80.0, 80.0, 60.0]):
+            found = {"depth": 128, "seed": seed}
+            runs.add({"algorithm": "backprop", "steps": 0, "accuracy": 85.0} | found)
+            cosines = {"backprop_least": 0.5, "equilibrium_least": 0.7} if seed == 0 else {}
+            runs.add(one | {"accuracy": 80.0} | cosines | found)
+            runs.add(one | {"steps": 2, "accuracy": after_two} | found)
+        assert depth.outcomes(runs)["output-newton"] == {128: {0: 1, 1: 1, 2: None}}
+        claims = depth.claims(runs, "output-newton", "best")
+        values = {name: found for name, (found, _) in claims.items()}
+        assert values == {
+            "steps_128_best": [1.0, 1.0],
+            "steps_128_best_unreached": [1.0],
+            "steps_128_best_cosine_equilibrium": [0.7],
+            "steps_128_best_cosine_backprop": [0.5],
+        }
+        assert tables._depth_cell({0: 1, 1: 1, 2: None}, {}, 2) == "1 (2 of 3)"
+        assert tables._depth_cell({0: 1, 1: 1}, {1: 0.123, 2: 5.0}, 2) == "1 (2), 0.123 s"
+        assert tables._depth_cell({0: None}, {}, 1024) == "not in 1,024 (1)"
+        assert tables._depth_cell({}, {}, 0) == "not run"
+
+    def test_seconds_are_of_what_reached_the_mark(self, tmp_path):
+        """More steps take longer; what is below the mark, and depths without runs, are not timed."""
+        path = tmp_path / "runs.json"
+        runs = depth.Runs(path)
+        cells = {"backprop": (0, 90.0), "plain": (64, 85.0), "sequential": (1, 85.0)}
+        for name, (steps, accuracy) in (cells | {"chebyshev": (1, 50.0)}).items():
+            row = {"algorithm": name, "depth": 4, "seed": 0, "steps": steps}
+            runs.add(row | {"accuracy": accuracy})
+        names = ["plain", "sequential", "chebyshev"]
+        depth.main(["--time", "--quick", "--algorithms", *names, "--output", str(path)])
+        again = depth.Runs(path)
+        assert again.rows == runs.rows
+        assert {row["depth"] for row in again.times} == {4}
+        assert {row["algorithm"]: row["steps"] for row in again.times} == {
+            name: steps for name, (steps, _) in cells.items()
+        }
+        seconds = {row["algorithm"]: row["processor_seconds"] for row in again.times}
+        assert seconds["plain"] > 2 * seconds["backprop"] > 0
+
+    def test_the_unrolled_network_of_sequential_sweeps_has_the_numbers_of_the_stack(self):
+        import pcflax as pc
+
+        inputs = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+        batch = pc.Evidence(inputs, np.eye(10, dtype=np.float32)[:8])
+        rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.2, num_steps=8))
+        stack, unrolled = (
+            depth.alignment(depth.network(name, 5, 6, 0), batch, rule, pc.learning.Backprop())
+            for name in ("plain", "sequential")
+        )
+        assert len(stack) == 4
+        np.testing.assert_allclose(unrolled, stack, rtol=1e-4)
+
 
 class TestPages:
     def test_the_page_of_benchmarks_is_made_of_the_results_byte_for_byte(self):

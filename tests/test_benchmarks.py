@@ -455,18 +455,6 @@ class TestDepth:
         assert made == [0, 1, 2, 3, 4, 6, 8, 12]
         assert depth.summary(again) == {"plain": {4: [6]}}
 
-    def test_every_step_count_of_the_window_is_measured(self, tmp_path, monkeypatch):
-        """With 2 steps the window ends at 4, where the mark is lost again: 3 would not tell."""
-        accuracies = {0: 90.0, 1: 50.0, 2: 85.0, 3: 85.0, 4: 60.0, 6: 85.0, 8: 85.0, 12: 85.0}
-
-        def run(name, layers, seed, count, *rest):
-            key = {"algorithm": name, "depth": layers, "seed": seed, "steps": count}
-            return key | {"accuracy": accuracies[count]}
-
-        monkeypatch.setattr(depth, "run", run)
-        runs, ladder = depth.Runs(tmp_path / "runs.json"), [1, 2, 3, 4, 6, 8, 12, 16]
-        assert depth.climb("plain", 4, 0, runs, ladder, None, None, 1, Console(quiet=True)) == 6
-
     def test_a_seed_that_loses_the_mark_is_told_beside_those_that_hold_it(self, tmp_path):
         runs = depth.Runs(tmp_path / "runs.json")
         one = {"algorithm": "output-newton", "steps": 1}

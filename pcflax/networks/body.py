@@ -213,7 +213,8 @@ class NetworkBody(WiredLayers):
             inputs: what the first layer is predicted from; None where the network has a root.
             layers: those whose energies are wanted; all unless given.
 
-        Normalizations over the batch are frozen at the statistics of its feedforward pass.
+        Normalizations over the batch are frozen at the statistics of the pass upward from the inputs alone:
+        where a clamp of a hidden layer changed that pass, `result.energies` are the ones at its statistics.
 
         Returns:
             {layer name: (batch,)}, summed over features, never averaged; of a stack (batch, depth).

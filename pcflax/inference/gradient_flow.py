@@ -122,10 +122,10 @@ class GradientFlow(AbstractInference):
         coordinates, (num_steps, way) = at_equilibrium(problem, integrate)
         last = observe(problem, coordinates)[0]
         # (batch, steps, ...) to (steps, batch, ...); rows after an example's last step are its end
-        rows = jnp.arange(self.max_steps + 1, dtype=num_steps.dtype)[:, None] < num_steps
+        rows = jnp.arange(self.max_steps + 1, dtype=num_steps.dtype)[:, None] < num_steps[None]
         ends = (last if trace else None), (None if record is None else coordinates)
         infos, places = jax.tree.map(
-            lambda steps, end: choose(rows, jnp.swapaxes(steps, 0, 1), end), way, ends
+            lambda steps, end: choose(rows, jnp.swapaxes(steps, 0, 1), end[None]), way, ends
         )
 
         def recorded(place):

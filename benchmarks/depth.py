@@ -396,17 +396,19 @@ def timed(depth: int, names: list[str], runs: Runs, train, batches: int = BATCHE
 
 def figure(runs: Runs) -> Figure:
     """Steps over depth, log-log, each seed a point."""
-    drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
+    drawn = Figure(figsize=(8.6, 4.0), layout="constrained")
     axis = drawn.subplots()
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     found = summary(runs)
-    for name, label in WORDS.items():
+    for (name, label), mark in zip(WORDS.items(), "o^vDsPX*p", strict=True):
         by_depth = found.get(name, {})
         if not by_depth:
             continue
         medians = [statistics.median(steps) for steps in by_depth.values()]
-        line = axis.plot(list(by_depth), medians, marker="o", label=label.replace("`", ""))[0]
+        # hollow, since some lie on others
+        look = {"marker": mark, "markersize": 9, "markerfacecolor": "none"}
+        line = axis.plot(list(by_depth), medians, label=label.replace("`", ""), **look)[0]
         for depth, steps in by_depth.items():
             axis.scatter([depth] * len(steps), steps, s=12, color=line.get_color())
     published = PUBLISHED["plain"]
@@ -416,7 +418,7 @@ def figure(runs: Runs) -> Figure:
     axis.set_xlabel("layers")
     axis.set_ylabel("steps to 90 % of backpropagation's accuracy")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    drawn.legend(loc="outside right upper", fontsize=8)
     return drawn
 
 

@@ -390,7 +390,7 @@ class NetworkBody(WiredLayers):
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def _gradients(graphdef: nnx.GraphDef, parameters: Any, rest: Any, inputs: Any) -> Any:
-    """One program: operation by operation, the first call would compile a hundred and more."""
+    """Return the gradient by one program: by operations the first call would compile a hundred."""
 
     def mean_energy(parameters):
         return jnp.mean(nnx.merge(graphdef, parameters, rest, copy=True).energy(inputs))

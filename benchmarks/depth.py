@@ -17,7 +17,7 @@ for augmented Lagrangians. The exponent is the slope of log T over log depth.
 Steps are not equally dear: a step costs one or several gradients of the energy, and some methods measure
 curvature before the first. So `--time` trains with the steps that reached the mark: all algorithms of a depth
 compiled in one process, in five turns of ten batches each. Kept are the least of the turns for the 937
-batches of an epoch, by the clock and by the processor, with the date and the load of the machine before.
+batches of an epoch, by the clock and by the processor, with the date and the load of the machine.
 Beside other work seconds of the processor on one core (`taskset -c 1`), and their ratios within a depth, say
 more than the clock.
 
@@ -369,7 +369,7 @@ class Training:
 
 def timed(depth: int, names: list[str], runs: Runs, train, batches: int = BATCHES) -> list[dict]:
     """Seconds of an epoch of each algorithm that reached the mark at this depth, in turns of ten batches."""
-    load, found = round(os.getloadavg()[0], 1), summary(runs)
+    found = summary(runs)
     reached = [name for name in names if depth in found.get(name, {})]
     if not reached:
         return []
@@ -379,6 +379,7 @@ def timed(depth: int, names: list[str], runs: Runs, train, batches: int = BATCHE
     step = stable_step(network("plain", several[0].inputs.shape[1], depth, 0), several[0])
     programs = {name: Training(name, depth, count, step, several) for name, count in counts.items()}
     clock, processor = interleaved(programs, _TURNS, 1)
+    load = round(os.getloadavg()[0], 1)  # of the last minute, this process included
     return [
         {
             "algorithm": name,

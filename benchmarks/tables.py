@@ -181,7 +181,11 @@ def _timing(runs: Runs) -> str:
     each = [
         f"{row['processor_seconds']:.3g} at {row['depth']} layers ({row['date']}, {row['cores']} "
         f"core{'s' * (row['cores'] > 1)}, "
-        + (f"beside other work, load {row['load']:g}" if row["load"] >= 0.5 else "alone")
+        + (
+            f"beside other work, load {row['load']:g}"
+            if row["load"] > row["cores"] + 0.5
+            else "alone"
+        )
         + ")"
         for row in base
     ]

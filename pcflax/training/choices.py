@@ -46,7 +46,7 @@ class Choices:
         seed: int,
         layout: Layout | None,
     ):
-        self.checkpoints, self._wrt = checkpoints, wrt
+        self._saving, self._wrt = Saving(checkpoints), wrt
         optimizer = as_optimizer("Trainer", optimizer, split(network).parameters)
         self._optimizer = restrict(optimizer, network, wrt)
         self._run = Run(network, self._optimizer, seed, layout)
@@ -127,7 +127,7 @@ class Choices:
 
     @property
     def checkpoints(self) -> Checkpoints | None:
-        """Where and what to save; those that are set are restored before they are trained over.
+        """Where and what to save; another run's are restored before they are trained over.
 
         Raises:
             TypeError: where they are set to what are none.
@@ -136,4 +136,4 @@ class Choices:
 
     @checkpoints.setter
     def checkpoints(self, value: Checkpoints | None) -> None:
-        self._saving = Saving(value)
+        self._saving = Saving(value, self._saving.known)

@@ -266,18 +266,22 @@ def train(
                 with _failing_alone(fit, several=len(fits) > 1):
                     fit.learned(measured, own)
                     fit.tell()
-            asked = _agree(fits, signals)
+            asked, stopped = _agree(fits, signals)
             for fit in going:
                 if fit.failure is None:
                     with _failing_alone(fit, several=len(fits) > 1):
                         fit.save(asked=asked)
             told()
-            if signals.caught is not None:
+            # by what was agreed: a signal that came since is for after the next call, which saves
+            if stopped:
                 break
 
 
-def _agree(fits: Sequence[Fit], signals: SignalCatcher) -> bool:
-    """Return whether a checkpoint was asked for; stops, signals and clocks become those of all processes."""
+def _agree(fits: Sequence[Fit], signals: SignalCatcher) -> tuple[bool, bool]:
+    """Return whether a checkpoint and whether a stop was asked for, which asks for one, too.
+
+    Stops and clocks become those of all processes.
+    """
     saves = signals.save_asked()
     saves, caught, *rest = largest(
         saves,
@@ -286,11 +290,12 @@ def _agree(fits: Sequence[Fit], signals: SignalCatcher) -> bool:
         # the slowest one's rate, so that their calls are equally long
         *(-(fit.pace.steps_per_second or 0.0) for fit in fits),
     )
-    signals.caught = int(caught) or None
+    if caught:  # else one may have come meanwhile
+        signals.caught = int(caught)
     for number, fit in enumerate(fits):
         fit.run.stop_asked = bool(rest[number])
         fit.pace.steps_per_second = -rest[len(fits) + number] or None
-    return bool(saves) or signals.caught is not None
+    return bool(saves or caught), bool(caught)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from .run import Run
 class Saving:
     """Saves a run into a folder of checkpoints that is its own; without one, refuses to."""
 
-    def __init__(self, checkpoints: Checkpoints | None):
+    def __init__(self, checkpoints: Checkpoints | None, known: set[Path] | None = None):
         self.checkpoints = expect_kind(
             "Trainer",
             "checkpoints",
@@ -30,7 +30,8 @@ class Saving:
             Checkpoints | None,
             "pc.Checkpoints('runs/mnist')",
         )
-        self._knows_folder = False  # whether the checkpoints there are ours: restored or written
+        # the folders whose checkpoints are ours: restored or written
+        self.known = set() if known is None else known
 
     def needed(self) -> Checkpoints:
         """Return the checkpoints."""
@@ -56,14 +57,14 @@ class Saving:
     def check_folder(self, run: Run) -> None:
         """Refuse to train over another run's checkpoints."""
         checkpoints = self.needed()
-        if self._knows_folder:
+        if checkpoints.directory in self.known:
             return
-        later = [step for step in checkpoints.steps() if step > run.step]
-        if later:
+        # earlier ones, too: as the oldest they would be deleted
+        if steps := checkpoints.steps():
             raise FileExistsError(
-                f"{checkpoints.directory} holds checkpoints up to step {later[-1]}, but this Trainer is "
-                f"at step {run.step} and has restored none; call trainer.restore() to go on with that "
-                f"run, or choose another folder"
+                f"{checkpoints.directory} holds checkpoints up to step {steps[-1]}, but this Trainer is "
+                f"at step {run.step} and has neither restored nor written one of them; call "
+                f"trainer.restore() to go on with that run, or choose another folder"
             )
 
     def save(self, run: Run) -> Path:
@@ -75,8 +76,9 @@ class Saving:
                     f"parameter '{name}' is not finite after step {run.step}, so nothing was saved; "
                     f"{self.last_good()}"
                 )
-        path = self.needed().save(run.step, sections, run.meta(), run.record.add_rows)
-        self._knows_folder = True
+        checkpoints = self.needed()
+        path = checkpoints.save(run.step, sections, run.meta(), run.record.add_rows)
+        self.known.add(checkpoints.directory)
         run.owed.discard("save")
         return path
 
@@ -91,7 +93,7 @@ class Saving:
                 f"{self.needed().directory}; give all of them one folder"
             )
         run.restore(stored)
-        self._knows_folder = True
+        self.known.add(self.needed().directory)
 
     def last_good(self) -> str:
         """Return where the last good checkpoint is, in words."""

@@ -25,7 +25,9 @@ class SignalCatcher:
     A signal that the process was told to ignore stays ignored, and one whose handler is not Python's
     stays with that, since it could not be put back. Outside the main thread, where Python allows no
     handlers, it notes nothing. In a process that is forked while it is entered, such as a worker that reads
-    data, signals mean what they meant before. `caught` is the signal that asks to stop, or None.
+    data, signals mean what they meant before. Entered while another one is, for a fit within a callback, it
+    leaves all to that one: the fit within ends as ever, and the outer one, whose step is then told whole,
+    saves and stops. `caught` is the signal that asks to stop, or None.
     """
 
     def __init__(self):
@@ -47,7 +49,8 @@ class SignalCatcher:
 
     def save_asked(self) -> bool:
         """Return whether a checkpoint was asked for since the last call."""
-        asked, self._save_asked = self._save_asked, False
+        if asked := self._save_asked:
+            self._save_asked = False  # only where it was seen: a signal may come at any time
         return asked
 
     def raise_caught(self) -> None:
@@ -55,15 +58,17 @@ class SignalCatcher:
 
         Of several processes in all, though it came to one.
         """
-        self.caught = int(largest(self.caught or 0)[0]) or None
-        if self.caught == signal.SIGINT:
+        caught = int(largest(self.caught or 0)[0])
+        if caught == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.caught is not None:
-            raise Terminated(self.caught)
+        if caught:
+            raise Terminated(caught)
 
     def _take(self, number: int, only_free: bool) -> None:
         before = signal.getsignal(number)
         if before in (None, signal.SIG_IGN) or (only_free and before != signal.SIG_DFL):
+            return
+        if isinstance(getattr(before, "__self__", None), SignalCatcher):
             return
         self._before[number] = signal.signal(number, self._handle)
 

@@ -387,6 +387,36 @@ class TestNothingIsGivenUpEarly:
                 call()
         assert sorted(path.name for path in copy.iterdir()) == before
 
+    @pytest.mark.parametrize("step", [30, 35])
+    def test_nor_does_one_that_is_further(self, copy, step):
+        """The other run's checkpoints would be deleted as the oldest."""
+        before = sorted(path.name for path in copy.iterdir())
+        trainer = digits_trainer(seed=1)
+        trainer.fit(digits(), num_steps=step)
+        trainer.checkpoints = pc.Checkpoints(copy, keep_latest=1)
+        for call in (lambda: trainer.fit(digits(), num_steps=40), trainer.save):
+            with pytest.raises(
+                FileExistsError,
+                match=f"up to step 30, but .* at step {step} and has neither .* call trainer.res",
+            ):
+                call()
+        assert sorted(path.name for path in copy.iterdir()) == before
+        trainer.restore()
+        trainer.fit(digits(), num_steps=31)
+        assert trainer.checkpoints.steps() == [31]
+
+    def test_a_runs_own_folder_may_be_set_again(self, tmp_path):
+        """As one does to save more often."""
+        trainer = digits_trainer(tmp_path / "own", keep={"every": 2})
+        trainer.fit(digits(), num_steps=2)
+        trainer.checkpoints = None
+        trainer.fit(digits(), num_steps=3)
+        trainer.checkpoints = pc.Checkpoints(tmp_path / "other")
+        trainer.fit(digits(), num_steps=4)
+        trainer.checkpoints = pc.Checkpoints(tmp_path / "own", every=1)
+        trainer.fit(digits(), num_steps=6)
+        assert trainer.checkpoints.steps() == [2, 5, 6]
+
     def test_saving_again_keeps_the_best(self, tmp_path):
         trainer = digits_trainer(tmp_path, keep={"keep_best": ("eval/accuracy", "max")})
         trainer.fit(digits(), num_steps=10, eval_data=held_out())

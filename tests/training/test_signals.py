@@ -9,6 +9,7 @@ import signal
 import pytest
 
 import pcflax as pc
+from pcflax.training import fitting
 from pcflax.training.signals import SignalCatcher
 from tests.training.test_loggers import fit
 
@@ -106,3 +107,68 @@ def test_sigusr1_saves_and_training_goes_on(tmp_path):
     assert checkpoints.steps() == [4, 8]
     straight = fit(8, [])
     assert trainer.history.rows == straight.history.rows
+
+
+class Kill(pc.Callback):
+    """Sends SIGTERM while the step's callbacks are told."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_progress(self, trainer, step):
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class TestASignalAtAnyTime:
+    """Votes are between two calls of the compiled loop."""
+
+    def stopped_at(self, folder, callbacks=()):
+        checkpoints = pc.Checkpoints(folder, every=100)
+        with pytest.raises(pc.training.Terminated):
+            fit(20, callbacks, checkpoints=checkpoints)
+        (step,) = checkpoints.steps()
+        rows = [row for row in fit(20, []).history.rows if row["step"] <= step]
+        assert pc.load_checkpoint(folder).rows() == rows
+        return step
+
+    def test_while_processes_wait_for_each_others_votes_counts_at_the_next_vote(
+        self, tmp_path, monkeypatch
+    ):
+        """It was forgotten: what had been read before was noted after."""
+        votes, real = [], fitting.largest
+
+        def waiting(*values):
+            votes.append(values)
+            if len(votes) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(*values)
+
+        monkeypatch.setattr(fitting, "largest", waiting)
+        self.stopped_at(tmp_path)
+        assert [caught for _, caught, *_ in votes[:3]] == [0, 0, signal.SIGTERM]
+
+    def test_after_the_vote_stops_after_the_next_call_which_is_saved(self, tmp_path, monkeypatch):
+        """It ended the fit at once, without a checkpoint."""
+        real, calls = fitting.Fit.save, []
+
+        def save(fit, *, asked):
+            calls.append(fit.run.step)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            real(fit, asked=asked)
+
+        monkeypatch.setattr(fitting.Fit, "save", save)
+        assert self.stopped_at(tmp_path) == calls[2]
+
+    def test_within_a_fit_of_a_callbacks_lets_that_end_and_stops_the_outer_one(self, tmp_path):
+        """The fit within took it for itself; the outer one ended without a checkpoint."""
+        ended = []
+
+        class Probe(pc.Callback):
+            def on_evaluate(self, trainer, step, metrics):
+                if step == 4:
+                    ended.append(fit(6, [Kill(2)]).step)
+
+        assert self.stopped_at(tmp_path, [Probe()]) == 4
+        assert ended == [6]

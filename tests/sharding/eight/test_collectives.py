@@ -1,6 +1,7 @@
 """What compiled programs move between eight devices, counted in their text."""
 
 import collections
+import dataclasses
 import math
 import re
 
@@ -65,7 +66,9 @@ def test_the_reader_of_programs_sees_what_moves():
 
 def test_split_examples_move_nothing_in_inference_and_one_gradient_a_batch(monkeypatch):
     """Examples do not touch each other; a batch's gradient is a sum over them."""
-    found = moved(program(monkeypatch, pc.learning.PredictiveCoding(DESCENT), "data", dropout=0.2))
+    # enough steps that an error reaches each layer: else its gradient is 0, and does not travel
+    rule = pc.learning.PredictiveCoding(dataclasses.replace(DESCENT, num_steps=DEPTH + 1))
+    found = moved(program(monkeypatch, rule, "data", dropout=0.2))
     (reduction,) = found  # the metrics' sums travel with it
     inner, kind, _, total = reduction
     weights = 64 * WIDTH + WIDTH + DEPTH * (WIDTH + 1) * WIDTH + (WIDTH + 1) * 10

@@ -130,7 +130,9 @@ class PCAffine(PCLayer):
         activation, features = self.activation, below
         if activation is not None and self.activation_first:
             features = activation(features)
-        features = through_feedback(self, features) if self.has_feedback else self.affine(features)
+        features = (
+            self.affine(features) if self.feedback is None else through_feedback(self, features)
+        )
         if self.norm is not None:
             features = self.norm(features)
         if activation is not None and not self.activation_first:

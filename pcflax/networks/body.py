@@ -261,7 +261,8 @@ class NetworkBody(WiredLayers):
                 raise failed(name, layer, belows, error) from error
             if belows and getattr(prediction, "shape", ())[:1] != belows[0].shape[:1]:
                 raise no_rows(name, layer, prediction, belows)
-            waiting = [node in self.numerics.untouched for node in layer.each_node_name(name)]
+            known = self.numerics.untouched
+            waiting = [node in known for node in layer.each_node_name(name)] if known else []
             if any(waiting) and prediction.shape == activity.shape:
                 which = jnp.expand_dims(jnp.asarray(waiting), (0, *range(2, activity.ndim)))
                 own = activity.astype(prediction.dtype)

@@ -7,6 +7,7 @@ who keep it once a batch (`pcflax/networks/batch_state.py`). Next file to read: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -173,6 +174,17 @@ def reads_itself(layer: Any, belows: tuple[Array, ...], numerics: Numerics) -> b
     program = jax.make_jaxpr(predicted)(layer.activity[...]).jaxpr
     read = [*program.outvars, *(variable for line in program.eqns for variable in line.invars)]
     return any(variable is program.invars[0] for variable in read)
+
+
+def without_errors(activity: Array, prediction: Array, nodes: Sequence[bool]) -> Array:
+    """Return the prediction, and the activity itself of the nodes whose error is known to be 0."""
+    own = activity.astype(prediction.dtype)
+    if all(nodes):
+        return own
+    which = jnp.expand_dims(
+        jnp.asarray(nodes), (0, *range(2, activity.ndim))
+    )  # (batch, depth, ...)
+    return jnp.where(which, own, prediction)
 
 
 def without_rounding(activity: Array, prediction: Array) -> Array:

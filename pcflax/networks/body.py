@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence, PCLayer
 from pcflax.layers.clamps import Known, held_at
-from pcflax.layers.evaluate import failed, no_rows, without_rounding
+from pcflax.layers.evaluate import failed, no_rows, without_errors, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import end_batch, find_normalizations, with_batch_statistics
@@ -264,9 +264,7 @@ class NetworkBody(WiredLayers):
             known = self.numerics.untouched
             waiting = [node in known for node in layer.each_node_name(name)] if known else []
             if any(waiting) and prediction.shape == activity.shape:
-                which = jnp.expand_dims(jnp.asarray(waiting), (0, *range(2, activity.ndim)))
-                own = activity.astype(prediction.dtype)
-                prediction = own if all(waiting) else jnp.where(which, own, prediction)
+                prediction = without_errors(activity, prediction, waiting)
             elif name in self.numerics.rounds and layer.energy.predicts_activity:
                 prediction = without_rounding(activity, prediction)
             found.append((name, layer, activity, prediction))

@@ -349,7 +349,7 @@ class TestNothingIsGivenUpEarly:
         "name",
         [
             "orbax.checkpoint.AsyncCheckpointer.save",
-            "pcflax.training.checkpoints.store.Checkpoints._move_aside",
+            "pcflax.training.checkpoints.folder.Folder.move_aside",
             "pcflax.training.checkpoints.store.seal",
         ],
     )

@@ -221,17 +221,17 @@ def _read_step(folder: Folder, step: int) -> Checkpoint:
             f"there is no checkpoint of step {step} in {folder.directory}; there are "
             f"{', '.join(map(str, found)) or 'none'}"
         )
-    if (reason := find_damage(folder.path(step))) is not None:
-        good = [path for path in map(folder.path, reversed(found)) if find_damage(path) is None]
+    if (reason := find_damage(folder.found(step))) is not None:
+        good = [path for path in map(folder.found, reversed(found)) if find_damage(path) is None]
         remedy = f"the newest good one is {good[0]}" if good else "no other is good"
-        raise CheckpointError(f"checkpoint {folder.path(step)} is damaged: {reason}; {remedy}")
-    return _read_one(folder.path(step))
+        raise CheckpointError(f"checkpoint {folder.found(step)} is damaged: {reason}; {remedy}")
+    return _read_one(folder.found(step))
 
 
 def _read_newest(folder: Folder) -> Checkpoint:
     # What was moved aside counts where there is no other: its replacement may have been interrupted.
     aside = [path for path in folder.superseded() if find_damage(path) is None]
-    paths = [*map(folder.path, reversed(folder.all_steps())), *aside]
+    paths = [*map(folder.found, reversed(folder.all_steps())), *aside]
     for path in paths:
         reason = find_damage(path)
         if reason is None:
@@ -247,13 +247,13 @@ def _read_newest(folder: Folder) -> Checkpoint:
 
 
 def _read_best(folder: Folder, keep_best: tuple[str, str] | None) -> Checkpoint:
-    reasons = {step: find_damage(folder.path(step)) for step in folder.all_steps()}
+    reasons = {step: find_damage(folder.found(step)) for step in folder.all_steps()}
     for step, reason in reasons.items():
         if reason is not None:
-            _warn_skipped(folder.path(step), reason)
+            _warn_skipped(folder.found(step), reason)
     good = [step for step, reason in reasons.items() if reason is None]
     if keep_best is None and good:  # of the run's own
-        keep_best = read_meta(folder.path(good[-1])).get("keep_best")
+        keep_best = read_meta(folder.found(good[-1])).get("keep_best")
     if keep_best is None:
         raise ValueError(
             "best needs a metric: make the checkpoints with keep_best=('eval/accuracy', 'max')"
@@ -264,7 +264,7 @@ def _read_best(folder: Folder, keep_best: tuple[str, str] | None) -> Checkpoint:
             f"no good checkpoint in {folder.directory} has the metric '{keep_best[0]}'; evaluate at "
             f"the steps that are saved"
         )
-    return _read_one(folder.path(winner))
+    return _read_one(folder.found(winner))
 
 
 def _warn_skipped(path: Path, reason: str) -> None:

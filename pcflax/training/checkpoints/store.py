@@ -18,7 +18,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +31,7 @@ from pcflax.sharding.processes import is_first, is_lost, number_of_processes, to
 from ..plain_json import dumps
 from .arrays import FlatArrays
 from .disk import move, sync, telling
-from .folder import Folder, plain_name
+from .folder import Folder, plain_name, remove
 from .lock import expect_shared, keep, locked
 from .reading import Checkpoint, read
 from .rows import sync_rows
@@ -259,6 +258,7 @@ class Checkpoints:
             with together() as first:
                 if first:
                     self._folder.discard_unfinished()
+                    self._folder.put_back()
             self._place = self._opened.enter_context(plain_name(self.directory))
             # named, they wait at the coordination service; else on devices, between calls of the loop
             processes = number_of_processes()
@@ -279,33 +279,37 @@ class Checkpoints:
                 return
             path, replaced = self.path(step), None
             if path.exists():
-                replaced = self._move_aside(step)
+                replaced = self._folder.move_aside(step, "replaced")
             writing = self._folder.writing(step)
             sync_rows(self.directory)
             seal(writing, path)
             move(writing, path)
             sync(self.directory)
-            # Only now is anything older given up: a kill before this line loses nothing, since a
-            # checkpoint that was moved aside still counts where there is no other.
+            # Only now is anything older given up: a kill before this line loses nothing, since what
+            # is replaced counts until the new one is in its place.
             if replaced is not None:
-                self._remove(replaced)
+                remove(replaced)
             found = self.all_steps()  # once: it reads every seal
             for later in found:
                 if later > step:
-                    self._move_aside(later)
+                    self._folder.move_aside(later, "superseded")
             self._prune([kept for kept in found if kept <= step])
         except BaseException as error:  # raised again by wait() in the caller's thread
             self._failure = _in_words(error, step, self.directory)
             self._give_up(step)
 
     def _give_up(self, step: int) -> None:
-        """Remove what there is of a checkpoint that could not be written: a full disk needs the room."""
+        """Remove what there is of a checkpoint that could not be written: a full disk needs the room.
+
+        The one that it would have replaced is put back.
+        """
         if not is_first():
             return
         with contextlib.suppress(OSError):
             self._folder.discard_unfinished()
             if not self.path(step).exists():
                 seal_of(self.path(step)).unlink(missing_ok=True)
+            self._folder.put_back()
 
     def _prune(self, steps: list[int]) -> None:
         sealed = [step for step in steps if self._folder.is_sealed(step)]
@@ -314,29 +318,9 @@ class Checkpoints:
             keep.add(best)
         for step in steps:
             if step not in keep:  # too old, or never sealed because its writing was interrupted
-                self._remove(self.path(step))
+                remove(self.path(step))
         for old in self._folder.superseded()[self.keep_latest :]:
-            self._remove(old)
-
-    def _remove(self, path: Path) -> None:
-        # The folder first: a seal without its folder is told as damage, never restored.
-        shutil.rmtree(path, ignore_errors=True)
-        seal_of(path).unlink(missing_ok=True)
-
-    def _move_aside(self, step: int) -> Path:
-        """Rename a checkpoint with its seal, which stays valid; returns its new folder."""
-        path, number = self.path(step), 1
-        aside = path.with_name(f"{step}.superseded")
-        while aside.exists() or seal_of(aside).exists():
-            number += 1
-            aside = path.with_name(f"{step}.superseded-{number}")
-        # The seal is copied first, so that at every instant one of the two names is whole.
-        if seal_of(path).exists():
-            shutil.copyfile(seal_of(path), seal_of(aside))
-        if path.exists():
-            move(path, aside)
-        seal_of(path).unlink(missing_ok=True)
-        return aside
+            remove(old)
 
     # Reading.
 
@@ -362,7 +346,7 @@ class Checkpoints:
     def latest_good(self) -> Path | None:
         """Return the newest checkpoint that matches its seal, or None."""
         self.wait()
-        paths = map(self.path, reversed(self.all_steps()))
+        paths = map(self._folder.found, reversed(self.all_steps()))
         return next((path for path in paths if find_damage(path) is None), None)
 
     def read(self, step: int | None = None, *, best: bool = False) -> Checkpoint:

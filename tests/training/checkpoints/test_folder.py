@@ -3,6 +3,7 @@
 Oracle: the names and bytes that were there before.
 """
 
+import errno
 import json
 import math
 import os
@@ -17,14 +18,15 @@ import pcflax as pc
 from pcflax.training.checkpoints import store
 from pcflax.training.checkpoints.folder import Folder
 from pcflax.training.checkpoints.seals import find_damage
+from scripts import crash_images
 from tests.conftest import digits_trainer
 
 
-def save(folder, *steps, metrics=None, **options):
+def save(folder, *steps, metrics=None, evaluated=None, **options):
     """Checkpoints of these steps, without a network."""
     checkpoints = pc.Checkpoints(folder, **options)
     for step in steps:
-        meta = {"metrics": metrics or {}, "evaluated": {}, "history": [{"step": step}]}
+        meta = {"metrics": metrics or {}, "evaluated": evaluated or {}, "history": [{"step": step}]}
         checkpoints.save(step, {"parameters": {"a": jnp.full(2, step)}}, meta)
     checkpoints.close()
     return checkpoints
@@ -117,6 +119,53 @@ class TestInterruptions:
         checkpoints = save(tmp_path, 4, keep_latest=2)
         assert checkpoints.steps() == [*older, 4]
         assert not list(tmp_path.glob("3*"))
+
+    def test_a_save_over_a_step_that_is_killed_leaves_that_step_at_every_operation(self, tmp_path):
+        """Between the two renames the older one was read, and what was moved aside never again."""
+        run, images = tmp_path / "run", tmp_path / "images"
+        run.mkdir()
+        images.mkdir()
+        metric = {"keep_best": ("loss", "min"), "evaluated": {"loss": 0.0}}
+        save(run, 1, 2, **metric)
+        with crash_images.imaging(run, images) as names:
+            save(run, 2, **metric)
+        between = [images / str(n) for n in range(len(names)) if not (images / f"{n}/2").exists()]
+        after = [image for image in images.iterdir() if list(image.glob("2.replaced*"))]
+        assert len(between) >= 3
+        assert set(after) > set(between)
+        for image in after:
+            assert newest(image) == 2
+            checkpoints = pc.Checkpoints(image, keep_best=("loss", "min"))
+            assert checkpoints.steps() == [1, 2]
+            assert checkpoints.best_step() == checkpoints.read(best=True).step == 2
+            assert checkpoints.read(2).step == 2
+            save(image, 3)
+            assert sorted(path.name for path in image.iterdir() if path.is_dir()) == ["1", "2", "3"]
+            assert not (image / "2.replaced.sha256").exists()
+            assert find_damage(image / "2") is None
+
+    @pytest.mark.parametrize("name", ["seal", "move", "sync"])
+    def test_a_save_over_a_step_that_fails_puts_the_old_one_back(self, tmp_path, monkeypatch, name):
+        """The next process went on from the one before."""
+        save(tmp_path, 1, 2)
+        names = sorted(path.name for path in tmp_path.iterdir())
+
+        def full(*paths):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(store, name, full)
+        with pytest.raises(OSError, match="No space left on device"):
+            save(tmp_path, 2)
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+        assert newest(tmp_path) == 2
+
+    def test_what_is_the_users_is_not_put_back(self, tmp_path):
+        (tmp_path / "2.replaced").mkdir()
+        (tmp_path / "2.replaced" / "mine.txt").write_text("mine")
+        save(tmp_path, 1, 3)
+        save(tmp_path, 3)
+        assert pc.Checkpoints(tmp_path).all_steps() == [1, 3]
+        assert (tmp_path / "2.replaced" / "mine.txt").read_text() == "mine"
 
     def test_all_is_on_the_disk_before_the_old_is_deleted(self, tmp_path, monkeypatch):
         """Power may fail at any moment, and what was only in memory is gone then."""

@@ -3,6 +3,9 @@
 Oracles: the arrays themselves, bit by bit.
 """
 
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from pcflax.training.checkpoints.fingerprint import describe
+from tests.layers.test_every_layer import LAYERS, build
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +37,43 @@ def data():
     random = np.random.default_rng(0)
     x, y = (random.normal(size=(8, size)).astype(np.float32) for size in (3, 2))
     return pc.data.from_arrays(x, y, batch_size=4)
+
+
+class Within(pc.PCLayer):
+    """A layer of the user's, with settings of several kinds."""
+
+    def __init__(self, widths, functions, part, rngs):
+        super().__init__(nnx.Linear(3, 2, rngs=rngs))
+        self.widths, self.functions, self.part = widths, functions, part
+        self.own: object = None
+
+
+def within(
+    seed=0,
+    *,
+    function=jnp.tanh,
+    epsilon=1e-6,
+    widths=(1, 2),
+    functions=(jnp.tanh, jnp.cos),
+    part=None,
+    **options,
+):
+    rngs = nnx.Rngs(seed)
+    part = functools.partial(jnp.add, 1) if part is None else part
+    conv = {"strides": 2, "pool": "max", "pool_size": 2} | options
+    inner = nnx.Sequential(
+        lambda z: z.mean((1, 2)),
+        nnx.LayerNorm(4, epsilon=epsilon, rngs=rngs),
+        function,
+        nnx.Linear(4, 3, rngs=rngs),
+    )
+    return pc.PCNetwork(
+        [
+            pc.PCConv(1, 4, 3, activation=jnp.tanh, rngs=rngs, **conv),
+            pc.PCLayer(inner),
+            Within(widths, functions, part, rngs),
+        ]
+    )
 
 
 def arrays(network):
@@ -143,6 +185,57 @@ class TestFingerprint:
             trainer_of(network, folder=folder).restore()
         for path, array in arrays(network).items():
             np.testing.assert_array_equal(array, before[path])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"strides": 1}, r"'layer_0' was saved with conv strides \[2, 2\], .* has \[1, 1\]"),
+            ({"pool_size": 4}, r"pool_size \[2, 2\], and the network has \[4, 4\]"),
+            ({"pool": None}, "pool max, and the network has None"),
+            ({"function": jax.nn.relu}, "'layer_1' was saved with module layers 2 tanh.*has relu"),
+            ({"epsilon": 0.1}, "module layers 1 epsilon 1e-06, and the network has 0.1"),
+            ({"widths": (1, 3)}, r"'layer_2' was saved with widths \[1, 2\]"),
+            ({"functions": (jnp.tanh, jnp.sin)}, r"functions \['tanh', 'cos'\]"),
+            ({"part": functools.partial(jnp.add, 2)}, r"part partial add \(1,\) \{\}"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_what_is_within_tuples_and_modules_counts(self, options, message, tmp_path):
+        """Such weights loaded without a word, and predicted something else."""
+        trainer_of(within(), folder=tmp_path).save()
+        network = within(1, **options)
+        with pytest.raises(pc.CheckpointError, match=message):
+            pc.load_checkpoint(tmp_path, network)
+
+    def test_what_is_within_is_equal_for_equal_networks(self, tmp_path):
+        network = within()
+        network.predict(jnp.ones((3, 16, 16, 1)))
+        trainer_of(network, folder=tmp_path).save()
+        again = within(1, strides=(2, 2), pool_size=(2, 2))
+        again.eval()
+        again.predict(jnp.ones((5, 16, 16, 1)))
+        pc.load_checkpoint(tmp_path, again)
+
+    @pytest.mark.parametrize("name", LAYERS)
+    def test_no_mode_batch_or_address_is_in_it(self, name):
+        network, inputs, targets = build(name)
+        before = json.dumps(describe(network))
+        assert "0x" not in before
+        assert json.loads(before) == describe(build(name, batch=5)[0])
+        network.train()
+        network.infer(inputs, targets, inference=DESCENT)
+        assert json.loads(before) == describe(network)
+
+    def test_functions_given_to_a_partial_go_by_their_names(self):
+        """By what Python shows, with its address, no other process could restore the run."""
+        layer = Within((), (), functools.partial(map, jnp.tanh), nnx.Rngs(0))
+        found = describe(pc.PCNetwork([layer]))["layer_0"]
+        assert found["part"] == "partial map ('tanh',) {}"
+
+    def test_a_module_that_holds_itself_ends(self):
+        layer = Within((1, 2), (jnp.tanh,), None, nnx.Rngs(0))
+        layer.own = nnx.data([layer])
+        assert describe(pc.PCNetwork([layer]))["layer_0"]["own"]["length"] == 1
 
     def test_what_changes_no_function_is_no_difference(self, folder):
         network = mlp(1, compute_dtype=jnp.bfloat16, remat=True)

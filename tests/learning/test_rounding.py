@@ -191,3 +191,17 @@ class TestUntouched:
         noisy = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
         assert self.untouched(pc.inference.GradientDescent(noisy, num_steps=1)) == ()
         assert self.untouched(pc.inference.NewtonCG(num_steps=1)) == ()
+
+    def test_an_optimizer_is_asked_only_where_an_error_is_late(self):
+        """It is run outside the program that is traced: five compilations before a run's first step."""
+        asked = []
+
+        def update(updates, state, params=None):
+            asked.append(params)
+            return jax.tree.map(lambda one: -0.1 * one, updates), state
+
+        own = optax.GradientTransformation(optax.init_empty_state, update)
+        assert self.untouched(pc.inference.GradientDescent(own, num_steps=4)) == ()
+        assert not asked
+        assert self.untouched(pc.inference.GradientDescent(own, num_steps=3)) == ("layer_0",)
+        assert len(asked) == 1

@@ -300,6 +300,13 @@ def compiled_gradients(rule, network, evidence, **options):
     return rule.gradients(network, evidence, **options)
 
 
+@jax.jit
+def energies_at_start(network, inputs, targets):
+    """Energies of examples by layer where inference starts, by one program; the network stays as it is."""
+    network.init_activities(inputs, targets=targets)
+    return network.energies(inputs)
+
+
 def parameters_of(network):
     """All parameters as NumPy arrays."""
     return [

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import energies_at_start
 
 pytestmark = pytest.mark.slow
 
@@ -117,8 +118,7 @@ DESCENT = pc.inference.GradientDescent(optax.sgd(0.05), num_steps=10)
 @pytest.mark.parametrize("name", LAYERS)
 def test_inference_descends_for_each_example_as_if_it_were_alone(name):
     network, inputs, targets = build(name)
-    network.init_activities(inputs, targets=targets)
-    before = network.energies(inputs)
+    before = energies_at_start(network, inputs, targets)
     np.testing.assert_allclose(before["first"], 0.0, atol=1e-9)  # the start is the prediction
     result = network.infer(inputs, targets, inference=DESCENT)
     assert (result.energy < network_total(before)).all()

@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import energies_at_start
 
 pytestmark = pytest.mark.slow
 
@@ -157,8 +158,7 @@ class TestVGG:
     def test_inference_descends_for_each_example_as_if_it_were_alone(self, energy):
         network = small_vgg5(energy=energy)
         x, y = images(3, 16, 16, 2), jax.nn.one_hot(jnp.array([0, 2, 1]), 3)
-        network.init_activities(x, targets=y)
-        before = network.energy(x)
+        before = sum(energies_at_start(network, x, y).values())
         result = network.infer(x, y, inference=DESCENT)
         assert (result.energy < before).all()
         alone = network.infer(x[1:2], y[1:2], inference=DESCENT)
@@ -253,8 +253,7 @@ class TestResNet18:
     def test_inference_descends_for_each_example_as_if_it_were_alone(self, norm):
         network, x = small_resnet(norm), images(3, 8, 8, 3)
         y = jax.nn.one_hot(jnp.array([0, 2, 1]), 5)
-        network.init_activities(x, targets=y)
-        before = network.energy(x)
+        before = sum(energies_at_start(network, x, y).values())
         descent = pc.inference.GradientDescent(optax.sgd(1e-3), num_steps=4)
         result = network.infer(x, y, inference=descent)
         assert (result.energy < before).all()

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import energies_at_start
 
 pytestmark = pytest.mark.slow
 
@@ -54,8 +55,7 @@ def test_the_energy_at_the_start_is_the_cross_entropy_summed_over_places():
 
 def test_inference_descends_for_each_example_as_if_it_were_alone():
     network, tokens, targets = make(), TOKENS[:, :-1], jax.nn.one_hot(TOKENS[:, 1:], 7)
-    network.init_activities(tokens, targets=targets)
-    before = network.energy(tokens)
+    before = sum(energies_at_start(network, tokens, targets).values())
     descent = pc.inference.GradientDescent(optax.sgd(0.05), num_steps=5)
     result = network.infer(tokens, targets, inference=descent)
     assert (result.energy < before).all()
@@ -69,10 +69,13 @@ def test_a_few_updates_learn_a_sequence():
     tokens, targets = TOKENS[:1, :-1], jax.nn.one_hot(TOKENS[:1, 1:], 7)
     optimizer = nnx.Optimizer(network, optax.adam(1e-2), wrt=nnx.Param)
     descent = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=5)
+    learn = nnx.jit(
+        lambda network, optimizer: optimizer.update(network, network.parameter_gradients(tokens))
+    )
     first = network.output_energy(network.predict(tokens), targets)
     for _ in range(8):
         network.infer(tokens, targets, inference=descent)
-        optimizer.update(network, network.parameter_gradients(tokens))
+        learn(network, optimizer)
     assert network.output_energy(network.predict(tokens), targets)[0] < 0.5 * first[0]
 
 

@@ -4,6 +4,8 @@ Oracles: other processes, the multipliers that muPC's formulas give by hand, the
 problem that inference itself is given.
 """
 
+import contextlib
+import io
 import json
 import math
 import subprocess
@@ -42,7 +44,10 @@ print(json.dumps(graph.names))
 @pytest.mark.slow
 def test_the_order_of_layers_is_the_same_in_every_process():
     """Checkpoints store layers by their place."""
-    orders = {
+    here = io.StringIO()
+    with contextlib.redirect_stdout(here):
+        exec(ORDER, {})  # strings hash otherwise here than with 0 or 1 for a seed
+    orders = {here.getvalue()} | {
         subprocess.run(
             [sys.executable, "-c", ORDER],
             env={"PYTHONHASHSEED": str(seed), "JAX_PLATFORMS": "cpu", "PATH": ""},
@@ -50,7 +55,7 @@ def test_the_order_of_layers_is_the_same_in_every_process():
             text=True,
             check=True,
         ).stdout
-        for seed in (0, 1, 2)
+        for seed in (0, 1)
     }
     assert [json.loads(order)[-1] for order in orders] == ["output"]
 
@@ -183,10 +188,9 @@ def test_a_stack_in_parts_is_the_chain_it_stands_for(inference, monkeypatch):
     found = stacked.parameter_gradients(x)["layers"]["layer_1"]["stacked-layers"]["linear"][
         "kernel"
     ][...]
+    expected = unrolled.parameter_gradients(x)["layers"]
     for index in range(5):
-        own = unrolled.parameter_gradients(x)["layers"][f"layer_{1 + index}"]["linear"]["kernel"][
-            ...
-        ]
+        own = expected[f"layer_{1 + index}"]["linear"]["kernel"][...]
         np.testing.assert_allclose(found[index], own, rtol=1e-6, atol=1e-9)
 
 

@@ -165,7 +165,7 @@ class TestFixedPoint:
 
         problem = rule(0.1).problem(pure, evidence, key=KEY)
         start, unravel = ravel_pytree(problem.start)
-        hessian = jax.hessian(lambda z: problem.energy(unravel(z)).sum())(start)
+        hessian = jax.jit(jax.hessian(lambda z: problem.energy(unravel(z)).sum()))(start)
         limit = 4 / (2 + alpha) / np.linalg.eigvalsh(hessian)[-1]
         expected, _ = compiled_gradients(pc.learning.Backprop(), pure, evidence, key=KEY)
         expected = ravel_pytree(expected)[0]

@@ -180,7 +180,7 @@ def is_ours(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint.
+    """Remove a checkpoint.
 
     The folder goes first: a seal without its folder is told as damage, never restored.
     """

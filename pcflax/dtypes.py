@@ -1,4 +1,7 @@
-"""The dtype that arrays share, said aloud, since strict promotion (`jax_numpy_dtype_promotion`) has none."""
+"""The dtype and the rank that arrays share, said aloud.
+
+Under `jax_numpy_dtype_promotion="strict"` and `jax_numpy_rank_promotion="raise"` jax finds neither itself.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,19 @@ def promoted(*values: Any) -> tuple[Array, ...]:
     return tuple(jnp.asarray(value, dtype) for value in values)
 
 
+def aligned(*values: Any) -> tuple[Array, ...]:
+    """Return arrays in their common dtype and rank: all but scalars get leading axes of 1."""
+    values = promoted(*values)
+    rank = max(jnp.ndim(value) for value in values)
+    return tuple(
+        jnp.expand_dims(value, range(rank - value.ndim)) if 0 < value.ndim < rank else value
+        for value in values
+    )
+
+
 def product(left: Any, right: Any) -> Array:
-    """Return left * right in their common dtype."""
-    return jnp.multiply(*promoted(left, right))
+    """Return left * right in their common dtype and rank."""
+    return jnp.multiply(*aligned(left, right))
 
 
 def total(values: Iterable[Any]) -> Any:

@@ -210,7 +210,7 @@ class DeepLinear:
             raise ValueError(f"expected inputs of shape (batch, {width}), got {inputs.shape}")
         below, activities = inputs, []
         for matrix, bias, error in zip(self.matrices, self.biases, errors, strict=True):
-            below = below @ matrix.T + bias + error
+            below = below @ matrix.T + bias[None] + error
             activities.append(below)
         return activities
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pcflax.dtypes import aligned
 from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
@@ -72,7 +73,9 @@ class Decoder:
         if change is not None:
             images = change(images)
         if normalizes and images is not None:
-            images = (images - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
+            mean, std = (jnp.asarray(value, dtype) for value in (self.mean, self.std))
+            images, mean, std = aligned(images, mean, std)
+            images = (images - mean) / std
         if self.flatten:
             images = jax.tree.map(lambda image: image.reshape(image.shape[0], -1), images)
         return images

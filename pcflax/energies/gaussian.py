@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from pcflax.checks import expect_number
-from pcflax.dtypes import common_dtype, promoted
+from pcflax.dtypes import aligned, common_dtype
 from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
@@ -72,7 +72,7 @@ class Gaussian(Energy):
         check_one_for_each_feature(
             self, self.precision.shape, features, f"give precisions of shape {features}, or a float"
         )
-        error, precision = promoted(error, self.precision[...])
+        error, precision = aligned(error, self.precision[...])
         return 0.5 * sum_features(precision * error * error)
 
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
@@ -82,7 +82,7 @@ class Gaussian(Energy):
             ValueError: for a precision of 0, which is no distribution.
         """
         noise = jax.random.normal(key, prediction.shape, prediction.dtype)
-        prediction, noise, deviation = promoted(prediction, noise, self._proper() ** -0.5)
+        prediction, noise, deviation = aligned(prediction, noise, self._proper() ** -0.5)
         return prediction + noise * deviation
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:

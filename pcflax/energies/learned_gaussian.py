@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
-from pcflax.dtypes import promoted
+from pcflax.dtypes import aligned
 from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
@@ -77,7 +77,7 @@ class LearnedGaussian(Energy):
             check_one_for_each_feature(
                 self, log_precision.shape, features, f"make it LearnedGaussian{features}"
             )
-        error, precision, log_precision = promoted(
+        error, precision, log_precision = aligned(
             activity - prediction, jnp.exp(log_precision), log_precision
         )
         score = precision * error * error - log_precision
@@ -89,7 +89,7 @@ class LearnedGaussian(Energy):
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
         """Draw from N(prediction, 1/pi), with the precisions as they are learned so far."""
         noise = jax.random.normal(key, prediction.shape, prediction.dtype)
-        prediction, noise, deviation = promoted(
+        prediction, noise, deviation = aligned(
             prediction, noise, jnp.exp(-0.5 * self.log_precision[...])
         )
         return prediction + noise * deviation

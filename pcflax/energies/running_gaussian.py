@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
-from pcflax.dtypes import promoted
+from pcflax.dtypes import aligned
 from pcflax.typing import PRNGKey
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
@@ -77,7 +77,7 @@ class RunningGaussian(Energy):
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Return 1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""
-        error, precision = promoted(self._error(activity, prediction), self.precision)
+        error, precision = aligned(self._error(activity, prediction), self.precision)
         return 0.5 * sum_features(precision * error * error - jnp.log(precision))
 
     def observe(self, activity: Values, prediction: Values) -> None:
@@ -91,7 +91,7 @@ class RunningGaussian(Energy):
     def sample(self, prediction: Values, key: PRNGKey) -> Values:
         """Draw from N(prediction, 1/pi)."""
         noise = jax.random.normal(key, prediction.shape, prediction.dtype)
-        prediction, noise, deviation = promoted(prediction, noise, self.precision**-0.5)
+        prediction, noise, deviation = aligned(prediction, noise, self.precision**-0.5)
         return prediction + noise * deviation
 
     def log_normalizer(self, features: tuple[int, ...]) -> Float[Array, ""]:

@@ -150,7 +150,7 @@ class Langevin(AbstractIterativeInference):
         return jax.tree.unflatten(structure, moved), state, info
 
     def _scales(self, problem: VectorField, coordinates: PyTree) -> PyTree | None:
-        """Return M, shaped as one example's coordinates; None where all of it is 1."""
+        """Return M, one number or of shape (1, *features) for each layer; None where all of it is 1."""
         if self.preconditioner is None:
             return None
         names = problem.network.names
@@ -165,10 +165,11 @@ class Langevin(AbstractIterativeInference):
                     f"Langevin has a preconditioner of shape {jnp.shape(scale)} for layer '{name}', of which "
                     f"one example has {coordinates[name].shape[1:]}; give that shape, or one number"
                 )
-        return {
+        scales = {
             name: jnp.asarray(self.preconditioner.get(name, 1.0), start.dtype)
             for name, start in coordinates.items()
         }
+        return {name: scale[None] if scale.ndim else scale for name, scale in scales.items()}
 
     def solve(
         self, problem: InferenceProblem, *, key=None, trace=False, record=None

@@ -231,7 +231,7 @@ def clamp_of_stack(name: str, depth: int, whole: Clamp | None, nodes: Mapping[in
     parts = [] if whole is None else [(name, whole)]
     for index, clamp in nodes.items():
         batch, *features = clamp.value.shape
-        here = (jnp.arange(depth) == index).reshape(depth, *[1] * len(features))
+        here = (jnp.arange(depth) == index).reshape(1, depth, *[1] * len(features))
         value = jnp.broadcast_to(clamp.value[:, None], (batch, depth, *features))
         parts.append((f"{name}/{index}", Clamp(value, here & clamp.held()[:, None])))
     (_, all_of), *others = parts

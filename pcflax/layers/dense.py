@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count
+from pcflax.dtypes import aligned
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
@@ -142,7 +143,7 @@ class PCDense(PCScaled):
         features, kernel, bias = linear.promote_dtype((features, kernel, bias), dtype=linear.dtype)
         sums = (((features.ndim - 1,), (0,)), ((), ()))
         product = linear.dot_general(features, kernel, sums, precision=linear.precision)
-        return product if bias is None else product + bias
+        return product if bias is None else jnp.add(*aligned(product, bias))
 
 
 def _without_diagonal(mask: str, in_features: int, out_features: int) -> Array:

@@ -90,4 +90,4 @@ class PCEmbedding(PCLayer):
                 f"PCEmbedding has positions for sequences of at most {longest} tokens, got {length}; "
                 f"set num_positions={length} or give shorter sequences"
             )
-        return self.embedding(tokens) + self.positions(jnp.arange(length))
+        return self.embedding(tokens) + self.positions(jnp.arange(length)[None])

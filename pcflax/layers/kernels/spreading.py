@@ -13,8 +13,11 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from pcflax.dtypes import aligned
 
 from .convolution import MOST_PLACES
 
@@ -44,7 +47,7 @@ def spread(
     reach = [d * (size - 1) + 1 for d, size in zip(dilation, conv.kernel_size, strict=True)]
     pads = _padding(conv.padding, reach, strides)
     found = spread_products(features, kernel, strides, pads, dilation)
-    return found if bias is None else found + bias
+    return found if bias is None else jnp.add(*aligned(found, bias))
 
 
 def _padding(

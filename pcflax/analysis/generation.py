@@ -134,7 +134,8 @@ def _bound(
         curvatures, axes = jnp.linalg.eigh(jax.hessian(energy)(peak))
         curvatures = jnp.maximum(curvatures, _LEAST_CURVATURE)
         noise = jax.random.normal(keys[0], (num_samples, peak.size), peak.dtype)
-        draws = peak + (noise * curvatures**-0.5) @ axes.T
+        curvatures = curvatures[None]  # of each draw
+        draws = peak[None] + (noise * curvatures**-0.5) @ axes.T
         of_draws = 0.5 * jnp.sum(jnp.log(curvatures) - noise**2 - jnp.log(2 * jnp.pi), axis=1)
         weights = -jax.vmap(energy)(draws) - of_draws
         return jax.nn.logsumexp(weights, keepdims=True) - jnp.log(num_samples)

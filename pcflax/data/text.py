@@ -32,7 +32,7 @@ class WindowReader(Reader):
 
     def stored(self, constants: PyTree, item: PyTree) -> Evidence:
         """Return tokens and next tokens, each int32 (batch, length)."""
-        places = item[:, None] + jnp.arange(self.sequence_length + 1)
+        places = item[:, None] + jnp.arange(self.sequence_length + 1)[None]
         tokens = constants[places].astype(jnp.int32)
         return Evidence(tokens[:, :-1], tokens[:, 1:])
 

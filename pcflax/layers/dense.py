@@ -59,7 +59,7 @@ class PCDense(PCScaled):
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
     >>> layer = pc.PCDense(3, 5, activation=jnp.tanh, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    >>> layer.predict(jnp.ones((2, 3))).shape, layer.linear.kernel.dtype
+    >>> layer.predict(jnp.ones((2, 3), jnp.bfloat16)).shape, layer.linear.kernel.dtype
     ((2, 5), dtype(bfloat16))
     """
 

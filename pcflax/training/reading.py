@@ -228,7 +228,7 @@ class Equilibrium(AbstractReading):
         known_of = known_rows(masks)
         if self.hidden_only and (told := found[nodes[0]]) is not None:
             mask = hidden[nodes[0]]
-            truth = Clamp(truth, jnp.asarray(mask) & told.held())
+            truth = Clamp(truth, jnp.broadcast_to(mask, told.value.shape) & told.held())
             known_of = jnp.any(truth.mask, axis=tuple(range(1, truth.mask.ndim)))
         return Answer(values, values, truth, known_of, result.energy, result.status)
 

@@ -46,6 +46,35 @@ sys.path.insert(0, str(ROOT))
 
 from tests.references import numpy_pc as reference
 
+# An array that is broadcast to another's rank can hide a missing axis of the batch, and one that is promoted
+# to another's dtype a cast that nobody wrote. Set once: under another setting a program is compiled anew.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Not strict yet.
+BY_DEFAULT = (
+    "analysis",
+    "cli",
+    "data",
+    "docs",
+    "experiments",
+    "initializers",
+    "models",
+    "plotting",
+    "sharding",
+    "test_benchmarks.py",
+    "test_citations.py",
+    "test_depth.py",
+    "test_displays.py",
+    "test_docs.py",
+    "test_end_to_end.py",
+    "test_modes.py",
+    "test_readme.py",
+    "test_recipes.py",
+    "test_scripts.py",
+    "test_settings.py",
+    "test_shapes.py",
+)
+
 
 def pytest_addoption(parser):
     """Offer the run for another pair of versions, which has to meet every function and not every number."""
@@ -126,22 +155,35 @@ def double():
     jax.config.update("jax_enable_x64", before)
 
 
-@pytest.fixture(scope="module")
-def explicit_ranks():
-    """No array is broadcast to another's rank, which can hide a missing axis of the batch."""
-    before = jax.config.jax_numpy_rank_promotion
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    yield
-    jax.config.update("jax_numpy_rank_promotion", before)
+@contextlib.contextmanager
+def default_promotion():
+    """Promotion as jax has it by default, in every thread."""
+    names = {"jax_numpy_rank_promotion": "allow", "jax_numpy_dtype_promotion": "standard"}
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
-@pytest.fixture(scope="module")
-def explicit_dtypes():
-    """No array is promoted to another's dtype unless it is said."""
-    before = jax.config.jax_numpy_dtype_promotion
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", before)
+@pytest.fixture(scope="module", autouse=True)
+def promotion_of_modules(request):
+    """Promotion by default for what is not strict yet."""
+    loose = request.path.relative_to(ROOT / "tests").parts[0] in BY_DEFAULT
+    with default_promotion() if loose else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def promotion(request):
+    """Promotion by default for a test that is marked so, with the reason."""
+    marker = request.node.get_closest_marker("promotes")
+    assert marker is None or marker.args, "@pytest.mark.promotes takes a reason"
+    with contextlib.nullcontext() if marker is None else default_promotion():
+        yield
 
 
 @contextlib.contextmanager
@@ -180,6 +222,16 @@ def data_dir():
     if not folder or not pathlib.Path(folder, "mnist").is_dir():
         pytest.skip("no prepared MNIST; set PCFLAX_TEST_DATA to a folder of prepared TFDS sets")
     return pathlib.Path(folder)
+
+
+def in_double(network):
+    """The network with its floats in the default float: in `double` 64 bits, as NumPy's are."""
+
+    def widened(leaf):
+        return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    nnx.update(network, jax.tree.map(widened, nnx.state(network)))
+    return network
 
 
 class Chain:

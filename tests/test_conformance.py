@@ -151,7 +151,7 @@ REFUSED = {
 ONE_PREDICTOR = ("output-newton",)  # algorithms that want it
 KEY = jax.random.key(0)
 
-pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("explicit_ranks", "explicit_dtypes")]
+pytestmark = pytest.mark.whole
 
 
 @functools.partial(jax.jit, static_argnames="inference")

@@ -1,6 +1,6 @@
-"""Under jax's strict promotion: pcflax says aloud where dtypes meet, for users who want that of libraries.
+"""Strict promotion, which all tests run under: no rank and no dtype is promoted unless it is said.
 
-What every algorithm, rule, energy and initializer does under it is asked by `test_conformance.py`.
+pcflax says it where its own arrays meet. What a user mixes stays refused.
 """
 
 import jax
@@ -11,18 +11,17 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.training.families import DESCENT, FAMILIES, IMAGES, LABELS, train
-
-pytestmark = pytest.mark.usefixtures("explicit_dtypes")
+from tests.training.families import DESCENT, IMAGES, LABELS
 
 
-@pytest.mark.parametrize("name", ["hybrid", "memory", "temporal", "missing labels"])
-def test_a_family_trains_saves_and_resumes(tmp_path, name):
-    train(name, tmp_path, 4, every=2)
-    trainer = train(name, tmp_path, 2, resume=True)
-    assert trainer.step == 6
-    if name != "memory":  # nothing is known below its output
-        assert np.isfinite(trainer.evaluate(FAMILIES[name]()[2])["energy"])
+def test_all_tests_run_under_it():
+    assert jax.config.jax_numpy_rank_promotion == "raise"
+    assert jax.config.jax_numpy_dtype_promotion == "strict"
+
+
+@pytest.mark.promotes("the marker itself is what is tested")
+def test_a_marked_test_runs_under_the_default():
+    assert (jnp.ones((2, 3)) + jnp.ones(3, jnp.bfloat16)).dtype == jnp.float32
 
 
 def test_images_train_in_bfloat16():
@@ -59,4 +58,12 @@ def test_dtypes_that_the_user_mixes_are_still_refused():
     network = pc.PCNetwork([pc.PCDense(6, 3, rngs=nnx.Rngs(0))])
     with pytest.raises(ValueError, match="no available implicit dtype promotion path"):
         network.predict(jnp.asarray(IMAGES, jnp.bfloat16))
-    assert jax.config.jax_numpy_dtype_promotion == "strict"
+
+
+def test_ranks_that_the_user_mixes_are_still_refused():
+    class Shifted(pc.PCDense):
+        def predict(self, below):
+            return super().predict(below) + jnp.ones(3)
+
+    with pytest.raises(ValueError, match=r"'layer_0' \(Shifted\).*jax_numpy_rank_promotion"):
+        pc.PCNetwork([Shifted(6, 3, rngs=nnx.Rngs(0))]).predict(IMAGES)

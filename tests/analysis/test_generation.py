@@ -8,6 +8,7 @@ from flax import nnx
 from scipy import integrate, linalg, stats
 
 import pcflax as pc
+from tests.conftest import in_double
 
 pytestmark = pytest.mark.slow
 
@@ -18,15 +19,14 @@ bound = pc.analysis.log_likelihood_bound
 
 def chain(activation=None):
     rngs = nnx.Rngs(1)
-    return pc.PCNetwork(
-        {
-            "z": pc.PCRoot(2, mean=np.array([1.0, -1.0]), energy=G(2.0)),
-            "h": pc.PCDense(
-                2, 3, activation=activation, energy=G(np.array([1.0, 2.0, 4.0])), rngs=rngs
-            ),
-            "x": pc.PCDense(3, 4, energy=pc.energies.LearnedGaussian(4, precision=8.0), rngs=rngs),
-        }
-    )
+    layers = {
+        "z": pc.PCRoot(2, mean=np.array([1.0, -1.0]), energy=G(2.0)),
+        "h": pc.PCDense(
+            2, 3, activation=activation, energy=G(np.array([1.0, 2.0, 4.0])), rngs=rngs
+        ),
+        "x": pc.PCDense(3, 4, energy=pc.energies.LearnedGaussian(4, precision=8.0), rngs=rngs),
+    }
+    return in_double(pc.PCNetwork(layers))
 
 
 @pytest.mark.usefixtures("double")
@@ -53,6 +53,7 @@ class TestLikelihood:
                 "x": pc.PCDense(1, 2, activation=jnp.tanh, energy=G(6.0), rngs=nnx.Rngs(3)),
             }
         )
+        in_double(network)
         x = jnp.array([[0.8, -0.9]])
 
         def integrand(z):
@@ -83,13 +84,13 @@ class TestLikelihood:
         steep, x = pc.inference.GradientDescent(9.0, num_steps=2000), jnp.ones((1, 4))
         with pytest.raises(pc.NonFiniteEnergyError, match="peak diverged; lower its step size"):
             bound(chain(), pc.Evidence(targets=x), inference=steep, key=KEY)
-        flat = pc.models.decoder(2, 3, rngs=nnx.Rngs(0))
+        flat = in_double(pc.models.decoder(2, 3, rngs=nnx.Rngs(0)))
         with pytest.raises(ValueError, match="precision of 0 is flat"):
             bound(flat, pc.Evidence(targets=jnp.ones((1, 3))), inference=descent, key=KEY)
         half = {"x": pc.Clamp(jnp.ones((1, 4)), jnp.array([True, True, False, False]))}
         with pytest.raises(ValueError, match="layer 'x' is clamped in part"):
             bound(chain(), pc.Evidence(clamps=half), inference=descent, key=KEY)
-        both = pc.models.bidirectional(4, 3, 2, rngs=nnx.Rngs(0))
+        both = in_double(pc.models.bidirectional(4, 3, 2, rngs=nnx.Rngs(0)))
         with pytest.raises(ValueError, match="several predictors"):
             bound(both, pc.Evidence(jnp.ones((1, 4))), inference=descent, key=KEY)
 

@@ -18,7 +18,7 @@ import pcflax as pc
 from pcflax.analysis import health, inference_health, unit_health
 from pcflax.analysis.diagnosis import largest_step_size, step_limit
 from pcflax.learning.base import AbstractGradientLearning
-from tests.conftest import Chain, parameters_of
+from tests.conftest import Chain, in_double, parameters_of
 from tests.references import numpy_pc as reference
 
 pytestmark = pytest.mark.slow
@@ -206,7 +206,7 @@ class TestLayerGap:
         """z_t = z* + (I - s H)^t (z_0 - z*), with H and z* in closed form, on 3 -> 5 -> 4 -> 2."""
         random, widths, rate, steps = np.random.RandomState(1), (3, 5, 4, 2), 0.07, 9
         kernels = [random.normal(size=pair) / 2 for pair in zip(widths, widths[1:], strict=False)]
-        network = pc.PCNetwork([dense(kernel) for kernel in kernels])
+        network = in_double(pc.PCNetwork([dense(kernel) for kernel in kernels]))
         x, y = random.normal(size=(6, 3)), random.normal(size=(6, 2))
         theory = pc.analysis.DeepLinear.from_network(network)
         settled = np.concatenate(theory.activities(x, y), axis=1)
@@ -423,7 +423,7 @@ class TestSentences:
     @pytest.mark.parametrize("learning", [pc.learning.Backprop(), MANY_STEPS], ids=["bp", "pc"])
     def test_a_gradient_a_hundred_millionth_of_the_largest_hardly_learns(self, learning, double):
         """Trap 8: Adam's eps swallows it, and the accuracy of the last layers hides it."""
-        network = pc.PCNetwork({"low": dense([[2.0]]), "top": dense([[1e-8]])})
+        network = in_double(pc.PCNetwork({"low": dense([[2.0]]), "top": dense([[1e-8]])}))
         found = health(network, jnp.ones((1, 1)), jnp.full((1, 1), 16.0), learning=learning)
         ratio = found.credit.norm["low"] / found.credit.norm["top"]
         assert 1e-9 < ratio < 1e-7

@@ -13,6 +13,7 @@ from scipy import special, stats
 
 import pcflax as pc
 from pcflax.energies import KL, ActivityDecay, Bernoulli, Categorical, Gaussian, LearnedGaussian
+from tests.conftest import in_double
 
 PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums of a few dozen terms
@@ -61,7 +62,7 @@ class TestInNetworks:
     def test_a_free_activity_ends_at_its_closed_form(self):
         """Where precision (z - mu) + rate z = 0: at precision mu / (precision + rate), short of mu."""
         layer = pc.PCDense(3, 2, energy=ActivityDecay(Gaussian(2.0), 0.5), rngs=nnx.Rngs(0))
-        network = pc.PCNetwork([layer])
+        network = in_double(pc.PCNetwork([layer]))
         x = np.random.default_rng(0).normal(size=(4, 3))
         network.infer(x, inference=pc.inference.GradientDescent(optax.sgd(0.2), num_steps=200))
         expected = 2.0 * network.predict(x) / 2.5

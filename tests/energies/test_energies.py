@@ -344,8 +344,8 @@ class LearnedLaplace(pc.Energy):
         self.log_scale = nnx.Param(jnp.log(scale))
 
     def __call__(self, activity, prediction):
-        scaled = jnp.abs(activity - prediction) * jnp.exp(-self.log_scale[...])
-        return sum_features(scaled + self.log_scale[...])
+        scaled = jnp.abs(activity - prediction) * jnp.exp(-self.log_scale[...])[None]
+        return sum_features(scaled + self.log_scale[...][None])
 
 
 class TestUsersOwnEnergy:

@@ -10,7 +10,7 @@ from scipy import stats
 
 import pcflax as pc
 from pcflax.energies import Heteroscedastic
-from tests.conftest import parameters_of
+from tests.conftest import in_double, parameters_of
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64
 
@@ -27,12 +27,11 @@ def density(mean, log_precision):
 
 def network(hidden=pc.energies.Gaussian, width=6):
     rngs = nnx.Rngs(0)
-    return pc.PCNetwork(
-        {
-            "h": pc.PCDense(3, 5, activation=jnp.tanh, energy=hidden(), rngs=rngs),
-            "y": pc.PCDense(5, width, energy=Heteroscedastic(), rngs=rngs),
-        }
-    )
+    layers = {
+        "h": pc.PCDense(3, 5, activation=jnp.tanh, energy=hidden(), rngs=rngs),
+        "y": pc.PCDense(5, width, energy=Heteroscedastic(), rngs=rngs),
+    }
+    return in_double(pc.PCNetwork(layers))
 
 
 @pytest.mark.usefixtures("double")

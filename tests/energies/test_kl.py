@@ -13,6 +13,7 @@ from scipy import special, stats
 
 import pcflax as pc
 from pcflax.energies import KL, Categorical
+from tests.conftest import in_double
 
 PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}  # float64; scipy's logarithms of probabilities lose a few
@@ -121,7 +122,7 @@ class TestInNetworks:
     @pytest.mark.usefixtures("double")
     def test_serves_a_free_hidden_layer(self):
         """Inference starts where the divergence is 0 and pays it for a smaller output error."""
-        network = self.make_network()
+        network = in_double(self.make_network())
         random = np.random.default_rng(0)
         x, y = random.normal(size=(5, 3)), random.normal(size=(5, 2))
         network.init_activities(x, targets=y)

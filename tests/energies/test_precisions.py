@@ -11,6 +11,7 @@ from scipy import stats
 import pcflax as pc
 from pcflax.energies import Gaussian, LearnedGaussian
 from pcflax.training.checkpoints.arrays import network_arrays
+from tests.conftest import in_double
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums of a few dozen terms
 KEY = jax.random.key(0)
@@ -37,7 +38,7 @@ def regression(energy, *, noise, batch=64):
         size=(batch, len(noise))
     )
     network = pc.PCNetwork([pc.PCDense(3, len(noise), energy=energy, rngs=nnx.Rngs(0))])
-    return network, x, y
+    return in_double(network), x, y
 
 
 class TestDiagonalGaussian:
@@ -65,8 +66,9 @@ class TestDiagonalGaussian:
         activity, prediction = map(jnp.asarray, draw((5, 4)))
         energy = Gaussian(PRECISIONS)
         slopes = jax.grad(lambda z, mu: energy(z, mu).sum(), argnums=(0, 1))(activity, prediction)
-        np.testing.assert_allclose(slopes[0], PRECISIONS * (activity - prediction), **EXACT)
-        np.testing.assert_allclose(slopes[1], -PRECISIONS * (activity - prediction), **EXACT)
+        expected = PRECISIONS * np.asarray(activity - prediction)
+        np.testing.assert_allclose(slopes[0], expected, **EXACT)
+        np.testing.assert_allclose(slopes[1], -expected, **EXACT)
 
     def test_of_equal_precisions_is_the_scalar_one(self):
         activity, prediction = map(jnp.float32, draw((5, 4)))

@@ -10,7 +10,7 @@ from scipy import stats
 
 import pcflax as pc
 from pcflax.energies import RunningGaussian
-from tests.conftest import parameters_of
+from tests.conftest import in_double, parameters_of
 from tests.references import numpy_pc as reference
 
 DESCENT = pc.inference.GradientDescent(0.1, num_steps=6)
@@ -84,6 +84,7 @@ def test_precisions_follow_inference_as_in_a_loop_by_hand():
             for below, above, shape in ((3, 4, ()), (4, 2, (2,)))
         ]
     )
+    in_double(net)
     biases_and_kernels = parameters_of(net)
     weights = [biases_and_kernels[1::-1], biases_and_kernels[3:1:-1]]
     by_hand = [np.array(1.0), np.ones(2)]

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain, infer_traced
+from tests.conftest import Chain, in_double, infer_traced
 from tests.references import numpy_pc as reference
 
 TOLERANCE, MOST = 1e-3, 150  # one of these examples is not done by then
@@ -217,9 +217,10 @@ def test_a_layer_that_looks_at_the_whole_batch_still_sees_all_of_it():
 
         def predict(self, below):
             self.mean.set_value(below.mean(axis=0))
-            return super().predict(below - self.mean)
+            return super().predict(below - self.mean[...][None])
 
-    network = pc.PCNetwork([pc.PCDense(3, 4, rngs=rngs), Centred(), pc.PCDense(5, 2, rngs=rngs)])
+    layers = [pc.PCDense(3, 4, rngs=rngs), Centred(), pc.PCDense(5, 2, rngs=rngs)]
+    network = in_double(pc.PCNetwork(layers))
     random = np.random.RandomState(0)
     x, y = random.normal(size=(20, 3)), random.normal(size=(20, 2))
     inference = pc.inference.GradientDescent(optax.sgd(0.05), tolerance=0.02, max_steps=300)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain, infer_traced
+from tests.conftest import Chain, in_double, infer_traced
 
 AUTO = pc.inference.GradientDescent(step_size="auto", num_steps=200)
 FIXED = pc.inference.GradientDescent(optax.sgd(0.1), num_steps=200)
@@ -131,7 +131,7 @@ def test_an_energy_that_is_flat_at_first_shows_its_curvature_later():
             "out": pc.PCDense(3, 2, energy=pc.energies.Huber(1.0), rngs=nnx.Rngs(0)),
         }
     )
-    kernel = network.layer("out").linear.kernel
+    kernel = in_double(network).layer("out").linear.kernel
     kernel[...] *= 1.5
     assert np.linalg.norm(kernel[...], 2) ** 2 > 2.5
     # so far off that every output's energy is in its straight part

@@ -1,7 +1,6 @@
 """Gradient flow: the solver's steps by hand, the exact path of a linear chain, and the stop."""
 
 import diffrax
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import scipy.linalg
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain, infer_traced
+from tests.conftest import Chain, in_double, infer_traced
 from tests.references import numpy_pc as reference
 
 CONSTANT = diffrax.ConstantStepSize()
@@ -135,16 +134,15 @@ def test_the_trace_of_an_adaptive_controller_goes_from_start_to_end():
 
 
 def test_the_trace_and_the_record_of_a_stack_have_its_depth():
-    """(steps, batch, depth), where each of the three has its own size; also where jax promotes no ranks."""
+    """(steps, batch, depth), where each of the three has its own size."""
     rngs = nnx.Rngs(0)
     stack = pc.PCStack(lambda: pc.PCDense(5, 5, activation=jnp.tanh, rngs=rngs), 3)
-    network = pc.PCNetwork({"stack": stack, "output": pc.PCDense(5, 2, rngs=rngs)})
+    network = in_double(pc.PCNetwork({"stack": stack, "output": pc.PCDense(5, 2, rngs=rngs)}))
     flow = pc.inference.GradientFlow(max_steps=5)
     x, y = np.random.RandomState(0).normal(size=(2, 7, 5))
-    with jax.numpy_rank_promotion("raise"):
-        result = network.infer(
-            x, y[:, :2], inference=flow, trace=True, record=lambda seen: seen.energies["stack"]
-        )
+    result = network.infer(
+        x, y[:, :2], inference=flow, trace=True, record=lambda seen: seen.energies["stack"]
+    )
     assert result.records.shape == (6, 7, 3)
     np.testing.assert_allclose(result.trace.energies["stack"], result.records, rtol=1e-6)
     np.testing.assert_allclose(result.records[-1], result.energies["stack"], rtol=1e-6)

@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain
+from tests.conftest import Chain, in_double
 from tests.references import numpy_pc as reference
 
 pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
@@ -141,7 +141,7 @@ class TestClip:
                 "out": pc.PCDense(1, 1, activation=jnp.exp, rngs=nnx.Rngs(0)),
             }
         )
-        network.layer("out").linear.kernel.set_value(jnp.ones((1, 1)))
+        in_double(network).layer("out").linear.kernel.set_value(jnp.ones((1, 1)))
         for word in (None, "clip"):
             descent = pc.inference.GradientDescent(1.0, num_steps=60, guard=word)
             result = network.infer(None, np.array([[2.0]]), inference=descent)
@@ -184,7 +184,8 @@ class TestBackoff:
         chain, network = linear_chain()
         backoff = pc.inference.GradientDescent(1e200, num_steps=3, backoff=0.5)
         result = infer(backoff, network, chain.inputs, chain.targets)
-        assert (result.trace.energy == result.trace.energy[0]).all()
+        energy = np.asarray(result.trace.energy)
+        assert (energy == energy[0]).all()
 
 
 class TestWarn:
@@ -248,11 +249,10 @@ def test_where_no_energy_falls_there_is_nothing_to_guard(settings):
     rule = pc.learning.FixedPrediction(descent)
     with pytest.raises(TypeError, match="needs an energy that falls, but FixedPredictionProblem"):
         rule.gradients(network, pc.Evidence(chain.inputs, chain.targets), key=jax.random.key(0))
-    feedback = pc.PCNetwork(
-        [
-            pc.PCDense(3, 4, rngs=nnx.Rngs(0)),
-            pc.PCDense(4, 2, feedback=pc.layers.Feedback(), rngs=nnx.Rngs(1)),
-        ]
-    )
+    layers = [
+        pc.PCDense(3, 4, rngs=nnx.Rngs(0)),
+        pc.PCDense(4, 2, feedback=pc.layers.Feedback(), rngs=nnx.Rngs(1)),
+    ]
+    feedback = in_double(pc.PCNetwork(layers))
     with pytest.raises(ValueError, match="feedback weights of their own"):
         feedback.infer(chain.inputs, chain.targets, inference=descent)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain, fully_optimized
+from tests.conftest import Chain, fully_optimized, in_double
 from tests.references import numpy_pc as reference
 
 KEY = jax.random.key(7)
@@ -77,9 +77,11 @@ def test_a_step_is_that_of_the_reference_given_its_noise():
 def test_the_noise_is_white_and_of_variance_1():
     """Across examples, layers, elements and steps: one key used twice would show as a correlation."""
     flat = pc.energies.Gaussian(0.0)
-    network = pc.PCNetwork(
-        {"root": pc.PCRoot(5, energy=flat), "out": pc.PCDense(5, 3, energy=flat, rngs=nnx.Rngs(0))}
-    )
+    layers = {
+        "root": pc.PCRoot(5, energy=flat),
+        "out": pc.PCDense(5, 3, energy=flat, rngs=nnx.Rngs(0)),
+    }
+    network = in_double(pc.PCNetwork(layers))
     steps = 3000
     # sqrt(2 step_size) is 1, and nothing pulls: the walk's increments are the noise
     walk = pc.inference.Langevin(0.5, num_samples=steps, keep_samples=True)

@@ -13,7 +13,7 @@ from flax import nnx
 
 import pcflax as pc
 from tests import test_conformance as conformance
-from tests.conftest import Chain
+from tests.conftest import Chain, in_double
 
 GradientDescent, CurvatureDescent = pc.inference.GradientDescent, pc.inference.CurvatureDescent
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("double")]
@@ -112,7 +112,7 @@ def relu_chain(depth=12, width=8, batch=6):
     for layer in network.layers:
         layer.linear.kernel[...] *= 2.0
     random = np.random.default_rng(0)
-    return network, random.normal(size=(batch, width)), random.normal(size=(batch, 2))
+    return in_double(network), random.normal(size=(batch, width)), random.normal(size=(batch, 2))
 
 
 def test_heavy_ball_from_the_spectrum_diverges_late_and_this_does_not():
@@ -182,7 +182,7 @@ def test_held_elements_stay_and_the_others_reach_their_minimum():
 def test_steps_grow_as_the_root_of_the_condition():
     """To a residual of 1e-6 in a linear chain of six layers: fewer than a fifth of plain descent's."""
     rngs = nnx.Rngs(0)
-    network = pc.PCNetwork([pc.PCDense(5, 5, rngs=rngs) for _ in range(6)])
+    network = in_double(pc.PCNetwork([pc.PCDense(5, 5, rngs=rngs) for _ in range(6)]))
     random = np.random.default_rng(0)
     data = (pc.networks.split(network), random.normal(size=(2, 5)), random.normal(size=(2, 5)))
     steps = [
@@ -244,7 +244,7 @@ def test_feedback_weights_have_no_energy_to_watch(algorithm):
         ]
     )
     with pytest.raises(ValueError, match="along the gradient of no energy, but .* needs"):
-        network.infer(jnp.ones((2, 3)), jnp.ones((2, 2)), inference=algorithm)
+        in_double(network).infer(jnp.ones((2, 3)), jnp.ones((2, 2)), inference=algorithm)
 
 
 def test_nothing_free_is_no_trouble():

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import pcflax as pc
 from pcflax.inference.error_coordinates import error_problem
+from tests.conftest import in_double
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("double")]
 
@@ -28,14 +29,13 @@ def chain(activation=jnp.tanh, output=pc.energies.Gaussian, widths=(5, 7, 6, 3))
     precisions = [jnp.linspace(0.5, 2.0, widths[1]), *[2.0] * (len(widths) - 3)]
     energies = [pc.energies.Gaussian(precision) for precision in precisions] + [output()]
     activations = [activation] * (len(widths) - 2) + [None]
-    return pc.PCNetwork(
-        [
-            pc.PCDense(*pair, activation=function, energy=energy, rngs=rngs)
-            for pair, function, energy in zip(
-                itertools.pairwise(widths), activations, energies, strict=True
-            )
-        ]
-    )
+    layers = [
+        pc.PCDense(*pair, activation=function, energy=energy, rngs=rngs)
+        for pair, function, energy in zip(
+            itertools.pairwise(widths), activations, energies, strict=True
+        )
+    ]
+    return in_double(pc.PCNetwork(layers))
 
 
 def batch(classes: int = 3):
@@ -121,13 +121,15 @@ def test_the_equilibrium_of_a_residual_network_is_as_near_at_any_depth():
         network = pc.models.residual_mlp(
             5, 8, 3, depth=depth, activation=lambda z: z, stacked=stacked, rngs=nnx.Rngs(0)
         )
-        result = network.infer(*batch(), inference=pc.inference.OutputNewton(num_steps=1))
+        result = in_double(network).infer(
+            *batch(), inference=pc.inference.OutputNewton(num_steps=1)
+        )
         assert float(result.residual.max()) < 1e-9
 
 
 def test_no_step_raises_an_energy():
     """Not of relu, whose energies have kinks, nor far from the minimum."""
-    network = pc.models.residual_mlp(5, 8, 3, depth=12, rngs=nnx.Rngs(0))
+    network = in_double(pc.models.residual_mlp(5, 8, 3, depth=12, rngs=nnx.Rngs(0)))
     inputs, targets = batch()
     trace = network.infer(
         inputs, 5 * targets, inference=pc.inference.OutputNewton(num_steps=8), trace=True
@@ -191,9 +193,9 @@ def test_what_it_cannot_solve_is_refused():
         [pc.PCDense(5, 4, energy=pc.energies.Huber(), rngs=rngs), pc.PCDense(4, 3, rngs=rngs)]
     )
     with pytest.raises(ValueError, match=r"Gaussian energy, but that of 'layer_0' is Huber"):
-        heavy.infer(inputs, targets, inference=newton)
+        in_double(heavy).infer(inputs, targets, inference=newton)
     flat = pc.PCNetwork(
         [pc.PCRoot(4, energy=pc.energies.Gaussian(0.0)), pc.PCDense(4, 3, rngs=rngs)]
     )
     with pytest.raises(ValueError, match=r"'layer_0' has a precision of 0"):
-        flat.infer(None, targets, inference=newton)
+        in_double(flat).infer(None, targets, inference=newton)

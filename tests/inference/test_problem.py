@@ -33,7 +33,7 @@ class Scaled(pc.inference.InferenceProblem):
     on: bool = dataclasses.field(kw_only=True)
 
     def decode(self, coordinates):
-        stretched = {name: self.factor * z for name, z in coordinates.items()}
+        stretched = {name: self.factor[None] * z for name, z in coordinates.items()}
         return super().decode(stretched if self.on else coordinates)
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import Chain, compiled_gradients
+from tests.conftest import Chain, compiled_gradients, in_double
 from tests.references import numpy_pc as reference
 
 RAMP = optax.linear_schedule(6.0, 1.0, 5)
@@ -98,7 +98,7 @@ class TestAgainstALoopByHand:
     def test_one_layer_of_a_stack(self):
         """The same weights as of a chain of the same layers."""
         rngs = nnx.Rngs(0)
-        layers = [pc.PCDense(4, 4, activation=jnp.tanh, rngs=rngs) for _ in range(3)]
+        layers = [in_double(pc.PCDense(4, 4, activation=jnp.tanh, rngs=rngs)) for _ in range(3)]
         stack = pc.PCNetwork({"s": pc.PCStack(layers)})
         chain = pc.PCNetwork({f"c{number}": layer for number, layer in enumerate(layers)})
         x, y = np.random.default_rng(0).normal(size=(2, 5, 4))

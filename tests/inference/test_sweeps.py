@@ -10,7 +10,7 @@ from flax import nnx
 import pcflax as pc
 from pcflax.inference.sweeps import _colours
 from tests import test_conformance as conformance
-from tests.conftest import Chain
+from tests.conftest import Chain, in_double
 from tests.inference.test_momentum import problem_of, quadratic
 
 Sweeps = pc.inference.Sweeps
@@ -119,9 +119,9 @@ def graph():
         "c": "b",
         "out": pc.networks.Concatenate("a", "c"),
     }
-    return pc.PCGraph(
-        layers, parents=parents, inputs={"x": 3}, output="out", shapes=dict.fromkeys("bc", 4)
-    )
+    shapes = dict.fromkeys("bc", 4)
+    network = pc.PCGraph(layers, parents=parents, inputs={"x": 3}, output="out", shapes=shapes)
+    return in_double(network)
 
 
 def test_layers_of_one_colour_share_no_energy():
@@ -156,8 +156,8 @@ def test_a_graph_with_a_cycle_comes_to_rest(order):
 def test_a_stack_is_swept_as_its_layers_are(order):
     """Even and odd, or one by one: the same numbers as of the same chain unrolled."""
     rngs = nnx.Rngs(0)
-    hidden = [pc.PCDense(4, 4, activation=jnp.tanh, rngs=rngs) for _ in range(5)]
-    ends = pc.PCDense(3, 4, rngs=rngs), pc.PCDense(4, 2, rngs=rngs)
+    hidden = [in_double(pc.PCDense(4, 4, activation=jnp.tanh, rngs=rngs)) for _ in range(5)]
+    ends = [in_double(pc.PCDense(*sizes, rngs=rngs)) for sizes in ((3, 4), (4, 2))]
     unrolled = pc.PCNetwork([ends[0], *hidden, ends[1]])
     stacked = pc.PCNetwork({"first": ends[0], "hidden": pc.PCStack(hidden), "last": ends[1]})
     random = np.random.default_rng(0)
@@ -185,7 +185,8 @@ def test_each_layer_of_a_stack_has_its_own_step():
     }
     random = np.random.default_rng(0)
     evidence = pc.Evidence(random.normal(size=(2, 3)), random.normal(size=(2, 2)))
-    problem = pc.inference.make_problem(pc.networks.split(pc.PCNetwork(layers)), evidence)
+    network = in_double(pc.PCNetwork(layers))
+    problem = pc.inference.make_problem(pc.networks.split(network), evidence)
     state = jax.jit(lambda: Sweeps().init(problem))()
     assert state["hidden"].eigenvalue.shape == (2, 3)
     for row in range(2):
@@ -242,8 +243,9 @@ def test_what_has_no_layers_of_its_own_is_refused():
         pc.PCDense(3, 4, rngs=nnx.Rngs(0)),
         pc.PCDense(4, 2, feedback=pc.layers.Feedback(), rngs=nnx.Rngs(0)),
     ]
+    network = in_double(pc.PCNetwork(layers))
     with pytest.raises(ValueError, match="Sweeps needs the curvature of one"):
-        pc.PCNetwork(layers).infer(jnp.ones((2, 3)), jnp.ones((2, 2)), inference=Sweeps())
+        network.infer(jnp.ones((2, 3)), jnp.ones((2, 2)), inference=Sweeps())
 
 
 def test_nothing_free_is_no_trouble():

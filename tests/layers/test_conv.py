@@ -27,12 +27,10 @@ def plain(layer, x, **options):
     """The convolution with the layer's weights, by lax alone."""
     dimensions = x.ndim - 2
     options = {"window_strides": (1,) * dimensions, "padding": "SAME"} | options
-    return (
-        jax.lax.conv_general_dilated(
-            x, layer.conv.kernel[...], dimension_numbers=LAYOUT[dimensions], **options
-        )
-        + layer.conv.bias[...]
+    found = jax.lax.conv_general_dilated(
+        x, layer.conv.kernel[...], dimension_numbers=LAYOUT[dimensions], **options
     )
+    return found + jnp.broadcast_to(layer.conv.bias[...], found.shape)
 
 
 def with_bias(layer):

@@ -38,7 +38,11 @@ def test_in_each_dimension(kernel_size, space, batch):
     )
     prediction = layer.predict(x)
     assert prediction.shape == (batch, *(2 * size for size in space), 6)
-    np.testing.assert_allclose(prediction, jnp.tanh(expected + layer.conv.bias[...]), **CLOSE)
+    np.testing.assert_allclose(
+        prediction,
+        jnp.tanh(expected + jnp.broadcast_to(layer.conv.bias[...], expected.shape)),
+        **CLOSE,
+    )
 
 
 def test_each_value_below_is_spread_by_the_kernel():

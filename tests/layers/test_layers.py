@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import in_double
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64
 
@@ -112,7 +113,7 @@ class TestPCLayer:
 
 def make_dense(**options):
     """A dense layer 3 -> 5 with a bias that is not zero, and its weights in NumPy."""
-    layer = pc.PCDense(3, 5, rngs=nnx.Rngs(0), **options)
+    layer = in_double(pc.PCDense(3, 5, rngs=nnx.Rngs(0), **options))
     bias = None
     if layer.linear.bias is not None:
         bias = np.linspace(-1.0, 2.0, 5)
@@ -175,7 +176,7 @@ class TestPCDense:
         layers = {"wide": pc.PCDense(3, 5, rngs=rngs), "narrow": pc.PCDense(4, 2, rngs=rngs)}
         text = r"layer 'narrow' \(PCDense\) could not predict .*\(7, 5\).*set in_features=5"
         with pytest.raises(ValueError, match=text):
-            pc.PCNetwork(layers).predict(jnp.ones((7, 3)))
+            pc.PCNetwork(layers).predict(jnp.ones((7, 3), jnp.float32))
 
     def test_passes_its_energy_on(self):
         layer = pc.PCDense(3, 5, energy=pc.energies.Categorical(), rngs=nnx.Rngs(0))

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import pcflax as pc
-from tests.conftest import Chain, compiled_gradients
+from tests.conftest import Chain, compiled_gradients, in_double
 from tests.references import numpy_pc as reference
 
 pytestmark = pytest.mark.slow
@@ -208,7 +208,8 @@ class TestFixedPoint:
 @pytest.mark.usefixtures("double")
 def test_a_stack_learns_as_its_layers_do():
     def gradients(stacked):
-        network = pc.models.residual_mlp(3, 4, 2, depth=5, stacked=stacked, rngs=nnx.Rngs(0))
+        rngs = nnx.Rngs(0)
+        network = in_double(pc.models.residual_mlp(3, 4, 2, depth=5, stacked=stacked, rngs=rngs))
         random = np.random.RandomState(1)
         evidence = pc.Evidence(*(jnp.asarray(random.normal(size=(5, size))) for size in (3, 2)))
         rule = Rule(pc.inference.GradientDescent(0.2, num_steps=8))
@@ -217,9 +218,9 @@ def test_a_stack_learns_as_its_layers_do():
     one, other = gradients(True), gradients(False)
     hidden = jnp.stack([other[f"hidden_{k}"]["linear"]["kernel"] for k in (1, 2, 3)])
     found = jax.tree.leaves(one["hidden"])
-    np.testing.assert_allclose(found[0], hidden, rtol=1e-5, atol=1e-7)  # weights are in float32
+    np.testing.assert_allclose(found[0], hidden, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
-        one["first"]["linear"]["kernel"], other["first"]["linear"]["kernel"], rtol=1e-5, atol=1e-7
+        one["first"]["linear"]["kernel"], other["first"]["linear"]["kernel"], rtol=1e-9, atol=1e-12
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import in_double
 from tests.test_conformance import RULES
 
 # Langevin's noise is of a row, not of an example.
@@ -122,7 +123,7 @@ def test_backprop_of_some_known_elements_is_their_own_loss():
 
 
 def test_amortizers_weigh_examples_too():
-    net = pc.models.hybrid(2, 5, 3, rngs=nnx.Rngs(0))
+    net = in_double(pc.models.hybrid(2, 5, 3, rngs=nnx.Rngs(0)))
     pure = pc.networks.split(net)
     descent = pc.inference.GradientDescent(0.1, num_steps=3)
     rule = pc.learning.PredictiveCoding(descent, pc.initializers.Amortized())
@@ -152,4 +153,4 @@ def test_a_class_that_others_hang_on_says_something():
     with pytest.raises(
         ValueError, match="'label' is free.*or give the layer another energy or mask"
     ):
-        pc.inference.make_problem(pc.networks.split(net), missing)
+        pc.inference.make_problem(pc.networks.split(in_double(net)), missing)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import in_double
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +104,8 @@ class TestUntouched:
     def test_their_gradient_is_zero_and_the_others_are_as_before(self, steps):
         rngs = nnx.Rngs(0)
         layers = [pc.PCDense(3, 3, activation=jnp.tanh, rngs=rngs) for _ in range(4)]
-        pure = pc.networks.split(pc.PCNetwork([*layers, pc.PCDense(3, 2, rngs=rngs)]))
+        network = in_double(pc.PCNetwork([*layers, pc.PCDense(3, 2, rngs=rngs)]))
+        pure = pc.networks.split(network)
         evidence = pc.Evidence(np.float64(X[:5, :3]), np.float64(Y[:5, :2]))
         inference = pc.inference.GradientDescent(0.1, num_steps=steps)
         rule, untouched = pc.learning.PredictiveCoding(inference), []

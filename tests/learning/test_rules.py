@@ -136,7 +136,8 @@ def test_update_is_one_optax_update():
 
     @jax.jit
     def by_optax(gradients, state, parameters):
-        updates, state = optimizer.update(gradients, state, parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+            updates, state = optimizer.update(gradients, state, parameters)
         return optax.apply_updates(parameters, updates), state
 
     new, new_state = updated(network, state)

@@ -114,7 +114,7 @@ def test_gradients_equal_jax_grad_of_the_reference_energy():
     def mean_energy(kernels, biases, hidden):
         activities, total = [x, *hidden, y], 0.0
         for number, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
-            mu = activities[number] @ kernel + bias
+            mu = activities[number] @ kernel + bias[None]
             mu = jnp.tanh(mu) if number < 2 else mu
             total += precisions[number] / 2 * jnp.sum((activities[number + 1] - mu) ** 2)
         return total / 7

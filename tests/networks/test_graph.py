@@ -42,7 +42,7 @@ class Each(pc.PCLayer):
 
     def predict(self, *parents):
         terms = [z @ kernel[...] for z, kernel in zip(parents, self.kernels, strict=True)]
-        return jnp.tanh(sum(terms) + self.bias[...])
+        return jnp.tanh(sum(terms) + self.bias[...][None])
 
 
 def draw(*shape, seed=0):
@@ -485,7 +485,7 @@ def by_hand(parameters, x, w, root, activities=None):
     z, mu = {} if activities is None else activities, {}
 
     def affine(name, below):
-        return below @ parameters[name]["kernel"] + parameters[name]["bias"]
+        return below @ parameters[name]["kernel"] + parameters[name]["bias"][None]
 
     def node(name, value):
         mu[name] = value
@@ -495,9 +495,8 @@ def by_hand(parameters, x, w, root, activities=None):
     side = node("side", jnp.tanh(affine("side", w)))
     both = node("both", jnp.tanh(affine("both", a + side)))
     k = parameters["mixed"]["kernels"]
-    mixed = node(
-        "mixed", jnp.tanh(a @ k[0] + both @ k[1] + root @ k[2] + parameters["mixed"]["bias"])
-    )
+    sums = a @ k[0] + both @ k[1] + root @ k[2] + parameters["mixed"]["bias"][None]
+    mixed = node("mixed", jnp.tanh(sums))
     node("out", affine("out", jnp.concatenate([mixed, both], axis=-1)))
     return mu
 

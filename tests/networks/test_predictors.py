@@ -12,34 +12,29 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.layers import Evidence
-from tests.conftest import compiled_gradients
+from tests.conftest import compiled_gradients, in_double
 
 pytestmark = pytest.mark.slow
 
 ALPHA_UP, ALPHA_DOWN = 0.7, 0.3
 
 
-@pytest.fixture(scope="module")
-def both():
+@pytest.fixture
+def both(double):
     """X of 3, h of 4, y of 2, linear both ways, in float64; and the activities of a batch of 5."""
-    with jax.enable_x64(True):
-        rngs = nnx.Rngs(0)
-        network = pc.models.bidirectional(
-            3,
-            4,
-            2,
-            alpha_up=ALPHA_UP,
-            alpha_down=ALPHA_DOWN,
-            activation=None,
-            rngs=rngs,
-        )
-        nnx.update(
-            network, jax.tree.map(lambda a: a.astype(jnp.float64), nnx.state(network, nnx.Param))
-        )
-        random = np.random.default_rng(0)
-        names = {"image": 3, "hidden_1": 4, "label": 2}
-        z = {name: random.normal(size=(5, size)) for name, size in names.items()}
-        yield network, z
+    network = pc.models.bidirectional(
+        3,
+        4,
+        2,
+        alpha_up=ALPHA_UP,
+        alpha_down=ALPHA_DOWN,
+        activation=None,
+        rngs=nnx.Rngs(0),
+    )
+    random = np.random.default_rng(0)
+    names = {"image": 3, "hidden_1": 4, "label": 2}
+    z = {name: random.normal(size=(5, size)) for name, size in names.items()}
+    return in_double(network), z
 
 
 def weights_of(network, name):

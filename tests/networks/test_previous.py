@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
+from tests.conftest import in_double
 
 Previous = pc.networks.Previous
 DESCENT = pc.inference.GradientDescent(0.1)
@@ -42,7 +43,7 @@ def step_network(**changes):
 
 
 def test_energies_and_gradients_are_those_of_numpy_with_the_step_before_as_an_input(double):
-    network, random = step_network(), np.random.default_rng(0)
+    network, random = in_double(step_network()), np.random.default_rng(0)
     u, before, z, x = (random.normal(size=(3, n)) for n in (1, 2, 2, 4))
     network.set_activities({"z": z, "x": x})
     inputs = {"u": u, "z@-1": before}

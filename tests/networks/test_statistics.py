@@ -98,6 +98,7 @@ def solve(inference, network, x, y):
     return inference.solve(pc.inference.make_problem(network, pc.Evidence(x, y)))
 
 
+@pytest.mark.promotes("flax's BatchNorm does not run in 64 bits under strict promotion of dtypes")
 @pytest.mark.usefixtures("double")
 class TestInference:
     """If these fail, an example's energy depends on its neighbours, or on the number of steps."""

@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 
 import pcflax as pc
-from tests.conftest import compiled_gradients
+from tests.conftest import compiled_gradients, in_double
 
 MUPC = pc.parameterizations.MuPC()
 
@@ -139,6 +139,7 @@ class TestStacks:
             )
         np.testing.assert_allclose(problem.energy(problem.start), 0, atol=1e-10)
 
+    @pytest.mark.promotes("inputs of 16 bits meet weights of 32")
     def test_a_first_stack_keeps_the_dtype_of_the_unrolled_chain(self):
         layers = [dense(4, 4, seed) for seed in range(3)]
         x = jnp.ones((2, 4), jnp.bfloat16)
@@ -176,8 +177,8 @@ def test_a_stack_in_parts_is_the_chain_it_stands_for(inference, monkeypatch):
     monkeypatch.setattr(parts.os, "cpu_count", lambda: 2)
     linear = isinstance(inference, pc.inference.LinearSolve)
     options = {"skip": True, "activation": None if linear else jnp.tanh}
-    layers = [dense(3, 3, seed, **options) for seed in range(5)]
-    ends = [dense(2, 3, 7), dense(3, 2, 8)]
+    layers = [in_double(dense(3, 3, seed, **options)) for seed in range(5)]
+    ends = [in_double(dense(2, 3, 7)), in_double(dense(3, 2, 8))]
     stacked = pc.PCNetwork([ends[0], pc.PCStack([nnx.clone(layer) for layer in layers]), ends[1]])
     unrolled = pc.PCNetwork([nnx.clone(ends[0]), *layers, nnx.clone(ends[1])])
     random = np.random.RandomState(0)

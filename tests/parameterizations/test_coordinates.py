@@ -112,7 +112,8 @@ def measured(kind, parameterization, width, depth, rule=BACKPROP):
         before = pure.replace(parameters=parameters)
         evidence = pc.Evidence(jnp.asarray(x), jnp.asarray(y))
         gradients, _ = rule.gradients(before, evidence, key=jax.random.key(0))
-        updates, _ = optimizer.update(gradients, optimizer.init(gradients), parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+            updates, _ = optimizer.update(gradients, optimizer.init(gradients), parameters)
         after = before.replace(parameters=optax.apply_updates(parameters, updates))
 
         def activities(pure):

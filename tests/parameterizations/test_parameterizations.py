@@ -179,7 +179,8 @@ def movement(network, optimizer, *, first_held=False):
         gradients, _ = pc.learning.Backprop().gradients(
             before, pc.Evidence(x, y), key=jax.random.key(0)
         )
-        updates, _ = optimizer.update(gradients, optimizer.init(before.parameters))
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+            updates, _ = optimizer.update(gradients, optimizer.init(before.parameters))
         if first_held:
             updates["layer_0"] = jax.tree.map(jnp.zeros_like, updates["layer_0"])
         after = before.replace(parameters=optax.apply_updates(before.parameters, updates))
@@ -348,7 +349,7 @@ class TestLayers:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=groups,
         )
-        expected = x + layer.multiplier * product + bias
+        expected = np.asarray(x + layer.multiplier * product) + bias
         np.testing.assert_allclose(layer.predict(x), expected, rtol=1e-4, atol=1e-5)
 
     def test_a_transposed_convolution_counts_what_meets_in_a_place(self):
@@ -407,8 +408,8 @@ class TestLayers:
         layer.up.bias.set_value(jnp.asarray(first))
         layer.down.bias.set_value(jnp.asarray(second))
         normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-        hidden = np.tanh(normed @ layer.up.kernel[...] / 6**0.5 + first)
-        expected = x + hidden @ layer.down.kernel[...] / (10**0.5 * 5) + second
+        hidden = np.tanh(normed @ np.asarray(layer.up.kernel) / 6**0.5 + first)
+        expected = x + hidden @ np.asarray(layer.down.kernel) / (10**0.5 * 5) + second
         np.testing.assert_allclose(layer.predict(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-5)
 
     def test_a_stack_in_a_graph_has_the_multipliers_and_rates_of_its_layers_one_by_one(self):

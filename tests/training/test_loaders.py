@@ -73,7 +73,7 @@ def test_training_and_measuring_are_those_of_arrays():
         assert row == pytest.approx(expected, rel=1e-5)
     predicted = theirs.predict(Torch())
     (w, b), (v, c) = (
-        (layer.linear.kernel[...], layer.linear.bias[...]) for layer in theirs.network.layers
+        map(np.asarray, (layer.linear.kernel, layer.linear.bias)) for layer in theirs.network.layers
     )
     np.testing.assert_allclose(predicted, np.tanh(X @ w + b) @ v + c, rtol=1e-5, atol=1e-6)
     measured = theirs.evaluate(Torch())

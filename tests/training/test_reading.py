@@ -244,9 +244,8 @@ class TestReconstruction:
         network = generator()
         trainer = trainer_of(network, reads=pc.Reconstruction(NEWTON))
         linear = network.layers["image"].linear
-        expected = (
-            posterior_mean(network, images) @ np.asarray(linear.kernel[...]) + linear.bias[...]
-        )
+        kernel, bias = np.asarray(linear.kernel[...]), np.asarray(linear.bias[...])
+        expected = posterior_mean(network, images) @ kernel + bias
         data = data_of(None, images)
         np.testing.assert_allclose(trainer.predict(data), expected, atol=1e-5)
         error = trainer.evaluate(data)["squared_error"]

@@ -15,7 +15,7 @@ from flax import nnx
 import pcflax as pc
 from pcflax.training import fitting, staging
 from pcflax.training.step import TrainState
-from tests.conftest import Chain, digits_trainer, parameters_of
+from tests.conftest import Chain, digits_trainer, in_double, parameters_of
 
 STILL = optax.sgd(0.0)  # parameters that never move
 
@@ -47,7 +47,8 @@ def test_fit_is_the_plain_loop_over_batches():
         plain.infer(chain.inputs[rows], chain.targets[rows], inference=inference)
         gradients = nnx.as_pure(plain.parameter_gradients(chain.inputs[rows]))
         parameters = nnx.as_pure(nnx.state(plain, nnx.Param))
-        updates, state = optimizer.update(gradients, state, parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+            updates, state = optimizer.update(gradients, state, parameters)
         nnx.update(plain, optax.apply_updates(parameters, updates))
     trainer = pc.Trainer(
         chain.network,
@@ -684,7 +685,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied():
             self.scale = nnx.Param(jnp.zeros(10))
 
         def predict(self, below):
-            return below[:, :10] + jnp.sqrt(self.scale[...])
+            return below[:, :10] + jnp.sqrt(self.scale[...])[None]
 
     trainer = pc.Trainer(
         pc.PCNetwork([Root()]), optax.sgd(0.1), learning=pc.learning.Backprop(), progress=False
@@ -991,7 +992,7 @@ def test_metrics_of_64_bits_are_kept():
     """1 + 2^-40 has no neighbour in 32 bits."""
     data = pc.data.from_arrays(np.ones((4, 1)), np.full((4, 1), 1 + 2.0**-40), batch_size=4)
     trainer = small_trainer(
-        [pc.PCDense(1, 1, rngs=nnx.Rngs(0))], metrics={"target": lambda p, t: t[:, 0]}
+        [in_double(pc.PCDense(1, 1, rngs=nnx.Rngs(0)))], metrics={"target": lambda p, t: t[:, 0]}
     )
     assert trainer.evaluate(data)["target"] == 1 + 2.0**-40
     assert trainer.fit(data, num_steps=1)["train/target"] == [1 + 2.0**-40]

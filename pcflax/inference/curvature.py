@@ -134,6 +134,9 @@ def spectrum_ends(
     vector, none = normalized(begin).vector, jax.tree.map(jnp.zeros_like, begin)
     carry = vector, none, jnp.zeros((problem.batch_size,), dtype)
     _, (diagonals, offs) = jax.lax.scan(iterate, carry, length=num_iterations)
+    # after a direction of 0 there is none; the first one's curvature, within the spectrum, stands there
+    ended = jnp.cumsum(jnp.roll(offs == 0, 1, axis=0).at[0].set(False), axis=0) > 0
+    diagonals = jnp.where(ended, diagonals[0], diagonals)
     shifted = jax.vmap(lambda off: jnp.diag(off, 1) + jnp.diag(off, -1))(offs[:-1].T)
     matrix = jax.vmap(jnp.diag)(diagonals.T) + shifted
     values, vectors = jnp.linalg.eigh(matrix)
@@ -209,7 +212,14 @@ def normalized(vector: PyTree) -> Direction:
     """Return the vector of each example at norm 1, and its norm; 0 stays 0."""
     leaves = jax.tree.leaves(vector)
     squares = sum(jnp.sum(leaf * leaf, axis=range(1, leaf.ndim)) for leaf in leaves)
-    norm = jnp.sqrt(squares)
-    scale = jnp.where(norm > 0, norm, 1.0).astype(norm.dtype)
+    norm, scale = norm_of(jnp.asarray(squares))
     unit = jax.tree.map(lambda leaf: leaf / over(scale, leaf), vector)
     return Direction(unit, norm)
+
+
+def norm_of(squares: Array) -> tuple[Array, Array]:
+    """Return the root of a sum of squares, and what to divide by: 1 where it is 0, with a derivative of 0."""
+    some = squares > 0
+    # the slope of a root has no end at 0
+    scale = jnp.sqrt(jnp.where(some, squares, 1).astype(squares.dtype))
+    return jnp.where(some, scale, 0).astype(squares.dtype), scale

@@ -24,7 +24,7 @@ from pcflax.networks.wiring import names_of
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
-from .curvature import Direction, expect_curvature, random_direction
+from .curvature import Direction, expect_curvature, norm_of, random_direction
 from .problem import InferenceProblem
 from .solve import StepInfo, expect_energy, observe, over
 
@@ -205,8 +205,7 @@ def _curved(
 def _of_nodes(leaf: Array, stacked: bool) -> Direction:
     """Return an array of norm 1 for each node of each example, and the norms that it had."""
     axes = tuple(range(2 if stacked else 1, leaf.ndim))
-    norm = jnp.sqrt(jnp.sum(leaf * leaf, axis=axes))
-    scale = jnp.where(norm > 0, norm, 1.0)
+    norm, scale = norm_of(jnp.sum(leaf * leaf, axis=axes))
     return Direction((leaf / over(scale, leaf)).astype(leaf.dtype), norm)
 
 

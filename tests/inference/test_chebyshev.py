@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from numpy.polynomial import chebyshev as polynomials
 
 import pcflax as pc
@@ -62,6 +63,23 @@ def test_the_ends_of_the_spectrum_are_lanczos():
         assert (smallest >= values[:, 0] * (1 - 1e-9)).all()
         assert (largest >= values[:, -1] * (1 - 1e-9)).all()
         assert (largest < 2 * values[:, -1]).all()
+
+
+def test_iterations_beyond_the_free_elements_find_no_other_end():
+    """With one free unit, whose Hessian is 1 + w^2, one step is the minimum, in closed form."""
+    network = pc.PCNetwork(
+        [
+            pc.PCDense(3, 1, param_dtype=jnp.float64, rngs=nnx.Rngs(0)),
+            pc.PCDense(1, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(1)),
+        ]
+    )
+    kernels = [np.asarray(layer.linear.kernel[...]) for layer in network.layers]
+    x, y = np.array([[1.0, -2.0, 0.5], [0.3, 0.2, 0.1]]), np.array([[2.0, -1.0], [0.5, 3.0]])
+    result = network.infer(x, y, inference=Chebyshev(tolerance=1e-10))
+    curvature = 1 + kernels[1] @ kernels[1].T
+    minimum = (x @ kernels[0] + y @ kernels[1].T) / curvature
+    np.testing.assert_allclose(result.activities["layer_0"], minimum, rtol=1e-12)
+    np.testing.assert_array_equal(result.num_steps, 1)
 
 
 def test_held_elements_have_no_part_in_the_spectrum():

@@ -133,6 +133,32 @@ class TestClip:
         assert (result.status == pc.inference.Status.CONVERGED).all()
         assert len(set(np.asarray(result.num_steps).tolist())) > 1
 
+    @pytest.mark.parametrize("known", [True, False], ids=["no error", "no target"])
+    def test_a_derivative_is_finite_where_a_start_has_no_slope(self, known):
+        """The first directions go by the gradient, which is 0 there: its length has no derivative."""
+        chain, network = linear_chain()
+        targets = np.array(chain.targets)
+        targets[0] = np.asarray(chain.network.predict(chain.inputs))[0]
+        flat, unravel = jax.flatten_util.ravel_pytree(network.parameters)
+        descent = pc.inference.GradientDescent(10.0, guard="clip", num_steps=3)
+
+        @jax.jit
+        def read(flat):
+            result = infer(
+                descent,
+                network.replace(parameters=unravel(flat)),
+                chain.inputs,
+                targets if known else None,
+            )
+            # not of the first: where its slope turns, its step does, too
+            return jnp.sum(jnp.sin(result.activities["layer_1"][1:]))
+
+        direction = np.random.default_rng(0).normal(size=flat.shape)
+        step = 1e-5 * direction
+        expected = (read(flat + step) - read(flat - step)) / 2e-5
+        found = jax.jit(jax.grad(read))(flat) @ direction
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
     def test_curvature_is_looked_at_again_on_the_way(self):
         """F = z^2/20 + (2 - exp z)^2/2 is flat at z = 0, F'' = 0.1, and 4 at its minimum."""
         network = pc.PCNetwork(

@@ -8,7 +8,9 @@ to be 0 is told by counting: a learning rule takes the prediction of those nodes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pcflax.energies import Gaussian
 from pcflax.layers import PCLayer
@@ -18,8 +20,54 @@ from pcflax.networks.wiring import names_of
 from .problem import InferenceProblem
 
 
+class Reach(NamedTuple):
+    """Which node's error and activity depend on which; Booleans by node, in one order.
+
+    Attributes:
+        nodes: their names.
+        parents: (nodes, nodes), whether a node is predicted from another.
+        free: whether its activity moves.
+        begun: whether it has an error from the start: a clamped one, or one of which a part is.
+    """
+
+    nodes: tuple[str, ...]
+    parents: np.ndarray
+    free: np.ndarray
+    begun: np.ndarray
+
+    def after(self, moved: Any, changed: Any = False) -> tuple[Any, Any]:
+        """Return which nodes have an error, and which activities have moved after a step from there.
+
+        Args:
+            moved: which activities have moved before it.
+            changed: which nodes' weights have.
+        """
+        erring = self.begun | moved | changed | (self.parents & moved).any(axis=1)
+        below = (self.parents & erring[:, None]).any(axis=0)
+        return erring, moved | (self.free & (erring | below))
+
+
 def arrivals(problem: InferenceProblem) -> dict[str, int]:
     """Return after how many steps from the feedforward pass each node first has an error that is not 0.
+
+    Nothing is known where `reach` knows nothing.
+    """
+    known = reach(problem)
+    if known is None:
+        return {}
+    moved, found = np.zeros(len(known.nodes), bool), dict.fromkeys(known.nodes, len(known.nodes))
+    for number in range(len(known.nodes)):
+        erring, moved = known.after(moved)
+        found |= {
+            node: min(found[node], number)
+            for node, errs in zip(known.nodes, erring, strict=True)
+            if errs
+        }
+    return found
+
+
+def reach(problem: InferenceProblem) -> Reach | None:
+    """Return how errors get from node to node, begun at the feedforward pass; None where it is not known.
 
     Nothing is known in networks with cycles or several predictors of a node, and where a layer without a
     clamp has another energy than a Gaussian one or sees its own activity. A layer of which a part is clamped
@@ -27,23 +75,20 @@ def arrivals(problem: InferenceProblem) -> dict[str, int]:
     """
     bound, clamps = problem.network.bind(), problem.clamps
     if bound.cyclic or bound.wiring.predictors:
-        return {}
+        return None
     layers = {name: bound.layer(name) for name in bound.names}
     unclamped = {name: layer for name, layer in layers.items() if name not in clamps}
     energies = {type(layer.top_node_layer().energy) for layer in unclamped.values()}
     if energies - {Gaussian} or _see_themselves(problem, unclamped):
-        return {}
-    parents, free, begun = _parents(bound), set(), set()
-    for name, layer in layers.items():
-        nodes = layer.each_node_name(name)
-        free |= {*nodes} if name in problem.start else set()
-        begun |= {*nodes} if name in clamps else set()
-    erring, moved, found = begun, set(), dict.fromkeys(parents, len(parents))
-    for number in range(len(parents)):
-        found |= {node: number for node in erring if found[node] > number}
-        moved = moved | free & (erring | {below for node in erring for below in parents[node]})
-        erring = begun | moved | {node for node in free if parents[node] & moved}
-    return found
+        return None
+    parents = _parents(bound)
+    owners = {node: name for name, layer in layers.items() for node in layer.each_node_name(name)}
+    return Reach(
+        tuple(parents),
+        np.array([[other in own for other in parents] for own in parents.values()]),
+        np.array([owners[node] in problem.start for node in parents]),
+        np.array([owners[node] in clamps for node in parents]),
+    )
 
 
 def _see_themselves(problem: InferenceProblem, layers: Mapping[str, PCLayer]) -> bool:

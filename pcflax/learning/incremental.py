@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool
 
 from pcflax.inference import (
     AbstractIterativeInference,
@@ -14,6 +16,7 @@ from pcflax.inference import (
     expect_algorithm,
     make_problem,
 )
+from pcflax.inference.reach import Reach, reach
 from pcflax.layers import Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
@@ -81,15 +84,23 @@ class IncrementalPC(AbstractLearning):
         problem = self.problem(network, evidence, key=start_key)
         prediction = problem.predicted(network)
         known = Known(problem.inputs, dict(problem.clamps), evidence.weights)
+        reaching = self._reach(problem)
 
         def both(carry, number):
-            coordinates, state, parameters, optimizer_state = carry
+            coordinates, state, parameters, optimizer_state, moved = carry
+            reached = {}
+            if reaching is not None:
+                # by momentum of the batch before, say, weights move without an error, and make one
+                changed = _changed(network, parameters, reaching.nodes)
+                erring, moved = reaching.after(moved, changed)
+                reached = _by_layer(network, reaching.nodes, erring)
             now = problem.network.replace(parameters=parameters)
             current = dataclasses.replace(problem, network=now)
             activities = current.decode(coordinates)
             gradients, energies = now.mean_gradients(
                 activities,
                 problem.inputs,
+                reached,
                 clamps=problem.clamps,
                 of_examples=evidence.weights,
             )
@@ -102,14 +113,60 @@ class IncrementalPC(AbstractLearning):
                 key=jax.random.fold_in(solve_key, number),
             )
             now, optimizer_state = apply(now, optimizer, optimizer_state, gradients, energies)
-            return (coordinates, state, now.parameters, optimizer_state), energies
+            return (coordinates, state, now.parameters, optimizer_state, moved), energies
 
-        carry = (problem.start, self.inference.init(problem), network.parameters, optimizer_state)
+        begun = (problem.start, self.inference.init(problem), network.parameters)
+        moved = None if reaching is None else jnp.zeros(len(reaching.nodes), jnp.bool_)
+        carry = (*begun, optimizer_state, moved)
         carry, energies = jax.lax.scan(both, carry, jnp.arange(self.inference.num_steps))
-        coordinates, _, parameters, optimizer_state = carry
+        coordinates, _, parameters, optimizer_state, _ = carry
         info = LearningInfo(
             problem.decode(coordinates),
             {name: energies[name][-1] for name in energies},
             prediction,
         )
         return network.replace(parameters=parameters), optimizer_state, info
+
+    def _reach(self, problem: InferenceProblem) -> Reach | None:
+        """Return how errors get from node to node; None from another start than the pass upward.
+
+        Nor is it known where layers share weights.
+        """
+        if self.initializer is not None or not self.inference.arrivals(problem):
+            return None
+        bound = problem.network.bind()
+        for name in bound.names:
+            own = jax.tree.leaves(problem.network.parameters.get(name, {}))
+            if len(jax.tree.leaves(nnx.state(bound.layer(name), nnx.Param))) != len(own):
+                return None
+        return reach(problem)
+
+
+def _changed(
+    network: SplitNetwork, parameters: PyTree, nodes: tuple[str, ...]
+) -> Bool[Array, " nodes"]:
+    """Return which nodes' weights are others than the network's; all are where those of no layer are."""
+    bound, found = network.bind(), dict.fromkeys(nodes, jnp.array(False))
+    for name, before in network.parameters.items():
+        for old, new in zip(*map(jax.tree.leaves, (before, parameters[name])), strict=True):
+            other = (old != new).astype(jnp.int32)
+            if name in bound.names:
+                layer = bound.layer(name)
+                own, others = layer.each_node_name(name), layer.sum_nodes(other).reshape(-1)
+            else:
+                own, others = nodes, [jnp.sum(other)] * len(nodes)
+            found |= {n: found[n] | (some > 0) for n, some in zip(own, others, strict=True)}
+    return jnp.stack([found[node] for node in nodes])
+
+
+def _by_layer(
+    network: SplitNetwork, nodes: tuple[str, ...], flags: Bool[Array, " nodes"]
+) -> dict[str, Array]:
+    """Return 1.0 or 0.0 by layer, (depth,) for a stack."""
+    bound, by_node = network.bind(), dict(zip(nodes, jnp.where(flags, 1.0, 0.0), strict=True))
+    found = {}
+    for name in bound.names:
+        layer = bound.layer(name)
+        own = jnp.stack([by_node[node] for node in layer.each_node_name(name)])
+        found[name] = own if layer.node_axis else own[0]
+    return found

@@ -76,6 +76,43 @@ def test_adam_moves_no_layer_of_a_stack_that_no_error_has_reached(name):
     assert (moved[4:] > 0.5).all()
 
 
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("activation", [jax.nn.gelu, jax.nn.silu])
+def test_weights_that_move_between_steps_move_no_layer_of_a_stack_that_no_error_has_reached(
+    activation,
+):
+    """Before step k errors stand in the output and k layers; of a moved weight's layer at once.
+
+    So of three steps two layers are reached in the first batch. In the second Adam's momentum moves these
+    with the first step, the activity below them moves with the second, and its layer learns with the third.
+    """
+    rngs = nnx.Rngs(0)
+    hidden = pc.PCStack(lambda: pc.PCDense(64, 64, activation=activation, rngs=rngs), 6)
+    pure = pc.networks.split(pc.PCNetwork({"h": hidden, "o": pc.PCDense(64, 10, rngs=rngs)}))
+    rule = pc.learning.IncrementalPC(pc.inference.GradientDescent(0.1, num_steps=3))
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def update(pure, state, optimizer):
+        return rule.update(pure, optimizer, state, pc.Evidence(X, Y), key=jax.random.key(0))[:2]
+
+    def moves(new, old):
+        kernels = (jax.tree.leaves(tree.parameters["h"])[-1] for tree in (new, old))
+        return np.sqrt(np.mean(np.subtract(*kernels) ** 2, axis=(-2, -1))) / RATE
+
+    adam = optax.adam(RATE)
+    first, state = update(pure, adam.init(pure.parameters), adam)
+    second, _ = update(first, state, adam)
+    for new, old, rest in ((first, pure, 4), (second, first, 3)):
+        np.testing.assert_array_equal(moves(new, old)[:rest], 0)
+        assert (moves(new, old)[rest:] > 0.1).all()
+    # decay moves weights that no error has reached, and so makes errors that are to be learned from
+    decayed = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0))
+    new, _ = update(pure, decayed.init(pure.parameters), decayed)
+    kernel = jax.tree.leaves(pure.parameters["h"])[-1]
+    alone = np.sqrt(np.mean(((0.9**3 - 1) * kernel[:4]) ** 2, axis=(-2, -1))) / RATE
+    assert (np.abs(moves(new, pure)[:4] / alone - 1) > 1e-3).all()
+
+
 @functools.cache
 def deep_problem(energy=pc.energies.Gaussian):
     rngs = nnx.Rngs(0)

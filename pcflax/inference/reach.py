@@ -42,7 +42,7 @@ class Reach(NamedTuple):
             moved: which activities have moved before it.
             changed: which nodes' weights have.
         """
-        erring = self.begun | moved | changed | (self.parents & moved).any(axis=1)
+        erring = self.begun | moved | changed | (self.parents & moved[None]).any(axis=1)
         below = (self.parents & erring[:, None]).any(axis=0)
         return erring, moved | (self.free & (erring | below))
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .devices import parse_mesh
 from .fields import counting
@@ -30,7 +31,11 @@ _MODELS: dict[str, tuple[str, ...]] = {
 }
 
 _RANGES = (
-    ("num_steps batch_size eval_every", lambda value: value >= 1, "of at least 1"),
+    (
+        "num_steps batch_size eval_every keep_latest trials count",
+        lambda value: value >= 1,
+        "of at least 1",
+    ),
     ("inference_steps", lambda value: value >= 0, "of at least 0"),
     ("step_size learning_rate", lambda value: 0 < value < math.inf, "above 0"),
     ("validation", lambda value: 0 <= value <= 90, "from 0 to 90 percent"),
@@ -40,11 +45,11 @@ _RANGES = (
 )
 
 
-def check_ranges(options: TrainOptions) -> None:
-    """Refuse a number that its option cannot be."""
+def check_ranges(options: Any) -> None:
+    """Refuse a number that an option of a verb cannot be."""
     for names, fits, wanted in _RANGES:
         for name in names.split():
-            value = getattr(options, name)
+            value = getattr(options, name, None)
             if isinstance(value, int | float) and not fits(value):
                 raise UsageError(f"expected {flag(name)} {wanted}, got {value}")
 

@@ -9,14 +9,11 @@ from pcflax.training.plain_json import dumps
 from .build import load_data, rebuilt
 from .options import read_run
 from .tables import show_table
-from .usage import UsageError
 from .verbs import EvaluateOptions
 
 
 def evaluate(options: EvaluateOptions) -> None:
     """Restore the run's network and print its metrics on the data."""
-    if options.batch_size < 1:
-        raise UsageError(f"expected --batch-size of at least 1, got {options.batch_size}")
     own = read_run(options.run, data_dir=options.data_dir, mesh=options.mesh)
     if options.data is not None and own.model == "transformer":
         raise ValueError(

@@ -96,6 +96,7 @@ def _stopping_at_once() -> Iterator[None]:
 def _run(arguments: list[str]) -> None:
     import tyro
 
+    from .checking import check_options, check_ranges
     from .config import with_config
     from .options import TrainOptions
     from .verbs import (
@@ -135,6 +136,11 @@ def _run(arguments: list[str]) -> None:
     )
     if getattr(options, "best", False) and getattr(options, "step", None) is not None:
         raise UsageError("give --step or --best, not both")
+    # What is wrong by itself is told before a verb is imported, which takes seconds.
+    if type(options) is TrainOptions:
+        check_options(options)
+    else:
+        check_ranges(options)
     # A verb is imported when it is used, with the plotting and the loggers it needs.
     verb = _verb(type(options))
     with contextlib.ExitStack() as stack:

@@ -28,8 +28,6 @@ def sample(options: SampleOptions) -> None:
             f"the run in {options.run} trained a {stored.model}, which draws nothing; train a generator: "
             f"pcflax train --model generator"
         )
-    if options.count < 1:
-        raise UsageError(f"expected --count of at least 1, got {options.count}")
     path = options.output or options.run / "samples.png"
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"expected --output to end in .png, .pdf or .svg, got {path}")

@@ -46,8 +46,6 @@ def sweep(options: SweepOptions) -> None:
     """Run the trials that are missing; print the best and the line that trains as it did."""
     load_optuna()
     console = plain_console()
-    if options.trials < 1:
-        raise UsageError(f"expected --trials of at least 1, got {options.trials}")
     if options.profile is not None:
         raise UsageError("--profile traces one run; take pcflax train, or leave it out of a sweep")
     if not options.validation:

@@ -22,7 +22,7 @@ from pcflax.training.loggers import plain_console
 
 from .beginning import begin, checkpoint_in
 from .build import build_trainer, inferred_energies, load_data, metrics_callbacks
-from .checking import check_options, check_resumable
+from .checking import check_resumable
 from .options import (
     TrainOptions,
     config_path,
@@ -37,7 +37,6 @@ from .usage import UsageError
 def train(options: TrainOptions) -> None:
     """Train, print the table of accuracies, and name the checkpoint and the figure."""
     console = plain_console()
-    check_options(options)
     if options.resume:
         if options.run_dir is None:
             raise UsageError("--resume needs to know which run: add --run-dir RUN")

@@ -1,6 +1,7 @@
 """Wrong usage ends with exit code 2 and one sentence, and what is begun from another run says so."""
 
 import json
+import sys
 
 import pytest
 
@@ -68,3 +69,27 @@ def test_a_run_begins_from_anothers_parameters(tmp_path, capsys):
     assert code == 1
     assert "is float32[8], not float32[9]" in sentence
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("train --num-steps 0", "expected --num-steps of at least 1, got 0"),
+        ("train --keep-latest 0", "expected --keep-latest of at least 1, got 0"),
+        ("train --latent 3", "--latent does nothing with --model mlp"),
+        ("sweep --search batch-size=8,16 --trials 0", "expected --trials of at least 1, got 0"),
+        ("evaluate run --batch-size 0", "expected --batch-size of at least 1, got 0"),
+        ("predict run a.npy --batch-size 0", "expected --batch-size of at least 1, got 0"),
+        ("sample run --count 0", "expected --count of at least 1, got 0"),
+        ("sample run --seed -1", "expected --seed from 0 to 2**32 - 1, got -1"),
+    ],
+)
+def test_a_number_that_no_option_can_be_is_told_before_the_verb_is_loaded(
+    monkeypatch, capsys, line, told
+):
+    """Loading a verb takes seconds, which a wrong number does not wait for."""
+    # importing it fails
+    monkeypatch.setitem(sys.modules, f"pcflax.cli.{line.partition(' ')[0]}", None)
+    code, sentence = failed(capsys, *line.split())
+    assert code == 2
+    assert told in sentence

@@ -124,6 +124,25 @@ class TestJSONLines:
         monkeypatch.setattr(json, "dumps", dumps_late)
         self.check_resume(tmp_path, [])
 
+    @pytest.mark.parametrize("first", [True, False], ids=["told first", "told last"])
+    def test_a_callback_that_goes_back_leaves_no_row_twice(self, tmp_path, first):
+        """Rows of the future that was given up stayed in the file, and those of the new one came after."""
+
+        class Back:
+            done = False
+
+            def on_evaluate(self, trainer, step, metrics):
+                if step == 6 and not self.done:
+                    self.done = True
+                    trainer.restore(2)
+
+        path = tmp_path / "metrics.jsonl"
+        callbacks = [Back(), pc.JSONLinesLogger(path)]
+        checkpoints = pc.Checkpoints(tmp_path / "checkpoints", every=2)
+        trainer = fit(8, callbacks if first else callbacks[::-1], checkpoints=checkpoints)
+        assert read_lines(path) == trainer.history.rows
+        assert [row["step"] for row in trainer.history.rows] == [2, 3, 4, 6, 6, 8, 8]
+
     def test_a_row_is_in_the_file_as_soon_as_it_is_measured(self, tmp_path):
         """Somebody who watches the file, or a run that is killed, must not lose the newest rows."""
         path = tmp_path / "metrics.jsonl"
@@ -176,17 +195,21 @@ class TestForeignFiles:
                 raise OSError(28, "No space left on device")
 
         logger._file = Full()
+        trainer = types.SimpleNamespace(history=pc.History([{"step": 1, "a": 0.5}]))
         with pytest.raises(OSError, match=r"cannot write metrics to .*\.jsonl: No space left"):
-            logger.on_log(None, 1, {"a": 0.5})
+            logger.on_log(trainer, 1, {"a": 0.5})
 
 
 def test_lines_are_json_as_every_reader_takes_it(tmp_path):
     """RFC 8259 has neither NaN nor Infinity."""
     logger = pc.JSONLinesLogger(tmp_path / "metrics.jsonl")
     history = pc.History([{"step": 1, "a": float("nan")}])
-    logger.on_fit_start(types.SimpleNamespace(history=history, step=1), 10)
-    logger.on_log(None, 2, {"a": float("inf"), "b": -float("inf"), "c": 0.5})
-    logger.on_fit_end(None)
+    trainer = types.SimpleNamespace(history=history, step=1)
+    logger.on_fit_start(trainer, 10)
+    row = {"a": float("inf"), "b": -float("inf"), "c": 0.5}
+    history.append(2, row)  # as a Trainer does before it tells
+    logger.on_log(trainer, 2, row)
+    logger.on_fit_end(trainer)
 
     def refuse(word):
         raise ValueError(f"{word} is no JSON")

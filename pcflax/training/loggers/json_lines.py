@@ -8,6 +8,7 @@ from pcflax.checks import expect_local_path
 
 from ..callbacks import RunningTrainer
 from ..checkpoints.disk import write_atomically
+from ..history import History
 from ..plain_json import dumps
 from .telling import FileLogger, set_aside
 
@@ -15,9 +16,9 @@ from .telling import FileLogger, set_aside
 class JSONLinesLogger(FileLogger):
     """One JSON object a line: {"step": n, name: value, ...}, as in the Trainer's history.
 
-    A resumed run drops what was written after its checkpoint, so that the file ends as that of a run
-    never interrupted. A file of anything else is moved aside to `<name>.superseded`. Numbers that are not
-    finite, which JSON does not know, are null.
+    A run that goes back to a checkpoint, resumed or by a callback, drops what was written after it, so that
+    the file ends as that of a run never interrupted. A file of anything else is moved aside to
+    `<name>.superseded`. Numbers that are not finite, which JSON does not know, are null.
 
     Args:
         path: the file; it is made with its folder.
@@ -30,23 +31,38 @@ class JSONLinesLogger(FileLogger):
     def __init__(self, path: str | Path):
         self.path = expect_local_path("JSONLinesLogger", "path", path)
         self._what = f"metrics to {self.path}"
+        self._count = 0  # rows of the history that are in the file
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Write the history so far, and open the file for more."""
-        lines = [dumps(row) + "\n" for row in trainer.history.rows]
+        lines = _lines(trainer.history)
         with self._telling():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not _begins(self.path, lines):
                 set_aside(self.path)
-            write_atomically(self.path, "".join(lines))
-            self._file = self.path.open("a", buffering=1)
+            self._write(lines)
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Write a row of training metrics."""
         with self._telling():
+            # a callback may have gone back to a checkpoint
+            if len(trainer.history.rows) != self._count + 1:
+                self._write(_lines(trainer.history))  # the row among them
+                return
             self._file.write(dumps({"step": step, **metrics}) + "\n")
+            self._count += 1
 
     on_evaluate = on_log
+
+    def _write(self, lines: list[str]) -> None:
+        """Write the whole file in the place of what was there, and open it for more."""
+        self.on_fit_end(None)  # type: ignore[arg-type]
+        write_atomically(self.path, "".join(lines))
+        self._file, self._count = self.path.open("a", buffering=1), len(lines)
+
+
+def _lines(history: History) -> list[str]:
+    return [dumps(row) + "\n" for row in history.rows]
 
 
 def _begins(path: Path, lines: list[str]) -> bool:

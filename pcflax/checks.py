@@ -41,6 +41,17 @@ def expect_count(owner: object, name: str, value: Any, least: int = 0) -> int:
     return count
 
 
+def expect_seed(owner: object, seed: Any) -> int:
+    """Return a seed as an int; jax keeps 32 bits of one, so that 2**32 would be 0.
+
+    >>> expect_seed("Trainer", 3)
+    3
+    """
+    if (found := expect_count(owner, "seed", seed)) >= 2**32:
+        raise ValueError(f"{_name(owner)} expected seed < 2**32, got {found}")
+    return found
+
+
 def expect_number(
     owner: object,
     name: str,

@@ -20,7 +20,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from pcflax.checks import expect_count
+from pcflax.checks import expect_count, expect_seed
 from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
@@ -70,7 +70,7 @@ class Dataset(abc.ABC):
         self._num_examples = num_examples  # None: not known
         self.batch_size = batch_size  # checked by its setter
         self.shuffle = bool(shuffle)
-        self.seed = self._expect_seed(seed)
+        self.seed = expect_seed(self._title, seed)
         self.reader = reader
         self.class_names = self._expect_names(class_names)
         if reader.augment:
@@ -86,11 +86,6 @@ class Dataset(abc.ABC):
     @property
     def _title(self) -> str:
         return f"data set '{self.name}'"
-
-    def _expect_seed(self, seed: int) -> int:
-        if expect_count(self._title, "seed", seed) >= 2**32:
-            raise ValueError(f"{self._title} expected seed < 2**32, got {seed}")
-        return int(seed)
 
     def _expect_names(self, names: Sequence[str] | None) -> tuple[str, ...] | None:
         if names is None:
@@ -192,7 +187,7 @@ class Dataset(abc.ABC):
         self.constants()
         other = copy.copy(self)
         other._order = None
-        other.seed = self._expect_seed(seed)
+        other.seed = expect_seed(self._title, seed)
         return other
 
     @abc.abstractmethod

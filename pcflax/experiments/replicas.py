@@ -20,7 +20,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from pcflax.checks import expect_count, expect_kind
+from pcflax.checks import expect_kind, expect_seed
 from pcflax.data import Dataset
 from pcflax.errors import CheckpointWarning
 from pcflax.training import Checkpoints, ConsoleLogger, History, Trainer
@@ -68,7 +68,7 @@ class Replicas:
     ):
         if how not in ("auto", "mapped", "in turn"):
             raise ValueError(f"replicate expected how 'auto', 'mapped' or 'in turn', got {how!r}")
-        chosen = tuple(expect_count("replicate", "seed", seed) for seed in seeds)
+        chosen = tuple(expect_seed("replicate", seed) for seed in seeds)
         if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(f"replicate expected seeds, each once, got {list(chosen)}")
         grid = [

@@ -77,7 +77,7 @@ class Run:
         # Whether somebody has the objects who may change them: then they are the truth.
         self._shown = True
         self._written = 0  # the step at which the objects were written last
-        self._trains = False
+        self.trains = False  # a fit does
         self._next_optimizer: optax.GradientTransformation | None = None  # that a callback has set
 
     @property
@@ -100,11 +100,11 @@ class Run:
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
         """Keep the optimizer's state in its form while a fit trains, which goes on with its optimizer."""
-        self._trains = True
+        self.trains = True
         try:
             yield
         finally:
-            self._trains = False
+            self.trains = False
             if (optimizer := self._next_optimizer) is not None:
                 self._next_optimizer = None
                 self.go_on_with(optimizer)
@@ -117,7 +117,7 @@ class Run:
         Warns:
             UserWarning: where an injected hyperparameter stays another than the optimizer has.
         """
-        if self._trains:
+        if self.trains:
             self._next_optimizer = optimizer
             return
         self.show()

@@ -15,7 +15,7 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from pcflax.checks import expect_count, expect_kind
+from pcflax.checks import expect_kind, expect_seed
 from pcflax.data import Dataset
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork
@@ -65,7 +65,7 @@ class Trainer(Choices):
         callbacks: loggers and other callbacks, told in order.
         mesh: the devices that share the work, where the network is put: `pc.sharding.data()` or another
             placement, or a mesh of jax's with axes of those names; where the network lies, unless given.
-        seed: every random choice is folded from (seed, step).
+        seed: every random choice is folded from (seed, step); from 0 to 2**32 - 1.
         progress: whether to show a progress bar and a line for each evaluation.
 
     Attributes:
@@ -112,7 +112,7 @@ class Trainer(Choices):
             wrt=wrt,
             checkpoints=checkpoints,
             metrics=metrics,
-            seed=expect_count("Trainer", "seed", seed, least=-(2**63)),
+            seed=expect_seed("Trainer", seed),
             layout=layout_of("Trainer", mesh, network),
         )
         self._pace, self._limit = Pace(), StepLimit()
@@ -197,6 +197,7 @@ class Trainer(Choices):
             Terminated: on SIGTERM (exit code 143) and SIGHUP (129), after saving. SIGUSR1 saves, and
                 training goes on.
             KeyboardInterrupt: on Ctrl-C, after saving; a second one does not wait.
+            RuntimeError: where a callback of this Trainer calls it, whose fit goes on.
             RuntimeError, ConnectionError: where another process fails, or has ended.
         """
         fit = self.prepare(data, epochs, num_steps, eval_data, eval_every, log_every)
@@ -222,8 +223,13 @@ class Trainer(Choices):
         None, and a warning, where nothing is to do; with `done_too`, a fit that is over.
 
         Raises:
-            TypeError, ValueError: as `fit`, for data that do not fit, and totals that are no counts.
+            TypeError, ValueError, RuntimeError: as `fit`, before anything is computed.
         """
+        if self._run.trains:
+            raise RuntimeError(
+                "fit was called within a fit of the same Trainer, by a callback; let that fit another "
+                "Trainer, or trainer.stop() this one and fit again when it has ended"
+            )
         network = self._run.state().network
         data = as_dataset(data, network, self.passes, self._run.record.source)
         total = total_steps(data, epochs, num_steps)

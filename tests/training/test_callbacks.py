@@ -429,3 +429,24 @@ class TestAnErrorBetween:
         other = make_data()
         other.seed = 1
         assert trainer.fit(other, num_steps=3).steps("train/energy") == [3]
+
+
+def test_a_fit_within_a_fit_of_the_same_trainer_is_refused(tmp_path):
+    """It gave the folder of checkpoints free, and the outer fit went on with other data than it said."""
+    refused = []
+
+    class Again(pc.Callback):
+        def on_evaluate(self, trainer, step, metrics):
+            if step == 4:
+                with pytest.raises(RuntimeError, match="within a fit of the same Trainer") as error:
+                    trainer.fit(data, num_steps=6)
+                refused.append(str(error.value))
+
+    def ended(callbacks, folder):
+        checkpoints = pc.Checkpoints(tmp_path / folder, every=4)
+        trainer = make_trainer(callbacks, checkpoints=checkpoints)
+        return trainer.fit(data, num_steps=8, eval_data=data).rows
+
+    data = make_data()
+    assert ended([Again()], "again") == ended([], "straight")
+    assert len(refused) == 1

@@ -465,6 +465,11 @@ ARRAYS = np.ones((20, 64), np.float32)
             TypeError,
             "Trainer expected an int seed, got 1.5",
         ),
+        (  # jax would take it for seed 0
+            lambda t: pc.Trainer(t.network, t.optimizer, learning=t.learning, seed=2**32),
+            ValueError,
+            r"Trainer expected seed < 2\*\*32, got 4294967296",
+        ),
         (lambda t: t.save(), ValueError, "this Trainer has no checkpoints"),
         (lambda t: t.restore(), ValueError, "this Trainer has no checkpoints"),
         (lambda t: t.predict(np.ones((2, 64), int)), TypeError, "expected inputs of a floating"),

@@ -54,7 +54,7 @@ def sweep(options: SweepOptions) -> None:
             "which would then measure nothing any more; give --validation 10"
         )
     if options.resume:
-        _check_resumable(options)
+        options = _resumed(options)
     elif options.run_dir is not None and config_path(options.run_dir, SweepOptions).exists():
         raise FileExistsError(
             f"the folder {options.run_dir} already holds a sweep; add --resume to go on with it, or choose "
@@ -104,11 +104,15 @@ def sweep(options: SweepOptions) -> None:
     console.print(f"again       {command_of(absolute_data(best))}", soft_wrap=True)
 
 
-def _check_resumable(options: SweepOptions) -> None:
-    """See that a resumed sweep is told nothing new but what may change."""
+def _resumed(options: SweepOptions) -> SweepOptions:
+    """Return the options of a resumed sweep, which is told nothing new but what may change."""
     if options.run_dir is None:
         raise UsageError("--resume needs to know which sweep: add --run-dir SWEEP")
     stored = read_config(options.run_dir, SweepOptions)
+    begun, given = stored.begin_from, options.begin_from
+    if begun and given and begun.is_relative_to(given.absolute()):
+        options = dataclasses.replace(options, begin_from=begun)  # the run whose checkpoint it was
+    options = dataclasses.replace(options, data=absolute_data(options).data)
     for field in dataclasses.fields(SweepOptions):
         old, new = getattr(stored, field.name), getattr(options, field.name)
         if field.name not in _MAY_CHANGE and old != new:
@@ -116,6 +120,7 @@ def _check_resumable(options: SweepOptions) -> None:
                 f"the sweep in {options.run_dir} was started with {flag(field.name)} {old}, got {new}; leave "
                 f"the option out to resume, or start a new sweep in another --run-dir"
             )
+    return options
 
 
 Loader = Callable[[TrainOptions], tuple[pc.data.Dataset, pc.data.Dataset]]

@@ -10,12 +10,15 @@ import re
 import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 import pcflax as pc
 from pcflax.cli import sweep as sweep_verb
 from pcflax.cli.main import main
+from pcflax.cli.options import write_config
+from pcflax.cli.verbs import SweepOptions
 from tests.cli.test_main import digest, error, files_of, output, wide_terminal  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -188,3 +191,20 @@ class TestRefusals:
 
 def test_a_trial_can_be_read_as_any_run(done):
     assert pc.load_checkpoint(done[0] / "trials" / "0001").step == 4
+
+
+def test_a_sweep_goes_on_with_the_line_that_began_it(tmp_path, monkeypatch):
+    """Paths are kept as seen from anywhere, and of a run to begin from its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    folder, checkpoint = tmp_path / "sweep", tmp_path / "first" / "checkpoints" / "8"
+    line = {"data": "mine.npz", "search": ("batch-size=8,16",), "run_dir": folder}
+    begun = SweepOptions(**line, begin_from=checkpoint)
+    write_config(folder, begun)
+    for given in (Path("first"), checkpoint):
+        found = sweep_verb._resumed(SweepOptions(**line, begin_from=given, resume=True))
+        assert found.begin_from == checkpoint
+        assert found.data == str(tmp_path / "mine.npz")
+    for other in ({"data": "other.npz"}, {"begin_from": Path("fir")}, {"begin_from": None}):
+        wrong = {"begin_from": checkpoint} | line | other
+        with pytest.raises(ValueError, match="leave the option out to resume"):
+            sweep_verb._resumed(SweepOptions(**wrong, resume=True))

@@ -70,9 +70,12 @@ class AbstractInference(Settings, abc.ABC):
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
         """Return the nodes whose error is still 0 at the end, where inference began at the pass upward."""
-        found = self.arrivals(problem)  # of one that steps
+        return self._late(self.arrivals(problem))
+
+    def _late(self, arrivals: Mapping[str, int]) -> tuple[str, ...]:
+        """Return the nodes that an error reaches after the last step."""
         most = self.stop.most_steps if isinstance(self, AbstractIterativeInference) else 0
-        return tuple(node for node, number in found.items() if number > most)
+        return tuple(node for node, number in arrivals.items() if number > most)
 
     def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
         """Return after how many steps each node first has an error that is not 0; nothing is known."""

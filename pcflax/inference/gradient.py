@@ -249,16 +249,17 @@ class GradientDescent(AbstractIterativeInference):
         )
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the nodes whose error is still 0 at the end, where inference began at the pass upward.
+        """Return the nodes whose error is still 0 at the end, where inference began at the pass upward."""
+        late = self._late(arrivals(problem))
+        return () if late and self._moves_without_gradient() else late  # to ask compiles
+
+    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
+        """Return after how many steps each node first has an error; see `reach.py`.
 
         Nothing is known where an optimizer moves what has no gradient, as one that adds noise does.
         """
-        found = super().untouched(problem)
-        return () if found and self._moves_without_gradient() else found  # what asks compiles
-
-    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
-        """Return after how many steps each node first has an error; see `reach.py`."""
-        return arrivals(problem)
+        found = arrivals(problem)
+        return {} if any(found.values()) and self._moves_without_gradient() else found
 
     def _moves_without_gradient(self) -> bool:
         """Return whether the optimizer moves a coordinate whose gradient is 0, or cannot be asked."""

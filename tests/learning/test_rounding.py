@@ -229,6 +229,7 @@ class TestUntouched:
         assert self.untouched(one, energy=pc.energies.Laplace) == ()
         noisy = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
         assert self.untouched(pc.inference.GradientDescent(noisy, num_steps=1)) == ()
+        assert pc.inference.GradientDescent(noisy, num_steps=1).arrivals(deep_problem()) == {}
         assert self.untouched(pc.inference.NewtonCG(num_steps=1)) == ()
 
     def test_an_optimizer_is_asked_only_where_an_error_is_late(self):

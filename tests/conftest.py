@@ -50,30 +50,6 @@ from tests.references import numpy_pc as reference
 # to another's dtype a cast that nobody wrote. Set once: under another setting a program is compiled anew.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Not strict yet.
-BY_DEFAULT = (
-    "analysis",
-    "cli",
-    "data",
-    "docs",
-    "experiments",
-    "initializers",
-    "models",
-    "plotting",
-    "sharding",
-    "test_benchmarks.py",
-    "test_citations.py",
-    "test_depth.py",
-    "test_displays.py",
-    "test_docs.py",
-    "test_end_to_end.py",
-    "test_modes.py",
-    "test_readme.py",
-    "test_recipes.py",
-    "test_scripts.py",
-    "test_settings.py",
-    "test_shapes.py",
-)
 
 
 def pytest_addoption(parser):
@@ -167,14 +143,6 @@ def default_promotion():
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def promotion_of_modules(request):
-    """Promotion by default for what is not strict yet."""
-    loose = request.path.relative_to(ROOT / "tests").parts[0] in BY_DEFAULT
-    with default_promotion() if loose else contextlib.nullcontext():
-        yield
 
 
 @pytest.fixture(autouse=True)

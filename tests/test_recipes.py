@@ -49,6 +49,7 @@ def test_a_constant_rate_is_a_number():
     assert recipes.schedule("constant", 0.2, 100) == 0.2
 
 
+@pytest.mark.promotes("optax's Adam, called alone, mixes dtypes")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -377,6 +377,7 @@ def test_numbers_of_a_sweep_are_numbers(make):
 class TestJoined:
     """One value in the place of several. Oracle: what each of them does alone."""
 
+    @pytest.mark.promotes("optax's Adam, called alone, mixes dtypes")
     def test_floats_that_functions_read_are_joined(self):
         rates = (0.1, 0.3)
         optimizer, numbers = joined(

@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 import pcflax as pc
 from pcflax.analysis import DeepLinear
 from pcflax.energies import total_energy
+from tests.conftest import in_double
 
 pytestmark = pytest.mark.slow
 
@@ -240,7 +241,7 @@ class TestDeepLinear:
                 pc.PCDense(3, width, **options),
                 pc.PCDense(width, width, skip=True, **options),
             ]
-            network = pc.PCNetwork([*layers, pc.PCDense(width, 2, **options)])
+            network = in_double(pc.PCNetwork([*layers, pc.PCDense(width, 2, **options)]))
             x, y = jnp.ones((1, 3)), jnp.array([[1.0, -2.0]])
 
             @jax.jit

@@ -16,7 +16,7 @@ from flax import nnx
 import pcflax as pc
 from pcflax.analysis import DeepLinear, Spectrum, activity_spectrum
 from pcflax.networks import Sum
-from tests.conftest import Chain, parameters_of
+from tests.conftest import Chain, in_double, parameters_of
 
 pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.slow]
 
@@ -244,7 +244,8 @@ def test_a_free_root_has_its_priors_curvature():
     kernel = np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]])
     layer.linear.kernel.set_value(jnp.asarray(kernel))
     root = pc.PCRoot(3, energy=pc.energies.Gaussian(precision))
-    spectrum = activity_spectrum(pc.PCNetwork([root, layer]), None, jnp.zeros((2, 2)))
+    network = in_double(pc.PCNetwork([root, layer]))
+    spectrum = activity_spectrum(network, None, jnp.zeros((2, 2)))
     assert_ends(spectrum, [np.diag(precision) + kernel @ kernel.T] * 2, **DENSE)
 
 
@@ -255,11 +256,11 @@ def test_of_a_network_with_two_inputs():
         name: pc.PCDense(layers[name], 4, activation=None, rngs=nnx.Rngs(1)) for name in "ab"
     }
     parents = {"a": "x", "b": "w", "out": Sum("a", "b")}
-    network = pc.PCGraph(layers, parents=parents, inputs={"x": 3, "w": 2}, output="out")
+    network = in_double(pc.PCGraph(layers, parents=parents, inputs={"x": 3, "w": 2}, output="out"))
     inputs = {"x": jnp.ones((3, 3)), "w": jnp.zeros((3, 2))}
     spectrum = activity_spectrum(network, inputs, jnp.zeros((3, 2)))
     kernel = np.tile(np.asarray(layers["out"].linear.kernel[...]), (2, 1))
-    assert_ends(spectrum, [np.eye(8) + kernel @ kernel.T] * 3, rtol=1e-6)  # kernels are float32
+    assert_ends(spectrum, [np.eye(8) + kernel @ kernel.T] * 3, rtol=1e-12)
 
 
 def test_the_condition_number_is_largest_over_smallest():
@@ -272,7 +273,7 @@ class TestNothingFree:
         return Chain((3, 4, 2), batch=3)
 
     def test_targets_on_the_only_layer(self):
-        network = pc.PCNetwork([pc.PCDense(3, 2, rngs=nnx.Rngs(0))])
+        network = in_double(pc.PCNetwork([pc.PCDense(3, 2, rngs=nnx.Rngs(0))]))
         with pytest.raises(ValueError, match="no activity is free: inputs, targets and clamps ho"):
             activity_spectrum(network, jnp.ones((3, 3)), jnp.ones((3, 2)))
 

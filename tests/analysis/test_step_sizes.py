@@ -13,7 +13,7 @@ from flax import nnx
 
 import pcflax as pc
 from pcflax.analysis import Spectrum, StepSizeRange, step_size_range
-from tests.conftest import Chain
+from tests.conftest import Chain, in_double
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -30,7 +30,7 @@ def chain_of_ones(num_layers):
         layer = pc.PCDense(1, 1, rngs=nnx.Rngs(0))
         layer.linear.kernel.set_value(jnp.ones((1, 1)))
         layers.append(layer)
-    return pc.PCNetwork(layers)
+    return in_double(pc.PCNetwork(layers))
 
 
 X, Y = jnp.array([[0.3], [-1.0]]), jnp.array([[2.0], [1.5]])
@@ -102,7 +102,8 @@ def test_inference_does_what_is_told(found, momentum, nesterov):
         descent = pc.inference.GradientDescent(
             step_size, momentum=momentum, nesterov=nesterov, num_steps=300
         )
-        result = chain_of_ones(7).infer(X, Y, inference=descent, trace=True)
+        x, y = X.astype(float), Y.astype(float)
+        result = chain_of_ones(7).infer(x, y, inference=descent, trace=True)
         return np.asarray(result.trace.residual)
 
     assert (residual(0.97 * limit)[300] < 1e-3).all()

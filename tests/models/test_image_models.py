@@ -286,7 +286,7 @@ class TestConvDecoder:
         network = pc.models.conv_decoder(3, (4, 4, 1), widths=(2,), rngs=nnx.Rngs(0))
         code = 3 * jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)), jnp.float32)
         linear = network.layer("hidden_1").module.layers[0]
-        hidden = jnp.clip(code @ linear.kernel[...] + linear.bias[...], -1, 1).reshape(2, 2, 2, 2)
+        hidden = jnp.clip(code @ linear.kernel[...] + linear.bias[None], -1, 1).reshape(2, 2, 2, 2)
         expected = jax.lax.conv_transpose(
             hidden, network.layer("output").conv.kernel[...], (2, 2), "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

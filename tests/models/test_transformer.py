@@ -69,6 +69,7 @@ def test_inference_descends_for_each_example_as_if_it_were_alone():
     np.testing.assert_allclose(alone.energy[0], result.energy[1], rtol=1e-4)
 
 
+@pytest.mark.promotes("nnx.Optimizer calls optax, whose Adam mixes dtypes")
 def test_a_few_updates_learn_a_sequence():
     network = make(num_blocks=1)
     tokens, targets = TOKENS[:1, :-1], jax.nn.one_hot(TOKENS[:1, 1:], 7)

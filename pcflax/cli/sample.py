@@ -63,5 +63,6 @@ def _codes(trainer: pc.Trainer, data: pc.data.Dataset, options: SampleOptions) -
     )
     known = np.asarray(found, np.float64)
     spread = np.atleast_2d(np.cov(known.T)) + 1e-6 * np.eye(known.shape[1])
-    noise = jax.random.normal(jax.random.key(options.seed), (options.count, known.shape[1]))
+    shape = (options.count, known.shape[1])
+    noise = np.asarray(jax.random.normal(jax.random.key(options.seed), shape), np.float64)
     return jnp.asarray(known.mean(axis=0) + noise @ np.linalg.cholesky(spread).T, jnp.float32)

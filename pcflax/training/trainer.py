@@ -227,8 +227,8 @@ class Trainer(Choices):
         """
         if self._run.trains:
             raise RuntimeError(
-                "fit was called within a fit of the same Trainer, by a callback; let that fit another "
-                "Trainer, or trainer.stop() this one and fit again when it has ended"
+                "fit was called within a fit of the same Trainer, by a callback; let another "
+                "Trainer do it, or call trainer.stop() and fit again when this one has ended"
             )
         network = self._run.state().network
         data = as_dataset(data, network, self.passes, self._run.record.source)

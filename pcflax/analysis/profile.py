@@ -170,7 +170,7 @@ def _parts(rule: Any, key: PRNGKey) -> tuple[Callable, Callable, Callable]:
             activities,
             asked.inputs,
             asked.weights,
-            untouched=rule.untouched(asked),
+            untouched=rule.inference.untouched(asked),
             of_examples=evidence.weights,
         )
 

@@ -69,7 +69,7 @@ class AbstractInference(Settings, abc.ABC):
         return None
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the nodes whose error is still 0 at the end, where inference began at the pass upward."""
+        """Return the nodes whose error is known to be 0 at the end, as it is at the feedforward pass."""
         return self._late(self.arrivals(problem))
 
     def _late(self, arrivals: Mapping[str, int]) -> tuple[str, ...]:

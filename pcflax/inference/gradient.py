@@ -249,7 +249,7 @@ class GradientDescent(AbstractIterativeInference):
         )
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the nodes whose error is still 0 at the end, where inference began at the pass upward."""
+        """Return the nodes whose error is known to be 0 at the end, as it is at the feedforward pass."""
         late = self._late(arrivals(problem))
         return () if late and self._moves_without_gradient() else late  # to ask compiles
 

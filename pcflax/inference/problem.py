@@ -169,9 +169,15 @@ class InferenceProblem(VectorField):
     Attributes:
         weights: {layer name: factor of its energy, or a function of the inference step that returns it};
             1 for a layer that is not named.
+        from_feedforward: whether it starts at the feedforward pass, where the errors of free layers are 0.
     """
 
     weights: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)
+    from_feedforward: bool = dataclasses.field(default=False, kw_only=True)
+
+    def restarted(self, activities: Activities) -> Self:
+        """Return the same problem, begun at these activities."""
+        return dataclasses.replace(super().restarted(activities), from_feedforward=False)
 
     def at(self, step: Int[Array, ""] | int) -> Self:
         """Return the problem with the weights of this step."""
@@ -199,7 +205,8 @@ class InferenceProblem(VectorField):
         The examples do not touch each other, so the gradient of the sum over the batch is each
         example's own gradient: no division by the batch size anywhere.
         """
-        energies, gradient = _energy_and_gradient(dataclasses.replace(self, start=coordinates))
+        here = dataclasses.replace(self, start=coordinates, from_feedforward=False)
+        energies, gradient = _energy_and_gradient(here)
         return {name: energies[name] for name in self.network.names if name in energies}, gradient
 
     def gradient(self, coordinates: PyTree) -> PyTree:
@@ -285,4 +292,4 @@ def make_problem(
     # as the start has them: checked, and in the dtype of the activities
     held = {name: Clamp(start[name], mask) for name, mask in masks.items()}
     free = {name: value for name, value in start.items() if name not in whole}
-    return InferenceProblem(network, known.inputs, held, free)
+    return InferenceProblem(network, known.inputs, held, free, from_feedforward=initializer is None)

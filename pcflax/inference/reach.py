@@ -67,14 +67,14 @@ def arrivals(problem: InferenceProblem) -> dict[str, int]:
 
 
 def reach(problem: InferenceProblem) -> Reach | None:
-    """Return how errors get from node to node, begun at the feedforward pass; None where it is not known.
+    """Return how errors get from node to node; None where it is not known.
 
-    Nothing is known in networks with cycles or several predictors of a node, and where a layer without a
-    clamp has another energy than a Gaussian one or sees its own activity. A layer of which a part is clamped
-    has an error from the start, and a part that moves.
+    Nothing is known from another start than the feedforward pass, in networks with cycles or several
+    predictors of a node, and where a layer without a clamp has another energy than a Gaussian one or sees its
+    own activity. A layer of which a part is clamped has an error from the start, and a part that moves.
     """
     bound, clamps = problem.network.bind(), problem.clamps
-    if bound.cyclic or bound.wiring.predictors:
+    if not problem.from_feedforward or bound.cyclic or bound.wiring.predictors:
         return None
     layers = {name: bound.layer(name) for name in bound.names}
     unclamped = {name: layer for name, layer in layers.items() if name not in clamps}

@@ -195,6 +195,7 @@ class AugmentedLagrangian(AbstractGradientLearning):
             weights=dict.fromkeys(plain.start, self.rho),
             shifts=jax.tree.map(jnp.zeros_like, plain.start),
             ratio=self.alpha / self.rho,
+            from_feedforward=plain.from_feedforward,
         )
 
     def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:

@@ -128,11 +128,8 @@ class IncrementalPC(AbstractLearning):
         return network.replace(parameters=parameters), optimizer_state, info
 
     def _reach(self, problem: InferenceProblem) -> Reach | None:
-        """Return how errors get from node to node; None from another start than the pass upward.
-
-        Nor is it known where layers share weights.
-        """
-        if self.initializer is not None or not self.inference.arrivals(problem):
+        """Return how errors get from node to node; None where it is not known, or layers share weights."""
+        if not self.inference.arrivals(problem):
             return None
         bound = problem.network.bind()
         for name in bound.names:

@@ -101,7 +101,7 @@ class Nudged(AbstractGradientLearning):
                 result.activities,
                 problem.inputs,
                 problem.weights,
-                untouched=self.untouched(problem),
+                untouched=self.inference.untouched(problem),
                 of_examples=evidence.weights,
             )
             gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
@@ -120,10 +120,6 @@ class Nudged(AbstractGradientLearning):
         """Return what is inferred, at the beta of the first batch."""
         prediction = _predicted(network, evidence)
         return self._problem(network, evidence, prediction, self._beta(0), key)
-
-    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the nodes that no error reaches from the start: none is known but from the pass upward."""
-        return () if self.initializer is not None else self.inference.untouched(problem)
 
     def _beta(self, step):
         return self.beta(jnp.asarray(step)) if callable(self.beta) else self.beta

@@ -80,10 +80,6 @@ class PredictiveCoding(AbstractGradientLearning):
         now = {name: weight(jnp.asarray(step)) for name, weight in weights.items()}
         return dataclasses.replace(problem, weights=now)
 
-    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the nodes that no error reaches from the start: none is known but from the pass upward."""
-        return () if self.initializer is not None else self.inference.untouched(problem)
-
     def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean energy at the inferred activities."""
         start_key, solve_key = jax.random.split(key)
@@ -94,7 +90,7 @@ class PredictiveCoding(AbstractGradientLearning):
             result.activities,
             problem.inputs,
             problem.weights,
-            untouched=self.untouched(problem),
+            untouched=self.inference.untouched(problem),
             of_examples=evidence.weights,
         )
         if result.samples is not None:

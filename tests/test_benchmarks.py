@@ -39,7 +39,10 @@ from benchmarks.jobs import JOBS, Job, Unsupported
 from benchmarks.worker import Worker
 from scripts import mlp_table
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.promotes("the other contenders are written for jax as it comes"),
+]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Unequal widths; float32, and Adam turns rounding of tiny gradients into differences near 1e-4.
 SMALL = {"batch_size": 8, "num_inference_steps": 6, "activity_step_size": 0.05}

@@ -72,6 +72,7 @@ def page():
     return run("extending.md")[0]
 
 
+@pytest.mark.promotes("a reader runs the blocks in jax as it comes")
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_blocks_of_a_page_run_one_after_the_other(name):
     run(name)

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.slow
 DRAW = np.random.default_rng(0)
 IMAGES, LABELS = DRAW.normal(size=(22, 6)), np.eye(3)[DRAW.integers(3, size=22)]
 SEEDS = (3, 0, 5)
-DATA = pc.data.from_arrays(IMAGES, LABELS, batch_size=4, name="noise")  # five batches an epoch
-TEST = pc.data.from_arrays(IMAGES[:9], LABELS[:9], batch_size=4, shuffle=False)
+with jax.enable_x64(True):  # as the weights are
+    DATA = pc.data.from_arrays(IMAGES, LABELS, batch_size=4, name="noise")  # five batches an epoch
+    TEST = pc.data.from_arrays(IMAGES[:9], LABELS[:9], batch_size=4, shuffle=False)
 STEPS = {"num_steps": 14, "eval_data": TEST, "eval_every": 5, "log_every": 3}
 
 

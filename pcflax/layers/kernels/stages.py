@@ -109,7 +109,7 @@ def in_stages(
             return _zeros(jax.eval_shape(run, coming, rows))
 
         begin = _zeros(jax.eval_shape(lambda: _part(below, 0, 0)))
-        _, found = jax.lax.scan(tick, begin, jnp.arange(parts + devices - 1))
+        _, found = jax.lax.scan(tick, begin, jnp.arange(parts + devices - 1, dtype=place.dtype))
         found = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, place, parts), found)
         activities, predictions, writes = found
         writes = jax.tree.map(lambda leaf: leaf[0], writes)

@@ -60,7 +60,8 @@ def test_parameters_and_what_the_optimizer_keeps_of_them_lie_alike():
 def test_what_a_layer_or_a_rule_says_goes_first():
     """A rule of the user's before what the layer says, and that before the axis of features."""
     rngs = nnx.Rngs(0)
-    said = {"kernel_metadata": {"out_sharding": ("features", None), "eager_sharding": False}}
+    metadata = {"out_sharding": ("features", None), "eager_sharding": False}
+    said = {"kernel_metadata": metadata, "param_dtype": float}
     made = pc.PCNetwork(
         {
             "first": pc.PCDense(16, 8, rngs=rngs, **said),
@@ -242,6 +243,7 @@ def test_other_algorithms_on_a_mesh(algorithm):
     np.testing.assert_allclose(results[1].energy, results[0].energy, rtol=1e-7)
 
 
+@pytest.mark.promotes("flax's BatchNorm does not run in 64 bits under strict promotion of dtypes")
 def test_batch_statistics_and_kept_starts_on_a_mesh():
     """A mean over the batch is over all devices' examples; a start is kept for each example."""
 
@@ -408,6 +410,7 @@ def test_batches_that_do_not_divide():
         made.predict(odd)
 
 
+@pytest.mark.promotes("the command makes weights of 32 bits, and its images have 64 here")
 def test_a_command_shares_its_run_and_goes_on_with_other_devices(tmp_path, capsys):
     run = ["train", "--run-dir", str(tmp_path / "run"), "--eval-every", "2", "--quiet"]
     model = ["--model", "residual-mlp", "--depth", "6", "--width", "8", "--validation", "0"]

@@ -30,6 +30,7 @@ from pcflax.sharding.inside import readable
 from pcflax.typing import Activities, Initializer, PRNGKey, PyTree
 
 from .problem import InferenceProblem, VectorField, make_problem
+from .reach import later_than
 from .result import InferenceResult, Seen, concatenated, warn_of_steps
 from .solve import FixedSteps, StepInfo, UntilTolerance, iterate
 
@@ -70,17 +71,19 @@ class AbstractInference(Settings, abc.ABC):
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
         """Return the nodes whose error is known to be 0 at the end, as it is at the feedforward pass."""
-        return self._late(self.arrivals(problem))
+        steps = self.gradient_steps(problem)
+        late = () if steps is None else later_than(steps, problem)
+        return late if late and self.rests() else ()  # asked last: an optimizer's answer compiles
 
-    def _late(self, arrivals: Mapping[str, int]) -> tuple[str, ...]:
-        """Return the nodes that an error reaches after the last step."""
-        most = self.stop.most_steps if isinstance(self, AbstractIterativeInference) else 0
-        return tuple(node for node, number in arrivals.items() if number > most)
-
-    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
-        """Return after how many steps each node first has an error that is not 0; nothing is known."""
+    def gradient_steps(self, problem: InferenceProblem) -> int | None:
+        """Return after how many steps along the gradient errors have got at least as far; None: not known."""
         del problem
-        return {}
+        return None
+
+    def rests(self) -> bool:
+        """Return whether activities without a gradient stay; nobody knows it of a subclass with own steps."""
+        kind = type(self)
+        return kind.__module__.split(".")[0] == "pcflax" or "gradient_steps" in vars(kind)
 
     @abc.abstractmethod
     def solve(

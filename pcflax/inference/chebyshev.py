@@ -24,7 +24,6 @@ from pcflax.typing import PRNGKey, PyTree
 from .base import AbstractIterativeInference
 from .curvature import expect_curvature, spectrum_ends
 from .problem import InferenceProblem
-from .reach import arrivals
 from .solve import StepInfo, observe, rounding
 
 # This part of the largest eigenvalue stands for a smallest one that is negative, or nearly 0.
@@ -112,9 +111,9 @@ class Chebyshev(AbstractIterativeInference):
         """A row of steps begins anew where an energy has risen."""
         return True
 
-    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
-        """Return after how many steps each node first has an error; see `reach.py`."""
-        return arrivals(problem)
+    def gradient_steps(self, problem: InferenceProblem) -> int:
+        """Return the number of steps: each is one along the gradient."""
+        return self.stop.most_steps
 
     def init(self, problem: InferenceProblem) -> ChebyshevState | tuple:
         """Measure the ends of each example's spectrum, unless they are given."""

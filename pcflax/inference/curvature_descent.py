@@ -20,7 +20,6 @@ from .curvature import (
 )
 from .momentum import accelerated, at_rest
 from .problem import InferenceProblem
-from .reach import arrivals
 from .solve import StepInfo, observe, over
 
 # Power iterations before the first step; one more goes along with every step.
@@ -79,9 +78,9 @@ class CurvatureDescent(AbstractIterativeInference):
         """Whether there is a momentum, which begins anew where an energy has risen."""
         return self.momentum is not None
 
-    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
-        """Return after how many steps each node first has an error; see `reach.py`."""
-        return arrivals(problem)
+    def gradient_steps(self, problem: InferenceProblem) -> int:
+        """Return the number of steps: each is one along the gradient."""
+        return self.stop.most_steps
 
     def init(self, problem: InferenceProblem) -> Direction | tuple:
         """Return a direction for each example, the curvature along it, and the momentum."""

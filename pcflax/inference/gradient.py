@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
@@ -22,7 +22,6 @@ from .base import AbstractIterativeInference
 from .curvature_descent import CurvatureDescent
 from .momentum import accelerated, at_rest
 from .problem import InferenceProblem, VectorField
-from .reach import arrivals
 from .solve import StepInfo, expect_energy, observe
 
 
@@ -248,33 +247,26 @@ class GradientDescent(AbstractIterativeInference):
             f"GradientDescent has no step size for layer '{name}'; name it, or give one for '*'"
         )
 
-    def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
-        """Return the nodes whose error is known to be 0 at the end, as it is at the feedforward pass."""
-        late = self._late(arrivals(problem))
-        return () if late and self._moves_without_gradient() else late  # to ask compiles
+    def gradient_steps(self, problem: InferenceProblem) -> int:
+        """Return the number of steps: each is one along the gradient."""
+        return self.stop.most_steps
 
-    def arrivals(self, problem: InferenceProblem) -> dict[str, int]:
-        """Return after how many steps each node first has an error; see `reach.py`.
-
-        Nothing is known where an optimizer moves what has no gradient, as one that adds noise does.
-        """
-        found = arrivals(problem)
-        return {} if any(found.values()) and self._moves_without_gradient() else found
-
-    def _moves_without_gradient(self) -> bool:
-        """Return whether the optimizer moves a coordinate whose gradient is 0, or cannot be asked."""
-        if self.optimizer is None:
+    def rests(self) -> bool:
+        """Return whether the optimizer, too, leaves what has no gradient; no where it cannot be asked."""
+        if not super().rests():
             return False
+        if self.optimizer is None:
+            return True
         optimizer = optax.with_extra_args_support(self.optimizer)
+        # NumPy's arrays, which a mere rate multiplies without a program
+        one, none = ({"x": np.full(1, number, np.float32)} for number in (1, 0))
         try:
             with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-                one, none = {"x": jnp.ones(1)}, {"x": jnp.zeros(1)}
-                update: Any = optimizer.update(none, optimizer.init(one), one, value=jnp.zeros(()))[
-                    0
-                ]
-                return bool(update["x"][0] != 0)
+                state = optimizer.init(one)
+                update: Any = optimizer.update(none, state, one, value=np.float32(0))[0]
+                return bool(update["x"][0] == 0)
         except Exception:  # an optimizer of one's own may want other coordinates
-            return True
+            return False
 
     @property
     def stable_curvature(self) -> Any:

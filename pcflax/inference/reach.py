@@ -47,23 +47,15 @@ class Reach(NamedTuple):
         return erring, moved | (self.free & (erring | below))
 
 
-def arrivals(problem: InferenceProblem) -> dict[str, int]:
-    """Return after how many steps from the feedforward pass each node first has an error that is not 0.
-
-    Nothing is known where `reach` knows nothing.
-    """
+def later_than(steps: int, problem: InferenceProblem) -> tuple[str, ...]:
+    """Return the nodes without an error after so many steps along the gradient, none where not known."""
     known = reach(problem)
     if known is None:
-        return {}
-    moved, found = np.zeros(len(known.nodes), bool), dict.fromkeys(known.nodes, len(known.nodes))
-    for number in range(len(known.nodes)):
+        return ()
+    erring, moved = known.after(np.zeros(len(known.nodes), bool))
+    for _ in range(min(steps, len(known.nodes))):
         erring, moved = known.after(moved)
-        found |= {
-            node: min(found[node], number)
-            for node, errs in zip(known.nodes, erring, strict=True)
-            if errs
-        }
-    return found
+    return tuple(node for node, errs in zip(known.nodes, erring, strict=True) if not errs)
 
 
 def reach(problem: InferenceProblem) -> Reach | None:

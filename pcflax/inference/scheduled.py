@@ -94,6 +94,14 @@ class Scheduled(AbstractIterativeInference):
         super().check(network)
         check_weights_fit(self, self.weights, network)
 
+    def gradient_steps(self, problem: InferenceProblem) -> int | None:
+        """Return the algorithm's: weights take no error further."""
+        return self.inference.gradient_steps(problem)
+
+    def rests(self) -> bool:
+        """Return the algorithm's."""
+        return self.inference.rests()
+
     def init(self, problem: InferenceProblem) -> PyTree:
         """Return the algorithm's state at the first weights."""
         return self.inference.init(self.weighed(problem).at(0))

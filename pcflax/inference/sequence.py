@@ -52,6 +52,15 @@ class Sequence(AbstractInference):
         for algorithm in self.algorithms:
             algorithm.check(network)
 
+    def gradient_steps(self, problem: InferenceProblem) -> int | None:
+        """Return the sum of the algorithms'."""
+        found = [algorithm.gradient_steps(problem) for algorithm in self.algorithms]
+        return None if None in found else sum(steps for steps in found if steps is not None)
+
+    def rests(self) -> bool:
+        """Return whether all of them do."""
+        return all(algorithm.rests() for algorithm in self.algorithms)
+
     def solve(
         self,
         problem: InferenceProblem,

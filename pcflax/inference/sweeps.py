@@ -97,6 +97,12 @@ class Sweeps(AbstractIterativeInference):
     def _auto(self) -> bool:
         return isinstance(self.step_size, str) and self.step_size == "auto"
 
+    def gradient_steps(self, problem: InferenceProblem) -> int:
+        """Return one for each group of each sweep, which moves by nothing but its own gradient."""
+        alone = self.order == "sequential"
+        groups = problem.network.bind().nodes if alone else tuple(_colours(problem))
+        return self.stop.most_steps * len(groups)
+
     def init(self, problem: InferenceProblem) -> Mapping[str, Direction]:
         """Return a direction for each node of each example, and the curvature along it, for "auto"."""
         expect_energy(self, problem)

@@ -128,8 +128,12 @@ class IncrementalPC(AbstractLearning):
         return network.replace(parameters=parameters), optimizer_state, info
 
     def _reach(self, problem: InferenceProblem) -> Reach | None:
-        """Return how errors get from node to node; None where it is not known, or layers share weights."""
-        if not self.inference.arrivals(problem):
+        """Return how errors get from node to node in a step of inference.
+
+        None where it is not known, where a step takes them further, or where layers share weights.
+        """
+        steps = self.inference.gradient_steps(problem)
+        if steps != self.inference.num_steps or not self.inference.rests():
             return None
         bound = problem.network.bind()
         for name in bound.names:

@@ -173,6 +173,39 @@ class TestUntouched:
         ):
             assert self.untouched(inference) == ("layer_0",)
 
+    def test_weights_of_energies_and_a_row_of_algorithms_take_them_as_far(self):
+        one, two = (pc.inference.GradientDescent(0.1, num_steps=n) for n in (1, 2))
+        for inference in (
+            pc.inference.Scheduled(two, {"layer_*": 2.0}),
+            pc.inference.Sequence(one, one),
+        ):
+            assert self.untouched(inference) == ("layer_0", "layer_1")
+        assert self.untouched(pc.inference.Sequence(one, pc.inference.GaussNewton())) == ()
+
+    @pytest.mark.parametrize("order", ["red-black", "sequential"])
+    @pytest.mark.parametrize("sweeps", [1, 2])
+    def test_sweeps_take_them_at_most_as_far(self, order, sweeps):
+        """As far as a step for each group of a sweep: what moves, by the sweeps themselves, is no other."""
+        inference = pc.inference.Sweeps(0.1, order=order, num_steps=sweeps)
+        problem = deep_problem()
+        activities = inference.solve(problem).activities
+        rest = problem.decode(problem.start)
+        moved = {name for name in rest if np.abs(activities[name] - rest[name]).max() > 1e-6}
+        untouched = inference.untouched(problem)
+        assert untouched == (("layer_0", "layer_1") if (order, sweeps) == ("red-black", 1) else ())
+        assert not moved & set(untouched)
+
+    def test_nothing_is_known_of_an_algorithm_of_ones_own_that_moves_otherwise(self):
+        class Noisy(pc.inference.GradientDescent):
+            def step(self, problem, coordinates, state, *, step, key):
+                moved, *rest = super().step(problem, coordinates, state, step=step, key=key)
+                return jax.tree.map(lambda leaf: leaf + 1.0, moved), *rest
+
+        noisy = Noisy(0.1, num_steps=1)
+        assert self.untouched(noisy) == ()
+        assert self.untouched(pc.inference.Scheduled(noisy, {"layer_0": 2.0})) == ()
+        assert self.untouched(pc.inference.Sequence(noisy)) == ()
+
     def test_a_layer_clamped_in_part_has_an_error_and_a_part_that_moves(self):
         """The error of a root's held part reaches both of its children in two steps, not in one."""
         rngs = nnx.Rngs(0)
@@ -189,9 +222,8 @@ class TestUntouched:
         pure = pc.networks.split(network)
         seen = pc.Clamp(jnp.ones((2, 4)), jnp.arange(4) < 2)
         evidence = pc.Evidence(seen, {"out_a": jnp.ones((2, 2))})
-        one, two = (pc.inference.GradientDescent(0.1, num_steps=n) for n in (1, 2))
+        two = pc.inference.GradientDescent(0.1, num_steps=2)
         problem = pc.inference.make_problem(pure, evidence)
-        assert one.arrivals(problem)["b"] <= 2
         assert "b" not in two.untouched(problem)
         rules = [
             pc.learning.PredictiveCoding(two, start)
@@ -229,7 +261,7 @@ class TestUntouched:
         assert self.untouched(one, energy=pc.energies.Laplace) == ()
         noisy = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
         assert self.untouched(pc.inference.GradientDescent(noisy, num_steps=1)) == ()
-        assert pc.inference.GradientDescent(noisy, num_steps=1).arrivals(deep_problem()) == {}
+        assert not pc.inference.GradientDescent(noisy, num_steps=1).rests()
         assert self.untouched(pc.inference.NewtonCG(num_steps=1)) == ()
 
     def test_an_optimizer_is_asked_only_where_an_error_is_late(self):

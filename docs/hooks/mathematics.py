@@ -10,20 +10,24 @@ import re
 from math_core import LatexError, LatexToMathML
 from mkdocs.exceptions import PluginError
 
-FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
+FORMULA = re.compile(
+    r'(?P<opened>\(?)<(?P<tag>span|div) class="arithmatex">'
+    r"\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>(?P<closed>[).,:;]*)",
+    flags=re.DOTALL,
+)
 CONVERTER = LatexToMathML(fancy_error=False)
 
 
 def on_page_content(content, page, **others):
-    """Replace the formulas of a page."""
+    """Replace the formulas of a page; marks beside one stay on its line."""
     del others  # the settings of the site and its files
 
     def drawn(match):
-        tag, latex = match[1], html.unescape(match[2]).strip()
+        tag, latex = match["tag"], html.unescape(match["latex"]).strip()
         try:
             mathml = CONVERTER.convert_with_local_state(latex, displaystyle=tag == "div")
         except LatexError as error:
             raise PluginError(f"{page.file.src_uri}: no MathML for {latex!r}: {error}") from error
-        return f'<{tag} class="formula">{mathml}</{tag}>'
+        return f'<{tag} class="formula">{match["opened"]}{mathml}{match["closed"]}</{tag}>'
 
     return FORMULA.sub(drawn, content)

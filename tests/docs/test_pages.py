@@ -3,6 +3,7 @@
 import ast
 import pkgutil
 import re
+import runpy
 import shlex
 import tomllib
 
@@ -27,6 +28,24 @@ FENCED = re.compile(r"^( *)(`{3,})\w*.*?^\1\2$", flags=re.DOTALL | re.MULTILINE)
 def prose(text):
     """A page without its code."""
     return re.sub(r"`[^`\n]+`", "", FENCED.sub("", text))
+
+
+def test_marks_beside_a_formula_stay_on_its_line():
+    """A browser may break a line on either side of a formula: before a comma, too."""
+    for name in ("mkdocs", "math_core"):
+        pytest.importorskip(
+            name, reason="the site's builder is not installed: pip install '.[docs]'"
+        )
+    hook = runpy.run_path(str(ROOT / "docs/hooks/mathematics.py"))["on_page_content"]
+    formula = r'<span class="arithmatex">\(x\)</span>'
+    drawn = hook(f"<p>at ({formula}), or {formula} there</p>", page=None)
+    start, end = '<p>at <span class="formula">(<math>', "</math>),</span> or "
+    assert drawn.startswith(start)
+    assert end in drawn
+    assert drawn.endswith("</math></span> there</p>")
+    block = hook(r'<div class="arithmatex">\[x\]</div><p>.</p>', page=None)
+    assert block.startswith('<div class="formula"><math display="block">')
+    assert "nowrap" in (ROOT / "docs/assets/pcflax.css").read_text()
 
 
 def test_every_page_is_in_the_navigation_once():

@@ -59,6 +59,15 @@ def as_rows(value: Any, depth: int = 0) -> str:
     return f"{left}\n{space}{body}\n{space[1:]}{right}"
 
 
+def digits(value: float) -> str:
+    """Three digits of a number for a table, with no power of ten in the place of thousands.
+
+    >>> digits(0.15432), digits(229.4), digits(2314.0)
+    ('0.154', '229', '2,310')
+    """
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
 def rows_of(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]

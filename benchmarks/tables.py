@@ -30,7 +30,7 @@ from benchmarks.depth import (  # noqa: E402
 from benchmarks.on_paper import Job, Machine  # noqa: E402
 from benchmarks.on_paper import rows as on_paper  # noqa: E402
 from benchmarks.over_seeds import mlp, replicas  # noqa: E402
-from benchmarks.records import read, results_path, rows_of  # noqa: E402
+from benchmarks.records import digits, read, results_path, rows_of  # noqa: E402
 
 PAGE = ROOT / "docs/choosing_inference.md"
 REPRODUCING = ROOT / "docs/reproducing.md"
@@ -71,7 +71,7 @@ def _cell(record: dict | None) -> str:
         return "not run"
     if record["steps"] is None:
         return f"not in {record['most']:,} (gap {record['gap']:.0e})"
-    return f"{record['steps']:,} ({1e3 * record['seconds']:.3g})"
+    return f"{record['steps']:,} ({digits(1e3 * record['seconds'])})"
 
 
 def costs() -> str:
@@ -329,9 +329,9 @@ def paper(batch: int | None = None) -> str:
                 words.get(row["method"], row["method"]),
                 row["place"],
                 f"{row['batch']:,}",
-                *(f"{1e3 * row[name]:.3g}" for name in ("seconds", "idle", "sending")),
+                *(digits(1e3 * row[name]) for name in ("seconds", "idle", "sending")),
                 f"{100 * row['efficiency']:.0f} %",
-                f"{row['examples_a_second'] / 1e3:.3g}",
+                digits(row["examples_a_second"] / 1e3),
                 f"{row['memory'] / 1e9:.3g}",
             ]
         )

@@ -610,6 +610,17 @@ class TestPages:
         text = tables.SCALING.read_text()
         assert tables.page(text, **tables.scaling_parts()) == text
 
+    def test_no_table_has_a_power_of_ten_in_the_place_of_thousands(self):
+        assert [records.digits(value) for value in (0.15432, 999.4, 999.5, 13719.0, 1e6)] == [
+            "0.154",
+            "999",
+            "1,000",
+            "13,700",
+            "1,000,000",
+        ]
+        for name in (tables.PAGE, tables.REPRODUCING, tables.SCALING, tables.HOWTO, page.PAGE):
+            assert not re.search(r"^\|.*\de\+\d", name.read_text(), flags=re.MULTILINE), name.name
+
     def test_the_table_of_costs_tells_products_counted_by_hand(self):
         """Of the notebook's network, 64 examples: up by all layers, a step up and down above the first."""
         first, second, third = (2 * 64 * a * b for a, b in ((784, 300), (300, 300), (300, 10)))

@@ -106,9 +106,9 @@ class ErrorCoordinates(AbstractInference):
     Source: Goemaere et al. (2025), arXiv 2505.20137.
 
     From the feedforward start, where e = 0, the first gradient dF/de is backpropagation's delta: one step
-    makes the errors backpropagation's exactly, and each layer's weight gradient parallel to its to first
-    order in the step size. Small steps stay there, however many; `pc.analysis.health` tells how far
-    inference went.
+    makes the errors backpropagation's times the step size, exactly, and each layer's weight gradient
+    parallel to its to first order in the step size. Small steps stay there, however many;
+    `pc.analysis.health` tells how far inference went.
 
     The result's residual is of dF/dz, comparable with other algorithms; the tolerance of an adaptive
     stop, and the residuals of a trace, are of dF/de.

@@ -610,6 +610,50 @@ class TestPages:
         text = tables.SCALING.read_text()
         assert tables.page(text, **tables.scaling_parts()) == text
 
+    def test_the_prose_on_architectures_tells_what_the_results_hold(self):
+        text = " ".join((tables.ROOT / "docs/architectures.md").read_text().split())
+        ratios = [row["ratio"]["median"] for row in tables.read("stack-cpu.json")["depths"]]
+        assert f"takes {min(ratios):.1f} to {max(ratios):.1f} times as long as one by one" in text
+
+        rules = tables.read("mlp_table-mnist-cpu.json")["rules"]
+        last = {name: [run["last"] for run in rules[name]["runs"]] for name in ("pn", "nn", "cn")}
+        pn, nn, cn = (f"{statistics.mean(values):.2f}" for values in last.values())
+        told = f"reaches {pn} %, the negative {nn} and the centred {cn}, means of eight seeds; seed by seed"
+        below, half = zip(
+            *(self.less(last["pn"], last[other]) for other in ("nn", "cn")), strict=True
+        )
+        assert f"{told} it is {below[0]} and {below[1]} points below" in text
+        assert f"95 % intervals of {half[0]} and {half[1]} to either side" in text
+
+        mupc = tables.read("mupc_depth-mnist-cpu.json")["by_depth"]
+        (deep,) = (row for row in mupc if row["depth"] == 128 and row["parameterization"] == "mupc")
+        start, end = (math.floor(1e3 * min(deep[f"alignment_{at}"])) for at in ("start", "end"))
+        assert (
+            f"(cosines of .{start} and more at 128 layers, of .{end} and more after training)"
+            in text
+        )
+
+        runs = tables.read("transformer_text-cpu.json")["runs"]
+        collapsed, kept = runs["errors, 8 x 0.005"], runs["errors, 8 x 0.001"]
+        least = min(collapsed["perplexity"])
+        at = collapsed["steps"][collapsed["perplexity"].index(least)]
+        assert (
+            f"a perplexity of {least:.1f} in {at} batches and ends at {collapsed['perplexity'][-1]:.1f} "
+            f"after {collapsed['steps'][-1]}, where 0.001 ends at {kept['perplexity'][-1]:.1f}"
+            in text
+        )
+
+    @staticmethod
+    def less(ours, theirs):
+        """How far ours are below theirs, by pairs, and half of Student's interval."""
+        found = [b - a for a, b in zip(ours, theirs, strict=True)]
+        half = (
+            scipy.stats.t.ppf(0.975, len(found) - 1)
+            * statistics.stdev(found)
+            / math.sqrt(len(found))
+        )
+        return f"{statistics.mean(found):.2f}", f"{half:.2f}"
+
     def test_no_table_has_a_power_of_ten_in_the_place_of_thousands(self):
         assert [records.digits(value) for value in (0.15432, 999.4, 999.5, 13719.0, 1e6)] == [
             "0.154",

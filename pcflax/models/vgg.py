@@ -146,7 +146,7 @@ def vgg10(
         ValueError: for images that are too small, or have their channels first, or a gain that is not
             above 0.
 
-    Source: Kerjan, Hoier & Scellier (2026), arXiv 2606.03584, tables 6 and 8: 13.23 % top-5 error, where
+    Source: Kerjan, Høier & Scellier (2026), arXiv 2606.03584, tables 6 and 8: 13.23 % top-5 error, where
     backpropagation has 12.20 %.
 
     >>> import jax.numpy as jnp, pcflax as pc

@@ -7,8 +7,9 @@ for inference to settle. Next files to read: `dense.py` and `conv.py`, which mak
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,7 @@ from .kernels.pooling import POOLS, pool_by
 from .weights import zeros
 
 Function = Callable[[Array], Array]
+Sizes: TypeAlias = int | Sequence[int]
 
 
 class PCAffine(PCLayer):
@@ -73,7 +75,7 @@ class PCAffine(PCLayer):
         activation_first: bool = False,
         norm: Function | None = None,
         pool: str | None = None,
-        pool_size: int | tuple[int, ...] = 2,
+        pool_size: Sizes = 2,
         dropout: float = 0.0,
         skip: bool = False,
         energy: Energy | None = None,
@@ -105,14 +107,11 @@ class PCAffine(PCLayer):
             )
         if pool is not None and pool not in POOLS:
             raise ValueError(f"{name} expected pool to be 'max', 'average' or None, got {pool!r}")
-        if activation is not None and not callable(activation):
-            raise TypeError(
-                f"{name} expected activation to be a function such as jnp.tanh, got {activation!r}"
-            )
-        refuse_hidden_modules(self, activation=activation, norm=norm)
+        check_activation(self, activation)
+        refuse_hidden_modules(self, norm=norm)
         self.activation, self.activation_first = activation, activation_first
         self.norm: Any = norm
-        self.pool, self.pool_size = pool, pool_size
+        self.pool, self.pool_size = pool, as_window(self, pool_size)
         self.dropout = make_dropout(self, dropout, rngs)
         self.skip = skip
 
@@ -142,6 +141,46 @@ class PCAffine(PCLayer):
         if self.pool is not None:
             features = pool_by(self.pool, features, self.pool_size)
         return add_shortcut(self, below, features) if self.skip else features
+
+
+def as_ints(value: Any) -> Any:
+    """Return ints, or tuples of them, for NumPy's integers and lists; text stays as it is.
+
+    >>> import numpy as np
+    >>> as_ints(np.int64(3)), as_ints([[1, np.int64(0)], [2, 1]]), as_ints("SAME")
+    (3, ((1, 0), (2, 1)), 'SAME')
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return tuple(map(as_ints, value))
+
+
+def as_window(owner: PCLayer, value: Any) -> Any:
+    """Return the size of a pool's window, of ints: one for all dimensions of space, or one for each."""
+    try:
+        window = as_ints(value)
+    except TypeError:  # a float, say
+        window = ()
+    sizes = (window,) if isinstance(window, int) else window
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            f"{type(owner).__name__} expected pool_size to be an int of at least 1, or one for each "
+            f"dimension of space, got {value!r}"
+        )
+    return window
+
+
+def check_activation(owner: Any, activation: Any) -> None:
+    """Refuse an activation that is neither None nor a function without a module."""
+    if activation is not None and not callable(activation):
+        raise TypeError(
+            f"{type(owner).__name__} expected activation to be a function such as jnp.tanh, got "
+            f"{activation!r}"
+        )
+    refuse_hidden_modules(owner, activation=activation)
 
 
 def make_affine(owner: PCLayer, make: Any, *sizes: Any, rngs: nnx.Rngs, **options: Any) -> Any:

@@ -15,7 +15,14 @@ from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, add_shortcut, make_affine, make_dropout, multiplied
+from .affine import (
+    Function,
+    add_shortcut,
+    check_activation,
+    make_affine,
+    make_dropout,
+    multiplied,
+)
 from .base import PCLayer
 from .closures import refuse_hidden_modules
 from .scaled import as_parameterization
@@ -100,8 +107,8 @@ class PCAttention(PCBranch):
 
     Raises:
         TypeError: for an option that nobody has.
-        ValueError: where num_heads does not divide features, for a rate of dropout outside [0, 1), or
-            an activity below of another shape.
+        ValueError: where num_heads does not divide features, for other in_kv_features or out_features, a
+            rate of dropout outside [0, 1), or an activity below of another shape.
 
     Source: Vaswani et al. (2017), arXiv 1706.03762, section 3.2; the norm on the branch as in GPT-2
     (Radford et al., 2019).
@@ -139,6 +146,12 @@ class PCAttention(PCBranch):
         self.attention: nnx.MultiHeadAttention = make_affine(
             self, nnx.MultiHeadAttention, num_heads, features, rngs=rngs, **options
         )
+        if self.attention.out_features != features or self.attention.in_kv_features != features:
+            raise ValueError(
+                f"PCAttention adds attention within z to z, so that in_kv_features and out_features are "
+                f"features={features}, got {self.attention.in_kv_features} and "
+                f"{self.attention.out_features}; leave them out"
+            )
         self.attend = self.attention.attention_fn
         self.causal = causal
         self.dropout = make_dropout(self, dropout, rngs)
@@ -153,8 +166,9 @@ class PCAttention(PCBranch):
         """Choose the multipliers of this place: the block is number `index` of `depth`, from 0."""
         super().set_place(index, depth)
         of_query = self.parameterization.attention_multiplier(self.attention.head_dim)
-        if (of_query, self.outer) != (1.0, 1.0):
-            self.attention.attention_fn = ScaledAttention(self.attend, of_query, self.outer)
+        scaled = ScaledAttention(self.attend, of_query, self.outer)
+        plain = (of_query, self.outer) == (1.0, 1.0)
+        self.attention.attention_fn = self.attend if plain else scaled
 
     def predict(
         self, below: Float[Array, " batch length features"]
@@ -181,7 +195,7 @@ class PCMLP(PCBranch):
     Args:
         features: width of the activity below and of this layer's.
         hidden_features: width in between; four times features is usual in transformers.
-        activation: elementwise function.
+        activation: elementwise function; None for the identity.
         parameterization: multipliers and initial weights, as in `pc.layers.PCDense`: of W1 those of a
             hidden layer, of W2 those of one with a skip.
         dropout: of what is added to z, as in `pc.layers.PCAffine`.
@@ -190,7 +204,7 @@ class PCMLP(PCBranch):
         **options: others of both `nnx.Linear`: kernel_init, param_dtype, ...
 
     Raises:
-        TypeError: for an option that nobody has.
+        TypeError: for an option that nobody has, or an activation that is no function.
         ValueError: for a rate of dropout outside [0, 1), or an activity below of another width.
 
     Source: Vaswani et al. (2017), arXiv 1706.03762, section 3.3; the norm on the branch as in GPT-2
@@ -209,7 +223,7 @@ class PCMLP(PCBranch):
         features: int,
         hidden_features: int,
         *,
-        activation: Function = jax.nn.gelu,
+        activation: Function | None = jax.nn.gelu,
         parameterization: AbstractParameterization | None = None,
         dropout: float = 0.0,
         energy: Energy | None = None,
@@ -221,7 +235,7 @@ class PCMLP(PCBranch):
             expect_count(self, "features", features, least=1),
             expect_count(self, "hidden_features", hidden_features, least=1),
         )
-        refuse_hidden_modules(self, activation=activation)
+        check_activation(self, activation)
         self.norm = make_norm(widths[0], rngs, options)
         options = self._parameterized(parameterization) | options
         self.up: nnx.Linear = make_affine(self, nnx.Linear, *widths, rngs=rngs, **options)
@@ -239,12 +253,13 @@ class PCMLP(PCBranch):
         self, below: Float[Array, " batch *places features"]
     ) -> Float[Array, " batch *places features"]:
         """Predict this layer's activity from the one below."""
-        if below.shape[-1] != self.up.in_features:
+        if below.ndim < 2 or below.shape[-1] != self.up.in_features:
             raise ValueError(
                 f"expected an input of shape (batch, ..., {self.up.in_features}), got {below.shape}; "
-                f"set features={below.shape[-1]} or change what is below"
+                f"{f'set features={below.shape[-1]} or ' if below.ndim > 1 else ''}change what is below"
             )
-        hidden = self.activation(self.up(multiplied(self.norm(below), self.inner)))
+        hidden = self.up(multiplied(self.norm(below), self.inner))
+        hidden = hidden if self.activation is None else self.activation(hidden)
         branch = self.down(multiplied(hidden, self.outer))
         return below + (branch if self.dropout is None else self.dropout(branch))
 
@@ -264,7 +279,8 @@ class PCResidual(PCLayer):
         energy: `Gaussian()` unless given.
 
     Raises:
-        TypeError: for a module or a shortcut that cannot be called, or a function that hides a module.
+        TypeError: for a module, a shortcut or an activation that cannot be called, or a function that hides
+            a module.
         ValueError: where branch and shortcut have different shapes.
 
     Source: He et al. (2016), arXiv 1512.03385, equations 1 and 2.
@@ -292,7 +308,8 @@ class PCResidual(PCLayer):
                 f"PCResidual expected a shortcut that can be called on the activity below, got "
                 f"{shortcut!r}"
             )
-        refuse_hidden_modules(self, shortcut=shortcut, activation=activation)
+        refuse_hidden_modules(self, shortcut=shortcut)
+        check_activation(self, activation)
         self.shortcut: Any = shortcut
         self.activation = activation
 

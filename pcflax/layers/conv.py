@@ -8,7 +8,6 @@ as inference moves it: published VGGs learn with the pool inside and hardly with
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -20,14 +19,13 @@ from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
-from .affine import Function, make_affine, mask_weights, multiplied
+from .affine import Function, Sizes, as_ints, make_affine, mask_weights, multiplied
 from .feedback import Feedback, make_feedback
 from .kernels.convolution import convolve
 from .kernels.spreading import spread
 from .scaled import PCScaled, as_parameterization
 from .weights import lecun_normal
 
-Sizes: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
 
@@ -93,7 +91,14 @@ class _Convolution(PCScaled):
         )
         self.parameterization = as_parameterization(self, parameterization)
         init = kernel_init or self.parameterization.kernel_init or lecun_normal
-        if groups > 1:  # a transposed convolution has none
+        if options.get("transpose_kernel") and init is lecun_normal:
+            init = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        if groups > 1:
+            if self._make is nnx.ConvTranspose:
+                raise TypeError(
+                    f"{name} and its nnx.ConvTranspose have no option 'feature_group_count', got "
+                    f"groups={groups}; leave groups out"
+                )
             options["feature_group_count"] = groups
         if self._make is nnx.Conv:
             options.setdefault("conv_general_dilated", convolve)
@@ -122,8 +127,12 @@ class _Convolution(PCScaled):
 
         A transposed convolution spreads them over as many places as its strides make of one.
         """
-        found = math.prod(self.conv.kernel.shape[:-1])
-        return found / math.prod(self.conv.strides) if self._make is nnx.ConvTranspose else found
+        conv: Any = self.conv
+        *area, below, above = conv.kernel.shape
+        if self._make is nnx.Conv:
+            return math.prod(area) * below
+        channels = above if conv.transpose_kernel else below
+        return math.prod(area) * channels / math.prod(conv.strides)
 
     def _check(self, below: Float[Array, " batch *space in"]) -> None:
         """Refuse an activity below of another number of axes or channels."""
@@ -230,21 +239,6 @@ class PCConvTranspose(_Convolution):
     _make = nnx.ConvTranspose
 
 
-def as_ints(value: Any) -> Any:
-    """Return ints, or tuples of them, for NumPy's integers and lists; text stays as it is.
-
-    >>> import numpy as np
-    >>> as_ints(np.int64(3)), as_ints([[1, np.int64(0)], [2, 1]]), as_ints("SAME")
-    (3, ((1, 0), (2, 1)), 'SAME')
-    """
-    if isinstance(value, str):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        return tuple(map(as_ints, value))
-
-
 def for_each_dimension(name: str, value: Sizes, dimensions: int) -> tuple[int, ...]:
     """Return one positive number for each dimension of space; an int is the same for all.
 
@@ -256,7 +250,7 @@ def for_each_dimension(name: str, value: Sizes, dimensions: int) -> tuple[int, .
     except TypeError:  # a float, say
         values = ()
     values = (values,) * dimensions if isinstance(values, int) else values
-    if len(values) != dimensions or any(one < 1 for one in values):
+    if not dimensions or len(values) != dimensions or any(one < 1 for one in values):
         raise ValueError(
             f"expected {name} to be an int of at least 1, or {dimensions} of them for a kernel of "
             f"{dimensions} dimensions, got {value}"

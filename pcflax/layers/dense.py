@@ -128,10 +128,11 @@ class PCDense(PCScaled):
         Raises:
             ValueError: for features of another width than in_features.
         """
-        if features.shape[-1] != self.linear.in_features:
+        if features.ndim < 2 or features.shape[-1] != self.linear.in_features:
             raise ValueError(
                 f"expected an input of shape (batch, {self.linear.in_features}), got {features.shape}; "
-                f"set in_features={features.shape[-1]} or change what is below"
+                f"{f'set in_features={features.shape[-1]} or ' if features.ndim > 1 else ''}change what is "
+                f"below"
             )
         if self.multiplier != 1.0:
             features = multiplied(features, self.multiplier)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from pcflax.checks import expect_count
+from pcflax.dtypes import common_dtype
 from pcflax.energies import Energy
 
 from .affine import make_affine
@@ -80,8 +81,9 @@ class PCEmbedding(PCLayer):
             raise ValueError(
                 f"PCEmbedding expected tokens of shape (batch, length), got {below.shape}"
             )
-        # below 0 no row either, where an index would count from the end
-        tokens = jnp.where(below < 0, self.embedding.num_embeddings, below)
+        # below 0 no row either, where an index would count from the end; a byte may not hold that number
+        tokens = below.astype(common_dtype(below.dtype, jnp.int32))
+        tokens = jnp.where(tokens < 0, self.embedding.num_embeddings, tokens)
         if self.positions is None:
             return self.embedding(tokens)
         length, longest = below.shape[1], self.positions.num_embeddings

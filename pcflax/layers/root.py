@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
+from pcflax.checks import expect_count
 from pcflax.dtypes import common_dtype
 from pcflax.energies import Energy
 from pcflax.typing import PyTree
@@ -31,7 +32,8 @@ class PCRoot(PCLayer):
             `LearnedGaussian(*features)` learns its precisions.
 
     Raises:
-        ValueError: for a mean of another shape, or to be learned under a flat prior.
+        TypeError: for features that are not ints.
+        ValueError: for features below 1, a mean of another shape, or to be learned under a flat prior.
 
     >>> import pcflax as pc
     >>> pc.PCRoot(10).predict().shape
@@ -49,7 +51,9 @@ class PCRoot(PCLayer):
         energy: Energy | None = None,
     ):
         super().__init__(energy=energy)
-        self.features = tuple(features)
+        self.features = tuple(
+            expect_count(self, "number of features", size, least=1) for size in features
+        )
         if mean is None and not learn_mean:
             return
         if learn_mean and getattr(energy, "precision", None) == 0.0:

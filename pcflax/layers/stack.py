@@ -362,9 +362,11 @@ def _made(layer: Any, depth: int | None) -> list[PCLayer]:
                 f"{len(layers)} layers and depth {depth}"
             )
     for made in layers:
-        if not isinstance(made, PCLayer) or isinstance(made, PCStack):
+        if not isinstance(made, PCLayer) or isinstance(made, PCStack) or made.is_root_node:
             kind = type(made).__name__
-            raise TypeError(f"PCStack expected layers, each no stack itself, got a {kind}")
+            raise TypeError(
+                f"PCStack expected layers, each no root and no stack itself, got a {kind}"
+            )
     return layers  # type: ignore[return-value]
 
 

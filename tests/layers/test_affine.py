@@ -177,3 +177,32 @@ class TestSubclasses:
         assert not isinstance(conv, pc.PCConvTranspose | pc.PCDense)
         assert isinstance(conv, PCAffine)
         assert isinstance(transposed, PCAffine)
+
+
+class TestPool:
+    @pytest.mark.parametrize("size", [0, 2.5, "2", (2, 0), ()])
+    def test_a_window_is_of_counts(self, size):
+        conv = nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0))
+        with pytest.raises(
+            ValueError, match="PCAffine expected pool_size to be an int of at least 1"
+        ):
+            PCAffine(conv, pool="max", pool_size=size)
+
+    def test_a_list_is_a_window(self):
+        layer = PCAffine(nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0)), pool="max", pool_size=[4])
+        assert layer.predict(jnp.ones((1, 9, 2))).shape == (1, 2, 3)
+
+    @pytest.mark.parametrize(
+        ("module", "shape"),
+        [
+            (nnx.Linear(2, 3, rngs=nnx.Rngs(0)), (5, 2)),
+            (nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0)), (5, 8, 2)),
+        ],
+    )
+    def test_a_window_of_other_dimensions_than_space_is_refused(self, module, shape):
+        layer = PCAffine(module, pool="average", pool_size=(2, 2))
+        with pytest.raises(ValueError, match="with a size for each dimension of space, got"):
+            layer.predict(jnp.ones(shape))
+        if len(shape) == 2:  # one number for no dimension would be no pool at all
+            with pytest.raises(ValueError, match="with a size for each dimension of space, got"):
+                PCAffine(module, pool="max").predict(jnp.ones(shape))

@@ -106,6 +106,17 @@ class TestPCAttention:
         long, short = (predicted(layer, below(length=5)[:, :length]) for length in (5, 3))
         np.testing.assert_allclose(short, long[:, :3], **CLOSE)
 
+    def test_the_last_place_that_it_is_told_counts_alone(self):
+        """Multipliers of exactly 1 undo those before them."""
+        options = {"parameterization": pc.parameterizations.NTK(gamma=0.25), "rngs": nnx.Rngs(0)}
+        layer = pc.PCAttention(16, 2, **options)
+        x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+        alone = predicted(layer, x)
+        layer.set_place(1, 4)
+        assert not np.allclose(predicted(layer, x), alone)
+        layer.set_place(0, 1)  # 1/sqrt(16)/gamma is 1
+        np.testing.assert_array_equal(predicted(layer, x), alone)
+
     def test_dropout_drops_of_the_branch_and_never_of_the_skip(self):
         layer = pc.PCAttention(6, 3, dropout=0.5, rngs=nnx.Rngs(0))
         x = below()
@@ -120,6 +131,10 @@ class TestPCAttention:
         text = "PCAttention expected num_heads that divides features=6, got 4"
         with pytest.raises(ValueError, match=text):
             pc.PCAttention(6, 4, rngs=nnx.Rngs(0))
+        for option in ("out_features", "in_kv_features"):
+            # a result of width 1 would broadcast
+            with pytest.raises(ValueError, match=r"are features=6, got .*; leave them out"):
+                pc.PCAttention(6, 3, **{option: 1}, rngs=nnx.Rngs(0))
         layer = pc.PCAttention(6, 3, rngs=nnx.Rngs(0))
         for shape in [(2, 5, 7), (2, 6)]:
             text = r"expected an input of shape \(batch, length, 6\), got .*; set features="
@@ -149,3 +164,16 @@ class TestPCMLP:
         text = r"expected an input of shape \(batch, \.\.\., 6\), got \(2, 5\); set features=5"
         with pytest.raises(ValueError, match=text):
             pc.PCMLP(6, 7, rngs=nnx.Rngs(0)).predict(jnp.zeros((2, 5)))
+
+    def test_the_activation_may_be_none(self):
+        layer, x = pc.PCMLP(6, 7, activation=None, rngs=nnx.Rngs(0)), below()
+        by_hand = x + layer.down(layer.up(layer.norm(x)))
+        np.testing.assert_allclose(predicted(layer, x), by_hand, **CLOSE)
+
+    def test_refusals(self):
+        text = "PCMLP expected activation to be a function such as jnp.tanh, got 'gelu'"
+        with pytest.raises(TypeError, match=text):
+            pc.PCMLP(6, 7, activation="gelu", rngs=nnx.Rngs(0))
+        # one number an example: norm and weights would go over the batch
+        with pytest.raises(ValueError, match=r"\(batch, \.\.\., 6\), got \(6,\); change what"):
+            pc.PCMLP(6, 7, rngs=nnx.Rngs(0)).predict(jnp.zeros(6))

@@ -67,3 +67,11 @@ def test_refusals():
     text = r"PCEmbedding expected tokens of shape \(batch, length\), got \(4,\)"
     with pytest.raises(ValueError, match=text):
         layer.predict(TOKENS[0])
+
+
+@pytest.mark.parametrize("rows", [7, 300])
+def test_a_byte_below_0_predicts_nan(rows):
+    """300 is no number of a byte: wrapped, it would name another row."""
+    prediction = pc.PCEmbedding(rows, 5, rngs=nnx.Rngs(0)).predict(jnp.array([[6, -1]], jnp.int8))
+    assert np.isfinite(prediction[0, 0]).all()
+    assert np.isnan(prediction[0, 1]).all()

@@ -171,6 +171,12 @@ class TestPCDense:
         with pytest.raises(ValueError, match=text):
             layer.predict(jnp.zeros(shape))
 
+    def test_one_number_an_example_is_refused(self):
+        """Of as many examples as units, the weights would mix the examples."""
+        text = r"expected an input of shape \(batch, 4\), got \(4,\); change what is below"
+        with pytest.raises(ValueError, match=text):
+            pc.PCDense(4, 4, rngs=nnx.Rngs(0)).predict(jnp.ones(4))
+
     def test_a_network_tells_which_layer_does_not_fit(self):
         rngs = nnx.Rngs(0)
         layers = {"wide": pc.PCDense(3, 5, rngs=rngs), "narrow": pc.PCDense(4, 2, rngs=rngs)}
@@ -212,6 +218,15 @@ class TestPCRoot:
         network = pc.PCNetwork([Shifted(3), pc.PCDense(3, 5, rngs=nnx.Rngs(0))])
         network.init_activities(jnp.zeros((2, 3)))
         np.testing.assert_allclose(network.energies()["layer_0"], [7.0, 7.0])  # (1 + 4 + 9) / 2
+
+    def test_features_are_counts(self):
+        for features in [(10.0,), ((2, 3),), (pc.energies.Gaussian(),), (True,)]:
+            with pytest.raises(TypeError, match="PCRoot expected an int number of features, got"):
+                pc.PCRoot(*features)
+        with pytest.raises(ValueError, match="number of features of at least 1, got -1"):
+            pc.PCRoot(2, -1)
+        assert pc.PCRoot(np.int64(2)).features == (2,)
+        assert type(pc.PCRoot(np.int64(2)).features[0]) is int
 
     def test_stands_only_at_the_bottom(self):
         text = "layer 'layer_1' is a PCRoot but not the first layer; a root has nothing below it"

@@ -58,6 +58,11 @@ def test_shapes_that_do_not_meet_are_refused(width):
         make(width).predict(jnp.zeros((3, 4)))
 
 
+def test_an_activation_that_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="PCResidual expected activation to be a function"):
+        pc.PCResidual(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), activation="relu")
+
+
 def test_what_cannot_be_called_is_refused():
     text = "PCResidual expected a shortcut that can be called on the activity below, got 3"
     with pytest.raises(TypeError, match=text):

@@ -55,7 +55,12 @@ def pool_by(
 ) -> Float[Array, " batch *pooled features"]:
     """Return the pool of that name of the features; an int is the window's size along every dimension."""
     space = features.shape[1:-1]
-    window = window if isinstance(window, tuple) else (int(window),) * len(space)
+    window = window if isinstance(window, tuple) else (window,) * len(space)
+    if not space or len(window) != len(space):
+        raise ValueError(
+            f"the pool of windows {window} expected (batch, *space, features) with a size for each "
+            f"dimension of space, got {features.shape}; set pool=None or another pool_size"
+        )
     if any(size < one for size, one in zip(space, window, strict=True)):
         raise ValueError(
             f"the pool of windows {window} expected at least as many places, got {space} from an input "

@@ -79,7 +79,9 @@ def largest(*values: float) -> tuple[float, ...]:
     """Return the largest of what the processes give, value by value."""
     if number_of_processes() == 1 or _lost:
         return values
-    return tuple(_gathered(np.asarray(values, np.float32)).max(axis=0).tolist())
+    # as the bits of doubles, which jax would round to float32: steps beyond 2**24 stay apart
+    bits = np.asarray(values, np.float64).view(np.uint32)
+    return tuple(_gathered(bits).view(np.float64).max(axis=0).tolist())
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 """Placements as values; what they do is in `eight/`."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 import pcflax as pc
@@ -96,3 +99,17 @@ def test_several_processes_want_a_mesh(monkeypatch):
         ValueError, match=r"^Trainer got no mesh, but jax.distributed joins 2 processes, and each"
     ):
         pc.Trainer(network, optax.sgd(0.1), learning=rule)
+
+
+def test_near_steps_of_long_runs_are_told_apart(monkeypatch):
+    given = []
+
+    def gathered(value):
+        given.append(np.asarray(jnp.asarray(value)))  # which process_allgather does, too
+        return np.stack(given)
+
+    monkeypatch.setattr(processes, "number_of_processes", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gathered)
+    one, other = 2**24, 2**24 + 1  # which are one number in float32
+    processes.largest(one, -one, 0.1)
+    assert processes.largest(other, -other, 0.0) == (other, -one, 0.1)

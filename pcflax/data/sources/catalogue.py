@@ -191,7 +191,8 @@ def load(
     known = 10 if source is None else source.num_classes
     if num_classes is not None:
         num_classes = expect_count(label, "num_classes", num_classes, least=known)
-    scale, mean, std, names = _KNOWN.get(name) or _measured(name, data_dir, normalize)
+    known_by = name if source is None else source.name
+    scale, mean, std, names = _KNOWN.get(known_by) or _measured(name, data_dir, normalize)
     options["decoder"] = Decoder(
         scale,
         mean if normalize else (0.0,),

@@ -30,6 +30,7 @@ class TfdsSource:
     """Random access to one split of an image set as (image, label) pairs of NumPy arrays.
 
     Attributes:
+        name: what TFDS calls the set: of "mnist:3.0.1" it is "mnist".
         num_bytes: of the decoded images.
         num_classes: how many labels there are.
         class_names: what TFDS calls them; None where they are numbers.
@@ -44,6 +45,8 @@ class TfdsSource:
     def __init__(self, name: str, split: str, data_dir: str | Path | None):
         builder = _prepared_builder(name, data_dir)
         self._place = f"'{name}' in {builder.data_path}"
+        config = builder.builder_config
+        self.name = builder.name if config is None else f"{builder.name}/{config.name}"
         self.splits = tuple(builder.info.splits)
         unknown = [one for one in split.split("+") if one not in self.splits]
         if unknown and self.splits:
@@ -187,10 +190,12 @@ def _builder(name: str, data_dir: str | Path | None) -> Any:
             raise UnknownName(
                 did_you_mean(name, tfds.list_builders(with_community_datasets=False))
             ) from error
-        except (ValueError, AssertionError) as error:  # a configuration or a version
+        except (ValueError, AssertionError, ImportError) as error:  # a configuration or a version
             if "Parsing builder name" in str(error):  # no name of TFDS's, a file's perhaps
                 raise UnknownName("") from error
             raise ValueError(f"TFDS has no '{name}': {told(error)}") from error
+        except Exception as error:  # of its files, which were not written to their end
+            raise ValueError(f"'{name}' is damaged ({told(error)}); prepare it anew") from error
     configs = [one.name for one in builder.BUILDER_CONFIGS]
     if len(configs) > 1 and "/" not in name:
         more = f" and {len(configs) - _TOLD} more" if len(configs) > _TOLD else ""

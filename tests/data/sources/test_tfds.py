@@ -255,6 +255,38 @@ def test_what_is_no_such_set_is_refused_in_a_sentence(tfds, tmp_path, monkeypatc
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_with_a_version_is_the_same_set(tfds, tmp_path):
+    """It was normalized by the images that lie there, and not by what is known of all."""
+    prepare(tfds, "mnist", tmp_path, COUNTS)
+    version = tfds.builder("mnist", data_dir=str(tmp_path)).version
+    options = {"data_dir": tmp_path, "batch_size": 2, "shuffle": False}
+    plain = next(iter(pc.data.load("mnist", **options))).inputs
+    for name in (f"mnist:{version}", "MNIST"):
+        np.testing.assert_array_equal(next(iter(pc.data.load(name, **options))).inputs, plain)
+
+
+def test_a_set_that_was_not_written_to_its_end_is_told_in_a_sentence(tfds, tmp_path):
+    prepare(tfds, "mnist", tmp_path, COUNTS)
+    (info,) = tmp_path.rglob("dataset_info.json")
+    info.write_text(info.read_text()[:100])
+    with pytest.raises(
+        ValueError, match=r"'mnist' is damaged \(ParseError: .*\); prepare it anew"
+    ) as e:
+        pc.data.load("mnist", data_dir=tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_a_name_whose_reader_is_missing_is_told_in_a_sentence(tfds, tmp_path, monkeypatch):
+    def missing(*arguments, **options):
+        raise ModuleNotFoundError("No module named 'huggingface_hub'")
+
+    monkeypatch.setattr(tfds, "builder", missing)
+    with pytest.raises(
+        ValueError, match="^TFDS has no 'huggingface:mnist': ModuleNotFoundError: No"
+    ):
+        pc.data.load("huggingface:mnist", data_dir=tmp_path)
+
+
 def test_examples_without_a_label_are_refused(tfds, tmp_path, monkeypatch):
     """TFDS labels them -1, which would be a row of zeros, a target that no class has."""
     prepare(tfds, "kmnist", tmp_path, COUNTS)

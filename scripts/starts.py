@@ -1,4 +1,4 @@
-"""Where starts that remember save steps of inference, and what unlabelled digits add to 100 labelled ones.
+"""Where starts that remember save steps of inference, and what unlabeled digits add to 100 labeled ones.
 
     python scripts/starts.py            about three minutes on 2 CPU cores
 

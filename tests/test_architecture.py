@@ -45,9 +45,9 @@ ASKS_FOR_A_CLASS: set[str] = set()
 VERBS = set(
     """Add Ask Begin Build Burn Call Check Choose Close Compare Compile Compute Count Descend Describe
     Divide Do Draw End Estimate Examine Fill Give Go Have Hear Hold Infer Integrate Join Keep Learn
-    Let Lift Load Log Look Make Mark Measure Merge Minimise Move Multiply Name Note Open Order Parse
+    Let Lift Load Log Look Make Mark Measure Merge Minimize Move Multiply Name Note Open Order Parse
     Pass Predict Print Pull Put Raise Read Refuse Remove Rename Repeat Restore Return Run Save Say
-    Scan See Set Show Solve Split Spread Stand Step Stop Store Sum Summarise Sweep Take Tell Train
+    Scan See Set Show Solve Split Spread Stand Step Stop Store Sum Summarize Sweep Take Tell Train
     Undo Update Wait Warn Write Yield""".split()
 )
 

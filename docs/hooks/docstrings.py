@@ -12,7 +12,7 @@ from pcflax.citations import cited
 
 EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", flags=re.MULTILINE)
 POINTS = (
-    *("Minimises", "Samples", "Fixed point", "Rate, cost a step, failures", "Rate"),
+    *("Minimizes", "Samples", "Fixed point", "Rate, cost a step, failures", "Rate"),
     *("Cost a step", "Cost", "Fails", "Source", "Sources"),
 )
 POINT = re.compile(rf"^\n*({'|'.join(POINTS)}):(?= )", flags=re.MULTILINE)

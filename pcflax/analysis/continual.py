@@ -32,7 +32,7 @@ def continual(
     accuracies: Float[ArrayLike, " tasks tasks"],
     untrained: Float[ArrayLike, " tasks"] | None = None,
 ) -> Continual:
-    """Summarise the accuracies of a network that learns tasks one after the other.
+    """Summarize the accuracies of a network that learns tasks one after the other.
 
     Args:
         accuracies: A[i, j], of task j after task i was learned; above the diagonal only what stands next to

@@ -1,4 +1,4 @@
-"""Continual learning: one labelled data set as several, the tasks that a network learns in a row.
+"""Continual learning: one labeled data set as several, the tasks that a network learns in a row.
 
 A task is an ordinary data set with its `classes`, so that training, evaluation and checkpoints know nothing
 of tasks. Class-incremental tasks differ in their classes (`split`), domain-incremental ones in their images
@@ -30,7 +30,7 @@ def split(
     `data.only(classes)` has.
 
     Args:
-        data: labelled, and held in arrays.
+        data: labeled, and held in arrays.
         tasks: the classes of each, such as [(0, 1), (2, 3)]; or how many tasks all classes make, equally
             many in each.
         seed: draws the classes of so many tasks; in the order of their labels unless given.

@@ -52,7 +52,7 @@ def _difference(first: Fit, other: Fit) -> str | None:
     if told := _first("of the data, ", *items):
         return told
     if first.recipe.reader != other.recipe.reader:
-        return "the data are scaled, labelled or augmented otherwise"
+        return "the data are scaled, labeled or augmented otherwise"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Inference: algorithms that minimise the energy over the free activities."""
+"""Inference: algorithms that minimize the energy over the free activities."""
 
 from .base import AbstractInference as AbstractInference
 from .base import AbstractIterativeInference as AbstractIterativeInference

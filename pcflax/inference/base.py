@@ -36,7 +36,7 @@ from .solve import FixedSteps, StepInfo, UntilTolerance, iterate
 
 
 class AbstractInference(Settings, abc.ABC):
-    """An algorithm that minimises (or samples) the energy over free coordinates."""
+    """An algorithm that minimizes (or samples) the energy over free coordinates."""
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse a network that the algorithm cannot take; any will do unless a subclass says otherwise.

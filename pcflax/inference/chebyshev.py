@@ -45,7 +45,7 @@ class ChebyshevState(NamedTuple):
 class Chebyshev(AbstractIterativeInference):
     """z <- z + d_k, gradient descent whose steps are those of Chebyshev's polynomials (semi-iteration).
 
-    Minimises: F_i(z), the energy of each example, over its free activities.
+    Minimizes: F_i(z), the energy of each example, over its free activities.
 
     Fixed point: dF_i/dz_i = 0.
 

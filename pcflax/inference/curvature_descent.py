@@ -32,7 +32,7 @@ class CurvatureDescent(AbstractIterativeInference):
 
     `GradientDescent(step_size="auto")` is another way to write it.
 
-    Minimises: F_i(z), the energy of each example, over its free activities.
+    Minimizes: F_i(z), the energy of each example, over its free activities.
 
     Fixed point: dF_i/dz_i = 0.
 

@@ -90,7 +90,7 @@ def _predicts_once(bound: AbstractPCNetwork, inputs: PyTree) -> bool:
 class ErrorCoordinates(AbstractInference):
     """Run any algorithm on the errors e_l = z_l - mu_l instead of the activities (ePC).
 
-    Minimises: F(e) = sum over hidden layers of E_l(mu_l + e_l, mu_l), plus E_L(y, mu_L): the energy
+    Minimizes: F(e) = sum over hidden layers of E_l(mu_l + e_l, mu_l), plus E_L(y, mu_L): the energy
     itself in other coordinates, with no error of the output beside it. A change of coordinates with
     unit Jacobian, so minima, and samples, are those of F(z).
 

@@ -29,7 +29,7 @@ from .solve import StepInfo, expect_energy, observe
 class GradientDescent(AbstractIterativeInference):
     """z <- z - step_size * dF/dz, for `num_steps` steps or until each example's own tolerance.
 
-    Minimises: F_i(z), the energy of each example, over its free activities.
+    Minimizes: F_i(z), the energy of each example, over its free activities.
 
     Fixed point: dF_i/dz_i = 0.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class GradientFlow(AbstractInference):
     """Integrate dz/dt = -dF/dz until each example's vector field is at rest.
 
-    Minimises: F_i(z), along the path of continuous gradient descent.
+    Minimizes: F_i(z), along the path of continuous gradient descent.
 
     Fixed point: dF_i/dz_i = 0.
 

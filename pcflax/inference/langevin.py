@@ -27,7 +27,7 @@ class Langevin(AbstractIterativeInference):
     """z <- z - step_size * M dF/dz + sqrt(2 * step_size * temperature * M) * noise (MCPC).
 
     Samples: exp(-F_i(z)/temperature), at temperature 1 the posterior over the free activities; the
-    discretisation biases it by an amount of the order of step_size. (On a Gaussian with precision p
+    discretization biases it by an amount of the order of step_size. (On a Gaussian with precision p
     the variance is 1/(p (1 - step_size p / 2)), to which tests hold it.)
 
     M is the `preconditioner`, 1 unless given: positive numbers that the steps of an element and its noise

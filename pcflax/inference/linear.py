@@ -36,12 +36,12 @@ _TOLERANCE, _ITERATIONS = 1e-4, 1000
 class LinearSolve(AbstractInference):
     """z* = z - H^-1 dF/dz from any z, where F is quadratic in the free activities.
 
-    Minimises: F_i(z), exactly, in one step.
+    Minimizes: F_i(z), exactly, in one step.
 
     Fixed point: dF_i/dz_i = 0.
 
     Rate: conjugate gradients take at most as many products as there are free elements, about
-    sqrt(condition number) in practice; a dense solver one factorisation.
+    sqrt(condition number) in practice; a dense solver one factorization.
 
     Cost: a Hessian-vector product (about two gradients) for each iteration of CG; the whole Hessian of
     each example, free elements squared, for a dense solver.

@@ -120,7 +120,7 @@ class AbstractNewton(AbstractIterativeInference):
 class NewtonCG(AbstractNewton):
     """Newton steps on the energy's own Hessian, C = d2F/dz2, solved by conjugate gradients.
 
-    Minimises: F_i(z) over the free activities of each example.
+    Minimizes: F_i(z) over the free activities of each example.
 
     Fixed point: dF_i/dz_i = 0.
 
@@ -153,14 +153,14 @@ class NewtonCG(AbstractNewton):
 
 @dataclasses.dataclass(frozen=True)
 class GaussNewton(AbstractNewton):
-    """Newton steps on the generalised Gauss-Newton matrix, without the curvature of predictions.
+    """Newton steps on the generalized Gauss-Newton matrix, without the curvature of predictions.
 
     C = J^T (d2E/d(z, mu)2) J, with J the derivative of all activities and predictions with respect to
     the free coordinates: what the Hessian is without the second derivatives of the predictions. It has
     no negative eigenvalues where the energies are convex in (z, mu) together, as Gaussian ones are: there
     it is J_e^T J_e of the errors. On a linear network it is the Hessian.
 
-    Minimises: F_i(z) over the free activities of each example.
+    Minimizes: F_i(z) over the free activities of each example.
 
     Fixed point: dF_i/dz_i = 0.
 

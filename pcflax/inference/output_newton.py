@@ -57,7 +57,7 @@ class OutputNewton(AbstractIterativeInference):
     precision 1, one step from the pass upward is e = J^T (I + J J^T)^-1 (y - mu): backpropagation's deltas,
     but of an output error from which the hidden layers have taken their share.
 
-    Minimises: F_i(z), the energy of each example, over its free activities.
+    Minimizes: F_i(z), the energy of each example, over its free activities.
 
     Fixed point: dF_i/dz_i = 0.
 

@@ -164,7 +164,7 @@ class VectorField(Settings, abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class InferenceProblem(VectorField):
-    """Minimise F_i(z) over the free activities z of each example i on its own: the field is dF_i/dz_i.
+    """Minimize F_i(z) over the free activities z of each example i on its own: the field is dF_i/dz_i.
 
     Attributes:
         weights: {layer name: factor of its energy, or a function of the inference step that returns it};

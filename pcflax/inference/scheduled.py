@@ -30,7 +30,7 @@ class Scheduled(AbstractIterativeInference):
     of the output reaches lower layers weakly; weights that are high where it arrives, and while it does, send
     it on.
 
-    Minimises: where the schedule has ended, sum_l w_l E_l. What the result tells, its energies and its
+    Minimizes: where the schedule has ended, sum_l w_l E_l. What the result tells, its energies and its
     residual, is of the network's own energy, as is what a rule learns from; a trace has the energies as they
     are weighed at each step.
 

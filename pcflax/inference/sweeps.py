@@ -1,9 +1,9 @@
-"""Sweeps: layers move one after the other, or in colours, each against neighbours that have moved already.
+"""Sweeps: layers move one after the other, or in colors, each against neighbors that have moved already.
 
-Gradient descent moves all layers at once, each against where its neighbours were (Jacobi). A layer shares
+Gradient descent moves all layers at once, each against where its neighbors were (Jacobi). A layer shares
 energies with those that it predicts, those that it is predicted from, and those beside it in a prediction
 alone, so layers that share none may move together, and what moves next sees them where they are now
-(Gauss-Seidel). In a chain two colours do: even and odd layers.
+(Gauss-Seidel). In a chain two colors do: even and odd layers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Group: TypeAlias = Mapping[str, Any]
 class Sweeps(AbstractIterativeInference):
     """z_l <- z_l - step_size * dF/dz_l, layer after layer, each against what has moved before it.
 
-    Minimises: F_i(z), the energy of each example, over its free activities.
+    Minimizes: F_i(z), the energy of each example, over its free activities.
 
     Fixed point: dF_i/dz_i = 0.
 
@@ -49,7 +49,7 @@ class Sweeps(AbstractIterativeInference):
     over-relaxation, and of Gauss-Seidel at w = 1, which takes half the steps of Jacobi's iteration. A
     deep chain's number of sweeps still grows as the square of its depth.
 
-    Cost a step, which is one whole sweep: two gradients in "red-black" order, one for each colour (a graph
+    Cost a step, which is one whole sweep: two gradients in "red-black" order, one for each color (a graph
     may need more), each of the energies that its layers share. In "sequential" order, each energy is
     evaluated once for every layer that shares it, about two gradients in all, but one after the other; a
     stack evaluates all its layers once for each: unroll it there. "auto" doubles this.
@@ -58,7 +58,7 @@ class Sweeps(AbstractIterativeInference):
     Hessian and above, which is more than gradient descent bears.
 
     Source: Scellier et al. (2023), arXiv 2312.15103, asynchronous updates of even and odd layers; Alonso
-    et al. (2023), arXiv 2305.13562, from top to bottom. The colouring, the greedy one from the bottom up,
+    et al. (2023), arXiv 2305.13562, from top to bottom. The coloring, the greedy one from the bottom up,
     and the blocks' own steps are ours.
 
     Args:
@@ -235,7 +235,7 @@ def _stacks(problem: InferenceProblem) -> dict[str, int]:
 
 
 def _colours(problem: InferenceProblem) -> Iterator[Group]:
-    """Yield groups of free nodes that share no energy, by the greedy colouring from the bottom up."""
+    """Yield groups of free nodes that share no energy, by the greedy coloring from the bottom up."""
     bound, stacks = problem.network.bind(), _stacks(problem)
     beside: dict[tuple[str, int], set] = {}
     for name, nodes in _sharing(bound).items():

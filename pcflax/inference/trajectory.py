@@ -26,7 +26,7 @@ from .problem import InferenceProblem, make_problem
 
 @dataclasses.dataclass(frozen=True)
 class TrajectoryProblem(InferenceProblem):
-    """Minimise F_i over the free activities of all steps; see the head of this file.
+    """Minimize F_i over the free activities of all steps; see the head of this file.
 
     Attributes:
         inputs: {"given": inputs along time, "before": what stands before the first step}.

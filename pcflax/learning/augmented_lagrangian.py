@@ -72,7 +72,7 @@ class AugmentedLagrangian(AbstractGradientLearning):
     and lambda_l <- lambda_l + alpha r_l after every `inner_steps` steps of z. At a precision p, rho p and
     alpha p stand in the places of rho and alpha. Without multipliers (alpha 0) it is predictive coding.
 
-    Minimises: E_out subject to r_l = 0, for each example on its own.
+    Minimizes: E_out subject to r_l = 0, for each example on its own.
 
     Fixed point: r_l = 0 and lambda_l = J_{l+1}^T lambda_{l+1}: the feedforward pass, and backpropagation's
     deltas. **In the limit this is backpropagation by another name**, not the equilibrium of predictive

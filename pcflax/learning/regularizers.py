@@ -5,7 +5,7 @@ mean of the energy plus the penalty; a constraint stands behind it:
 
     optax.chain(spectral_penalty(1e-3), optax.adam(1e-3), normalize_spectral())
 
-A regularizer that finds nothing to act on says so when the optimizer is initialised.
+A regularizer that finds nothing to act on says so when the optimizer is initialized.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
     Args:
         rate: strength, at least 0. The energy's gradient is a batch mean, so that a rate means the
             same at every batch size.
-        mask: which parameters are penalised, as in `optax.masked`; unless given, those with two axes
+        mask: which parameters are penalized, as in `optax.masked`; unless given, those with two axes
             or more that do not belong to an energy.
 
     Returns:
@@ -83,7 +83,7 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
 
     Raises:
         ValueError: for a rate that is negative or not finite; at `init`, where the mask leaves
-            nothing to penalise; at `update`, without parameters or for a parameter that is no matrix.
+            nothing to penalize; at `update`, without parameters or for a parameter that is no matrix.
 
     Source: the `spectral_penalty` of the JPC library's energies, arXiv 2412.03676.
 
@@ -223,7 +223,7 @@ def _name(key: Any) -> str:
 def _on_weights(
     name: str, transformation: optax.GradientTransformation, mask: Mask | None
 ) -> optax.GradientTransformation:
-    """Return the transformation where the mask is True; it refuses to be initialised where it never is."""
+    """Return the transformation where the mask is True; it refuses to be initialized where it never is."""
     mask = _weights if mask is None else mask
     masked = optax.masked(transformation, mask)
 

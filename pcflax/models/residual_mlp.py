@@ -52,7 +52,7 @@ def residual_mlp(
     Raises:
         ValueError: for a depth below 2.
 
-    Source: Innocenti, Achour & Buckley (2025), arXiv 2505.13124: MNIST is learnt at up to 128 layers
+    Source: Innocenti, Achour & Buckley (2025), arXiv 2505.13124: MNIST is learned at up to 128 layers
     where standard networks stay at chance. The authors' example of 30 layers of width 128 with relu, 30
     inference steps and Adam at 0.1 reaches 93.3 % after 900 batches of 64.
 

@@ -57,7 +57,7 @@ class AbstractPCNetwork(NetworkBody):
     ) -> Float[Array, " batch *features"]:
         """Fill in a node from what is known of it, or settle from a noisy cue; store all activities.
 
-        With a mask, what is known stays and the rest minimises the energy. Without one nothing is held: the
+        With a mask, what is known stays and the rest minimizes the energy. Without one nothing is held: the
         node begins at the cue and goes where the energy falls, as in an attractor memory. To clean a cue by a
         generative network, whose output would follow its code anywhere, clamp it and read the prediction:
         `pc.Reconstruction(inference)`.

@@ -335,7 +335,7 @@ class NetworkBody(WiredLayers):
         record: Callable[[Any], PyTree] | None = None,
         throw: bool = False,
     ) -> Result:
-        """Minimise the energy over the free activities, store them, and report on it.
+        """Minimize the energy over the free activities, store them, and report on it.
 
         Inside a function that jax transforms, nothing is stored in a network from outside.
 

@@ -238,7 +238,7 @@ class Wiring:
         return given
 
     def groups(self) -> list[list[str]]:
-        """Return the order in runs: a layer alone, or neighbouring layers on cycles together."""
+        """Return the order in runs: a layer alone, or neighboring layers on cycles together."""
         groups: list[list[str]] = []
         for name in self.names:
             if name in self.cyclic and groups and groups[-1][0] in self.cyclic:

@@ -22,7 +22,7 @@ def alignment_figure(alignment: Mapping[str, Curve], *, title: str = "") -> Figu
 
     One line a layer; the curve named 'total' (the mean over the layers) is black and
     dashed. From two layers on, a heat map of layers by measurements stands beside the lines, the layer
-    nearest the input at the bottom; it is grey where there is no number: a layer that was not measured
+    nearest the input at the bottom; it is gray where there is no number: a layer that was not measured
     at that step, or a cosine with a gradient of zero length (NaN).
 
     Args:

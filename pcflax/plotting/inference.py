@@ -27,7 +27,7 @@ def inference_figure(
     The scales are logarithmic unless a value is negative or all are zero; a zero, as every hidden
     energy is at a feedforward start, leaves a gap in its line, and what lies more than twelve decades
     below the largest value is not shown. The total, dashed, is the sum over layers. Up to ten layers
-    are named in a legend, more are told apart by a colour bar.
+    are named in a legend, more are told apart by a color bar.
 
     Args:
         energies: {layer name: (num_steps + 1,)} in nats, averaged over the batch, the layer nearest
@@ -85,7 +85,7 @@ def trajectory_figure(
     """Draw a panel for each layer: the activity of each unit by inference step, for one example.
 
     Up to six layers are shown, the first, the last and evenly between, and of each layer up to `units`
-    units, chosen in the same way. Colours follow the order of the activities at the start, from dark
+    units, chosen in the same way. Colors follow the order of the activities at the start, from dark
     (lowest) to light, so that units which change places show. `pc.analysis.trajectories` makes them.
 
     Args:

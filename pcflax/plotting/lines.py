@@ -1,6 +1,6 @@
-"""One line a layer, coloured by depth, for every figure that shows layers side by side.
+"""One line a layer, colored by depth, for every figure that shows layers side by side.
 
-The darkest line is the layer nearest the input. A few layers are named in a legend; of many, a colour
+The darkest line is the layer nearest the input. A few layers are named in a legend; of many, a color
 bar tells the depth. Both stand beside the data, never over it.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 Line = tuple[np.ndarray, np.ndarray]
 
-# More names than this in a legend, and no eye finds its colour.
+# More names than this in a legend, and no eye finds its color.
 MOST_NAMES = 10
 # What lies further below the largest value would press the rest of a log scale together.
 _MOST_DECADES = 12
@@ -27,7 +27,7 @@ _LEGEND_STYLE = {"fontsize": "small", "frameon": False}
 
 
 def draw_layers(axis: Axes, layers: Mapping[str, Line], *, total: Line | None = None) -> None:
-    """Draw each layer's curve and the total (black, dashed), with a legend or a colour bar.
+    """Draw each layer's curve and the total (black, dashed), with a legend or a color bar.
 
     Each is a pair (steps, values) of arrays (points,), the layer nearest the input first.
 
@@ -77,7 +77,7 @@ def _depth_bar(axis: Axes, names: list[str], colors: ListedColormap) -> None:
 
 
 def depth_colors(count: int) -> ListedColormap:
-    """Return a colour for each of `count` layers, from dark violet at the input to light green.
+    """Return a color for each of `count` layers, from dark violet at the input to light green.
 
     >>> depth_colors(3).N
     3

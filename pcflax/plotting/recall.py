@@ -21,7 +21,7 @@ def recall_figure(
 ) -> Figure:
     """Draw a column for each pattern: its cue, what memories recalled of it, and what was stored.
 
-    Up to `examples` patterns are shown, the first, the last and evenly between; all on the scale of grey
+    Up to `examples` patterns are shown, the first, the last and evenly between; all on the scale of gray
     of what was stored. The mean squared error of each memory, over all patterns, stands beside its row.
 
     Args:

@@ -28,7 +28,7 @@ DATA, LAYERS, FEATURES = AXES = ("data", "layers", "features")
 class Placement:
     """Devices by axis, and rules of the user's own; made by `data`, `layers`, `features` and `rules`.
 
-    Placements are combined by `|`. The devices of one example are neighbours, those of one feature most of
+    Placements are combined by `|`. The devices of one example are neighbors, those of one feature most of
     all, since they talk the most.
 
     Attributes:
@@ -122,8 +122,8 @@ def data(n: int | None = None) -> Placement:
 def layers(n: int | None = None) -> Placement:
     """Return the placement of the layers of each `PCStack` over n devices, all that are left unless given.
 
-    Every device holds depth/n neighbouring layers, with their weights, activities and the optimizer's state,
-    and the layers outside of stacks. In a step of inference neighbours exchange one activity,
+    Every device holds depth/n neighboring layers, with their weights, activities and the optimizer's state,
+    and the layers outside of stacks. In a step of inference neighbors exchange one activity,
     (batch, width), each way. The pass upward, and error coordinates, go from device to device; weights never
     move. Each stack's depth is a multiple of n.
 

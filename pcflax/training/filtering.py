@@ -70,7 +70,7 @@ class _OfNode(_AlongTime):
 class Filter(_OfNode):
     """Infer step by step, z_t from what is known up to t, and read a node.
 
-    At each step F_i(z_t, z_{t-1}) is minimised with z_{t-1} where the step before left it. What the data say
+    At each step F_i(z_t, z_{t-1}) is minimized with z_{t-1} where the step before left it. What the data say
     of the node that is read is hidden from inference, and what it is compared with.
 
     With a linear network, exact inference and `pc.energies.FullGaussian` of the steady state's precision
@@ -111,7 +111,7 @@ class Filter(_OfNode):
 class Smoother(_OfNode):
     """Infer all steps of a sequence together, z_t from what is known before and after t, and read a node.
 
-    sum_t F_i(z_t, z_{t-1}) is minimised over all z_t at once. With a linear network and exact inference, the
+    sum_t F_i(z_t, z_{t-1}) is minimized over all z_t at once. With a linear network and exact inference, the
     Kalman smoother's means. What the data say of the node that is read is hidden.
 
     Args:

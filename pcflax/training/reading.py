@@ -134,7 +134,7 @@ class Feedforward(AbstractReading):
 class Equilibrium(AbstractReading):
     """Hide what is asked, infer all that is free from the rest, and read any node.
 
-    F_i is minimised over the free activities of each example i, with what is read among them: the class of
+    F_i is minimized over the free activities of each example i, with what is read among them: the class of
     an image by a generative network, an image from its class, pixels that are covered, the output of a
     network with cycles. Inference never sees what it is asked.
 

@@ -60,7 +60,7 @@ class Trainer(Choices):
             "*.bias"), or a filter of nnx such as `nnx.LoRAParam`. The others stay as they are.
         checkpoints: where and what to save; nothing is saved without.
         metrics: {name: function of (prediction, targets) -> (batch,)}; of a reading of several nodes,
-            {node: {name: function}}. Unless given, accuracy for labelled data, with the perplexity for
+            {node: {name: function}}. Unless given, accuracy for labeled data, with the perplexity for
             sequences, and the squared error for other data.
         callbacks: loggers and other callbacks, told in order.
         mesh: the devices that share the work, where the network is put: `pc.sharding.data()` or another

@@ -48,6 +48,28 @@ def test_marks_beside_a_formula_stay_on_its_line():
     assert "nowrap" in (ROOT / "docs/assets/pcflax.css").read_text()
 
 
+BRITISH = re.compile(
+    r"\b(?:un)?(?:binaris|colour|discretis|factoris|generalis|grey|initialis|labell|learnt|minimis|"
+    r"neighbour|penalis|summaris)\w*",
+    flags=re.IGNORECASE,
+)
+
+
+def test_spelling_is_american():
+    """One word an idea: minimized on one page and minimised on the next are two."""
+    sources = {
+        path.relative_to(ROOT).as_posix(): "\n".join(
+            ast.get_docstring(node) or ""
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        )
+        for path in sorted((ROOT / "pcflax").rglob("*.py"))
+    }
+    pages = {name: prose(text) for name, text in PAGES.items() if name != "docs/decisions.md"}
+    found = {name: BRITISH.findall(text) for name, text in {**pages, **sources}.items()}
+    assert not {name: words for name, words in found.items() if words}
+
+
 def test_every_page_is_in_the_navigation_once():
     pages = [name.removeprefix("docs/") for name in PAGES if name != "README.md"]
     top = re.findall(

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .lines import Line, draw_layers, step_axis, text_width
+from .lines import Line, draw_layers, plain, step_axis, text_width
 from .training import Curve
 
 
@@ -96,7 +96,7 @@ def _heat_map(axis: Axes, layers: Mapping[str, Line]) -> None:
     # by column, so that measurements far apart in training are as wide as others
     columns, rows = _every(len(steps), at_most=6), _every(len(names), at_most=10)
     axis.set_xticks(columns, [str(steps[index]) for index in columns])
-    axis.set_yticks(rows, [names[index] for index in rows], fontsize="small")
+    axis.set_yticks(rows, [plain(names[index]) for index in rows], fontsize="small")
     axis.tick_params(length=2)
     axis.set_xlabel("training step")
     figure = axis.get_figure()

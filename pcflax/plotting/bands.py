@@ -7,6 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from .lines import legend_beside, line_style, marker, plain, text_width
+
 Band = tuple[Any, Any, Any, Any]
 
 
@@ -23,13 +25,15 @@ def band_figure(curves: Mapping[str, Band], *, label: str = "", title: str = "")
     >>> len(figure.axes[0].lines), len(figure.axes[0].collections)
     (1, 1)
     """
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    beside = text_width(map(plain, curves)) if curves else 0.0
+    figure = Figure(figsize=(6 + beside, 4), layout="constrained")
     axis = figure.subplots()
     for name, (steps, mean, low, high) in curves.items():
-        (line,) = axis.plot(steps, mean, marker=".", label=name)
-        axis.fill_between(steps, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
-    axis.set(xlabel="iteration", ylabel=label, title=title)
+        style = line_style(len(axis.lines))
+        axis.plot(steps, mean, marker=marker(len(steps)), label=plain(name), **style)
+        axis.fill_between(steps, low, high, alpha=0.2, color=style["color"], linewidth=0)
+    axis.set(xlabel="training step", ylabel=label, title=title)
     axis.grid(alpha=0.3)
     if curves:
-        axis.legend(fontsize="small")
+        legend_beside(axis)
     return figure

@@ -21,7 +21,7 @@ from pcflax.networks import AbstractPCNetwork
 from pcflax.networks.summary import node_shapes, parameter_counts
 from pcflax.networks.wiring import Combine, names_of
 
-from .lines import text_width
+from .lines import plain, text_width
 from .placing import Point, place
 
 _LINE, _MARGIN, _PORT, _LOOP = 0.17, 0.15, 0.3, 0.35  # inches
@@ -97,7 +97,8 @@ def graph_figure(network: AbstractPCNetwork, inputs: Any = None, *, title: str =
     top = max(y + sizes[name][1] / 2 for name, (_, y) in centers.items()) + _MARGIN + 0.06
     top += 0.25 if title else 0.0
 
-    figure = Figure(figsize=(right - left, top - bottom))
+    # its ink is dark in every style
+    figure = Figure(figsize=(right - left, top - bottom), facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(left, right), ylim=(bottom, top))
     axis.set_axis_off()
@@ -256,5 +257,5 @@ def _draw(axis: Axes, box: _Box, center: Point) -> None:
         at = y + height / 2 - 0.07 - _LINE * (number + 0.5)
         weight = "normal" if number else "bold"
         axis.text(
-            x, at, line, ha="center", va="center", fontsize=_TEXT, weight=weight, color=_INK, zorder=4
+            x, at, plain(line), ha="center", va="center", fontsize=_TEXT, weight=weight, color=_INK, zorder=4
         )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .lines import draw_layers, evenly, log_scale, marker, step_axis, text_width
+from .lines import draw_layers, evenly, ink, log_scale, marker, plain, step_axis, text_width
 
 _MOST_PANELS, _MOST_COLUMNS = 6, 3
 
@@ -70,7 +70,7 @@ def inference_figure(
     )
     log_scale(left, np.stack([*layers.values(), total]))
     left.set(ylabel="energy an example (nats)")
-    right.plot(steps, residual, color="black", marker=marker(len(steps)), label="residual")
+    right.plot(steps, residual, color=ink(), marker=marker(len(steps)), label="residual")
     log_scale(right, residual)
     right.set(ylabel="residual, root mean square of dF/dz")
     right.grid(alpha=0.3)
@@ -141,7 +141,7 @@ def _units(axis: Axes, name: str, values: np.ndarray, units: int) -> None:
 def _title(name: str, values: np.ndarray, units: int) -> str:
     features = values.shape[1]
     some = f"{units} of " if units < features else ""
-    return f"{name}: {some}{features} unit{'' if features == 1 else 's'}"
+    return f"{plain(name)}: {some}{features} unit{'' if features == 1 else 's'}"
 
 
 def _inference_steps(axis: Axes, last: int) -> None:

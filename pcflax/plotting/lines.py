@@ -24,6 +24,8 @@ _MOST_DECADES = 12
 # Below this many points the eye wants to see which were measured; a single one has no line at all.
 _FEW_POINTS = 12
 _LEGEND_STYLE = {"fontsize": "small", "frameon": False}
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C7A00")
+_DASHES = ("-", "--", ":", "-.")
 
 
 def draw_layers(axis: Axes, layers: Mapping[str, Line], *, total: Line | None = None) -> None:
@@ -47,15 +49,13 @@ def draw_layers(axis: Axes, layers: Mapping[str, Line], *, total: Line | None = 
             color=colors(number),
             linewidth=1.0 if many else 1.5,
             marker=marker(len(steps)),
-            label=name,
+            label=plain(name),
         )
     if total is not None:
-        axis.plot(
-            *total, color="black", linestyle="--", marker=marker(len(total[0])), label="total"
-        )
+        axis.plot(*total, color=ink(), linestyle="--", marker=marker(len(total[0])), label="total")
     axis.grid(alpha=0.3)
     if not many:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, **_LEGEND_STYLE)
+        legend_beside(axis)
         return
     if total is not None:
         axis.legend(
@@ -71,9 +71,43 @@ def _depth_bar(axis: Axes, names: list[str], colors: ListedColormap) -> None:
     bands = ScalarMappable(Normalize(-0.5, len(names) - 0.5), colors)
     ticks = evenly(len(names), 5)
     bar = figure.colorbar(bands, ax=axis, ticks=ticks, aspect=40, pad=0.02)
-    bar.ax.set_yticklabels([names[tick] for tick in ticks], fontsize="small")
+    bar.ax.set_yticklabels([plain(names[tick]) for tick in ticks], fontsize="small")
     bar.ax.tick_params(length=2)
     bar.outline.set_visible(False)  # type: ignore[operator]
+
+
+def legend_beside(axis: Axes) -> None:
+    """Name the lines of an axis to the right of it."""
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, **_LEGEND_STYLE)
+
+
+def plain(name: str) -> str:
+    """Return a name so that matplotlib shows it as it is: a dollar begins no formula.
+
+    A line whose label begins with an underscore has no place in a legend: a space goes before it.
+
+    >>> plain("a$b$"), plain("_run"), plain("hidden_1")
+    ('a\\\\$b\\\\$', ' _run', 'hidden_1')
+    """
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def ink() -> str:
+    """Return the colour of text in matplotlib's style, which is seen on its background."""
+    return matplotlib.rcParams["text.color"]
+
+
+def line_style(number: int) -> dict[str, str]:
+    """Return colour and dashes of the line of that number, of things that have no order.
+
+    No two of 28 are alike, and colour-blind eyes tell the colours apart (Okabe and Ito, 2008).
+
+    >>> line_style(0), line_style(7)
+    ({'color': '#0072B2', 'linestyle': '-'}, {'color': '#0072B2', 'linestyle': '--'})
+    """
+    turn, place = divmod(number, len(_COLORS))
+    return {"color": _COLORS[place], "linestyle": _DASHES[turn % len(_DASHES)]}
 
 
 def depth_colors(count: int) -> ListedColormap:

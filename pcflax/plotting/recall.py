@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from .lines import evenly, text_width
+from .lines import evenly, plain, text_width
 
 
 def recall_figure(
@@ -70,7 +70,7 @@ def recall_figure(
     figure.suptitle(title)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (name, values) in zip(grid, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+        line[0].set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize="small")
         for axis, column in zip(line, columns, strict=True):
             image = axis.imshow(
                 values[column].reshape(shape), cmap="gray", vmin=stored.min(), vmax=stored.max()

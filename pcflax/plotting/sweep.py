@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .lines import evenly, text_width
+from .lines import evenly, ink, plain, text_width
 
 _COLUMNS = 3
 # Words that stand under each other in full; of more, some.
@@ -38,7 +38,7 @@ def sweep_figure(
         title: over all panels.
 
     Raises:
-        ValueError: for no option, or columns of another length than the values.
+        ValueError: for no option, columns of another length than the values, or a best that is none of them.
 
     >>> figure = sweep_figure({"rate": [0.1, 0.01], "activation": ["tanh", "relu"]}, [0.8, 0.9],
     ...                       best=1, log=["rate"])
@@ -52,6 +52,10 @@ def sweep_figure(
             raise ValueError(
                 f"sweep_figure expected {len(values)} settings of '{name}', one a value, got {len(column)}"
             )
+    if best is not None and not 0 <= best < len(values):
+        raise ValueError(
+            f"sweep_figure expected best of 0 to {len(values) - 1}, a place, got {best}"
+        )
     count, log = len(settings), set(log)
     rows, columns = math.ceil(count / _COLUMNS), min(count, _COLUMNS)
     figure = Figure(figsize=(1 + 3.2 * columns, 0.6 + 2.8 * rows), layout="constrained")
@@ -63,9 +67,9 @@ def sweep_figure(
         panel.scatter(places, values, c=order, cmap="viridis_r", s=18, vmin=0, vmax=len(values))
         if best is not None:
             panel.scatter(
-                places[best], values[best], s=90, facecolors="none", edgecolors="black", zorder=3
+                places[best], values[best], s=90, facecolors="none", edgecolors=ink(), zorder=3
             )
-        panel.set_xlabel(name)
+        panel.set_xlabel(plain(name))
         if name in log:
             panel.set_xscale("log")
         panel.grid(alpha=0.3)
@@ -83,6 +87,6 @@ def _places(panel: Any, column: Sequence[Any]) -> np.ndarray:
     words = sorted({str(one) for one in column})
     shown = evenly(len(words), _MOST_WORDS)
     long = text_width(words) * len(shown) > 2.4  # inches of a panel
-    panel.set_xticks(shown, [words[place] for place in shown], rotation=30 if long else 0)
+    panel.set_xticks(shown, [plain(words[place]) for place in shown], rotation=30 if long else 0)
     panel.set_xlim(-0.5, len(words) - 0.5)
     return np.array([words.index(str(one)) for one in column], float)

@@ -11,6 +11,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from .lines import (
+    draw_layers,
+    legend_beside,
+    line_style,
+    log_scale,
+    marker,
+    plain,
+    step_axis,
+    text_width,
+)
+
 Curve = tuple[Sequence[int], Sequence[float]]
 
 
@@ -22,7 +33,9 @@ def training_figure(
     weights: np.ndarray | None,
     title: str = "",
 ) -> Figure:
-    """Draw accuracy and energy by iteration, energy by inference step, and first-layer weights.
+    """Draw accuracy and energy by training step, energy by inference step, and first-layer weights.
+
+    The scale of energies by training step is logarithmic unless one is negative or all are zero.
 
     Args:
         accuracy: {label: (steps, values)}, values from 0 to 1.
@@ -38,34 +51,37 @@ def training_figure(
     >>> len(figure.axes)
     4
     """
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    beside = max(text_width(map(plain, ["", *names])) for names in (accuracy, energy, inference))
+    figure = Figure(figsize=(10 + 2 * beside, 7.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(2, 2)
     _curves(axes[0, 0], accuracy, "accuracy")
     axes[0, 0].set_ylim(top=1.0)
     _curves(axes[0, 1], energy, "energy an example (nats)")
     if energy:
-        axes[0, 1].set_yscale("log")
-    for name, values in inference.items():
-        axes[1, 0].plot(np.arange(len(values)), values, label=name)
-    if len(inference) > 1:
-        total = np.sum(list(inference.values()), axis=0)
-        axes[1, 0].plot(np.arange(len(total)), total, color="black", linestyle="--", label="total")
+        measured = [np.asarray(values, float) for _, values in energy.values()]
+        log_scale(axes[0, 1], np.concatenate(measured))
     axes[1, 0].set(xlabel="inference step", ylabel="energy an example (nats)")
     if inference:
-        axes[1, 0].legend(fontsize="small")
+        steps = np.arange(max(len(values) for values in inference.values()))
+        total = np.sum(list(inference.values()), axis=0) if len(inference) > 1 else None
+        draw_layers(
+            axes[1, 0],
+            {name: (steps[: len(values)], values) for name, values in inference.items()},
+            total=None if total is None else (steps, total),
+        )
+        step_axis(axes[1, 0], 0, len(steps) - 1)
     _weights(axes[1, 1], weights)
-    for axis in (axes[0, 0], axes[0, 1], axes[1, 0]):
-        axis.grid(alpha=0.3)
     return figure
 
 
 def _curves(axis, curves: Mapping[str, Curve], label: str) -> None:
-    for name, (steps, values) in curves.items():
-        axis.plot(steps, values, marker=".", label=name)
-    axis.set(xlabel="iteration", ylabel=label)
+    for number, (name, (steps, values)) in enumerate(curves.items()):
+        axis.plot(steps, values, marker=marker(len(steps)), label=plain(name), **line_style(number))
+    axis.set(xlabel="training step", ylabel=label)
+    axis.grid(alpha=0.3)
     if curves:
-        axis.legend(fontsize="small")
+        legend_beside(axis)
 
 
 def _weights(axis, weights: np.ndarray | None) -> None:

@@ -14,15 +14,31 @@ from typing import Any
 import pcflax as pc
 from pcflax.experiments import OneRun, Runs
 from pcflax.plotting import band_figure
+from pcflax.plotting.lines import plain
+from pcflax.training.checkpoints.disk import replacing
 from pcflax.training.plain_json import dumps
 
 from .options import TrainOptions, config_path, read_config
+from .usage import UsageError
 from .verbs import CompareOptions
 
 
 def compare(options: CompareOptions) -> None:
     """Read the runs, and print or write the table."""
+    if len(options.runs) < 1:
+        raise UsageError("compare expected folders of runs, got none; name two or more")
+    if options.json and options.format != "text":
+        raise UsageError("give --format or --json, not both")
+    figure = options.figure
+    if figure is not None and figure.suffix not in (".png", ".pdf", ".svg"):
+        raise UsageError(f"expected --figure to end in .png, .pdf or .svg, got {figure}")
+    at = _at(options.at)
     runs = grouped(options.runs)
+    if len(options.runs) > 1 and len(runs) == 1 and len(next(iter(runs.values())).points) == 1:
+        raise ValueError(
+            f"these {len(options.runs)} runs differ in nothing but the seed, so that they are one; name "
+            f"another to compare them with"
+        )
     if options.finished:
         runs = {name: own.finished for name, own in runs.items()}
     for name, own in runs.items():
@@ -34,18 +50,19 @@ def compare(options: CompareOptions) -> None:
         *runs.values(),
         names=list(runs),
         metric=options.metric,
-        at=_at(options.at),
+        at=at,
         plan=options.plan,
         confidence=options.confidence,
     )
-    text = _table(found, options.format)
-    if options.figure is not None:
-        _draw(found, options)
+    text = _table(found, "json" if options.json else options.format)
+    if figure is not None:
+        _draw(found, options.confidence, figure)
     if options.output is None:
         print(text.rstrip("\n"))
     else:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
+        with replacing(options.output, "choose another --output") as file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
 
 
 def grouped(folders: Sequence[Path]) -> dict[str, Runs]:
@@ -114,7 +131,7 @@ def _at(word: str | None) -> Any:
         return int(word)
     mode, _, metric = word.partition(":")
     if mode not in ("max", "min") or not metric:
-        raise ValueError(f"expected --at last, a step, or max:METRIC or min:METRIC, got {word}")
+        raise UsageError(f"expected --at last, a step, or max:METRIC or min:METRIC, got {word}")
     return metric, mode
 
 
@@ -124,7 +141,7 @@ def _table(found: Any, form: str) -> str:
     return f"{found}\n" if form == "text" else getattr(found, f"to_{form}")()
 
 
-def _draw(found: Any, options: CompareOptions) -> None:
+def _draw(found: Any, confidence: float, path: Path) -> None:
     bands = {}
     for name, runs in found.runs.items():
         curves = runs[found.metric]
@@ -132,9 +149,9 @@ def _draw(found: Any, options: CompareOptions) -> None:
         bands[name] = (
             (curves.steps, curves.mean, curves.mean, curves.mean)
             if alone
-            else curves.band(options.confidence)
+            else curves.band(confidence)
         )
-    figure = band_figure(bands, label=found.metric)
-    assert options.figure is not None  # it was asked for
-    options.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.figure, dpi=110)
+    figure = band_figure(bands, label=plain(found.metric))
+    with replacing(path, "choose another --figure") as file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=110)

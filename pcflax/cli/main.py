@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments == ["--version"]:
             print(f"pcflax {__version__}")
             return
-        with warnings.catch_warnings(), _stopping_at_once():
+        with warnings.catch_warnings(), _stopping_at_once(_stopped(arguments)):
             warnings.showwarning = _show_warning
             _run(arguments)
         print(end="", flush=True)  # what fails is told here
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.suppress(AttributeError, OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # type: ignore
     except KeyboardInterrupt:
-        print(_STOPPED, file=sys.stderr)
+        print(_stopped(arguments), file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         if debug:
@@ -68,18 +68,25 @@ def _tell_ignored(what) -> None:
         sys.__unraisablehook__(what)
 
 
-_STOPPED = "stopped; go on with --resume"
+# Verbs that go on with --resume, and return what --json prints, in the place of what they tell on the way.
+_TELLING = ("train", "sweep")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _stopped(arguments: Sequence[str]) -> str:
+    """Return what is told of a Ctrl-C."""
+    return "stopped; go on with --resume" if set(arguments[:1]) & set(_TELLING) else "stopped"
 
 
 @contextlib.contextmanager
-def _stopping_at_once() -> Iterator[None]:
+def _stopping_at_once(told: str) -> Iterator[None]:
     """End the process on Ctrl-C, but for while `fit` trains, which saves first.
 
     What is raised while modules load may be lost there, or become another error.
     """
 
     def stop(number, frame):
-        print(_STOPPED, file=sys.stderr, flush=True)
+        print(told, file=sys.stderr, flush=True)
         os._exit(130)
 
     main_thread = threading.current_thread() is threading.main_thread()
@@ -136,6 +143,9 @@ def _run(arguments: list[str]) -> None:
     )
     if getattr(options, "best", False) and getattr(options, "step", None) is not None:
         raise UsageError("give --step or --best, not both")
+    for one, other in (("quiet", "json"), ("health", "summary")):
+        if getattr(options, one, False) and getattr(options, other, False) is True:
+            raise UsageError(f"give --{one} or --{other}, not both")
     # What is wrong by itself is told before a verb is imported, which takes seconds.
     if type(options) is TrainOptions:
         check_options(options)
@@ -144,10 +154,16 @@ def _run(arguments: list[str]) -> None:
     # A verb is imported when it is used, with the plotting and the loggers it needs.
     verb = _verb(type(options))
     with contextlib.ExitStack() as stack:
-        if getattr(options, "quiet", False):
+        if getattr(options, "quiet", False) or (verb in _TELLING and options.json):
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        getattr(importlib.import_module(f".{verb}", __package__), verb)(_with_homes(options))
+        found = getattr(importlib.import_module(f".{verb}", __package__), verb)(
+            _with_homes(options)
+        )
+    if verb in _TELLING and options.json:
+        from pcflax.training.plain_json import dumps
+
+        print(dumps(found))
 
 
 def _verb(kind: type) -> str:
@@ -170,7 +186,10 @@ def _defaults(arguments: list[str], kind: type[TrainOptions]) -> Any:
         return kind()
     run_dir = value_of("run-dir", arguments)
     if "--resume" in arguments and run_dir is not None:
-        return read_config(Path(os.path.expanduser(run_dir)), kind)
+        stored = read_config(Path(os.path.expanduser(run_dir)), kind)
+        if value_of("search", arguments) is not None:  # what is typed is added to the default
+            stored = dataclasses.replace(stored, search=())
+        return stored
     chosen = preset(
         value_of("preset", arguments) or "notebook", value_of("model", arguments) or "mlp"
     )
@@ -209,7 +228,7 @@ def _sentence(error: Exception) -> str:
     text = str(error).strip() or repr(error)
     if isinstance(error, OSError) and error.strerror:  # "[Errno 28] No space left on device"
         where = f": {error.filename}" if error.filename is not None else ""
-        remedy = "; make room" if error.errno == errno.ENOSPC else ""
+        remedy = "; make room" if error.errno in _FULL else ""
         return f"{error.strerror}{where}{remedy}"
     if isinstance(error, KeyError):
         text = str(error.args[0]) if error.args else text

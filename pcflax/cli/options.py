@@ -51,7 +51,8 @@ class RunOptions:
     """Folder of the run; runs/<data>-<date>-<time> unless given."""
     resume: bool = False
     """Go on with the run in --run-dir from its newest good checkpoint, with the options it was started
-    with; only --num-steps, --data-dir, --logger, --mesh, --profile, --quiet and --debug may change."""
+    with; only --num-steps, --data-dir, --logger, --mesh, --profile, --quiet, --json and --debug may
+    change."""
     begin_from: Path | None = None
     """Another run's folder, whose newest good checkpoint counts, or one checkpoint in it: its parameters, by
     name, are those that training begins with; what it lacks begins as it would."""
@@ -127,6 +128,8 @@ class RunOptions:
     first."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
+    json: bool = False
+    """Print one JSON object, at the end, and nothing else but warnings and errors."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -151,7 +154,7 @@ else:
 
 
 # Of one call, and not of the run.
-OF_THE_CALL = ("run_dir", "resume", "config", "profile", "quiet", "debug")
+OF_THE_CALL = ("run_dir", "resume", "config", "profile", "quiet", "json", "debug")
 # A resumed run may be told these anew; everything else is as it was.
 MAY_CHANGE = ("num_steps", "data_dir", "logger", "mesh", *OF_THE_CALL)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import pcflax as pc
-from pcflax.training.checkpoints.disk import telling
+from pcflax.training.checkpoints.disk import replacing
 from pcflax.training.plain_json import dumps
 from pcflax.training.reading import mean_of
 
@@ -182,18 +182,18 @@ def _images(data: Any, array: np.ndarray, role: str, path: Path) -> np.ndarray:
 
 
 def _write(path: Path, found: Predictions) -> None:
-    with telling(str(path), "choose another --output"):
+    with replacing(path, "choose another --output") as place:
         if path.suffix == ".npz":
-            with path.open("wb") as file:
+            with place.open("wb") as file:
                 np.savez(file, allow_pickle=False, **found.arrays())
         elif path.suffix == ".csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
+            with place.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 writer.writerow(found.columns())
                 writer.writerows(found.rows())
         else:
             arrays = {name: values.tolist() for name, values in found.arrays().items()}
-            path.write_text(dumps(arrays) + "\n", encoding="utf-8")
+            place.write_text(dumps(arrays) + "\n", encoding="utf-8")
 
 
 def _show(found: Predictions, title: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 import pcflax as pc
+from pcflax.training.checkpoints.disk import replacing
 from pcflax.training.plain_json import dumps
 
 from .tables import show_table
@@ -69,4 +70,5 @@ def show_profile(trainer: pc.Trainer, data: pc.data.Dataset, folder: Path) -> No
     show_table(title, ("part ", "ms", "percent"), found.rows())
     measured = {**found.parts, "remainder": found.remainder, "update": found.update}
     folder.mkdir(exist_ok=True)
-    (folder / "parts.json").write_text(dumps({f"{name}, ms": ms for name, ms in measured.items()}))
+    with replacing(folder / "parts.json") as file:
+        file.write_text(dumps({f"{name}, ms": ms for name, ms in measured.items()}))

@@ -16,7 +16,7 @@ import numpy as np
 import pcflax as pc
 from pcflax import recipes
 from pcflax.plotting import graph_figure
-from pcflax.training.checkpoints.disk import telling
+from pcflax.training.checkpoints.disk import replacing
 from pcflax.training.plain_json import dumps
 
 from .build import inferred_energies, load_data, rebuilt
@@ -64,8 +64,8 @@ def report(options: ReportOptions) -> None:
         parts += _health(trainer, data) if options.health else []
     parts += _configuration(stored, options)
     text = page(f"pcflax: {options.run.absolute().name}", parts)
-    with telling(str(path), "choose another --output"):
-        path.write_text(text, encoding="utf-8")
+    with replacing(path, "choose another --output") as file:
+        file.write_text(text, encoding="utf-8")
     print(dumps({"step": step, "report": str(path)}) if options.json else f"report  {path}")
 
 

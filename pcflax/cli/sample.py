@@ -8,7 +8,8 @@ import numpy as np
 
 import pcflax as pc
 from pcflax.plotting import image_figure
-from pcflax.training.checkpoints.disk import telling
+from pcflax.plotting.lines import plain
+from pcflax.training.checkpoints.disk import replacing
 from pcflax.training.plain_json import dumps
 
 from .build import load_data, rebuilt
@@ -43,9 +44,9 @@ def sample(options: SampleOptions) -> None:
     # an image is shown without the noise of its pixels and of what is below
     shown = network.names[1:]
     images = network.sample(clamps={"latent": codes}, key=jax.random.key(0), means=shown)
-    figure = image_figure(images, titles=titles, title=f"{data.name}, step {step}")
-    with telling(str(path), "choose another --output"):
-        figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure = image_figure(images, titles=titles, title=plain(f"{data.name}, step {step}"))
+    with replacing(path, "choose another --output") as file:
+        figure.savefig(file, dpi=110, bbox_inches="tight")
     if options.json:
         print(dumps({"step": step, "images": len(codes), "picture": str(path)}))
     else:

@@ -15,6 +15,8 @@ from pcflax.checks import did_you_mean
 from pcflax.experiments import Outcome, Sweep, Trial
 from pcflax.experiments.journal import load_optuna
 from pcflax.plotting import sweep_figure
+from pcflax.plotting.lines import plain
+from pcflax.training.checkpoints.disk import replacing
 from pcflax.training.loggers import plain_console
 
 from .beginning import begin, checkpoint_in
@@ -28,6 +30,7 @@ from .options import (
     config_path,
     flag,
     read_config,
+    words,
     write_config,
 )
 from .search import SearchedOption, drawn, parse_search
@@ -42,8 +45,8 @@ _BEST = 10
 _MAY_CHANGE = ("trials", "data_dir", "mesh", *OF_THE_CALL)
 
 
-def sweep(options: SweepOptions) -> None:
-    """Run the trials that are missing; print the best and the line that trains as it did."""
+def sweep(options: SweepOptions) -> dict[str, Any]:
+    """Run the trials that are missing; print the best and the line that trains as it did, and return them."""
     load_optuna()
     console = plain_console()
     if options.profile is not None:
@@ -98,10 +101,15 @@ def sweep(options: SweepOptions) -> None:
     best = drawn(base, searched, found.best.settings)
     _show(found, metric, searched)
     figure = _figure(found, options, metric, searched)
-    figure.savefig(folder / "sweep.png", dpi=110)
+    with replacing(folder / "sweep.png") as file:
+        figure.savefig(file, dpi=110)
     console.print(f"best        {found.best.folder}", soft_wrap=True)
     console.print(f"figure      {folder / 'sweep.png'}", soft_wrap=True)
-    console.print(f"again       {command_of(absolute_data(best))}", soft_wrap=True)
+    again = command_of(absolute_data(best))
+    console.print(f"again       {again}", soft_wrap=True)
+    trials = [{**vars(one), "folder": str(one.folder)} for one in found.outcomes]
+    told = {"sweep": str(folder), "best": trials[found.best.number], "trials": trials}
+    return {**told, "figure": str(folder / "sweep.png"), "again": again}
 
 
 def _resumed(options: SweepOptions) -> SweepOptions:
@@ -117,8 +125,8 @@ def _resumed(options: SweepOptions) -> SweepOptions:
         old, new = getattr(stored, field.name), getattr(options, field.name)
         if field.name not in _MAY_CHANGE and old != new:
             raise ValueError(
-                f"the sweep in {options.run_dir} was started with {flag(field.name)} {old}, got {new}; leave "
-                f"the option out to resume, or start a new sweep in another --run-dir"
+                f"the sweep in {options.run_dir} was started with {flag(field.name)} {words(old)}, got "
+                f"{words(new)}; leave the option out to resume, or start a new sweep in another --run-dir"
             )
     return options
 
@@ -238,7 +246,7 @@ def _figure(
         best=drawn_ones.index(found.best),
         log=[_name(s.name) for s in searched if s.log],
         label=name if options.cost is None else f"{name} and {options.cost}",
-        title=f"{options.data}, {len(found.outcomes)} trials",
+        title=plain(f"{options.data}, {len(found.outcomes)} trials"),
     )
 
 

@@ -11,9 +11,12 @@ from pcflax.training.loggers import plain_console
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text; numbers, which are all columns but those that end in a space, to the right."""
-    table = Table(title=title)
+    table, console = Table(), plain_console()
     for column in columns:
-        table.add_column(column.strip(), justify="left" if column.endswith(" ") else "right")
+        justify = "left" if column.endswith(" ") else "right"
+        # on a narrow terminal a cell goes on in the next line: no digit is left out
+        table.add_column(column.strip(), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    plain_console().print(table)
+    console.print(title, style="italic", soft_wrap=True)
+    console.print(table)

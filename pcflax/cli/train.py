@@ -8,6 +8,7 @@ import datetime
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ from rich.text import Text
 import pcflax as pc
 from pcflax.data.sources.catalogue import is_tfds
 from pcflax.plotting import alignment_figure, training_figure
-from pcflax.training.checkpoints.disk import telling
+from pcflax.plotting.lines import plain
+from pcflax.training.checkpoints.disk import replacing, telling
 from pcflax.training.loggers import plain_console
 
 from .beginning import begin, checkpoint_in
@@ -34,8 +36,8 @@ from .tables import show_table
 from .usage import UsageError
 
 
-def train(options: TrainOptions) -> None:
-    """Train, print the table of accuracies, and name the checkpoint and the figure."""
+def train(options: TrainOptions) -> dict[str, Any]:
+    """Train, print the table of accuracies, and name the checkpoint and the figure; return the same."""
     console = plain_console()
     if options.resume:
         if options.run_dir is None:
@@ -72,12 +74,19 @@ def train(options: TrainOptions) -> None:
     else:
         console.print(f"nothing to do: all {options.num_steps} steps are done")
     figure_path = run_dir / "training.png"
-    _figure(trainer, options, data).savefig(figure_path, dpi=110)
+    figure = _figure(trainer, options, data)
+    with replacing(figure_path) as file:
+        figure.savefig(file, dpi=110)
     _show_evaluations(trainer.history, watched.name)
+    history = trainer.history
+    found: dict[str, Any] = {"step": trainer.step, "run": str(run_dir)}
+    found["metrics"] = {name: history[name][-1] for name in history.names()}
     if watched is not test:
-        found = ", ".join(f"{name} {value:.4f}" for name, value in trainer.evaluate(test).items())
-        console.print(f"test split  {found} ({test.num_examples:,} examples)", soft_wrap=True)
+        found["test"] = trainer.evaluate(test)
+        told = ", ".join(f"{name} {value:.4f}" for name, value in found["test"].items())
+        console.print(f"test split  {told} ({test.num_examples:,} examples)", soft_wrap=True)
     checkpoint = trainer.checkpoints.latest_good()  # type: ignore[union-attr]
+    found |= {"checkpoint": str(checkpoint), "figure": str(figure_path)}
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
     console.print(f"figure      {figure_path}", soft_wrap=True)
     if options.profile is not None:
@@ -86,8 +95,10 @@ def train(options: TrainOptions) -> None:
     if alignment := curves_of(trainer.history, "health/alignment"):
         health_path = run_dir / "alignment.png"
         title = f"{trainer.step} steps"
-        alignment_figure(alignment, title=title).savefig(health_path, dpi=110)
+        with replacing(health_path) as file:
+            alignment_figure(alignment, title=title).savefig(file, dpi=110)
         console.print(f"alignment   {health_path}", soft_wrap=True)
+    return found
 
 
 def _trainer(
@@ -151,7 +162,8 @@ def new_run_dir(options: TrainOptions, kind: str = "runs") -> Path:
     name, number = f"{data}-{stamp}", 1
     while True:
         folder = Path(kind, name if number == 1 else f"{name}-{number}")
-        with contextlib.suppress(FileExistsError):  # several may be started in this second
+        told = telling(f"the run folder {folder}", "choose another --run-dir")
+        with told, contextlib.suppress(FileExistsError):  # several may be started in this second
             folder.mkdir(parents=True)
             return folder
         number += 1
@@ -200,5 +212,5 @@ def _figure(trainer: pc.Trainer, options: TrainOptions, data: pc.data.Dataset):
             energy=curves("eval/energy", "train/loss", "train/energy"),
             inference=energies,
             weights=None if kernel is None or kernel.ndim != 2 else np.asarray(kernel[...]),
-            title=f"{data.name}, step {trainer.step}",
+            title=plain(f"{data.name}, step {trainer.step}"),
         )

@@ -57,8 +57,13 @@ def check_names(arguments: Sequence[str], verbs: Mapping[str, Iterable[str]]) ->
         remedy = f"did you mean {guess}?" if guess else f"there are {', '.join(verbs)}"
         raise UsageError(f"there is no pcflax {verb}; {remedy}")
     known = sorted(verbs[verb])
-    for argument in rest:
-        typed = argument.partition("=")[0]
+    for place, argument in enumerate(rest):
+        typed, equals, value = argument.partition("=")
+        if not argument or (typed.startswith("--") and equals and not value):
+            before = typed or " ".join([f"pcflax {verb}", *rest[:place]])
+            raise UsageError(
+                f"expected a value behind {before}, got an empty one; is a variable empty?"
+            )
         name = typed.removeprefix("--").replace("_", "-")
         if not typed.startswith("--") or name == "help" or name.startswith("tyro-"):
             continue

@@ -131,8 +131,10 @@ class CompareOptions:
     """Leave out seeds that ended because their numbers were not finite."""
     confidence: float = 0.95
     """Of the intervals."""
-    format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
+    format: Literal["text", "markdown", "latex", "csv"] = "text"
     """Form of the table."""
+    json: bool = False
+    """Print one JSON object in the place of the table."""
     output: Path | None = None
     """File for the table, in the place of the screen."""
     figure: Path | None = None

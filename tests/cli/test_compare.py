@@ -55,7 +55,7 @@ def told(capsys, *arguments):
 
 def test_runs_are_grouped_by_seed_and_named_by_what_differs(folders, capsys):
     places = [folders / name for name in ("4-0", "8-1", "8-0", "4-1")]
-    out = told(capsys, *places, "--format", "json")
+    out = told(capsys, *places, "--json")
     (one,) = json.loads(out)["contrasts"]
     assert (one["a"], one["b"]) == ("num-steps 8", "num-steps 4")
     for name, steps in (("num-steps 8", 8), ("num-steps 4", 4)):
@@ -78,10 +78,10 @@ def test_folders_of_seeds_are_runs_and_files_are_written(folders, tmp_path, caps
 
 
 def test_errors_are_a_sentence(folders, tmp_path, capsys):
-    def refused(*arguments):
+    def refused(*arguments, code=1):
         with pytest.raises(SystemExit) as caught:
             main(["compare", *map(str, arguments)])
-        assert caught.value.code == 1
+        assert caught.value.code == code
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
@@ -89,7 +89,20 @@ def test_errors_are_a_sentence(folders, tmp_path, capsys):
     assert "two runs or more, got 1" in refused(one)
     assert "neither config.json nor replicas.json" in refused(one, tmp_path)
     assert "repeats a run of seed 0" in refused(one, one)
-    assert "expected --at last, a step, or max:METRIC" in refused(one, other, "--at", "best")
+    wrong = {
+        ("--at", "best"): "expected --at last, a step, or max:METRIC",
+        ("--confidence", 95): "expected --confidence above 0 and below 1, got 95.0",
+        (
+            "--figure",
+            "curves.gif",
+        ): "expected --figure to end in .png, .pdf or .svg, got curves.gif",
+        ("--json", "--format", "csv"): "give --format or --json, not both",
+    }
+    for options, text in wrong.items():
+        assert text in refused(one, other, *options, code=2)
+    assert "expected folders of runs, got none; name two or more" in refused(code=2)
+    told = refused(one, folders / "4-1")
+    assert "these 2 runs differ in nothing but the seed, so that they are one; name another" in told
     assert "both are of the same data" in refused(one, other, "--at", "max:eval/accuracy")
     assert "no metric 'eval/loss'" in refused(one, other, "--metric", "eval/loss")
     assert "no plan.json" in refused(one, other, "--plan", tmp_path)
@@ -115,7 +128,7 @@ def test_a_seed_that_ended_is_left_out_when_asked(folders, tmp_path, capsys):
 
 @pytest.mark.skipif(not OLD.is_dir(), reason="PCFLAX_RUNS_0_1 names the folder of runs of 0.1")
 def test_runs_of_0_1(capsys):
-    (one,) = json.loads(told(capsys, OLD / "mlp", OLD / "stack", "--format", "json"))["contrasts"]
+    (one,) = json.loads(told(capsys, OLD / "mlp", OLD / "stack", "--json"))["contrasts"]
     assert one["mean_b"] == pytest.approx(0.7805556, abs=1e-6)
     assert one["mean_a"] == pytest.approx(0.0694444, abs=1e-6)
 

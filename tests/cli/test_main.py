@@ -343,6 +343,16 @@ class TestEvaluate:
         assert measured.pop("data") == "digits/test"
         assert measured == last_eval(base_run)
 
+    def test_a_narrow_terminal_leaves_no_digit_out(self, base_run, monkeypatch, capsys):
+        """Cells were cut, and the title broken into words above a table of two columns."""
+        monkeypatch.setenv("COLUMNS", "40")
+        measured = last_eval(base_run)
+        title, *_ = output(capsys, "evaluate", base_run).splitlines()
+        assert title == f"{base_run} at step 20 on digits/test (360 examples)"
+        printed = output(capsys, "inspect", base_run)
+        assert "…" not in printed
+        assert f"{measured['accuracy']:.4g}" in printed
+
     def test_it_agrees_with_numpys_forward_pass(self, base_run, capsys):
         """Accuracy and energy from the stored weights alone: what a paper would report."""
         measured = json.loads(output(capsys, "evaluate", base_run, "--json"))
@@ -448,6 +458,15 @@ class TestResume:
         assert "nothing to do: all 20 steps are done" in printed
         assert files_of(run / "checkpoints") == files_of(base_run / "checkpoints")
         assert rows_of(run) == rows_of(base_run)
+
+    def test_json_tells_what_the_words_do(self, run, capsys):
+        told = json.loads(output(capsys, "train", "--resume", f"--run-dir={run}", "--json"))
+        rows = rows_of(run)
+        last = {name: value for row in rows for name, value in row.items() if name != "step"}
+        figure = str(run / "training.png")
+        checkpoint = str(run / "checkpoints" / "20")
+        expected = {"step": 20, "run": str(run), "metrics": last}
+        assert told == {**expected, "checkpoint": checkpoint, "figure": figure}
 
     def test_a_run_stopped_before_its_first_checkpoint_begins_again(self, run, base_run, capsys):
         shutil.rmtree(run / "checkpoints")
@@ -780,7 +799,7 @@ class TestExitCodes:
         with pytest.raises(SystemExit) as exit_info:
             main(["inspect", str(tmp_path)])
         assert exit_info.value.code == 130
-        assert capsys.readouterr().err == "stopped; go on with --resume\n"
+        assert capsys.readouterr().err == "stopped\n"  # it has no --resume
 
 
 def start(*arguments):

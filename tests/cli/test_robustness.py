@@ -143,7 +143,7 @@ def test_ctrl_c_while_modules_load_ends_the_process_with_a_sentence(monkeypatch,
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as stopped:
-            main(["inspect"])
+            main(["train"])
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

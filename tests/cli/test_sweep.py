@@ -95,6 +95,21 @@ class TestSweep:
         assert {name: after[name] for name in before} == before
         assert json.loads((folder / "sweep.json").read_text())["options"]["trials"] == 4
 
+    def test_the_line_that_began_it_goes_on_when_typed_again(self, folder, capsys):
+        """What --search says was added to what the sweep had, and so refused."""
+        line = (*OPTIONS, *SEARCH, "--trials", "3", "--run-dir", folder, "--resume")
+        assert "best of 3 trials" in printed_by(capsys, *line)
+        told = error(capsys, "sweep", "--run-dir", folder, "--resume", "--search", "width=1,2")
+        first, second = SEARCH[1::2]
+        assert f"was started with --search {first} {second}, got width=1,2; leave" in told
+
+    def test_json_tells_what_the_words_do(self, folder, done, capsys):
+        told = json.loads(printed_by(capsys, "--resume", "--run-dir", folder, "--json"))
+        assert [one["number"] for one in told["trials"]] == [0, 1, 2]
+        assert told["best"] in told["trials"]
+        assert told["best"]["value"] == max(one["value"] for one in told["trials"])
+        assert f"again       {told['again']}\n" in done[1]
+
     def test_a_finished_sweep_tells_its_result_again(self, folder, done, capsys):
         printed = printed_by(capsys, "--resume", "--run-dir", folder)
         assert "trial    0" not in printed
@@ -178,7 +193,7 @@ class TestRefusals:
         told = error(capsys, "sweep", "--run-dir", folder, *SEARCH)
         assert f"the folder {folder} already holds a sweep; add --resume" in told
         told = error(capsys, "sweep", "--run-dir", folder, "--resume", "--widths", "5")
-        assert "was started with --widths (4,), got (5,); leave the option out" in told
+        assert "was started with --widths 4, got 5; leave the option out" in told
         told = error(capsys, "train", "--run-dir", folder, "--resume")
         assert "there is no run in" in told
         assert files_of(folder) == before

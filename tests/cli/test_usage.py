@@ -38,6 +38,10 @@ def failed(capsys, *arguments):
         ("train --mesh data=2,data=2", "has data twice"),
         ("train --mesh data,layers", "give a number to one of them"),
         ("train --mesh data=3", "give a multiple of 3"),
+        ("evaluate run --step -1", "expected --step of at least 0, got -1"),
+        ("report run --quiet --json", "give --quiet or --json, not both"),
+        ("inspect run --health --summary", "give --health or --summary, not both"),
+        ("train --run-dir=", "expected a value behind --run-dir, got an empty one"),
     ],
 )
 def test_a_line_that_is_wrong_by_itself_is_2(tmp_path, monkeypatch, capsys, line, told):
@@ -45,6 +49,14 @@ def test_a_line_that_is_wrong_by_itself_is_2(tmp_path, monkeypatch, capsys, line
     code, sentence = failed(capsys, *line.split())
     assert code == 2
     assert told in sentence
+
+
+def test_a_variable_that_is_empty_does_not_mean_the_working_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, sentence = failed(capsys, "train", "--run-dir", "", *SMALL)
+    assert code == 2
+    assert "expected a value behind pcflax train --run-dir, got an empty one" in sentence
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_files_and_devices_lack_is_1(tmp_path, monkeypatch, capsys):

@@ -14,16 +14,40 @@ from pathlib import Path
 
 _PASSING = (errno.ESTALE, errno.EBUSY, errno.EAGAIN)
 _PAUSES = (0.05, 0.3, 1.0)  # seconds before another try
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def telling(what: str, remedy: str = "") -> Iterator[None]:
+def telling(what: str, remedy: str = "choose another folder") -> Iterator[None]:
     """Say what could not be written, and what to do; the system says why."""
     try:
         yield
     except OSError as error:
-        advice = f"; {remedy}" if remedy else ""
-        raise OSError(f"cannot write {what}: {error.strerror}{advice}") from error
+        advice = "make room" if error.errno in FULL else remedy
+        raise OSError(f"cannot write {what}: {error.strerror or error}; {advice}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path, remedy: str = "choose another folder") -> Iterator[Path]:
+    """Yield a name to write to: what is at the path stays as it was until all is written.
+
+    A link stays one. What is no plain file, as /dev/stdout, is written to at once.
+
+    Raises:
+        OSError: where that fails; nothing is left of it.
+    """
+    with telling(str(path), remedy):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            yield target
+            return
+        part = target.with_name(f".{os.getpid()}.part{target.suffix}")
+        try:
+            yield part
+            move(part, target)
+        finally:
+            with contextlib.suppress(OSError):  # it was moved, or never made
+                part.unlink()
 
 
 def move(source: Path, target: Path) -> None:

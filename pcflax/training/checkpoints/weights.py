@@ -19,6 +19,7 @@ from pcflax.errors import CheckpointError
 from pcflax.networks import AbstractPCNetwork
 
 from .arrays import FlatArrays, flatten, network_arrays
+from .disk import replacing
 from .fingerprint import describe, differences
 from .partial import PartialReport, load_fitting
 
@@ -37,6 +38,7 @@ def save_weights(network: AbstractPCNetwork, path: str | Path) -> None:
     Raises:
         ModuleNotFoundError: without safetensors.
         ValueError: for two arrays of one path.
+        OSError: where the file cannot be written; one that is there stays as it was.
 
     >>> import tempfile, pcflax as pc
     >>> from flax import nnx
@@ -50,7 +52,9 @@ def save_weights(network: AbstractPCNetwork, path: str | Path) -> None:
     output.linear.kernel    loaded
     """
     architecture = json.dumps(describe(network))
-    _safetensors().save_file(_weights(network), path, metadata={_ARCHITECTURE: architecture})
+    written = _safetensors().save(_weights(network), metadata={_ARCHITECTURE: architecture})
+    with replacing(Path(path)) as file:
+        file.write_bytes(written)
 
 
 def load_weights(

@@ -1,15 +1,19 @@
 """A disk that is busy, gone or closed: a second try, or one sentence. Oracle: what lies there afterwards."""
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
 import pcflax as pc
 from pcflax.training.checkpoints import disk, store
-from pcflax.training.checkpoints.disk import move
+from pcflax.training.checkpoints.disk import move, replacing
 from tests.training.checkpoints.test_folder import newest, save
 
 
@@ -71,6 +75,67 @@ def test_a_checkpoint_is_put_in_its_place_at_the_second_try(tmp_path, failing, e
     save(tmp_path, 1, 2)
     assert len(calls) == 2
     assert newest(tmp_path) == 2
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """The system writes so many bytes of a file, and refuses the next, as a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class TestReplacing:
+    def test_what_was_there_stays_until_all_is_written(self, tmp_path):
+        path = tmp_path / "report.html"
+        path.write_text("older")
+        told = f"cannot write {path}: File too large; choose another --output"
+        with (
+            files_of_at_most(100),
+            pytest.raises(OSError, match=told),
+            replacing(path, "choose another --output") as file,
+        ):
+            file.write_text("newer" * 100)
+        assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+        assert path.read_text() == "older"
+        with replacing(path) as file:
+            file.write_text("newer")
+        assert path.read_text() == "newer"
+
+    def test_a_full_disk_is_told_with_what_to_do(self, tmp_path):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with (
+            pytest.raises(OSError, match="x: No space left on device; make room$"),
+            replacing(tmp_path / "x", "choose another --output"),
+        ):
+            raise full
+
+    def test_links_stay_links_and_devices_are_written_to(self, tmp_path):
+        (tmp_path / "there").write_text("older")
+        (tmp_path / "link").symlink_to("there")
+        with replacing(tmp_path / "link") as file:
+            file.write_text("newer")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there").read_text() == "newer"
+        with replacing(Path("/dev/null")) as file:
+            assert file == Path("/dev/null")
+
+    def test_weights_are_kept_so(self, tmp_path):
+        pytest.importorskip("safetensors")
+        network = pc.models.mlp(64, 32, 10, rngs=nnx.Rngs(0))
+        path = tmp_path / "a.safetensors"
+        pc.save_weights(network, path)
+        before = path.read_bytes()
+        with (
+            files_of_at_most(1000),
+            pytest.raises(OSError, match=f"^cannot write {path}: File too large; choose another"),
+        ):
+            pc.save_weights(network, path)
+        assert path.read_bytes() == before
+        assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_fails_for_good_is_one_sentence_and_leaves_the_older_one(tmp_path, failing):

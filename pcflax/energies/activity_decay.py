@@ -18,7 +18,8 @@ class ActivityDecay(Energy):
     constant. On free layers the feedforward pass is no longer the minimum of a network whose output is
     free: inference ends closer to zero than `predict` says.
 
-    What the energy says of itself goes for this one, too: `clamped_only`, `mean` and `check_targets`.
+    What the energy says of itself goes for this one, too: `clamped_only`, `mean`, `check_targets`, and what
+    it observes of a batch.
 
     Args:
         energy: the `Energy` that scores the mismatch.
@@ -47,9 +48,19 @@ class ActivityDecay(Energy):
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Return the energy of each example, and rate/2 * ||activity||^2."""
-        check_same_shape(self, activity, prediction)
+        if self.energy.predicts_activity:
+            check_same_shape(self, activity, prediction)
         decay = 0.5 * self.rate * sum_features(activity * activity)
         return self.energy(activity, prediction) + decay
+
+    @property
+    def observes(self) -> bool:
+        """Whether the energy itself keeps something of every batch."""
+        return self.energy.observes
+
+    def observe(self, activity: Values, prediction: Values) -> None:
+        """Let the energy itself keep what it wants of a batch."""
+        self.energy.observe(activity, prediction)
 
     def mean(self, prediction: Values) -> Values:
         """Return what the energy itself takes for the mean; the decay does not move it."""

@@ -35,6 +35,7 @@ class Gaussian(Energy):
             features that have it.
 
     Raises:
+        TypeError: for a precision that is no real number, or an array of others.
         ValueError: for a precision that is negative or not finite, or features of another shape.
 
     Source: Whittington & Bogacz (2017), Neural Computation 29(5), with fixed variances.
@@ -54,6 +55,10 @@ class Gaussian(Energy):
         # inside a trace (jax.eval_shape of what builds a network) an array has no values to check
         if not isinstance(precision, Tracer):
             values = np.asarray(precision)
+            if not (jnp.isdtype(values.dtype, ("real floating", "integral"))):
+                raise TypeError(
+                    f"Gaussian expected precisions of a real dtype, got {values.dtype}; give floats"
+                )
             if not (np.isfinite(values) & (values >= 0)).all():
                 raise ValueError(
                     f"Gaussian expected a finite precision of at least 0, got {precision}"

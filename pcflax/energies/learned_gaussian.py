@@ -66,7 +66,7 @@ class LearnedGaussian(Energy):
         shape = [expect_count(self, "number of features", size, least=1) for size in features]
         precision = expect_number(self, "precision", precision, above=0)
         self.least_variance = expect_number(self, "least_variance", least_variance, least=0)
-        self.log_precision = nnx.Param(jnp.full(shape, math.log(precision)))
+        self.log_precision = nnx.Param(jnp.full(shape, math.log(precision), jnp.result_type(float)))
 
     def __call__(self, activity: Values, prediction: Values) -> PerExample:
         """Return 1/2 sum_i (pi_i (activity_i - prediction_i)^2 - log pi_i) of each example."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pcflax.checks import expect_number
 from pcflax.networks import AbstractPCNetwork
 from pcflax.settings import Settings
 from pcflax.typing import Activities, Initializer
@@ -40,7 +41,7 @@ class Normal(Settings, Initializer):
         stddev: standard deviation of the noise.
 
     Raises:
-        ValueError: on use without a key.
+        TypeError, ValueError: for a stddev that is no number of at least 0; on use without a key.
 
     >>> import jax, jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -52,6 +53,9 @@ class Normal(Settings, Initializer):
     """
 
     stddev: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "stddev", expect_number(self, "stddev", self.stddev, least=0))
 
     def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""

@@ -126,3 +126,26 @@ def test_what_is_no_energy_is_refused(energy):
     text = r"ActivityDecay expected energy such as pc\.energies\.Gaussian\(\), got "
     with pytest.raises(TypeError, match=text):
         ActivityDecay(energy, 0.1)
+
+
+class TestOtherEnergies:
+    def test_one_that_measures_goes_on_measuring(self):
+        """Training asks `observes`, and calls `observe` of the energy that the layer has."""
+        energy = ActivityDecay(pc.energies.RunningGaussian(momentum=0.5), 0.1)
+        assert energy.observes
+        assert not ActivityDecay(Gaussian(), 0.1).observes
+        network = pc.PCNetwork([pc.PCDense(3, 2, energy=energy, rngs=nnx.Rngs(0))])
+        x, y = jnp.ones((4, 3)), jnp.zeros((4, 2))
+        network.infer(x, y, inference=pc.inference.GradientDescent(0.1, num_steps=1))
+        network.parameter_gradients(x)
+        error = y - network.layers[0].predict(x)
+        # half of the start, 1, and half of what was seen
+        expected = 0.5 + 0.5 * np.mean(np.square(error))
+        np.testing.assert_allclose(energy.energy.variance[...], expected, rtol=1e-6)
+
+    def test_one_whose_prediction_is_wider_than_its_activity(self):
+        activity = np.array([[1.0, -2.0]], np.float32)
+        prediction = np.array([[0.5, 0.0, np.log(4.0), 0.0]], np.float32)  # precisions 4 and 1
+        found = ActivityDecay(pc.energies.Heteroscedastic(), 0.3)(activity, prediction)
+        expected = 0.5 * (4 * 0.5**2 + 2.0**2 - np.log(4.0)) + 0.15 * 5
+        np.testing.assert_allclose(found, [expected], rtol=1e-6)

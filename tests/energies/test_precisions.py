@@ -288,3 +288,18 @@ class TestLearnedGaussian:
         )
         with pytest.raises(ValueError, match=text):
             LearnedGaussian(4)(jnp.zeros(shape), jnp.zeros(shape))
+
+    def test_is_a_parameter_of_a_dtype_of_its_own(self):
+        """A weak dtype gives way to that of activities, and is another program after the first update."""
+        for energy in (LearnedGaussian(), LearnedGaussian(3, precision=2.0)):
+            assert not energy.log_precision[...].weak_type
+            half = jnp.ones((2, 3), jnp.bfloat16)
+            assert energy(half, half).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("precision", [["a", "b"], np.array([1j, 2]), [True, False]])
+def test_precisions_that_are_no_numbers_are_refused(precision):
+    with pytest.raises(
+        TypeError, match="Gaussian expected precisions of a real dtype, got .*; give"
+    ):
+        Gaussian(precision)

@@ -75,3 +75,11 @@ def test_on_a_linear_chain_every_start_ends_at_one_equilibrium():
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(ends[2], ends[0], rtol=1e-8, atol=1e-9)
     assert not jnp.allclose(ends[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("stddev", "error"), [("0.1", TypeError), (-1.0, ValueError), (float("nan"), ValueError)]
+)
+def test_a_deviation_that_is_none_is_refused(stddev, error):
+    with pytest.raises(error, match="Normal expected (a )?stddev"):
+        pc.initializers.Normal(stddev)

@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.checks import expect_count, expect_kind
 from pcflax.energies import Energy, Gaussian
 from pcflax.layers import PCConvTranspose, PCLayer, PCRoot, Reshape
 from pcflax.layers.affine import PCAffine
@@ -43,6 +44,7 @@ def decoder(
         **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
+        TypeError: for a prior that is neither an `Energy` nor a `PCRoot`, or widths that are not ints.
         ValueError: for a single width, or a root of another.
 
     Source: the autoencoding task of Pinchetti et al. (2024), arXiv 2407.01163, with their sizes for
@@ -94,6 +96,7 @@ def conv_decoder(
         **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
+        TypeError: as `decoder`.
         ValueError: for images whose size no coarse image doubles to, channels first, no widths, or a root of
             another width.
 
@@ -104,6 +107,8 @@ def conv_decoder(
     (2, 12, 8, 3)
     """
     check_image_shape("conv_decoder", image_shape)
+    root = _root("conv_decoder", latent, prior)
+    expect_kind("conv_decoder", "widths", widths, Sequence, "(64, 32)")
     height, width, channels = image_shape
     doublings = len(widths)
     if not doublings or height % 2**doublings or width % 2**doublings:
@@ -114,7 +119,7 @@ def conv_decoder(
         )
     coarse = (height // 2**doublings, width // 2**doublings, widths[0])
     spread = nnx.Sequential(nnx.Linear(latent, math.prod(coarse), rngs=rngs), Reshape(*coarse))
-    layers: dict[str, PCLayer] = {"latent": _root("conv_decoder", latent, prior)}
+    layers: dict[str, PCLayer] = {"latent": root}
     layers["hidden_1"] = PCAffine(spread, activation=activation)
     for number, (below, above) in enumerate(
         zip(widths, [*widths[1:], channels], strict=True), start=2
@@ -133,8 +138,10 @@ def conv_decoder(
 
 
 def _root(model: str, width: int, prior: Energy | PCRoot | None) -> PCRoot:
+    width = expect_count(model, "latent", width, least=1)
     if prior is None or isinstance(prior, Energy):
         return PCRoot(width, energy=Gaussian(0.0) if prior is None else prior)
+    expect_kind(model, "prior", prior, PCRoot, f"pc.energies.Gaussian() or pc.PCRoot({width})")
     if prior.features != (width,):
         raise ValueError(
             f"{model} has a latent code of width {width}, got a prior PCRoot{prior.features}; give one of "

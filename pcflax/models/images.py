@@ -8,11 +8,16 @@ from typing import Any
 
 from flax import nnx
 
+from pcflax.checks import expect_count, expect_kind
+
 MakeNorm = Callable[[int], Any]
 
 
 def check_image_shape(model: str, shape: tuple[int, ...]) -> None:
     """Refuse what is no (height, width, channels)."""
+    expect_kind(model, "image_shape", shape, tuple | list, "(32, 32, 3)")
+    for size in shape:
+        expect_count(model, "image_shape", size, least=1)
     first = len(shape) == 3 and shape[0] <= 4 < min(shape[1:])
     if len(shape) != 3 or first:
         moved = (*shape[1:], shape[0]) if first else (*shape[:2], 1)

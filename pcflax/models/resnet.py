@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.layers import PCConv, PCLayer, PCResidual
 from pcflax.layers.kernels.convolution import convolve
@@ -24,7 +25,7 @@ def resnet18(
     *,
     width: int = 64,
     norm: MakeNorm | str | None = "group",
-    activation: Callable[[Array], Array] = jax.nn.relu,
+    activation: Callable[[Array], Array] | None = jax.nn.relu,
     kernel_init: Callable[..., Array] | None = None,
     energy: Energy | None = None,
     rngs: nnx.Rngs,
@@ -43,13 +44,14 @@ def resnet18(
         width: channels of the stem and the first two blocks; the last have eight times as many.
         norm: as in `vgg5`: "group", under which examples stay independent, "batch", a function, or
             None, for convolutions with biases and no norm.
-        activation: elementwise function.
+        activation: elementwise function; None for the identity.
         kernel_init: of the convolutions; He normal (variance 2/fan_in) unless given.
         energy: of the output; `Gaussian()` unless given, `Categorical()` for cross-entropy.
         rngs: source of the initial weights.
         **options: compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
+        TypeError: for sizes that are not ints.
         ValueError: for a norm of another name, or images that have their channels first.
 
     Source: He et al. (2016), arXiv 1512.03385, sections 3.4 and 4.2, with "batch". Published for predictive
@@ -63,6 +65,7 @@ def resnet18(
     (10, (2, 10))
     """
     check_image_shape("resnet18", image_shape)
+    num_classes = expect_count("resnet18", "num_classes", num_classes, least=1)
     make_norm = as_norm("resnet18", norm, rngs)
     kernel_init = kernel_init or nnx.initializers.he_normal()
 
@@ -80,7 +83,8 @@ def resnet18(
         return [conv, *filter(None, [make_norm(above)])]
 
     def block(below: int, above: int, strides: int) -> PCResidual:
-        branch = [*normed(below, above, 3, strides), activation, *normed(above, above, 3, 1)]
+        bend = [] if activation is None else [activation]
+        branch = [*normed(below, above, 3, strides), *bend, *normed(above, above, 3, 1)]
         shortcut = nnx.Sequential(*normed(below, above, 1, strides)) if strides != 1 else None
         return PCResidual(nnx.Sequential(*branch), shortcut=shortcut, activation=activation)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from pcflax.checks import expect_count
 from pcflax.energies import Energy
 from pcflax.layers import PCDense, PCLayer
+from pcflax.layers.affine import check_activation
 from pcflax.networks import PCGraph, Previous
 
 
@@ -36,6 +37,11 @@ class Transition(PCLayer):
         energy: of the state; `Gaussian()` unless given.
         rngs: source of the initial weights.
 
+    Raises:
+        TypeError: for sizes that are not ints, an activation that is no function, or controls that are
+            missing or too many.
+        ValueError: for sizes that are too small.
+
     Attributes:
         recurrent: `nnx.Linear`, A transposed.
         control: `nnx.Linear`, B transposed; only with controls.
@@ -58,6 +64,9 @@ class Transition(PCLayer):
         rngs: nnx.Rngs,
     ):
         super().__init__(energy=energy)
+        features = expect_count(self, "features", features, least=1)
+        controls = expect_count(self, "controls", controls)
+        check_activation(self, activation)
         self.recurrent = nnx.Linear(
             features, features, use_bias=False, kernel_init=kernel_init or lasting, rngs=rngs
         )
@@ -67,6 +76,12 @@ class Transition(PCLayer):
 
     def predict(self, before: Array, *controls: Array) -> Array:  # type: ignore[override]
         """Predict the state from the step before, and from the control where there is one."""
+        controlled = hasattr(self, "control")
+        if len(controls) != controlled:
+            raise TypeError(
+                f"a Transition {'with' if controlled else 'without'} controls expected the step before"
+                f"{' and the controls' if controlled else ''}, got {1 + len(controls)} activities"
+            )
         moved = self.recurrent(before if self.activation is None else self.activation(before))
         return moved + self.control(*controls) if controls else moved
 
@@ -112,9 +127,9 @@ def temporal(
     >>> network.names, network.wiring.outside
     (('z', 'x'), ('u', 'z@-1'))
     """
-    expect_count("temporal", "features", features, least=1)
-    expect_count("temporal", "observed", observed, least=1)
-    expect_count("temporal", "controls", controls)
+    features = expect_count("temporal", "features", features, least=1)
+    observed = expect_count("temporal", "observed", observed, least=1)
+    controls = expect_count("temporal", "controls", controls)
     before = Previous("z")
     transition = Transition(
         features,

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
+from pcflax.checks import expect_count
 from pcflax.energies import Categorical, Energy
 from pcflax.layers import PCMLP, PCAttention, PCDense, PCEmbedding, PCLayer
 from pcflax.networks import PCNetwork
@@ -53,6 +54,9 @@ def transformer(
         rngs: source of the initial weights, and of the masks of dropout.
         **options: compute_dtype and remat, as in `PCNetwork`.
 
+    Raises:
+        TypeError, ValueError: for sizes that are not counts, and as the layers.
+
     Source: the order of GPT-2 (Radford et al., 2019) after Vaswani et al. (2017), arXiv 1706.03762. As a
     predictive coding network by Pinchetti et al. (2022), arXiv 2211.03481. Character models of about
     100,000 parameters reach a test perplexity of 9.1 after 5 epochs of Tiny Shakespeare in another
@@ -77,11 +81,12 @@ def transformer(
         "parameterization": parameterization,
         "rngs": rngs,
     }
+    num_blocks = expect_count("transformer", "num_blocks", num_blocks)
+    if hidden_features is None:
+        hidden_features = 4 * features
     for number in range(1, num_blocks + 1):
         layers[f"attention_{number}"] = PCAttention(features, num_heads, causal=True, **shared)
-        layers[f"mlp_{number}"] = PCMLP(
-            features, hidden_features or 4 * features, activation=activation, **shared
-        )
+        layers[f"mlp_{number}"] = PCMLP(features, hidden_features, activation=activation, **shared)
     energy = Categorical() if energy is None else energy
     if parameterization is None:
         linear = nnx.Linear(features, num_tokens, rngs=rngs)

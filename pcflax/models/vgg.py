@@ -10,9 +10,10 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
-from pcflax.checks import expect_number
+from pcflax.checks import expect_count, expect_kind, expect_number
 from pcflax.energies import Categorical, Energy
 from pcflax.layers import Flatten, PCConv, PCLayer
+from pcflax.layers.kernels.pooling import POOLS
 from pcflax.layers.weights import lecun_normal
 from pcflax.networks import PCNetwork
 
@@ -24,7 +25,7 @@ def vgg5(
     num_classes: int = 10,
     *,
     widths: tuple[int, int, int, int] = (128, 256, 512, 512),
-    activation: Callable[[Array], Array] = jax.nn.gelu,
+    activation: Callable[[Array], Array] | None = jax.nn.gelu,
     pool: str = "max",
     norm: MakeNorm | str | None = None,
     kernel_init: Callable[..., Array] | None = None,
@@ -40,7 +41,7 @@ def vgg5(
         image_shape: (height, width, channels) of the input, at least 16 x 16.
         num_classes: width of the output.
         widths: channels of the convolutions.
-        activation: elementwise function between convolution and pool.
+        activation: elementwise function between convolution and pool; None for the identity.
         pool: "max" or "average".
         norm: a function from a number of channels to a norm, such as
             `lambda features: nnx.LayerNorm(features, rngs=rngs)`; "group" (at most 32 groups) and
@@ -52,7 +53,9 @@ def vgg5(
         **options: output_gain, as in `vgg10`; compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
-        ValueError: for images that are too small, or have their channels first.
+        TypeError: for sizes that are not ints.
+        ValueError: for images that are too small, or have their channels first, another number of widths, or
+            another pool.
 
     Source: Pinchetti et al. (2024), arXiv 2407.01163. On CIFAR-10, 50 epochs in batches of 128 with
     flips and crops: 89.47 % with centred nudging, 85.51 % by incremental predictive coding, 89.43 % by
@@ -68,7 +71,7 @@ def vgg5(
     """
     options |= {"activation": activation, "pool": pool, "norm": norm}
     options |= {"kernel_init": kernel_init, "energy": energy, "rngs": rngs}
-    convolutions = [(features, "SAME", True) for features in widths]
+    convolutions = [(features, "SAME", True) for features in _counted("vgg5", widths, 4)]
     return _vgg("vgg5", image_shape, num_classes, convolutions, **options)
 
 
@@ -87,7 +90,7 @@ def vgg7(
     other options are those of `vgg5`.
 
     Raises:
-        ValueError: as `vgg5`, and for images of which nothing is left.
+        TypeError, ValueError: as `vgg5`.
 
     Source: Pinchetti et al. (2024), arXiv 2407.01163, for CIFAR-100 and Tiny ImageNet (56 x 56 crops). Of
     CIFAR-10 the code that accompanies it holds single runs: 82.7 % by predictive coding in 11 steps,
@@ -101,7 +104,7 @@ def vgg7(
     """
     paddings = ("SAME", "SAME", "SAME", "VALID", "SAME", "VALID")
     pools = (True, False, True, False, True, False)
-    convolutions = list(zip(widths, paddings, pools, strict=True))
+    convolutions = list(zip(_counted("vgg7", widths, 6), paddings, pools, strict=True))
     return _vgg("vgg7", image_shape, num_classes, convolutions, rngs=rngs, **options)
 
 
@@ -111,7 +114,7 @@ def vgg10(
     *,
     widths: tuple[int, int, int, int, int, int, int, int] = (64, 128, 256, 256, 512, 512, 512, 512),
     dense: int = 2048,
-    activation: Callable[[Array], Array] = jax.nn.relu,
+    activation: Callable[[Array], Array] | None = jax.nn.relu,
     kernel_init: Callable[..., Array] | None = None,
     output_gain: float = 1.0,
     energy: Energy | None = None,
@@ -134,7 +137,7 @@ def vgg10(
         num_classes: width of the output.
         widths: channels of the convolutions.
         dense: width of the dense layer.
-        activation: elementwise function.
+        activation: elementwise function; None for the identity.
         kernel_init: of all weights; unless given uniform in +-1/sqrt(fan_out), the source's.
         output_gain: factor of the output's initial weights. The source's VGG5 on ImageNet at 32 x 32 under
             squared errors starts best at .2, everything else at 1.
@@ -143,8 +146,7 @@ def vgg10(
         **options: pool and norm, as in `vgg5`; compute_dtype and remat, as in `PCNetwork`.
 
     Raises:
-        ValueError: for images that are too small, or have their channels first, or a gain that is not
-            above 0.
+        TypeError, ValueError: as `vgg5`, and for a gain that is not above 0.
 
     Source: Kerjan, Høier & Scellier (2026), arXiv 2606.03584, tables 6 and 8: 13.23 % top-5 error, where
     backpropagation has 12.20 %.
@@ -157,6 +159,7 @@ def vgg10(
     (('conv_8', 'dense', 'output'), (2, 10))
     """
     pools = (True, True, False, True, False, True, False, True)
+    widths = _counted("vgg10", widths, 8)
     convolutions = [(width, "SAME", pool) for width, pool in zip(widths, pools, strict=True)]
     options |= {"activation": activation, "output_gain": output_gain, "rngs": rngs}
     return _vgg(
@@ -171,6 +174,16 @@ def vgg10(
     )
 
 
+def _counted(name: str, widths: Any, count: int) -> Any:
+    """Return as many widths as there are convolutions; refuse others."""
+    expect_kind(name, "widths", widths, Sequence, f"{(64,) * count}")
+    if len(widths) != count:
+        raise ValueError(
+            f"{name} expected {count} widths, one for each convolution, got {tuple(widths)}"
+        )
+    return widths
+
+
 def _vgg(
     name: str,
     image_shape: tuple[int, int, int],
@@ -179,7 +192,7 @@ def _vgg(
     *,
     dense: int | None = None,
     output_gain: float = 1.0,
-    activation: Callable[[Array], Array] = jax.nn.gelu,
+    activation: Callable[[Array], Array] | None = jax.nn.gelu,
     pool: str = "max",
     norm: MakeNorm | str | None = None,
     kernel_init: Callable[..., Array] | None = None,
@@ -189,6 +202,9 @@ def _vgg(
 ) -> PCNetwork:
     """Build a network of convolutions, each (channels, padding, whether it pools)."""
     check_image_shape(name, image_shape)
+    num_classes = expect_count(name, "num_classes", num_classes, least=1)
+    if pool not in POOLS:
+        raise ValueError(f"{name} expected pool to be 'max' or 'average', got {pool!r}")
     gain = expect_number(name, "output_gain", output_gain, above=0)
     make_norm = as_norm(name, norm, rngs)
     *space, channels = image_shape
@@ -216,8 +232,10 @@ def _vgg(
     below = math.prod(space) * channels
     flat: list[Callable[..., Array]] = [Flatten()]
     if dense is not None:
+        dense = expect_count(name, "dense", dense, least=1)
         hidden = nnx.Linear(below, dense, kernel_init=init, rngs=rngs)
-        layers["dense"] = PCLayer(nnx.Sequential(Flatten(), hidden, activation))
+        bend = [] if activation is None else [activation]
+        layers["dense"] = PCLayer(nnx.Sequential(Flatten(), hidden, *bend))
         below, flat = dense, []
     linear = nnx.Linear(below, num_classes, kernel_init=init, rngs=rngs)
     if gain != 1:

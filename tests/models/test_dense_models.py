@@ -166,3 +166,26 @@ def test_residual_mlp_compiles_in_bfloat16_and_with_remat():
         assert network.layer("latent").predict().tolist() == [3.0, 3.0]
         with pytest.raises(ValueError, match=r"code of width 3, got a prior PCRoot\(2,\)"):
             pc.models.decoder(3, 5, 4, prior=root, rngs=nnx.Rngs(0))
+
+    def test_what_is_no_prior_is_refused(self):
+        for prior in ("flat", 1.0, pc.energies.Gaussian):
+            with pytest.raises(TypeError, match="decoder expected prior such as .*PCRoot"):
+                pc.models.decoder(3, 5, 4, prior=prior, rngs=nnx.Rngs(0))
+
+
+class TestTransition:
+    def test_controls_are_neither_left_out_nor_added(self):
+        """Left out, a control with weights of its own would do nothing."""
+        one = jnp.ones((1, 2))
+        with pytest.raises(
+            TypeError, match="with controls expected the step before and the controls, "
+        ):
+            pc.models.Transition(2, controls=2, rngs=nnx.Rngs(0)).predict(one)
+        with pytest.raises(TypeError, match="without controls expected the step before, got 2"):
+            pc.models.Transition(2, rngs=nnx.Rngs(0)).predict(one, one)
+
+    def test_what_is_no_size_is_refused(self):
+        with pytest.raises(ValueError, match="Transition expected features of at least 1, got -1"):
+            pc.models.Transition(-1, rngs=nnx.Rngs(0))
+        with pytest.raises(TypeError, match="Transition expected activation to be a function"):
+            pc.models.Transition(2, activation="tanh", rngs=nnx.Rngs(0))

@@ -309,3 +309,53 @@ class TestConvDecoder:
     def test_other_sizes_are_refused(self, shape, widths, message):
         with pytest.raises(ValueError, match=message):
             pc.models.conv_decoder(3, shape, widths=widths, rngs=nnx.Rngs(0))
+
+    def test_what_is_no_size_is_refused(self):
+        with pytest.raises(ValueError, match="conv_decoder expected latent of at least 1, got 0"):
+            pc.models.conv_decoder(0, (4, 4, 1), widths=(2,), rngs=nnx.Rngs(0))
+        with pytest.raises(
+            TypeError, match=r"conv_decoder expected widths such as \(64, 32\), got 4"
+        ):
+            pc.models.conv_decoder(3, (4, 4, 1), widths=4, rngs=nnx.Rngs(0))
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("make", "count"), [(pc.models.vgg5, 4), (pc.models.vgg7, 6), (pc.models.vgg10, 8)]
+    )
+    def test_a_width_for_each_convolution(self, make, count):
+        """Fewer made a smaller network of the same name."""
+        for widths in ((3,) * (count - 1), (3,) * (count + 1)):
+            with pytest.raises(ValueError, match=f"expected {count} widths, one for each conv"):
+                make((32, 32, 3), 10, widths=widths, rngs=nnx.Rngs(0))
+        with pytest.raises(TypeError, match=r"expected widths such as \(64, 64, .*, got 3"):
+            make((32, 32, 3), 10, widths=3, rngs=nnx.Rngs(0))
+
+    @pytest.mark.parametrize("make", [pc.models.vgg5, pc.models.resnet18])
+    def test_images_and_classes_are_counts(self, make):
+        options = {"rngs": nnx.Rngs(0)}
+        with pytest.raises(TypeError, match="expected an int image_shape, got 32.0"):
+            make((32.0, 32.0, 3), 10, **options)
+        with pytest.raises(ValueError, match="expected num_classes of at least 1, got 0"):
+            make((32, 32, 3), 0, **options)
+        with pytest.raises(TypeError, match=r"expected image_shape such as \(32, 32, 3\), got 32"):
+            make(32, 10, **options)
+
+    def test_a_vgg_has_a_pool(self):
+        with pytest.raises(
+            ValueError, match="vgg5 expected pool to be 'max' or 'average', got None"
+        ):
+            pc.models.vgg5((16, 16, 3), widths=(2, 2, 2, 2), pool=None, rngs=nnx.Rngs(0))
+
+    def test_an_activation_may_be_none(self):
+        """Such a network is linear but for its pool of means: f(2x) - f(0) is twice f(x) - f(0)."""
+        options = {"activation": None, "rngs": nnx.Rngs(0)}
+        widths = (2, 2, 2, 2, 2, 2, 2, 2)
+        networks = (
+            pc.models.vgg10((32, 32, 1), 3, widths=widths, dense=4, pool="average", **options),
+            pc.models.resnet18((8, 8, 1), 3, width=2, norm=None, **options),
+        )
+        for network, size in zip(networks, (32, 8), strict=True):
+            x = jax.random.normal(jax.random.key(0), (1, size, size, 1))
+            zero, one, two = (network.predict(k * x) for k in (0, 1, 2))
+            np.testing.assert_allclose(two - zero, 2 * (one - zero), rtol=1e-3, atol=1e-5)

@@ -113,3 +113,16 @@ def test_a_parameterization_reaches_all_layers_and_logits_start_at_1_over_the_ro
     assert np.sqrt(np.mean(logits**2)) == pytest.approx(64**-0.5, rel=0.2)  # 105 numbers
     embedded = np.asarray(network.feedforward(tokens)["embedding"])
     assert np.var(embedded) == pytest.approx(2, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"num_blocks": -1}, ValueError, "transformer expected num_blocks of at least 0, got -1"),
+        ({"num_blocks": 1.5}, TypeError, "transformer expected an int num_blocks, got 1.5"),
+        ({"hidden_features": 0}, ValueError, "expected hidden_features of at least 1, got 0"),
+    ],
+)
+def test_sizes_that_are_no_counts_are_refused(options, error, text):
+    with pytest.raises(error, match=text):
+        pc.models.transformer(7, 5, 8, rngs=nnx.Rngs(0), **options)

@@ -238,4 +238,5 @@ class PCLayer(nnx.Module):
 
 def node_verbs() -> frozenset[str]:
     """Return the names by which networks call layers, and which no attribute of a layer may have."""
-    return frozenset(name for name in vars(PCLayer) if "node" in name and name[0] != "_")
+    told = {"set_place", "rate_of"}
+    return frozenset(name for name in vars(PCLayer) if "node" in name and name[0] != "_") | told

@@ -72,14 +72,22 @@ def after_batch(
     return network.replace(other=split(bound).other)
 
 
-def end_batch(network: Network, inputs: Any) -> None:
+def at_batch_statistics(network: Network, known: Known) -> Network:
+    """Return a network with its normalizations frozen at this batch's statistics, if it has any."""
+    if not find_normalizations(network):
+        return network
+    activities = network.activities()
+    return with_batch_statistics(split(network), known).bind(activities)
+
+
+def end_batch(network: Network, known: Known) -> None:
     """Write into a network object what its layers keep of a batch, and go on in its random streams."""
     pure = split(network)
     if not pure.other:
         return
     activities = network.activities()
     size = next(iter(activities.values())).shape[0]
-    kept = after_batch(pure, Known(inputs, {}), batch_size=size, activities=activities)
+    kept = after_batch(pure, known, batch_size=size, activities=activities)
     write(network, kept.other)
     for _, count in nnx.to_flat_state(nnx.state(network, nnx.RngCount)):
         count.set_value(count[...] + 1)

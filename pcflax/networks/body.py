@@ -6,11 +6,9 @@ argument. Next file to read: `base.py`, what a network is asked besides.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -21,9 +19,9 @@ from pcflax.layers.clamps import Known, held_at
 from pcflax.layers.evaluate import failed, no_rows, without_errors, without_rounding
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
-from .batch_state import end_batch, find_normalizations, with_batch_statistics
+from .batch_state import at_batch_statistics, end_batch
 from .given import check_batch, node_of, parse, says_nothing
-from .pure import split
+from .pure import energy_gradients
 from .upward import Pass, check_shapes, pass_upward
 from .wired import WiredLayers, no_activity
 
@@ -148,7 +146,7 @@ class NetworkBody(WiredLayers):
         inputs: Float[Array, " batch *in"] | None = None,
         *,
         batch_size: int = 1,
-        clamps: Mapping[str, Clamp] | None = None,
+        clamps: Mapping[str, Clamp | Array] | None = None,
     ) -> Any:
         """Return the output's prediction after a feedforward pass; store no activity.
 
@@ -162,7 +160,8 @@ class NetworkBody(WiredLayers):
             ValueError, TypeError: for inputs of a wrong shape or dtype.
         """
         batch_size = batch_size if inputs is None else self.check_batch(inputs, None)
-        known = {k: v for k, v in (clamps or {}).items() if k not in self.outputs}
+        known = self.known(Evidence(clamps=clamps)).clamps if clamps else {}
+        known = {name: clamp for name, clamp in known.items() if name not in self.outputs}
         predictions = self.pass_upward(inputs, batch_size=batch_size, clamps=known).predictions
         tops = {name: self.layer(name).top_node(predictions[name]) for name in self.outputs}
         return tops[self.output] if self.one_output else tops
@@ -206,15 +205,16 @@ class NetworkBody(WiredLayers):
         self,
         inputs: Float[Array, " batch *in"] | None = None,
         layers: Collection[str] | None = None,
+        *,
+        clamps: Mapping[str, Clamp | Array] | None = None,
     ) -> Energies:
         """Return the energy of each example at each layer, at the stored activities.
 
         Args:
             inputs: what the first layer is predicted from; None where the network has a root.
             layers: those whose energies are wanted; all unless given.
-
-        Normalizations over the batch are frozen at the statistics of the pass upward from the inputs alone:
-        where a clamp of a hidden layer changed that pass, `result.energies` are the ones at its statistics.
+            clamps: of the pass upward at whose statistics normalizations over the batch are frozen: those
+                that `infer` was given. The activities stay as they are stored.
 
         Returns:
             {layer name: (batch,)}, summed over features, never averaged; of a stack (batch, depth).
@@ -222,7 +222,8 @@ class NetworkBody(WiredLayers):
         Raises:
             ValueError: where shapes do not meet, naming the layer.
         """
-        network = self._frozen(inputs) if self.numerics.stateful else self
+        known = self._given(inputs, clamps)
+        network = at_batch_statistics(self, known) if self.numerics.stateful else self
         energies: Energies = {}
         for name, layer, activity, prediction in network._predicted(inputs, layers):
             if activity.shape != prediction.shape or not layer.energy.predicts_activity:
@@ -270,9 +271,11 @@ class NetworkBody(WiredLayers):
             found.append((name, layer, activity, prediction))
         return found
 
-    def energy(self, inputs: Float[Array, " batch *in"] | None = None) -> Float[Array, " batch"]:
-        """Return F of each example: the sum of all layers' energies at the stored activities."""
-        return total_energy(self.energies(inputs))
+    def energy(
+        self, inputs: Float[Array, " batch *in"] | None = None, **options: Any
+    ) -> Float[Array, " batch"]:
+        """Return F of each example, the sum of all layers' `energies`; the options are those of it."""
+        return total_energy(self.energies(inputs, **options))
 
     def output_energy(self, prediction: Any, targets: Any) -> Float[Array, " batch"]:
         """Return the output's energy of these targets under this prediction: the usual loss.
@@ -299,26 +302,33 @@ class NetworkBody(WiredLayers):
             raise ValueError(f"there are no targets for the output '{self.output}'; give them")
         return sum(energies[1:], energies[0])
 
-    def parameter_gradients(self, inputs: Float[Array, " batch *in"] | None = None) -> nnx.State:
+    def parameter_gradients(
+        self,
+        inputs: Float[Array, " batch *in"] | None = None,
+        *,
+        clamps: Mapping[str, Clamp | Array] | None = None,
+    ) -> nnx.State:
         """Return dF/dtheta of the batch-mean energy at the stored activities, which are held fixed.
 
         It ends a batch, as learning does: running statistics follow it, and the next batch draws other
         dropout masks. Where nothing is stored besides weights and activities, nothing changes.
 
+        Args:
+            inputs: as for `energies`.
+            clamps: as for `energies`.
+
         Returns:
             A State of `nnx.Param`, ready for `nnx.Optimizer.update(network, gradients)`. The mean
             over the batch makes a learning rate mean the same at every batch size.
         """
-        gradients = _gradients(*nnx.split(self._frozen(inputs), nnx.Param, ...), inputs)
-        end_batch(self, inputs)
+        known = self._given(inputs, clamps)
+        frozen = at_batch_statistics(self, known)
+        gradients = energy_gradients(*nnx.split(frozen, nnx.Param, ...), inputs)
+        end_batch(self, known)
         return gradients
 
-    def _frozen(self, inputs: Any) -> NetworkBody:
-        """Return the network with its normalizations frozen at this batch's statistics, if it has any."""
-        if not find_normalizations(self):
-            return self
-        activities = self.activities()
-        return with_batch_statistics(split(self), Known(inputs, {})).bind(activities)
+    def _given(self, inputs: Any, clamps: Mapping[str, Any] | None) -> Known:
+        return self.known(Evidence(inputs, None, clamps)) if clamps else Known(inputs, {})
 
     # Inference.
 
@@ -385,13 +395,3 @@ class NetworkBody(WiredLayers):
             record=record,
             throw=throw,
         )
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _gradients(graphdef: nnx.GraphDef, parameters: Any, rest: Any, inputs: Any) -> Any:
-    """Return the gradient by one program: by operations the first call would compile a hundred."""
-
-    def mean_energy(parameters):
-        return jnp.mean(nnx.merge(graphdef, parameters, rest, copy=True).energy(inputs))
-
-    return jax.grad(mean_energy)(parameters)

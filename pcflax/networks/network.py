@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pcflax.checks import expect_count
+from pcflax.checks import expect_count, shown
+from pcflax.energies import Energy
 from pcflax.layers import PCLayer
 from pcflax.layers.base import node_verbs
 from pcflax.layers.closures import refuse_hidden_modules
-from pcflax.variables import STACKED
+from pcflax.variables import STACKED, Activity
 
 from .amortize import amortize
 from .base import AbstractPCNetwork
@@ -74,11 +75,6 @@ class PCNetwork(AbstractPCNetwork):
         super().__init__(layers, wiring, compute_dtype=compute_dtype, remat=remat)
         _tell_places(layers, wiring)
 
-    @property
-    def has_root(self) -> bool:
-        """Whether the first layer is a `PCRoot`, whose activity the inputs clamp."""
-        return self.layers[0].is_root_node
-
 
 class PCGraph(AbstractPCNetwork):
     """Layers by name, each predicted from its parents: any number of them, cycles and itself included.
@@ -120,7 +116,7 @@ class PCGraph(AbstractPCNetwork):
     Raises:
         ValueError: for an unknown parent, input or output, a layer without parents that is no root, a
             root with parents, or shapes that do not meet; always with the layer's name.
-        TypeError: for layers without names, or something that is not a `PCLayer`.
+        TypeError: for layers without names, something that is not a `PCLayer`, or shapes that are not ints.
 
     With predictors F = sum_i [E_i(z_i, mu_i) + sum_{k predicts i} E_k(z_i, mu_k)]: bidirectional predictive
     coding predicts each node from below and from above.
@@ -164,7 +160,7 @@ class PCGraph(AbstractPCNetwork):
         check_layers("PCGraph", layers)
         given = {inputs: None} if isinstance(inputs, str) else inputs
         external = {
-            name: _shape(size)
+            name: _shape(name, size)
             for name, size in (given.items() if isinstance(given, Mapping) else ())
             if size is not None
         }
@@ -231,6 +227,12 @@ def check_layers(owner: str, layers: Mapping[str, Any]) -> None:
                 f"layer '{name}' ({type(layer).__name__}) has no activity; call "
                 f"super().__init__(energy=...) in its __init__"
             )
+        for attribute, kind in (("activity", Activity), ("energy", Energy)):
+            if not isinstance(found := getattr(layer, attribute), kind):
+                raise TypeError(
+                    f"layer '{name}' ({type(layer).__name__}) has an attribute '{attribute}' of its own, "
+                    f"{shown(found)}, in the place of its {kind.__name__}; give it another name"
+                )
         if id(layer) in seen:
             raise ValueError(
                 f"layer '{name}' is the same object as layer '{seen[id(layer)]}', but each layer "
@@ -254,8 +256,10 @@ def _tell_places(layers: Mapping[str, PCLayer], wiring: Wiring) -> None:
         layers[name].set_place(index, depth)
 
 
-def _shape(size: Any) -> tuple[int, ...]:
-    return tuple(size) if isinstance(size, Sequence) else (int(size),)
+def _shape(name: str, size: Any) -> tuple[int, ...]:
+    """Return the shape of one example, of counts; one number is a vector's."""
+    sizes = size if isinstance(size, list | tuple) else (size,)
+    return tuple(expect_count("PCGraph", f"shape of '{name}'", one, least=1) for one in sizes)
 
 
 def _cycle_shapes(
@@ -276,7 +280,7 @@ def _cycle_shapes(
                 f"layer '{name}' is on a cycle, so its activity needs a shape to start from; give "
                 f"shapes={{'{name}': shape of one example}}"
             )
-        shapes.append((name, layer.shape_nodes(_shape(size))))
+        shapes.append((name, layer.shape_nodes(_shape(name, size))))
     return tuple(shapes)
 
 

@@ -196,3 +196,16 @@ def _placed(tree: PyTree, names: tuple[str, ...]) -> dict:
     layers = {name: value for name, value in tree.items() if name in names}
     rest = {name: value for name, value in tree.items() if name not in names}
     return {**({"layers": layers} if layers else {}), **rest}
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def energy_gradients(graphdef: nnx.GraphDef, parameters: Any, rest: Any, inputs: Any) -> Any:
+    """Return the gradient of the batch-mean energy of a network that `nnx.split` took apart.
+
+    It is one program: by operations the first call would compile a hundred.
+    """
+
+    def mean_energy(parameters):
+        return jnp.mean(nnx.merge(graphdef, parameters, rest, copy=True).energy(inputs))
+
+    return jax.grad(mean_energy)(parameters)

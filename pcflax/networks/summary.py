@@ -321,6 +321,7 @@ def _layer(network: Network, name: str, activities: Mapping, parameters: int) ->
     others = [(own, parents) for own, parents, _ in (*wiring.predictors, *wiring.amortizers)]
     parents = dict((*wiring.parents, *others))[name]
     one, node = layer.top_node_layer(), dict(wiring.targets).get(name, name)
+    multiplier = getattr(one, "multiplier", None)  # a layer of one's own may call anything so
     node = {own: node for own, _, node in wiring.amortizers}.get(name, node)
     return LayerSummary(
         name,
@@ -329,7 +330,7 @@ def _layer(network: Network, name: str, activities: Mapping, parameters: int) ->
         tuple("inputs" if parent == INPUTS else parent for parent in names_of(parents)),
         activities[node].shape[network.layer(node).node_axes :],
         parameters,
-        getattr(one, "multiplier", None),
+        multiplier if isinstance(multiplier, int | float) else None,
     )
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pcflax.checks import did_you_mean
 from pcflax.dtypes import common_dtype
 from pcflax.layers import Clamp, PCLayer
 from pcflax.layers.clamps import held_at
@@ -36,6 +37,12 @@ def pass_upward(
     Layers on cycles start from zero and are passed over `wiring.sweeps` times.
     """
     wiring = network.wiring
+    for name in (*clamps, *errors):
+        if name not in network.names:
+            raise ValueError(
+                f"no layer '{name}' to hold or to move; the layers are {', '.join(network.names)}"
+                f"{did_you_mean(name, network.names)}"
+            )
     seen, parents = wiring.external(inputs), dict(wiring.parents)
     held = {**wiring.clamped_roots(inputs), **clamps}
     for array in (*seen.values(), *(held[name].value for name in wiring.inputs if name in held)):
@@ -62,6 +69,17 @@ def pass_upward(
                 raise failed(name, layer, belows, error) from error
             if not has_rows(predicted[name], belows):
                 raise no_rows(name, layer, predicted[name], belows)
+            error = errors.get(name)
+            if error is not None and error.shape != now[name].shape:
+                raise ValueError(
+                    f"layer '{name}' has activities of shape {now[name].shape}, got an error of shape "
+                    f"{error.shape}; give one of that shape"
+                )
+            if not jnp.issubdtype(predicted[name].dtype, jnp.floating):
+                raise TypeError(
+                    f"layer '{name}' ({type(layer).__name__}) predicted an array of {predicted[name].dtype}; "
+                    f"expected a floating dtype, in which activities are inferred: cast it"
+                )
             if jax.tree.leaves(written):
                 writes[name] = written
             known[name] = layer.top_node(now[name])

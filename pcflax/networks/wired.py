@@ -32,7 +32,13 @@ class Layers(nnx.Module):
     def __getitem__(self, key: int | str | slice) -> Any:
         if isinstance(key, slice):
             return [getattr(self, name) for name in self._names[key]]
+        if isinstance(key, str) and key not in self._names:
+            raise ValueError(f"no layer '{key}'; the layers are {', '.join(self._names)}")
         return getattr(self, key if isinstance(key, str) else self._names[key])
+
+    def __contains__(self, layer: Any) -> bool:
+        """Return whether this is a layer, or the name of one."""
+        return layer in self._names if isinstance(layer, str) else any(layer is one for one in self)
 
     def __iter__(self) -> Iterator[PCLayer]:
         return (getattr(self, name) for name in self._names)

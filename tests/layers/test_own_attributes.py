@@ -75,3 +75,37 @@ def test_they_train_decay_and_restore(kind, tmp_path):
     pc.load_checkpoint(tmp_path, restored)
     for path, leaf in arrays_of(restored).items():
         np.testing.assert_array_equal(leaf, decayed[path], err_msg=path)
+
+
+class Called(pc.PCLayer):
+    """A layer with one attribute of a given name."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        setattr(self, name, value)
+
+    def predict(self, below):
+        return below
+
+
+@pytest.mark.parametrize("value", [0.5, "none", jnp.ones(3)])
+@pytest.mark.parametrize("name", ["activity", "energy"])
+def test_what_stands_in_the_place_of_the_activity_or_the_energy_is_refused(name, value):
+    kind = {"activity": "Activity", "energy": "Energy"}[name]
+    with pytest.raises(
+        TypeError, match=f"layer 'layer_0' .* '{name}' of its own, .* its {kind}; give"
+    ):
+        pc.PCNetwork([Called(name, value)])
+
+
+@pytest.mark.parametrize("name", ["set_place", "rate_of", "top_node"])
+def test_what_hides_a_method_that_networks_call_is_refused(name):
+    with pytest.raises(ValueError, match=f"attribute '{name}', which hides a method of pc.PCLayer"):
+        pc.PCNetwork([Called(name, 5)])
+
+
+@pytest.mark.parametrize("value", ["twice", nnx.Param(jnp.ones(3)), jnp.ones(3)])
+def test_a_summary_shows_no_multiplier_of_another_kind(value):
+    found = pc.PCNetwork([Called("multiplier", value)]).summary((4, 3))
+    assert found.layers[0].multiplier is None
+    assert "layer_0" in str(found)

@@ -361,3 +361,68 @@ def test_shared_energies_and_shared_modules_are_allowed():
     result = network.infer(ONES((2, 3)), ONES((2, 3)), inference=GD)
     assert result.energy.shape == (2,)
     assert len(jax.tree.leaves(network.parameter_gradients(ONES((2, 3))))) == 2
+
+
+class TestClampsOfAPass:
+    """`predict` takes clamps as `infer` does; the names of stacks' nodes, too."""
+
+    def network(self):
+        rngs = nnx.Rngs(0)
+        return pc.PCNetwork(
+            {
+                "first": pc.PCDense(3, 4, activation=jnp.tanh, rngs=rngs),
+                "hidden": pc.PCStack(lambda: pc.PCDense(4, 4, activation=jnp.tanh, rngs=rngs), 3),
+                "last": pc.PCDense(4, 2, rngs=rngs),
+            }
+        )
+
+    def test_a_node_of_a_stack_is_held(self):
+        network, held = self.network(), jnp.linspace(-1, 1, 8).reshape(2, 4)
+        above = network.layer("hidden").layer_at(2).predict(held)
+        expected = network.layer("last").predict(above)
+        for clamp in (held, pc.Clamp(held)):
+            found = network.predict(jnp.ones((2, 3)), clamps={"hidden/1": clamp})
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    def test_an_array_holds_a_layer(self):
+        network, held = self.network(), jnp.linspace(-1, 1, 8).reshape(2, 4)
+        expected = network.predict(jnp.ones((2, 3)), clamps={"first": pc.Clamp(held)})
+        found = network.predict(jnp.ones((2, 3)), clamps={"first": held})
+        np.testing.assert_array_equal(found, expected)
+        assert not np.allclose(found, network.predict(jnp.ones((2, 3))))
+
+    def test_unknown_names_are_refused(self):
+        network, x, value = self.network(), jnp.ones((2, 3)), jnp.ones((2, 4))
+        with pytest.raises(ValueError, match="no layer 'frist'.*; did you mean 'first'"):
+            network.predict(x, clamps={"frist": value})
+        with pytest.raises(ValueError, match="no layer 'hidden/3'; that stack has layers 0 to 2"):
+            network.predict(x, clamps={"hidden/3": value})
+        for options in ({"clamps": {"frist": pc.Clamp(value)}}, {"errors": {"frist": value}}):
+            with pytest.raises(ValueError, match="no layer 'frist' to hold or to move; .*'first'"):
+                network.feedforward(x, **options)
+
+    def test_an_error_that_would_broadcast_is_refused(self):
+        text = r"activities of shape \(2, 4\), got an error of shape \(1, 4\); give one of that"
+        with pytest.raises(ValueError, match=text):
+            self.network().feedforward(jnp.ones((2, 3)), errors={"first": jnp.ones((1, 4))})
+
+
+def test_layers_are_found_by_name_and_unknown_ones_refused():
+    network = pc.models.mlp(3, 4, 2, rngs=nnx.Rngs(0))
+    assert "hidden_1" in network.layers
+    assert network.layers["output"] in network.layers
+    assert "hidden_2" not in network.layers
+    with pytest.raises(ValueError, match="no layer 'hidden_2'; the layers are hidden_1, output"):
+        network.layers["hidden_2"]
+
+
+def test_a_prediction_of_integers_is_refused():
+    class Spiking(pc.PCLayer):
+        def predict(self, below):
+            return (below > 0).astype(jnp.int32)
+
+    network = pc.PCNetwork([Spiking(), pc.PCDense(3, 2, rngs=nnx.Rngs(0))])
+    with pytest.raises(
+        TypeError, match=r"layer 'layer_0' \(Spiking\) predicted .* int32; .* cast it"
+    ):
+        network.predict(jnp.ones((2, 3)))

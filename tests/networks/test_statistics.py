@@ -369,6 +369,33 @@ class TestByHand:
         for got, expected in zip(*states, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
+    def test_clamps_of_hidden_layers_reach_the_statistics(self):
+        """At those of a pass without them energies, gradients and running statistics are others."""
+        x, y = (array.astype(np.float32) for array in batch(4))
+        clamps = {"a": 2 * np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)}
+        network = normalized(precise=False)
+        result = network.infer(x, y, clamps=clamps, inference=FEW)
+        np.testing.assert_allclose(network.energy(x, clamps=clamps), result.energy, rtol=1e-5)
+        assert np.abs(network.energy(x) - result.energy).min() > 0.01
+        evidence = pc.Evidence(x, y, clamps)
+        expected, _ = PC.gradients(pc.networks.split(network), evidence, key=jax.random.key(0))
+        before = running(network)
+        found = network.parameter_gradients(x, clamps=clamps)
+        for name, layer in nnx.to_pure_dict(found)["layers"].items():
+            close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+            jax.tree.map(close, layer, expected[name])
+        linear = network.layer("b").linear
+        seen = clamps["a"] @ np.asarray(linear.kernel) + np.asarray(linear.bias)
+        mean = MOMENTUM * before[0] + (1 - MOMENTUM) * seen.mean(axis=0)
+        np.testing.assert_allclose(running(network)[0], mean, rtol=1e-5)
+
+    @pytest.mark.parametrize("ask", ["energies", "energy", "parameter_gradients"])
+    def test_clamps_are_checked_where_nothing_normalizes(self, ask):
+        network = pc.models.mlp(3, 4, 2, rngs=nnx.Rngs(0))
+        network.init_activities(jnp.ones((2, 3)))
+        with pytest.raises(ValueError, match="no layer 'hiden_1'.*; did you mean 'hidden_1'"):
+            getattr(network, ask)(jnp.ones((2, 3)), clamps={"hiden_1": jnp.ones((2, 4))})
+
     def test_one_mask_a_batch_and_another_for_the_next(self):
         """dF/db = mean of (mask - z) * mask, where a layer that predicts 1 shows its mask: 0, or 2."""
         network = dropped()

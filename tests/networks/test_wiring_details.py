@@ -304,3 +304,18 @@ def test_a_negative_token_has_no_row():
     layer = pc.PCEmbedding(5, 2, rngs=nnx.Rngs(0))
     found = layer.predict(jnp.array([[-1, 4, 5]]))
     assert np.isnan(found).all(axis=-1).tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "text"),
+    [
+        (3.5, TypeError, "expected an int shape of 'x', got 3.5"),
+        ("3", TypeError, "expected an int shape of 'x', got '3'"),
+        ((3, 0), ValueError, "expected shape of 'x' of at least 1, got 0"),
+        (-3, ValueError, "expected shape of 'x' of at least 1, got -3"),
+    ],
+)
+def test_shapes_of_inputs_are_counts(size, error, text):
+    layer = pc.PCDense(3, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(error, match=text):
+        pc.PCGraph({"a": layer}, parents={"a": "x"}, inputs={"x": size}, output="a")

@@ -364,9 +364,7 @@ def _made(layer: Any, depth: int | None) -> list[PCLayer]:
     for made in layers:
         if not isinstance(made, PCLayer) or isinstance(made, PCStack) or made.is_root_node:
             kind = type(made).__name__
-            raise TypeError(
-                f"PCStack expected layers, each no root and no stack itself, got a {kind}"
-            )
+            raise TypeError(f"PCStack expected layers, each no root, no stack itself, got a {kind}")
     return layers  # type: ignore[return-value]
 
 

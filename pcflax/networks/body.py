@@ -179,7 +179,8 @@ class NetworkBody(WiredLayers):
         Layers on cycles start from zero and are passed over `wiring.sweeps` times.
 
         Raises:
-            ValueError: where shapes do not meet, naming the layer.
+            ValueError: where shapes do not meet, naming the layer; for a layer that there is not.
+            TypeError: for a prediction of integers.
         """
         return pass_upward(self, inputs, batch_size, clamps or {}, errors or {})
 
@@ -222,8 +223,9 @@ class NetworkBody(WiredLayers):
         Raises:
             ValueError: where shapes do not meet, naming the layer.
         """
-        known = self._given(inputs, clamps)
-        network = at_batch_statistics(self, known) if self.numerics.stateful else self
+        network = self
+        if clamps or self.numerics.stateful:
+            network = at_batch_statistics(self, self._given(inputs, clamps))
         energies: Energies = {}
         for name, layer, activity, prediction in network._predicted(inputs, layers):
             if activity.shape != prediction.shape or not layer.energy.predicts_activity:

@@ -772,7 +772,7 @@ class TestMaking:
                 TypeError,
                 "no stack itself, got a PCStack",
             ),
-            (lambda: lambda: pc.PCRoot(4), 2, TypeError, "each no root .*, got a PCRoot"),
+            (lambda: lambda: pc.PCRoot(4), 2, TypeError, "each no root, .*, got a PCRoot"),
             (
                 lambda: [pc.PCDense(4, width, rngs=nnx.Rngs(0)) for width in (4, 5)],
                 None,

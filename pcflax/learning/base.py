@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from pcflax.energies import total_energy
 from pcflax.layers import Evidence
-from pcflax.layers.clamps import Known
+from pcflax.layers.clamps import Known, weighted_mean
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.settings import Settings
 from pcflax.typing import Activities, Energies, PRNGKey, PyTree
@@ -117,7 +117,7 @@ class AbstractGradientLearning(AbstractLearning):
         """Make one optimizer update with this rule's gradient."""
         gradients, info = self.gradients(network, evidence, key=key, step=step)
         network, optimizer_state = apply(
-            network, optimizer, optimizer_state, gradients, info.energies
+            network, optimizer, optimizer_state, gradients, info.energies, weights=evidence.weights
         )
         return network, optimizer_state, info
 
@@ -141,12 +141,15 @@ def apply(
     optimizer_state: PyTree,
     gradients: PyTree,
     energies: Energies,
+    *,
+    weights: Float[Array, " batch"] | None = None,
 ) -> tuple[SplitNetwork, PyTree]:
     """Return the network and the optimizer state after one update with these gradients.
 
-    The batch-mean energy is the `value` that some optax transformations ask for.
+    The batch-mean energy, in which each example counts by its weight, is the `value` that some optax
+    transformations ask for.
     """
-    value = jnp.mean(total_energy(energies))
+    value = weighted_mean(total_energy(energies), weights)
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
             gradients, optimizer_state, network.parameters, value=value

@@ -112,7 +112,9 @@ class IncrementalPC(AbstractLearning):
                 step=number,
                 key=jax.random.fold_in(solve_key, number),
             )
-            now, optimizer_state = apply(now, optimizer, optimizer_state, gradients, energies)
+            now, optimizer_state = apply(
+                now, optimizer, optimizer_state, gradients, energies, weights=evidence.weights
+            )
             return (coordinates, state, now.parameters, optimizer_state, moved), energies
 
         begun = (problem.start, self.inference.init(problem), network.parameters)

@@ -144,5 +144,7 @@ class Temporal(AbstractLearning):
         info = LearningInfo(by_example[0], energies, by_example[1], status)
         if total is None:
             return network.replace(parameters=parameters), state, info
-        network, state = apply(network, optimizer, optimizer_state, total, energies)
+        network, state = apply(
+            network, optimizer, optimizer_state, total, energies, weights=evidence.weights
+        )
         return network, state, info

@@ -1,6 +1,7 @@
 """Learning rules against the NumPy reference, and where they must agree."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -149,6 +150,34 @@ def test_update_is_one_optax_update():
         strict=True,
     ):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pc.learning.Backprop(),
+        pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1, num_steps=3)),
+        pc.learning.IncrementalPC(pc.inference.GradientDescent(0.1, num_steps=1)),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_the_value_that_an_optimizer_gets_counts_examples_by_their_weights(rule):
+    """It is the mean of w_i F_i, of which the gradients are."""
+    chain = Chain()
+    weights = jnp.asarray([3.0, 0.0, 1.0, 0.5, 2.0, 0.0, 1.0])
+    keeps = optax.GradientTransformationExtraArgs(
+        lambda parameters: jnp.zeros(()),
+        lambda updates, state, parameters=None, *, value, **more: (updates, value),
+    )
+    network = pc.networks.split(chain.network)
+    evidence = pc.Evidence(chain.inputs, chain.targets, weights=weights)
+    _, value, info = jax.jit(
+        lambda network: rule.update(network, keeps, jnp.zeros(()), evidence, key=KEY)
+    )(network)
+    energy = np.sum([np.asarray(own) for own in info.energies.values()], axis=0)
+    np.testing.assert_allclose(value, np.mean(weights * energy), **CLOSE)
+    assert not np.isclose(value, np.mean(energy))
 
 
 def test_refusals():

@@ -36,7 +36,18 @@ from .solve import FixedSteps, StepInfo, UntilTolerance, iterate
 
 
 class AbstractInference(Settings, abc.ABC):
-    """An algorithm that minimizes (or samples) the energy over free coordinates."""
+    """An algorithm that minimizes (or samples) the energy over free coordinates.
+
+    Attributes:
+        finds_equilibrium: whether it ends at the equilibrium without a tolerance, with the derivatives there.
+    """
+
+    finds_equilibrium = False
+
+    @property
+    def parts(self) -> tuple[AbstractInference, ...]:
+        """The algorithms that it runs, in order: none, unless it is made of others."""
+        return ()
 
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse a network that the algorithm cannot take; any will do unless a subclass says otherwise.
@@ -44,30 +55,25 @@ class AbstractInference(Settings, abc.ABC):
         Raises:
             ValueError: naming the layer.
         """
-        inner = getattr(self, "inference", None)
-        if inner is not None:
-            inner.check(network)
+        for part in self.parts:
+            part.check(network)
 
     @property
     def stops_at_tolerance(self) -> bool:
-        """Whether an example ends where it converged."""
-        inner = [getattr(self, "inference", None), *getattr(self, "algorithms", ())]
-        return getattr(self, "tolerance", None) is not None or any(
-            one.stops_at_tolerance for one in inner if one is not None
-        )
+        """Whether an example ends where it converged: whether the last part stops so."""
+        if self.parts:
+            return self.parts[-1].stops_at_tolerance
+        return getattr(self, "tolerance", None) is not None
 
     @property
     def warns_of_steps(self) -> bool:
         """Whether it is to be told where a step size is above the largest stable one."""
-        inner = [getattr(self, "inference", None), *getattr(self, "algorithms", ())]
-        return any(one.warns_of_steps for one in inner if one is not None)
+        return any(part.warns_of_steps for part in self.parts)
 
     def overstep(self, problem: InferenceProblem) -> Float[Array, " batch"] | None:
         """Return each example's step size over the largest stable one at the start, where it warns."""
-        for one in (getattr(self, "inference", None), *getattr(self, "algorithms", ())):
-            if one is not None and one.warns_of_steps:
-                return one.overstep(problem)
-        return None
+        warning = (part.overstep(problem) for part in self.parts if part.warns_of_steps)
+        return next(warning, None)
 
     def untouched(self, problem: InferenceProblem) -> tuple[str, ...]:
         """Return the nodes whose error is known to be 0 at the end, as it is at the feedforward pass."""
@@ -182,8 +188,10 @@ class AbstractIterativeInference(AbstractInference):
     tolerance: float | None = dataclasses.field(default=None, kw_only=True)
     max_steps: int | None = dataclasses.field(default=None, kw_only=True)
 
-    # Whether a fixed number of steps ends at the equilibrium, too, and derivatives are those there.
-    finds_equilibrium = False
+    @property
+    def stable_curvature(self) -> Any:
+        """The step size times lambda_max below which it is stable; None where it takes no such step."""
+        return None
 
     @property
     def compares_energies(self) -> bool:
@@ -273,9 +281,8 @@ def _expect_to_record(inference: AbstractInference) -> None:
     """Refuse an algorithm of which a part keeps no record."""
     if "record" not in inspect.signature(inference.solve).parameters:
         raise TypeError(f"{type(inference).__name__} keeps no record of its way; leave record out")
-    for one in (getattr(inference, "inference", None), *getattr(inference, "algorithms", ())):
-        if one is not None:
-            _expect_to_record(one)
+    for part in inference.parts:
+        _expect_to_record(part)
 
 
 def _not_finite(evidence: Any) -> str | None:

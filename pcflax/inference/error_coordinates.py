@@ -140,6 +140,16 @@ class ErrorCoordinates(AbstractInference):
                 stacklevel=3,
             )
 
+    @property
+    def parts(self) -> tuple[AbstractInference, ...]:
+        """The algorithm that moves the errors."""
+        return (self.inference,)
+
+    @property
+    def finds_equilibrium(self) -> bool:  # type: ignore[override]
+        """Whether that algorithm does."""
+        return self.inference.finds_equilibrium
+
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse cycles."""
         network.check_acyclic("error coordinates make activities of errors in an order")

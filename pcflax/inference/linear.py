@@ -76,6 +76,8 @@ class LinearSolve(AbstractInference):
     solver: lineax.AbstractLinearSolver | None = None
     refinements: int = dataclasses.field(default=2, kw_only=True)
 
+    finds_equilibrium = True
+
     def __post_init__(self):
         check_solver(self, self.solver, "lineax.CG(rtol=1e-6, atol=1e-6) or lineax.Cholesky()")
         refinements = expect_count(self, "refinements", self.refinements)

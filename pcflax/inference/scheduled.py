@@ -14,7 +14,7 @@ from pcflax.checks import did_you_mean, expect_kind, expect_number
 from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import PRNGKey, PyTree
 
-from .base import AbstractIterativeInference, expect_algorithm
+from .base import AbstractInference, AbstractIterativeInference, expect_algorithm
 from .problem import InferenceProblem
 from .result import InferenceResult
 from .solve import StepInfo, expect_energy, finished
@@ -89,6 +89,11 @@ class Scheduled(AbstractIterativeInference):
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def parts(self) -> tuple[AbstractInference, ...]:
+        """The algorithm that runs at these weights."""
+        return (self.inference,)
+
     def check(self, network: AbstractPCNetwork) -> None:
         """Refuse a pattern that fits no layer."""
         super().check(network)
@@ -123,7 +128,8 @@ class Scheduled(AbstractIterativeInference):
         """Solve by the algorithm, then tell energies and residual of the network's own energy."""
         expect_energy(self, problem)
         result = self.inference.solve(self.weighed(problem), key=key, trace=trace, record=record)
-        ended = finished(problem, problem.encode(result.activities), result.num_steps)
+        own = problem.at(self.num_steps or 0)
+        ended = finished(own, own.encode(result.activities), result.num_steps)
         return result._replace(
             energies=ended.energies, residual=ended.residual, status=ended.status
         )
@@ -134,7 +140,7 @@ class Scheduled(AbstractIterativeInference):
         weights = dict(problem.weights)
         for name, own in weights_by_layer(bound, self.weights).items():
             other = weights.get(name, 1)
-            weights[name] = lambda step, own=own, other=other: own(step) * other
+            weights[name] = lambda step, own=own, other=other: own(step) * _at(other, step)
         return dataclasses.replace(problem, weights=weights)
 
 

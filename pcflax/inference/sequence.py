@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from pcflax.networks import AbstractPCNetwork
 from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractInference, expect_algorithm
@@ -22,7 +21,8 @@ class Sequence(AbstractInference):
     """Run algorithms one after the other: a fast one for the way, an exact one for the end, say.
 
     Each starts from the activities that the one before ended at; an algorithm's own state (momentum)
-    starts anew. `num_steps` of the result is the sum, and trace and records are those of all in a row.
+    starts anew. `num_steps` of the result is the sum, the status is the last one's, and trace and records are
+    those of all in a row.
 
     Args:
         *algorithms: at least one inference algorithm.
@@ -47,10 +47,15 @@ class Sequence(AbstractInference):
             expect_algorithm(self, algorithm)
         object.__setattr__(self, "algorithms", algorithms)
 
-    def check(self, network: AbstractPCNetwork) -> None:
-        """Refuse what one of the algorithms cannot take."""
-        for algorithm in self.algorithms:
-            algorithm.check(network)
+    @property
+    def parts(self) -> tuple[AbstractInference, ...]:
+        """The algorithms."""
+        return self.algorithms
+
+    @property
+    def finds_equilibrium(self) -> bool:  # type: ignore[override]
+        """Whether the last algorithm does."""
+        return self.algorithms[-1].finds_equilibrium
 
     def gradient_steps(self, problem: InferenceProblem) -> int | None:
         """Return the sum of the algorithms'."""

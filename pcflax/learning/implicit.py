@@ -31,7 +31,7 @@ class Implicit(AbstractGradientLearning):
 
     Raises:
         TypeError: where `inference` is not an algorithm.
-        ValueError: where it takes a number of steps and stops anywhere; on use, without targets.
+        ValueError: where it takes a number of steps and ends anywhere; on use, without targets.
 
     Source: Almeida (1987); Pineda (1987), Physical Review Letters 59(19); Scellier & Bengio (2017), who
     compare equilibrium propagation with it.
@@ -49,10 +49,7 @@ class Implicit(AbstractGradientLearning):
 
     def __post_init__(self):
         expect_algorithm(self, self.inference)
-        ends = self.inference.stops_at_tolerance or getattr(
-            self.inference, "finds_equilibrium", False
-        )
-        if not ends:
+        if not (self.inference.stops_at_tolerance or self.inference.finds_equilibrium):
             raise ValueError(
                 f"Implicit differentiates the equilibrium, and {type(self.inference).__name__} with a fixed "
                 f"number of steps stops before it; give it a tolerance"
@@ -65,7 +62,7 @@ class Implicit(AbstractGradientLearning):
         network.check_no_feedback("Implicit goes by the minimum of one")
 
     def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
-        """Return the gradient of the batch-mean output energy at the free equilibrium."""
+        """Return the gradient of the batch-mean output energy, which is the output's among those seen."""
         del step  # alike at every step
         if evidence.targets is None:
             raise ValueError("Implicit needs targets: the output's energy is all that it descends")
@@ -82,8 +79,13 @@ class Implicit(AbstractGradientLearning):
             result = self.inference.solve(problem, key=solve_key)
             bound = problem.network.bind()
             answer = bound.layer(bound.output).top_node(result.activities[bound.output])
-            return evidence.mean(bound.output_energy(answer, evidence.targets)), (result, answer)
+            losses = bound.output_energy(answer, evidence.targets)
+            own = result.energies[bound.output]  # of z*_out; what is descended stands in its place
+            own = losses if own.ndim == 1 else own.at[:, -1].set(losses)
+            energies = {**result.energies, bound.output: own}
+            return evidence.mean(losses), (result, energies, answer)
 
-        gradients, (result, answer) = jax.grad(mean_output_energy, has_aux=True)(network.parameters)
+        gradient = jax.grad(mean_output_energy, has_aux=True)
+        gradients, (result, energies, answer) = gradient(network.parameters)
         status = result.status if self.inference.stops_at_tolerance else None
-        return gradients, LearningInfo(result.activities, result.energies, answer, status)
+        return gradients, LearningInfo(result.activities, energies, answer, status)

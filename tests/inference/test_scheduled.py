@@ -132,6 +132,21 @@ class TestAgainstALoopByHand:
         ]
         np.testing.assert_allclose(found[0], found[1], rtol=1e-9)
 
+    def test_weights_within_weights_multiply(self):
+        """Twice the ramp by two wrappers, and what one of them alone weighs."""
+        chain = Chain()
+        once = pc.inference.Scheduled(
+            DESCENT, {"layer_1": lambda step: 2 * RAMP(step), "layer_0": 0.5, "layer_2": 3.0}
+        )
+        inner = pc.inference.Scheduled(DESCENT, {"layer_1": RAMP, "layer_0": 0.5})
+        twice = pc.inference.Scheduled(inner, {"layer_1": 2.0, "layer_2": 3.0})
+        found, expected = (
+            chain.network.infer(chain.inputs, chain.targets, inference=inference, trace=True)
+            for inference in (twice, once)
+        )
+        np.testing.assert_allclose(found.trace.energy, expected.trace.energy, rtol=1e-12)
+        np.testing.assert_allclose(found.energy, expected.energy, rtol=1e-12)
+
 
 class TestRefusals:
     @pytest.mark.parametrize(

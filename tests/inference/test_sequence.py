@@ -88,6 +88,19 @@ def test_the_steps_of_an_adaptive_one_are_each_examples_own():
     np.testing.assert_array_equal(together.num_steps, alone.num_steps + 3)
 
 
+def test_it_stops_at_a_tolerance_where_the_last_one_does():
+    """Of one that ends with a fixed number of steps no share has converged, and none is told."""
+    chain, optimizer = Chain(), optax.sgd(0.1)
+    batch = pc.Evidence(chain.inputs, chain.targets)
+    for algorithms, share in (((ADAPTIVE, THREE), None), ((THREE, ADAPTIVE), 5 / 7)):
+        inference = pc.inference.Sequence(*algorithms)
+        assert inference.stops_at_tolerance == (share is not None)
+        rule = pc.learning.PredictiveCoding(inference)
+        step = pc.training.make_step(chain.network, optimizer, rule)
+        state = pc.training.TrainState.of(chain.network, optimizer)
+        assert step(state, batch, jax.random.key(0))[1].converged == pytest.approx(share)
+
+
 def test_each_draws_its_own_noise():
     """Were the key the same, the second walk would take the first one's steps again."""
     walk = pc.inference.Langevin(0.05, num_samples=1)

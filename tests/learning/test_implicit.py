@@ -41,11 +41,19 @@ def cyclic():
     [
         pc.inference.NewtonCG(tolerance=1e-12, max_steps=50),
         pc.inference.GradientDescent(0.2, tolerance=1e-12, max_steps=20000),
+        pc.inference.ErrorCoordinates(pc.inference.NewtonCG(num_steps=3)),
+        pc.inference.Sequence(
+            pc.inference.GradientDescent(0.1, num_steps=3), pc.inference.NewtonCG(num_steps=3)
+        ),
+        pc.inference.LinearSolve(),
     ],
-    ids=["newton", "descent"],
+    ids=["newton", "descent", "errors", "sequence", "linear"],
 )
 def test_on_a_chain_it_is_backpropagation(inference):
-    chain = Chain()
+    """So is what the optimizer gets as its value: the mean loss."""
+    chain = Chain(
+        activation="identity" if isinstance(inference, pc.inference.LinearSolve) else "tanh"
+    )
     network = pc.networks.split(chain.network)
     evidence = Evidence(jnp.asarray(chain.inputs), jnp.asarray(chain.targets))
     expected, info = compiled_gradients(pc.learning.Backprop(), network, evidence, key=KEY)
@@ -53,6 +61,9 @@ def test_on_a_chain_it_is_backpropagation(inference):
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(seen.prediction, info.prediction, rtol=1e-9)
+    losses = [np.sum(list(one.energies.values()), axis=0) for one in (seen, info)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+    np.testing.assert_allclose(seen.energies["layer_2"], losses[1], rtol=1e-9)
 
 
 @pytest.mark.usefixtures("double")
@@ -81,6 +92,9 @@ def test_with_cycles_it_is_the_gradient_of_the_loss_at_the_equilibrium():
 def test_refusals():
     with pytest.raises(ValueError, match="stops before it; give it a tolerance"):
         pc.learning.Implicit(pc.inference.GradientDescent(0.1))
+    adaptive = pc.inference.GradientDescent(0.1, tolerance=1e-3)
+    with pytest.raises(ValueError, match="Sequence with a fixed number of steps stops before it"):
+        pc.learning.Implicit(pc.inference.Sequence(adaptive, pc.inference.GradientDescent(0.1)))
     with pytest.raises(TypeError, match="Implicit expected an inference"):
         pc.learning.Implicit(0.1)
     network = pc.networks.split(pc.models.mlp(3, 2, rngs=nnx.Rngs(0)))

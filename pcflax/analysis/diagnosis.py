@@ -10,7 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pcflax.inference import CurvatureDescent, ErrorCoordinates, GradientDescent, Langevin
+from pcflax.inference import (
+    AbstractIterativeInference,
+    ErrorCoordinates,
+    GradientDescent,
+    Langevin,
+)
 from pcflax.learning import AbstractLearning, AugmentedLagrangian
 
 from .alignment import Credit
@@ -129,22 +134,12 @@ def _more(inference: InferenceHealth | None) -> str:
 
 
 def step_limit(largest_eigenvalue: float, learning: AbstractLearning) -> float | None:
-    """Return the step size below which the rule's inference is stable; None where it takes no such step.
-
-    2/lambda_max; with momentum m (1 + m) times that, and (1 + m)/(1 + 2m) times where it looks ahead.
-    """
+    """Return the step size below which the rule's inference is stable; None where it takes no such step."""
     algorithm = _descent(learning)
-    if not isinstance(algorithm, GradientDescent | CurvatureDescent | Langevin):
-        return None
-    if not largest_eigenvalue > 0:
-        return None
-    momentum = getattr(algorithm, "momentum", None) or 0.0
-    looks_ahead = getattr(algorithm, "nesterov", False) or momentum == "auto"
-    momentum = 1.0 if momentum == "auto" else momentum  # which it comes to
-    if not isinstance(momentum, int | float):
-        return None
-    ahead = 1 + 2 * momentum if looks_ahead else 1.0
-    return 2 * (1 + momentum) / ahead / largest_eigenvalue
+    stable = None
+    if isinstance(algorithm, AbstractIterativeInference) and largest_eigenvalue > 0:
+        stable = algorithm.stable_curvature
+    return None if stable is None else float(stable) / largest_eigenvalue
 
 
 def largest_step_size(learning: AbstractLearning) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pcflax.checks import expect_number
+from pcflax.inference.momentum import stable_curvature
 from pcflax.layers import Clamp
 from pcflax.networks import AbstractPCNetwork
 
@@ -47,7 +48,7 @@ class StepSizeRange(NamedTuple):
         momentum = _expect_momentum(momentum)
         if not self.largest > 0:
             return math.inf
-        return 2 * (1 + momentum) / (1 + 2 * momentum * nesterov) / self.largest
+        return stable_curvature(momentum, nesterov=nesterov) / self.largest
 
     def rate(self, step_size: float, momentum: float = 0.0, *, nesterov: bool = False) -> float:
         """Return what the slowest direction is multiplied by at each step, in the long run.

@@ -18,7 +18,7 @@ from .curvature import (
     power_iteration,
     random_direction,
 )
-from .momentum import accelerated, at_rest
+from .momentum import accelerated, at_rest, stable_curvature
 from .problem import InferenceProblem
 from .solve import StepInfo, observe, over
 
@@ -74,6 +74,12 @@ class CurvatureDescent(AbstractIterativeInference):
             )
 
     @property
+    def stable_curvature(self) -> float:
+        """The step size times lambda_max below which it is stable, of which it takes half or more."""
+        auto = self.momentum is not None
+        return stable_curvature(float(auto), nesterov=auto)
+
+    @property
     def compares_energies(self) -> bool:
         """Whether there is a momentum, which begins anew where an energy has risen."""
         return self.momentum is not None
@@ -102,10 +108,11 @@ class CurvatureDescent(AbstractIterativeInference):
         direction, *momentum = (state,) if self.momentum is None else state
         direction, energies, gradient = power_iteration(problem, coordinates, direction)
         info = StepInfo(energies, problem.residual(gradient))
-        # half the largest stable step: an estimate from below stays stable
+        # half of 2/lambda_max, and at most three quarters of what is stable: an estimate from below stays so
+        part = jnp.minimum(1.0, 1.5 * problem.stable_part)
         curvature = jnp.where(direction.eigenvalue > 0, direction.eigenvalue, 1.0)
         moved = jax.tree.map(
-            lambda z, g: z - (g / over(curvature, g)).astype(z.dtype), coordinates, gradient
+            lambda z, g: z - (part * g / over(curvature, g)).astype(z.dtype), coordinates, gradient
         )
         if not momentum:
             return moved, direction, info

@@ -20,7 +20,7 @@ from pcflax.typing import PRNGKey, PyTree
 from . import guard as guarding
 from .base import AbstractIterativeInference
 from .curvature_descent import CurvatureDescent
-from .momentum import accelerated, at_rest
+from .momentum import accelerated, at_rest, stable_curvature
 from .problem import InferenceProblem, VectorField
 from .solve import StepInfo, expect_energy, observe
 
@@ -50,9 +50,9 @@ class GradientDescent(AbstractIterativeInference):
     batch 64 is 2 * 0.1 / 64 = 0.003125 here.
 
     **Guards hold a step size that was given**, for lambda_max grows while a network trains. "clip"
-    scales the steps of an example, all layers alike, so that step_size <= safety * 2/lambda_max, with
-    momentum, too, and for step sizes by layer. Power iteration, 4 times at the start and once in 5
-    steps, finds lambda_max from below, so half of what is stable is the most to ask for. With `backoff`
+    scales the steps of an example, all layers alike, so that step_size <= safety * 2/lambda_max, or less
+    where a momentum looks ahead, and for step sizes by layer. Power iteration, 4 times at the start and once
+    in 5 steps, finds lambda_max from below, so half of what is stable is the most to ask for. With `backoff`
     a step that would raise an example's energy is not made: the example keeps its old place, forgets
     its velocity, and its later steps of this batch are shorter. Its energy never rises, for one more
     evaluation of the energy a step; but where the step size is far too large, all its steps may go into
@@ -74,7 +74,8 @@ class GradientDescent(AbstractIterativeInference):
             guard="clip": before it begins anew an energy may rise, and above 2/lambda_max without end.
         nesterov: whether to look ahead along the velocity of a momentum that is a number.
         guard: "clip" holds the steps of each example under its curvature; "warn" leaves them as they are, and
-            `infer`, or a Trainer once, when it logs, warns where they are above 2/lambda_max.
+            `infer`, or a Trainer once, when it logs, warns where they are above the largest stable one:
+            2/lambda_max, which a momentum changes.
         safety: the part of 2/lambda_max that "clip" allows; 0.5 unless given. Four iterations may find
             lambda_max a tenth too small, so that above 0.9 nothing is certain.
         backoff: a factor below 1 by which an example's steps shrink where its energy would rise; none unless
@@ -270,10 +271,11 @@ class GradientDescent(AbstractIterativeInference):
 
     @property
     def stable_curvature(self) -> Any:
-        """The step size times lambda_max below which descent is stable; at least that, with momentum."""
-        look_ahead: Any = self.momentum if self.momentum is not None and self.nesterov else 0.0
-        look_ahead = 1.0 if self._auto else look_ahead  # which it comes to
-        return 2 * (1 + look_ahead) / (1 + 2 * look_ahead)
+        """The step size times lambda_max below which descent is stable."""
+        if self._auto:
+            return stable_curvature(1.0, nesterov=True)  # which it comes to
+        momentum = 0.0 if self.momentum is None else self.momentum
+        return stable_curvature(momentum, nesterov=self.nesterov)
 
     @property
     def compares_energies(self) -> bool:

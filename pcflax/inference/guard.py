@@ -83,7 +83,7 @@ def step(
     info, field, direction = _look(descent, problem, coordinates, direction, number)
     part = jnp.ones_like(info.residual) if shrunk is None else shrunk
     if direction is not None:
-        most = descent.safety * descent.stable_curvature * problem.stable_part
+        most = descent.safety * jnp.minimum(2.0, descent.stable_curvature) * problem.stable_part
         # not "<=": where the curvature is not a number nothing is known, and the step is as it was given
         above = part * direction.eigenvalue > most
         part = jnp.where(above, most / direction.eigenvalue, part)

@@ -17,6 +17,7 @@ from pcflax.dtypes import common_dtype
 from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
+from .momentum import stable_curvature
 from .problem import InferenceProblem, VectorField
 from .result import InferenceResult
 from .solve import StepInfo, finished, keep_place, keep_step, observe, way_of
@@ -112,6 +113,11 @@ class Langevin(AbstractIterativeInference):
             )
         object.__setattr__(self, "num_steps", total)
         super().__post_init__()
+
+    @property
+    def stable_curvature(self) -> float:
+        """The step size times lambda_max below which it is stable."""
+        return stable_curvature()
 
     def init(self, problem: VectorField) -> PyTree:
         """Return no state: samplers keep none."""

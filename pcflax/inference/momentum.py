@@ -13,7 +13,7 @@ The coordinates of an algorithm are y, where the gradient is taken. Users: `grad
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,15 @@ from pcflax.typing import PyTree
 
 from .problem import VectorField
 from .solve import rounding
+
+
+def stable_curvature(momentum: Any = 0.0, *, nesterov: bool = False) -> Any:
+    """Return the step size times lambda_max below which descent with a momentum m is stable.
+
+    2, with momentum (1 + m) times that, and (1 + m)/(1 + 2m) times where it looks ahead: there the slowest
+    root of x^2 - (1 + m - c) x + m, or of x^2 - (1 + m)(1 - c) x + m (1 - c), comes to -1.
+    """
+    return 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
 
 
 class Momentum(NamedTuple):

@@ -187,8 +187,8 @@ def warn_of_steps(overstep: Any, at: str = "", *, stacklevel: int = 2) -> bool:
     above = int(np.sum(multiples > 1))
     if above:
         warnings.warn(
-            f"{at}the step size of inference is above 2/lambda_max, where it diverges, in {above} of "
-            f"{multiples.size} examples, by a factor of {multiples.max():.2g} at most; divide it by as "
+            f"{at}the step size of inference is above the largest stable one, where it diverges, in {above} "
+            f"of {multiples.size} examples, by a factor of {multiples.max():.2g} at most; divide it by as "
             f'much, or take GradientDescent(..., guard="clip")',
             UserWarning,
             stacklevel=stacklevel + 1,

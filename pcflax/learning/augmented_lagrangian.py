@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from pcflax.checks import expect_count, expect_number
@@ -32,20 +33,24 @@ class ShiftedProblem(InferenceProblem):
 
     Attributes:
         shifts: {layer name: (batch, *features)}, lambda_l / rho; none for a layer that is not named.
-        ratio: alpha/rho, how far the shifts follow the errors after a step.
+        ratio: alpha/rho, how far the shifts follow the errors after `inner_steps` steps.
+        inner_steps: of z, for each of the shifts.
     """
 
     shifts: Mapping[str, Array] = dataclasses.field(default_factory=dict, kw_only=True)
     ratio: float = dataclasses.field(default=1.0, kw_only=True)
+    inner_steps: int = dataclasses.field(default=1, kw_only=True)
 
     @property
     def stable_part(self) -> Any:
-        """The part 2/(2 + ratio) of plain descent's largest step at which z and shifts are stable together.
+        """The part of plain descent's largest step at which z and shifts are stable together.
 
-        Of the two, the eigenvalue mu of F_rho's Hessian and the step h make one linear map of trace
-        2 - (1 + ratio) h mu and determinant 1 - h mu, which is stable for h mu < 4/(2 + ratio).
+        With a = ratio, k = inner_steps, an eigenvalue mu of F_rho's Hessian and a step h, one round is a
+        linear map of trace 1 - a + (1 + a) q and determinant q = (1 - h mu)^k, which is stable for
+        q > -w, w = (2 - a)/(2 + a): for h mu < 1 + w^(1/k), the root with the sign of w.
         """
-        return 2 / (2 + self.ratio)
+        w = (2 - self.ratio) / (2 + self.ratio)
+        return (1 + jnp.sign(w) * jnp.abs(w) ** (1 / self.inner_steps)) / 2
 
     def energies(self, coordinates: PyTree) -> Energies:
         """Return the energy of each example at each layer, with the errors shifted."""
@@ -85,14 +90,16 @@ class AugmentedLagrangian(AbstractGradientLearning):
     much memory as the activities.
 
     Fails: where steps are too large, though F_rho falls at every one, since the multipliers run away. With
-    a = alpha/rho a linear network needs step_size < 4/(2 + a) / lambda_max, 4/3 of 1/lambda_max by default
-    where plain inference has 2 (lambda_max of F_rho's Hessian); a guard "clip" of the descent holds to
-    that, `backoff` does not help. Deep networks do not come to rest at it. Of 32 layers with relu at their
-    initial weights, the gradient's cosine with backpropagation's is .93 after 64 steps, .97 after 128 and .93
-    to .95 after 256 to 2,048, while errors stay where they were: it is accurate at a budget of two to four
-    times the depth, and not in a limit. So residuals say nothing and there is no tolerance to stop at; choose
-    `num_steps`. Where activations are curved and the output's error is of their size, F_rho is convex around
-    the fixed point only for a larger rho (3, say, with alpha as large).
+    a = alpha/rho, w = (2 - a)/(2 + a) and k inner steps a linear network needs step_size < (1 + w^(1/k)) /
+    lambda_max, the root with the sign of w: 4/3 of 1/lambda_max by default where plain inference has 2
+    (lambda_max of F_rho's Hessian); a guard "clip" of the descent and `CurvatureDescent` hold to that,
+    `backoff` does not help. A momentum of 1/(1 + a) or more is unstable at any step size, and refused. Deep
+    networks do not come to rest at it. Of 32 layers with relu at their initial weights, the gradient's cosine
+    with backpropagation's is .93 after 64 steps, .97 after 128 and .93 to .95 after 256 to 2,048, while
+    errors stay where they were: it is accurate at a budget of two to four times the depth, and not in a
+    limit. So residuals say nothing and there is no tolerance to stop at; choose `num_steps`. Where
+    activations are curved and the output's error is of their size, F_rho is convex around the fixed point
+    only for a larger rho (3, say, with alpha as large).
 
     Args:
         inference: the iterative algorithm that moves z, its `num_steps` those of the whole batch, such as
@@ -105,10 +112,10 @@ class AugmentedLagrangian(AbstractGradientLearning):
 
     Raises:
         TypeError: where `inference` is no iterative algorithm, or a number is none; on use, for `Sweeps`.
-        ValueError: where it has momentum="auto", is `Chebyshev` or of Newton's kind; where it stops at a
-            tolerance or its steps are no multiple of `inner_steps`; for numbers out of range, another
-            `credit`; on use, for cycles, two predictors of a node, a free root, and a free layer whose energy
-            is not `Gaussian`.
+        ValueError: where it has momentum="auto" or too much, is `Chebyshev` or of Newton's kind; where it
+            stops at a tolerance or its steps are no multiple of `inner_steps`; for numbers out of range,
+            another `credit`; on use, for cycles, two predictors of a node, a free root, and a free layer
+            whose energy is not `Gaussian`.
 
     Source: Seely & Gould (2026), arXiv 2605.31022, whose duals are these multipliers; the rates are a later
     public study's of their code. Precisions, masks and graphs are ours.
@@ -147,6 +154,17 @@ class AugmentedLagrangian(AbstractGradientLearning):
                 f"{type(self.inference).__name__}, whose steps compare energies or lead to an equilibrium; "
                 f"give GradientDescent or CurvatureDescent, without momentum='auto'"
             )
+        for one in (self.inference, *self.inference.parts):
+            momentum = getattr(one, "momentum", None)
+            numbers = (momentum, self.rho, self.alpha)
+            if momentum is None or any(isinstance(number, Tracer) for number in numbers):
+                continue
+            most = self.rho / (self.rho + self.alpha)
+            if momentum >= most:
+                raise ValueError(
+                    f"AugmentedLagrangian expected a momentum below rho/(rho + alpha) = {most:.3g}, since "
+                    f"its multipliers sum up errors as it does, got {momentum}; lower it, or leave it out"
+                )
         num_steps = self.inference.num_steps or 0
         if num_steps < 1 or num_steps % self.inner_steps:
             raise ValueError(
@@ -195,6 +213,7 @@ class AugmentedLagrangian(AbstractGradientLearning):
             weights=dict.fromkeys(plain.start, self.rho),
             shifts=jax.tree.map(jnp.zeros_like, plain.start),
             ratio=self.alpha / self.rho,
+            inner_steps=self.inner_steps,
             from_feedforward=plain.from_feedforward,
         )
 

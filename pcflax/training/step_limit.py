@@ -38,7 +38,9 @@ class StepLimit:
         """
         if not self.asks(rule) or not batches:
             return
-        if isinstance(rule.initializer, AbstractKeptStart):  # curvature hardly depends on the start
+        if isinstance(
+            getattr(rule, "initializer", None), AbstractKeptStart
+        ):  # curvature hardly depends on the start
             rule = dataclasses.replace(rule, initializer=None)
         item = jax.tree.map(lambda leaf: leaf[0], data.items(batches - 1, 1))
         batch, network = data.reader(data.constants(), item), run.state().network

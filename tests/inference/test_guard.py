@@ -231,6 +231,39 @@ class TestWarn:
                 warnings.simplefilter("error")
                 chain.network.infer(chain.inputs, chain.targets, inference=algorithm)
 
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_with_momentum_the_limit_is_momentums(self, nesterov):
+        """Where the iteration's matrix leaves the circle: 2 (1 + m), over 1 + 2 m where it looks ahead."""
+        chain, network = linear_chain()
+        limit = 2 * 1.8 / (2.6 if nesterov else 1.0) / largest()
+        for multiple, told in ((0.9, False), (1.25, True)):
+            rate = multiple * limit
+            warned = pc.inference.GradientDescent(
+                rate, momentum=0.8, nesterov=nesterov, num_steps=800, guard="warn"
+            )
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                problem = pc.inference.make_problem(
+                    network, pc.Evidence(chain.inputs, chain.targets)
+                )
+                pc.inference.result.warn_of_steps(warned.overstep(problem))
+            assert bool(seen) == told
+            energy = infer(warned, network, chain.inputs, chain.targets).trace.energy
+            assert (not (energy[-1] < energy[0]).all()) == told
+
+    def test_of_any_rule_with_inference_on_an_energy(self):
+        """The augmented Lagrangian has no initializer to ask for."""
+        chain, _ = linear_chain()
+        data = pc.data.from_arrays(chain.inputs[:6], chain.targets[:6], batch_size=3)
+        rule = pc.learning.AugmentedLagrangian(
+            pc.inference.GradientDescent(2.2 / largest(), num_steps=2, guard="warn")
+        )
+        trainer = pc.Trainer(
+            nnx.clone(chain.network), optax.sgd(1e-6), learning=rule, progress=False
+        )
+        with pytest.warns(UserWarning, match="at step 2 .* 3 of 3 examples, by a factor of 1.6 at"):
+            trainer.fit(data, num_steps=2, log_every=2)
+
     def test_trainer_says_it_once_with_the_step(self):
         chain, _ = linear_chain()
         data = pc.data.from_arrays(chain.inputs[:6], chain.targets[:6], batch_size=3)
@@ -239,9 +272,7 @@ class TestWarn:
         )
         network = nnx.clone(chain.network)
         trainer = pc.Trainer(network, optax.sgd(1e-6), learning=rule, progress=False)
-        words = (
-            "at step 2 the step size .* above 2/lambda_max.* 3 of 3 examples, by a factor of 1.1 at"
-        )
+        words = "at step 2 the step size .* above the largest stable.* 3 of 3 examples, by a factor of 1.1 at"
         with pytest.warns(UserWarning, match=words) as told:
             trainer.fit(data, num_steps=8, log_every=2)
         assert len(told) == 1

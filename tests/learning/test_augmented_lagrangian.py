@@ -152,21 +152,25 @@ class TestFixedPoint:
         for got, wanted in zip(list(info.activities.values())[:-1], below[1:], strict=False):
             np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-8)
 
-    @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
-    def test_of_a_linear_chain_it_is_stable_below_four_over_two_plus_alpha(self, alpha):
-        """Steps of a little less and of a little more, with lambda_max from jax.hessian."""
+    @pytest.mark.parametrize(
+        ("alpha", "inner_steps"), [(0.5, 1), (1.0, 1), (2.0, 1), (4.0, 1), (1.0, 3), (4.0, 3)]
+    )
+    def test_of_a_linear_chain_it_is_stable_below_its_limit(self, alpha, inner_steps):
+        """Steps of a little less and a little more, with lambda_max from jax.hessian; 4/(2 + alpha) over it
+        where each step moves the multipliers, too."""
         chain = Chain(activation="identity", batch=1)
         pure = pc.networks.split(chain.network)
         evidence = pc.Evidence(chain.inputs, chain.targets)
 
         def rule(step_size, **options):
-            descent = pc.inference.GradientDescent(step_size, num_steps=1500, **options)
-            return Rule(descent, alpha=alpha)
+            descent = pc.inference.GradientDescent(step_size, num_steps=3000, **options)
+            return Rule(descent, alpha=alpha, inner_steps=inner_steps)
 
         problem = rule(0.1).problem(pure, evidence, key=KEY)
         start, unravel = ravel_pytree(problem.start)
         hessian = jax.jit(jax.hessian(lambda z: problem.energy(unravel(z)).sum()))(start)
-        limit = 4 / (2 + alpha) / np.linalg.eigvalsh(hessian)[-1]
+        limit = (1 + np.cbrt((2 - alpha) / (2 + alpha))) if inner_steps == 3 else 4 / (2 + alpha)
+        limit /= np.linalg.eigvalsh(hessian)[-1]
         expected, _ = compiled_gradients(pc.learning.Backprop(), pure, evidence, key=KEY)
         expected = ravel_pytree(expected)[0]
 
@@ -177,6 +181,10 @@ class TestFixedPoint:
         assert wrong(rule(0.96 * limit)) < 1e-6
         assert not wrong(rule(1.04 * limit)) < 1e6
         assert wrong(rule(3 * limit, guard="clip", safety=0.9)) < 1e-6
+        curved = Rule(
+            pc.inference.CurvatureDescent(num_steps=3000), alpha=alpha, inner_steps=inner_steps
+        )
+        assert wrong(curved) < 1e-6
         told = rule(1.04 * limit, guard="warn").inference.overstep(problem)
         np.testing.assert_allclose(told, 1.04, rtol=0.01)
 
@@ -272,6 +280,16 @@ class TestRefusals:
         """Their gradients would be wrong without a word: the multipliers change F between their steps."""
         with pytest.raises(ValueError, match=f"between the steps of {type(algorithm).__name__}"):
             Rule(algorithm)
+
+    def test_of_momentum(self):
+        """A root of x^3 + (s (1 + a) - 2 - m) x^2 + (1 - s + 2 m) x - m is outside where m (1 + a) > 1."""
+        for step in (1e-3, 0.1, 0.5):
+            assert np.abs(np.roots([1, 2 * step - 2.9, 2.8 - step, -0.9])).max() > 1
+        heavy = pc.inference.GradientDescent(0.1, momentum=0.9, num_steps=6)
+        for algorithm in (heavy, pc.inference.Scheduled(heavy, {"layer_0": 2.0})):
+            with pytest.raises(ValueError, match=r"below rho/\(rho \+ alpha\) = 0.5, .*, got 0.9"):
+                Rule(algorithm)
+            Rule(algorithm, alpha=0.1)
 
     def test_of_energies_and_roots(self):
         rngs = nnx.Rngs(0)

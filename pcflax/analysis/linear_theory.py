@@ -87,7 +87,7 @@ class DeepLinear:
 
         Raises:
             TypeError: where `network` is not a `PCNetwork`.
-            ValueError: for a layer that has no closed form, with its name and the reason.
+            ValueError: for a layer that has no closed form, with its name and why, and for feedback weights.
 
         >>> import pcflax as pc
         >>> from flax import nnx
@@ -99,6 +99,7 @@ class DeepLinear:
         """
         if not isinstance(network, PCNetwork):
             raise TypeError(f"expected a PCNetwork, got {type(network).__name__}")
+        network.check_no_feedback("a closed form is of the minimum of one")
         maps = []
         for name, layer in zip(network.names, network.layers, strict=True):
             maps += [_affine_map(*node) for node in layer.each_node(name).items()]

@@ -6,6 +6,7 @@ scikit-learn's, which `pip install 'pcflax[probes]'` brings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,8 +21,8 @@ from pcflax.typing import Inference, PRNGKey
 
 def representations(
     network: AbstractPCNetwork,
-    inputs: ArrayLike | None = None,
-    targets: ArrayLike | None = None,
+    inputs: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    targets: ArrayLike | Mapping[str, ArrayLike] | None = None,
     *,
     inference: Inference | None = None,
     batch_size: int = 500,
@@ -34,7 +35,7 @@ def representations(
 
     Args:
         network: its stored activities do not change.
-        inputs: (examples, *features), or None with a root.
+        inputs: (examples, *features), {name: array} of several, or None with a root.
         targets: (examples, *out), such as the images of a generative network; with an algorithm only.
         inference: the algorithm, or None for a pass.
         batch_size: how many examples at once.
@@ -61,10 +62,10 @@ def representations(
     size = network.check_batch(inputs, targets)
     bound, kept = split(network).bind(), []  # a copy
     for start in range(0, size, batch_size):
-        rows: Any = [
-            None if array is None else jnp.asarray(array)[start : start + batch_size]
-            for array in (inputs, targets)
-        ]
+        end = start + batch_size
+        rows: Any = jax.tree.map(
+            lambda array, start=start, end=end: jnp.asarray(array[start:end]), (inputs, targets)
+        )
         if inference is None:
             activities = _feedforward(split(network), rows[0])
         else:
@@ -219,6 +220,10 @@ def _shares(owner: str, values: np.ndarray) -> np.ndarray:
 
 def _classes(labels: Any) -> Array:
     labels = np.asarray(labels)
+    if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] < 2):
+        raise ValueError(
+            f"expected labels of shape (examples,), or one-hot rows, got {labels.shape}; flatten numbers"
+        )
     return labels.argmax(axis=1) if labels.ndim == 2 else labels  # type: ignore[return-value]
 
 

@@ -104,7 +104,9 @@ class Nudged(AbstractGradientLearning):
                 untouched=self.inference.untouched(problem),
                 of_examples=evidence.weights,
             )
-            gradients = jax.tree.map(lambda g: (g / beta).astype(g.dtype), gradients)
+            gradients = jax.tree.map(
+                lambda g: jnp.divide(*promoted(g, beta)).astype(g.dtype), gradients
+            )
             status = result.status if self.inference.stops_at_tolerance else None
             return gradients, LearningInfo(result.activities, energies, prediction, status)
 

@@ -325,6 +325,14 @@ class TestRefusals:
         with pytest.raises(ValueError, match="layer 'layer_0' has no closed form: it is a PCRoot"):
             DeepLinear.from_network(network)
 
+    def test_feedback_weights(self):
+        """Inference along them ends elsewhere than at the least energy."""
+        rngs = nnx.Rngs(0)
+        top = pc.PCDense(4, 2, feedback=pc.layers.Feedback(), rngs=rngs)
+        network = pc.PCNetwork([pc.PCDense(3, 4, rngs=rngs), top])
+        with pytest.raises(ValueError, match="'layer_1' go down through feedback weights"):
+            DeepLinear.from_network(network)
+
     def test_what_is_no_network(self):
         with pytest.raises(TypeError, match="expected a PCNetwork, got list"):
             DeepLinear.from_network([])

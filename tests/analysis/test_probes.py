@@ -58,6 +58,16 @@ class TestProbes:
         assert knn_probe(*split(board)) > 0.93
         assert knn_probe(*split(np.eye(2)[board.astype(int)])) == knn_probe(*split(board))
 
+    def test_labels_in_a_column_are_refused(self):
+        """As one-hot rows of one class all would be alike, and each guess right."""
+        pytest.importorskip("sklearn")
+        x, labels = random().normal(size=(50, 3)), random(1).integers(0, 4, (50, 1))
+        for probe in (knn_probe, linear_probe):
+            with pytest.raises(
+                ValueError, match=r"labels of shape \(examples,\), or one-hot rows, got"
+            ):
+                probe(x, labels, x, labels)
+
     def test_one_neighbor_knows_what_it_has_seen(self):
         pytest.importorskip("sklearn")
         x, labels = random().normal(size=(50, 3)), random(1).integers(0, 4, 50)
@@ -70,6 +80,25 @@ class TestProbes:
 
 
 class TestRepresentations:
+    def test_of_several_inputs(self):
+        rngs = nnx.Rngs(0)
+        network = pc.PCGraph(
+            {
+                "h": pc.PCDense(5, 4, activation=jnp.tanh, rngs=rngs),
+                "y": pc.PCDense(4, 2, rngs=rngs),
+            },
+            parents={"h": pc.networks.Concatenate("a", "b"), "y": "h"},
+            inputs={"a": 3, "b": 2},
+            output="y",
+        )
+        inputs = {
+            name: random().normal(size=(7, n)).astype("f") for name, n in (("a", 3), ("b", 2))
+        }
+        whole = network.feedforward({name: jnp.asarray(value) for name, value in inputs.items()})
+        for inference in (None, pc.inference.GradientDescent(0.1, num_steps=2)):
+            found = representations(network, inputs, inference=inference, batch_size=3)
+            np.testing.assert_allclose(found["h"], whole["h"], rtol=1e-5, atol=1e-7)
+
     def test_are_those_of_a_pass_or_of_inference(self):
         rngs = nnx.Rngs(0)
         network = pc.PCNetwork(

@@ -210,6 +210,22 @@ def test_a_schedule_is_asked_with_the_number_of_batches():
         np.testing.assert_allclose(flat(got), flat(expected), rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+def test_a_schedule_in_32_bits_goes_with_any_weights(dtype):
+    """It is an array, where a number has no dtype: 1/4 of 1/2, all of them exact in 16 bits."""
+    chain = Chain()
+    network = jax.tree.map(lambda leaf: leaf.astype(dtype), pc.networks.split(chain.network))
+    x, y = (jnp.asarray(array, dtype) for array in (chain.inputs, chain.targets))
+    schedule = pc.learning.Nudged(FEW, beta=lambda step: jnp.float32(0.25) * 2)
+    got, expected = (
+        jax.tree.leaves(compiled(rule, network, x, y, 0)[0])
+        for rule in (schedule, pc.learning.Nudged(FEW, beta=0.5))
+    )
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(np.float64(one), np.float64(other), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -16,7 +16,7 @@ from pcflax.inference import (
     GradientDescent,
     Langevin,
 )
-from pcflax.learning import AbstractLearning, AugmentedLagrangian
+from pcflax.learning import AbstractLearning, AugmentedLagrangian, Implicit
 
 from .alignment import Credit
 
@@ -293,6 +293,8 @@ def summary(
         what = "does no inference on the energy"
         if isinstance(learning, AugmentedLagrangian):
             what = "moves activities and multipliers at once, towards backpropagation's fixed point"
+        if isinstance(learning, Implicit):
+            what = "backpropagates through an equilibrium that knows no target"
         return f"{type(learning).__name__} {what}; {cosine}"
     if inference.largest_eigenvalue == 0 and inference.residual == 0:
         return (

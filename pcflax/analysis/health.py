@@ -30,7 +30,7 @@ from pcflax.inference.error_coordinates import error_problem
 from pcflax.inference.newton import AbstractNewton
 from pcflax.inference.solve import choose
 from pcflax.layers import Evidence, PCDense, PCLayer
-from pcflax.learning import AbstractLearning, AugmentedLagrangian, FixedPrediction
+from pcflax.learning import AbstractLearning, AugmentedLagrangian, FixedPrediction, Implicit
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.typing import PRNGKey
 
@@ -171,8 +171,8 @@ def inference_health(
     Without a `reference`, which costs as much as it takes to an equilibrium, no gap is measured.
     """
     inference = getattr(learning, "inference", None)
-    # what these follow is not the energy alone
-    other = isinstance(learning, FixedPrediction | AugmentedLagrangian)
+    # what these follow is not the energy alone, or knows no targets
+    other = isinstance(learning, FixedPrediction | AugmentedLagrangian | Implicit)
     if not isinstance(inference, AbstractInference) or other:
         return None
     if network.fed_back:

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import jax
 
-from pcflax.inference import AbstractInference, expect_algorithm, make_problem
-from pcflax.networks import AbstractPCNetwork
-from pcflax.typing import Initializer, PyTree
+from pcflax.inference import AbstractInference, InferenceProblem, expect_algorithm, make_problem
+from pcflax.layers import Evidence
+from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.typing import Initializer, PRNGKey, PyTree
 
 from .base import AbstractGradientLearning, LearningInfo
 
@@ -61,21 +62,22 @@ class Implicit(AbstractGradientLearning):
         network.check_one_output("Implicit descends the energy of one")
         network.check_no_feedback("Implicit goes by the minimum of one")
 
+    def problem(
+        self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
+    ) -> InferenceProblem:
+        """Return what is inferred: the free activities, without a look at the targets."""
+        question = dataclasses.replace(evidence, targets=None)
+        return make_problem(network, question, initializer=self.initializer, key=key)
+
     def gradients(self, network, evidence, *, key, step=0) -> tuple[PyTree, LearningInfo]:
         """Return the gradient of the batch-mean output energy, which is the output's among those seen."""
         del step  # alike at every step
         if evidence.targets is None:
             raise ValueError("Implicit needs targets: the output's energy is all that it descends")
-        question = dataclasses.replace(evidence, targets=None)
         start_key, solve_key = jax.random.split(key)
 
         def mean_output_energy(parameters):
-            problem = make_problem(
-                network.replace(parameters=parameters),
-                question,
-                initializer=self.initializer,
-                key=start_key,
-            )
+            problem = self.problem(network.replace(parameters=parameters), evidence, key=start_key)
             result = self.inference.solve(problem, key=solve_key)
             bound = problem.network.bind()
             answer = bound.layer(bound.output).top_node(result.activities[bound.output])

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from pcflax.checks import expect_kind
-from pcflax.inference import AbstractInference
+from pcflax.inference import AbstractInference, InferenceProblem
+from pcflax.layers import Evidence
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.along import along, left_behind
 from pcflax.networks.batch_state import find_normalizations
-from pcflax.typing import PyTree
+from pcflax.typing import PRNGKey, PyTree
 
 from .base import AbstractGradientLearning, AbstractLearning, LearningInfo, apply
 from .predictive_coding import PredictiveCoding
@@ -94,6 +95,14 @@ class Temporal(AbstractLearning):
                 "a layer normalizes over the batch, whose statistics are another at each step of time; take "
                 "nnx.LayerNorm or nnx.GroupNorm"
             )
+
+    def problem(
+        self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
+    ) -> InferenceProblem:
+        """Return what is inferred at the first step."""
+        line = along(network.bind(), evidence)
+        first = jax.tree.map(lambda leaf: leaf[0], line.steps)
+        return self.rule.problem(network, line.at(line.before, first), key=key)
 
     def update(
         self, network, optimizer, optimizer_state, evidence, *, key, step=0

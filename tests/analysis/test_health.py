@@ -121,6 +121,14 @@ class TestInferenceByHand:
         plain = health(*by_hand(), learning=predictive_coding(0.1, 3))
         assert found.inference.stability == pytest.approx(1.5 * plain.inference.stability)
 
+    def test_backpropagation_through_the_equilibrium_is_not_predictive_coding(self):
+        """Its inference sees no targets, so that a gap that they open is not one that it closes."""
+        rule = pc.learning.Implicit(NEWTON)
+        found = health(*by_hand(), learning=rule)
+        assert found.inference is None
+        assert "backpropagates through an equilibrium that knows no target" in found.summary
+        assert "this is predictive coding" not in found.summary
+
     def test_the_augmented_lagrangian_is_told_by_its_own_words(self):
         rule = pc.learning.AugmentedLagrangian(pc.inference.GradientDescent(0.1, num_steps=4))
         found = health(*by_hand(), learning=rule)

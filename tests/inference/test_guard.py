@@ -264,6 +264,25 @@ class TestWarn:
         with pytest.warns(UserWarning, match="at step 2 .* 3 of 3 examples, by a factor of 1.6 at"):
             trainer.fit(data, num_steps=2, log_every=2)
 
+    def test_of_the_equilibrium_that_knows_no_target(self):
+        """On unit weights (1 + s^2, -s; -s, 1) with s = 1: 2.618, where a target would leave 2."""
+        half = {"kernel_init": nnx.initializers.constant(0.5), "rngs": nnx.Rngs(0)}
+        network = in_double(pc.PCNetwork([pc.PCDense(2, 2, **half), pc.PCDense(2, 2, **half)]))
+        warned = pc.inference.GradientDescent(0.9, tolerance=1e-3, max_steps=2, guard="warn")
+        rule = pc.learning.Implicit(warned)
+        trainer = pc.Trainer(network, optax.sgd(1e-6), learning=rule, progress=False)
+        data = pc.data.from_arrays(np.ones((3, 2)), np.ones((3, 2)), batch_size=3)
+        with pytest.warns(UserWarning, match="at step 1 .* 3 of 3 examples, by a factor of 1.2 at"):
+            trainer.fit(data, num_steps=1, log_every=1)
+
+    def test_along_time_it_is_asked_of_the_first_step(self):
+        network = pc.models.temporal(2, 4, rngs=nnx.Rngs(0))
+        rule = pc.learning.Temporal(pc.inference.GradientDescent(3.0, num_steps=1, guard="warn"))
+        trainer = pc.Trainer(network, optax.sgd(1e-6), learning=rule, progress=False)
+        data = pc.data.from_sequences(None, np.ones((3, 5, 4), "f"), batch_size=3)
+        with pytest.warns(UserWarning, match="at step 1 .* 3 of 3 examples"):
+            trainer.fit(data, num_steps=1, log_every=1)
+
     def test_trainer_says_it_once_with_the_step(self):
         chain, _ = linear_chain()
         data = pc.data.from_arrays(chain.inputs[:6], chain.targets[:6], batch_size=3)

@@ -99,7 +99,11 @@ class Temporal(AbstractLearning):
     def problem(
         self, network: SplitNetwork, evidence: Evidence, *, key: PRNGKey
     ) -> InferenceProblem:
-        """Return what is inferred at the first step."""
+        """Return what is inferred at the first step.
+
+        Raises:
+            ValueError: for arrays without an axis of time, or that do not fit each other.
+        """
         line = along(network.bind(), evidence)
         first = jax.tree.map(lambda leaf: leaf[0], line.steps)
         return self.rule.problem(network, line.at(line.before, first), key=key)

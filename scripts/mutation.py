@@ -88,8 +88,8 @@ MUTANTS = [
     Mutant(
         "auto step, uphill",
         "inference/curvature_descent.py",
-        "z - (g / over",
-        "z + (g / over",
+        "z - (part * g / over",
+        "z + (part * g / over",
         "inference/test_auto_step_size.py",
     ),
     Mutant(
@@ -127,8 +127,8 @@ MUTANTS = [
     Mutant(
         "nudged, not divided by beta",
         "learning/nudged.py",
-        "(g / beta)",
-        "(g * 1.0)",
+        "(*promoted(g, beta))",
+        "(*promoted(g, 1.0))",
         "learning/test_nudged.py",
     ),
     Mutant(

@@ -7,6 +7,7 @@ bar tells the depth. Both stand beside the data, never over it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -98,7 +99,7 @@ def ink() -> str:
     return matplotlib.rcParams["text.color"]
 
 
-def line_style(number: int) -> dict[str, str]:
+def line_style(number: int) -> dict[str, Any]:
     """Return colour and dashes of the line of that number, of things that have no order.
 
     No two of 28 are alike, and colour-blind eyes tell the colours apart (Okabe and Ito, 2008).

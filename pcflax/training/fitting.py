@@ -258,14 +258,18 @@ def train(
                     fit.items(count, capacity) for fit, count in zip(going, counts, strict=True)
                 ]
             begin = time.perf_counter()
-            with memory_told("training", lambda: [fit.run.state() for fit in fits], fits[0].data):
-                found = learn(going, items, counts)
-            seconds = time.perf_counter() - begin
-            for fit, measured, own in zip(going, found, items, strict=True):
-                fit.pace.note(int(measured.count) - int(measured.failed), seconds)
-                with _failing_alone(fit, several=len(fits) > 1):
-                    fit.learned(measured, own)
-                    fit.tell()
+            with signals.held():  # the states are ahead of the records until all is noted
+                with memory_told("training", lambda: [f.run.state() for f in fits], fits[0].data):
+                    found = learn(going, items, counts)
+                seconds = time.perf_counter() - begin
+                for fit, measured, own in zip(going, found, items, strict=True):
+                    fit.pace.note(int(measured.count) - int(measured.failed), seconds)
+                    with _failing_alone(fit, several=len(fits) > 1):
+                        fit.learned(measured, own)
+            for fit in going:
+                if fit.failure is None:
+                    with _failing_alone(fit, several=len(fits) > 1):
+                        fit.tell()
             asked, stopped = _agree(fits, signals)
             for fit in going:
                 if fit.failure is None:

@@ -7,9 +7,11 @@ the compiled call at hand return, so that the state is whole when it is saved.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 from pcflax.errors import Terminated
 from pcflax.sharding.processes import largest
@@ -27,13 +29,15 @@ class SignalCatcher:
     handlers, it notes nothing. In a process that is forked while it is entered, such as a worker that reads
     data, signals mean what they meant before. Entered while another one is, for a fit within a callback, it
     leaves all to that one: the fit within ends as ever, and the outer one, whose step is then told whole,
-    saves and stops. `caught` is the signal that asks to stop, or None.
+    saves and stops. `caught` is the signal that asks to stop, or None. A second Ctrl-C ends all at once, but
+    for where it is `held`.
     """
 
     def __init__(self):
         self._process = os.getpid()
         self.caught: int | None = None
         self._save_asked = False
+        self._holds = self._ends = False
         self._before: dict = {}
 
     def __enter__(self) -> SignalCatcher:
@@ -46,6 +50,17 @@ class SignalCatcher:
     def __exit__(self, *exception) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise a second Ctrl-C behind the block, between whose lines it would lose something."""
+        self._holds = True
+        try:
+            yield
+        finally:
+            self._holds = False
+        if self._ends:
+            raise KeyboardInterrupt
 
     def save_asked(self) -> bool:
         """Return whether a checkpoint was asked for since the last call."""
@@ -81,5 +96,8 @@ class SignalCatcher:
             self._save_asked = True
             return
         if self.caught is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second one does not wait
+            self._ends = True
+            if not self._holds:
+                raise KeyboardInterrupt  # the second one does not wait
+            return
         self.caught = number

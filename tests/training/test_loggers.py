@@ -143,6 +143,25 @@ class TestJSONLines:
         assert read_lines(path) == trainer.history.rows
         assert [row["step"] for row in trainer.history.rows] == [2, 3, 4, 6, 6, 8, 8]
 
+    @pytest.mark.parametrize("logger", [pc.JSONLinesLogger, pc.CSVLogger])
+    def test_a_callback_that_goes_back_and_stops_leaves_no_row_of_what_it_gave_up(
+        self, tmp_path, logger
+    ):
+        class Back:
+            def on_evaluate(self, trainer, step, metrics):
+                if step == 6:
+                    trainer.restore(2)
+                    trainer.stop()
+
+        path = tmp_path / "metrics"
+        checkpoints = pc.Checkpoints(tmp_path / "checkpoints", every=2)
+        trainer = fit(8, [logger(path), Back()], checkpoints=checkpoints)
+        assert {row["step"] for row in trainer.history.rows} == {2}
+        anew = logger(tmp_path / "anew")
+        anew.on_fit_start(trainer, 8)
+        anew.on_fit_end(trainer)
+        assert path.read_text() == anew.path.read_text()
+
     def test_a_row_is_in_the_file_as_soon_as_it_is_measured(self, tmp_path):
         """Somebody who watches the file, or a run that is killed, must not lose the newest rows."""
         path = tmp_path / "metrics.jsonl"
@@ -160,10 +179,10 @@ class TestForeignFiles:
     """What another run or program wrote is not overwritten, and what is ours is."""
 
     def start(self, path, rows):
-        history = pc.History(rows)
+        trainer = types.SimpleNamespace(history=pc.History(rows), step=0)
         logger = pc.JSONLinesLogger(path)
-        logger.on_fit_start(types.SimpleNamespace(history=history, step=0), 10)
-        logger.on_fit_end(None)
+        logger.on_fit_start(trainer, 10)
+        logger.on_fit_end(trainer)
 
     @pytest.mark.parametrize("rows", [[], [{"step": 2, "a": 0.5}]])
     @pytest.mark.parametrize("content", ['{"epoch": 1}\n', "\0" * 40, '{"step": 1, "a": 7}\n'])

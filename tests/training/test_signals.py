@@ -10,7 +10,9 @@ import pytest
 
 import pcflax as pc
 from pcflax.training import fitting
+from pcflax.training.run import Run
 from pcflax.training.signals import SignalCatcher
+from tests.conftest import digits_trainer
 from tests.training.test_loggers import fit
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has other signals")
@@ -35,6 +37,49 @@ def test_a_stop_is_noted_and_ends_with_the_shells_code(number, code):
     with pytest.raises(pc.training.Terminated) as stopped:
         signals.raise_caught()
     assert stopped.value.code == code
+
+
+def test_a_second_ctrl_c_loses_no_row(monkeypatch):
+    """It came when the state had taken the steps of a call, and the history not yet."""
+
+    def train(trainer):
+        trainer.fit(pc.data.load("digits", batch_size=32), num_steps=40, log_every=5)
+        return trainer.history.rows
+
+    expected = train(digits_trainer())
+    trainer, put, calls = digits_trainer(), Run.put, []
+
+    def interrupted(run, state):
+        put(run, state)
+        calls.append(state)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Run, "put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer)
+    assert len(calls) == 2
+    assert train(trainer) == expected
+
+
+def test_a_second_ctrl_c_does_not_wait_elsewhere():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with SignalCatcher() as signals:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        done = []
+
+        def work():
+            with signals.held():
+                signal.raise_signal(signal.SIGINT)
+                done.append("all")
+
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert done == ["all"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

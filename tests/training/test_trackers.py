@@ -328,7 +328,7 @@ class TestTable:
         going.log(2, b=1.0).log(3, **{"c,d": 2.0})
         expected = 'step,a,b,"c,d"\n1,0.5,nan,\n2,0.25,1.0,\n3,,,2.0\n'
         assert logger.path.read_text() == expected
-        logger.on_fit_end(None)
+        logger.on_fit_end(going)
         frame = pandas.read_csv(logger.path, index_col="step")
         pandas.testing.assert_frame_equal(frame, going.history.to_pandas())
 

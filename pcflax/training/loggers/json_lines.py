@@ -31,7 +31,6 @@ class JSONLinesLogger(FileLogger):
     def __init__(self, path: str | Path):
         self.path = expect_local_path("JSONLinesLogger", "path", path)
         self._what = f"metrics to {self.path}"
-        self._count = 0  # rows of the history that are in the file
 
     def on_fit_start(self, trainer: RunningTrainer, num_steps: int) -> None:
         """Write the history so far, and open the file for more."""
@@ -40,23 +39,23 @@ class JSONLinesLogger(FileLogger):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not _begins(self.path, lines):
                 set_aside(self.path)
-            self._write(lines)
+            self._write_all(trainer.history)
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Write a row of training metrics."""
         with self._telling():
             # a callback may have gone back to a checkpoint
             if len(trainer.history.rows) != self._count + 1:
-                self._write(_lines(trainer.history))  # the row among them
+                self._write_all(trainer.history)  # the row among them
                 return
             self._file.write(dumps({"step": step, **metrics}) + "\n")
             self._count += 1
 
     on_evaluate = on_log
 
-    def _write(self, lines: list[str]) -> None:
-        """Write the whole file in the place of what was there, and open it for more."""
-        self.on_fit_end(None)  # type: ignore[arg-type]
+    def _write_all(self, history: History) -> None:
+        self._close()
+        lines = _lines(history)
         write_atomically(self.path, "".join(lines))
         self._file, self._count = self.path.open("a", buffering=1), len(lines)
 

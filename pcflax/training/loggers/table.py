@@ -42,7 +42,6 @@ class CSVLogger(FileLogger):
         self.path = expect_local_path("CSVLogger", "path", path)
         self._what = f"metrics to {self.path}"
         self._columns: list[str] = []
-        self._count = 0  # rows of the history that are in the table
         # The newest line, which the next row of its step is added to, and where it begins.
         self._line: dict[str, Any] = {}
         self._begin = 0
@@ -53,7 +52,7 @@ class CSVLogger(FileLogger):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self._is_of(trainer.history):
                 set_aside(self.path)
-            self._write(trainer.history)
+            self._write_all(trainer.history)
 
     def on_log(self, trainer: RunningTrainer, step: int, metrics: dict[str, float]) -> None:
         """Write a row, or add it to the line of its step."""
@@ -61,7 +60,7 @@ class CSVLogger(FileLogger):
             # a callback may have gone back to a checkpoint
             goes_on = len(trainer.history.rows) == self._count + 1
             if not goes_on or not metrics.keys() <= set(self._columns):
-                self._write(trainer.history)  # which holds the row
+                self._write_all(trainer.history)  # which holds the row
                 return
             self._count += 1
             if step != self._line.get("step"):
@@ -74,9 +73,8 @@ class CSVLogger(FileLogger):
 
     on_evaluate = on_log
 
-    def _write(self, history: History) -> None:
-        """Write the whole table in the place of what was there."""
-        self.on_fit_end(None)  # type: ignore[arg-type]
+    def _write_all(self, history: History) -> None:
+        self._close()
         self._count = len(history.rows)
         self._columns, lines = ["step", *history.names()], history.by_step()
         part = self.path.with_name(self.path.name + ".part")

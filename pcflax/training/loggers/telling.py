@@ -8,6 +8,7 @@ from typing import Any
 
 from ..callbacks import Callback, RunningTrainer
 from ..checkpoints.disk import telling
+from ..history import History
 
 
 class FileLogger(Callback):
@@ -16,9 +17,19 @@ class FileLogger(Callback):
     every_process = False
     _file: Any = None
     _what: str
+    _count = 0  # rows of the history that are in the file
 
     def on_fit_end(self, trainer: RunningTrainer) -> None:
-        """Close the file."""
+        """Close the file, without the rows that a callback gave up last, by going back to a checkpoint."""
+        if self._file is not None and self._count and len(trainer.history.rows) < self._count:
+            with self._telling():
+                self._write_all(trainer.history)
+        self._close()
+
+    def _write_all(self, history: History) -> None:
+        """Write the whole file in the place of what was there, and open it for more."""
+
+    def _close(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             with self._telling():

@@ -76,6 +76,26 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
+def check_settings(folder: Path, name: str, point: Mapping[str, Any]) -> None:
+    """See that what a folder holds by a name was made with these settings.
+
+    Raises:
+        ValueError: where it was made with others: values that are no words go by their place.
+    """
+    known = ((read_record(folder) or {}).get("runs", {}).get(name) or {}).get("settings")
+    own = json.loads(json.dumps(dict(point), default=str))
+    if known is not None and _told(known) != _told(own):
+        raise ValueError(
+            f"{folder / name} is of the settings {_told(known)}, got {_told(own)}; give replicate another "
+            f"folder, or all values in their order"
+        )
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    """Return settings in words, without where in memory a function lay."""
+    return re.sub(r" at 0x[0-9a-f]+", "", json.dumps(settings))
+
+
 def load_runs(folder: str | Path) -> Runs:
     """Return what the runs in a folder have measured, as far as their newest checkpoints know.
 

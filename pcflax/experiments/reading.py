@@ -82,13 +82,12 @@ def read(runs: Runs, name: str, metric: str, at: At) -> tuple[Sample, list[str]]
         sample = curves.last
         measured = [curves.steps[~np.isnan(row)] for row in curves.values]
         steps = [int(own[-1]) for own in measured if len(own)]
-    missing = [
-        seed for seed, value in zip(sample.seeds, sample.values, strict=True) if value != value
-    ]
-    if missing:
-        raise ValueError(
-            f"seed {missing[0]} of '{name}' has no '{metric}' at {told(at)}; train it, or leave the seed out"
-        )
+    for seed, value in zip(sample.seeds, sample.values, strict=True):
+        if not np.isfinite(value):
+            what = f"no '{metric}'" if value != value else f"'{metric}' {value}"
+            raise ValueError(
+                f"seed {seed} of '{name}' has {what} at {told(at)}; train it, or leave the seed out"
+            )
     if at == "last" and len(set(steps)) > 1:
         return sample, [f"the last evaluations of {name} are at steps {min(steps)} to {max(steps)}"]
     return sample, []

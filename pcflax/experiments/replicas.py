@@ -27,7 +27,7 @@ from pcflax.training import Checkpoints, ConsoleLogger, History, Trainer
 from pcflax.training.fitting import Fit, learn_alone, train
 from pcflax.training.signals import SignalCatcher
 
-from .folders import folder_name, read_record, within, write_record
+from .folders import check_settings, folder_name, read_record, within, write_record
 from .mapped import MappedFits
 from .plan import now
 from .progress import Progress
@@ -281,9 +281,12 @@ class Replicas:
                     f"differ as text, each once"
                 )
             seen[name] = title
+        folder = given[0].directory
+        for name, point in zip(seen, self.points, strict=True):
+            check_settings(folder, name, point)
         for trainer, one, name in zip(self.trainers, given, seen, strict=True):
             trainer.checkpoints = within(one, name)
-        return folders.pop()
+        return folder
 
     def _folder_name(self, place: int) -> str:
         return folder_name(self.seeds[place], self.points[place], self._over)

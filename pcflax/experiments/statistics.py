@@ -78,6 +78,8 @@ class Sample:
         return Interval(float(low), float(high))
 
     def __str__(self) -> str:
+        if len(self.seeds) < 2:
+            return f"{self.metric} {self.mean:.4g} (1 seed, of which no interval is known)"
         low, high = self.interval()
         return (
             f"{self.metric} {self.mean:.4g} [{low:.4g}, {high:.4g}] (mean and 95% interval, "
@@ -158,11 +160,12 @@ class Curves:
 
 
 def interval(values: np.ndarray, confidence: float, method: Method) -> Interval:
-    """Return an interval for the mean over the first axis, by column; NaN where a value is missing."""
+    """Return an interval for the mean over the first axis, by column; NaN where a value is not finite."""
     confidence = expect_number("interval", "confidence", confidence, above=0, most=1)
     if method not in ("t", "bca", "percentile"):
         raise ValueError(f"interval expected method 't', 'bca' or 'percentile', got {method!r}")
     values = np.asarray(values, float)
+    values = np.where(np.isfinite(values), values, np.nan)
     if len(values) < 2 or confidence == 1:
         what = "2 seeds or more, got 1" if len(values) < 2 else "a confidence below 1, got 1"
         raise ValueError(f"interval expected {what}: nothing is known of the spread without")

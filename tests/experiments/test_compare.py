@@ -32,6 +32,12 @@ def only(*arguments, **options):
     return one
 
 
+def test_a_value_without_end_is_refused():
+    """It was told as seeds without a spread."""
+    with pytest.raises(ValueError, match=r"seed 1 of 'a' has 'eval/accuracy' inf at the last"):
+        only(runs("a", [0.5, np.inf]), runs("b", [0.5, 0.6]))
+
+
 class TestPairs:
     def test_interval_effect_and_tests_are_of_the_differences(self):
         one = only(runs("b", B), runs("a", A), confidence=0.9)

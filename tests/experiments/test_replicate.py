@@ -373,6 +373,24 @@ class TestFolders:
         points = [run.point for run in pc.experiments.load_runs(tmp_path)]
         assert points == [{"widths": [5]}, {"widths": 0}, {"widths": [7]}]
 
+    def test_another_value_of_the_same_place_is_refused(self, tmp_path):
+        """Two calls would share a folder: (5,) and (7,) are both the first of their lists."""
+
+        def shaped(seed, widths, start):
+            assert start is not None
+            return make(seed, network=network_of(seed, width=widths[0]))
+
+        def over(width):
+            return {"widths": [(width,)], "start": [lambda: 0]}  # a function is known by its name
+
+        kept = pc.Checkpoints(tmp_path)
+        replicate(shaped, [0], over=over(5), checkpoints=kept).fit(DATA, **STEPS)
+        told = r"widths-0,start-0,seed-0 is of the settings .*\[5\].*, got .*\[7\].*; give replicate ano"
+        with pytest.raises(ValueError, match=told):
+            replicate(shaped, [0], over=over(7), checkpoints=kept)
+        again = replicate(shaped, [0], over=over(5), checkpoints=kept)
+        assert again.restore() == (STEPS["num_steps"],)
+
     @pytest.mark.parametrize("values", [[0.1, "0.1"], [0.1, 0.1], [(1,), (True,)]], ids=str)
     def test_two_runs_of_one_folder_are_refused(self, values, tmp_path):
         with pytest.raises(ValueError, match="would have one folder, rate-.*,seed-3; give"):

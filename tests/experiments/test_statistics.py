@@ -132,6 +132,14 @@ def test_an_unknown_metric_is_told():
 
 def test_the_spread_of_one_seed_is_unknown():
     assert np.isnan(sample([0.5]).std)
+    shown = "eval/accuracy 0.5 (1 seed, of which no interval is known)"
+    assert str(runs_of([[0.5]])["eval/accuracy"]) == f"{shown}, the last of 1 evaluations"
+
+
+@pytest.mark.parametrize("method", ["t", "bca", "percentile"])
+def test_of_infinite_values_no_interval_is_known(method):
+    """As of a perplexity; NumPy and SciPy warned of it in their own words."""
+    assert np.isnan(sample([1.0, np.inf, 2.0]).interval(method=method)).all()
 
 
 def test_what_is_shown():

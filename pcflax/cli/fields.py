@@ -9,7 +9,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import inspect
+import itertools
 import re
+import textwrap
+import types
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +85,20 @@ def _fields(folder: str, name: str) -> dict[str, tuple[str, Any]]:
             default = None if given is None else ast.literal_eval(given)
             found[one.target.id] = (ast.unparse(one.annotation), default)
     return found
+
+
+def join_lines(kind: type) -> None:
+    """Give each option of a verb what it says in one line: tyro breaks it where the source does."""
+    said: dict[str, str] = {}
+    for one in kind.__mro__[-2::-1]:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in itertools.pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                said[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    for field in dataclasses.fields(kind):
+        if field.name in said:
+            field.metadata = types.MappingProxyType({"help": said[field.name]})
 
 
 @functools.cache

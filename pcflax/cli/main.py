@@ -105,6 +105,7 @@ def _run(arguments: list[str]) -> None:
 
     from .checking import check_options, check_ranges
     from .config import with_config
+    from .fields import join_lines
     from .options import TrainOptions
     from .verbs import (
         CompareOptions,
@@ -120,6 +121,9 @@ def _run(arguments: list[str]) -> None:
     kinds = (TrainOptions, SweepOptions, EvaluateOptions, InspectOptions, SampleOptions)
     kinds = (*kinds, CompareOptions, PredictOptions, ReportOptions, DoctorOptions)
     check_names(arguments, {_verb(kind): _names(kind) for kind in kinds})
+    if {"--help", "-h"} & set(arguments):
+        for kind in kinds:
+            join_lines(kind)
     for kind in (TrainOptions, SweepOptions):
         if arguments[:1] == [_verb(kind)]:
             arguments = with_config(arguments, kind)

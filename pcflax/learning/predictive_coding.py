@@ -31,10 +31,10 @@ class PredictiveCoding(AbstractGradientLearning):
     Args:
         inference: the algorithm that infers z.
         initializer: where the free activities start: the feedforward pass unless given.
-        weights: {layer name or pattern: a number, or a function of the batches learned from so far, such as
-            an optax schedule}: factors of the layers' energies, and so of their precisions, in inference and
-            learning; what is measured is the network's own energy. `pc.inference.Scheduled` has those that
-            follow the steps of inference.
+        weights: factors of the layers' energies, and so of their precisions, in inference and learning:
+            {layer name or pattern: a number, or a function of the batches learned from so far, such as an
+            optax schedule}. What is measured is the network's own energy. `pc.inference.Scheduled` has those
+            that follow the steps of inference.
 
     Raises:
         TypeError: where `inference` is not an algorithm.

@@ -16,7 +16,7 @@ from pcflax import recipes
 from pcflax.cli import fields
 from pcflax.cli.build import build_inference, build_learning
 from pcflax.cli.checking import check_options
-from pcflax.cli.main import _spelt_out
+from pcflax.cli.main import _spelt_out, main
 from pcflax.cli.options import RunOptions, TrainOptions, preset
 
 WORDS = [("learning", word) for word in recipes.LEARNING]
@@ -170,3 +170,27 @@ class TestDefaults:
 )
 def test_decay_alone_is_a_line_to_zero(typed, meant):
     assert _spelt_out(typed.split()) == meant.split()
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_help_breaks_lines_where_the_terminal_ends(monkeypatch, capsys, verb):
+    """It broke them where those of the source end."""
+    monkeypatch.setenv("COLUMNS", "2000")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    told = capsys.readouterr().out
+    documented = " ".join(inspect.getsource(RunOptions).split())
+    for begin in (
+        "Defaults to start from,",
+        "Go on with the run in",
+        "How activities are inferred:",
+    ):
+        sentence = documented[documented.index(begin) :].partition('"""')[0]
+        assert sentence in told
+
+
+def test_help_cuts_no_brace():
+    """`--weights` said no more than a brace."""
+    for option, word in WORDS:
+        for setting in fields.settings(option, word).values():
+            assert setting.text.count("{") == setting.text.count("}")

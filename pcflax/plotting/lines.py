@@ -95,14 +95,14 @@ def plain(name: str) -> str:
 
 
 def ink() -> str:
-    """Return the colour of text in matplotlib's style, which is seen on its background."""
+    """Return the color of text in matplotlib's style, which is seen on its background."""
     return matplotlib.rcParams["text.color"]
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Return colour and dashes of the line of that number, of things that have no order.
+    """Return color and dashes of the line of that number, of things that have no order.
 
-    No two of 28 are alike, and colour-blind eyes tell the colours apart (Okabe and Ito, 2008).
+    No two of 28 are alike, and color-blind eyes tell the colors apart (Okabe and Ito, 2008).
 
     >>> line_style(0), line_style(7)
     ({'color': '#0072B2', 'linestyle': '-'}, {'color': '#0072B2', 'linestyle': '--'})

@@ -82,7 +82,8 @@ class PCEmbedding(PCLayer):
                 f"PCEmbedding expected tokens of shape (batch, length), got {below.shape}"
             )
         # below 0 no row either, where an index would count from the end; a byte may not hold that number
-        tokens = below.astype(common_dtype(below.dtype, jnp.int32))
+        tokens = jnp.asarray(below)
+        tokens = tokens.astype(common_dtype(tokens.dtype, jnp.int32))
         tokens = jnp.where(tokens < 0, self.embedding.num_embeddings, tokens)
         if self.positions is None:
             return self.embedding(tokens)

@@ -75,3 +75,9 @@ def test_a_byte_below_0_predicts_nan(rows):
     prediction = pc.PCEmbedding(rows, 5, rngs=nnx.Rngs(0)).predict(jnp.array([[6, -1]], jnp.int8))
     assert np.isfinite(prediction[0, 0]).all()
     assert np.isnan(prediction[0, 1]).all()
+
+
+def test_tokens_may_be_numpys_whole_numbers():
+    """64 bits of them, which jax holds in 32."""
+    layer = pc.PCEmbedding(7, 5, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer.predict(np.array(TOKENS, np.int64)), layer.predict(TOKENS))

@@ -91,7 +91,11 @@ def join_lines(kind: type) -> None:
     """Give each option of a verb what it says in one line: tyro breaks it where the source does."""
     said: dict[str, str] = {}
     for one in kind.__mro__[-2::-1]:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        try:
+            source = inspect.getsource(one)
+        except OSError:  # a class that was made, as TrainOptions is, has none from Python 3.13 on
+            continue
+        tree = ast.parse(textwrap.dedent(source)).body[0]
         assert isinstance(tree, ast.ClassDef)
         for field, text in itertools.pairwise(tree.body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):

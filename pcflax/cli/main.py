@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import importlib
 import logging
 import os
@@ -70,7 +69,6 @@ def _tell_ignored(what) -> None:
 
 # Verbs that go on with --resume, and return what --json prints, in the place of what they tell on the way.
 _TELLING = ("train", "sweep")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _stopped(arguments: Sequence[str]) -> str:
@@ -232,7 +230,9 @@ def _sentence(error: Exception) -> str:
     text = str(error).strip() or repr(error)
     if isinstance(error, OSError) and error.strerror:  # "[Errno 28] No space left on device"
         where = f": {error.filename}" if error.filename is not None else ""
-        remedy = "; make room" if error.errno in _FULL else ""
+        from pcflax.training.checkpoints.disk import FULL
+
+        remedy = "; make room" if error.errno in FULL else ""
         return f"{error.strerror}{where}{remedy}"
     if isinstance(error, KeyError):
         text = str(error.args[0]) if error.args else text

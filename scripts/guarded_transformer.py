@@ -72,7 +72,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.data is None and not options.quick:
         parser.error("give --data text:PATH, set PCFLAX_TEXT to a path, or ask for --quick")
     same = ["--quick"] if options.quick else ["--data", options.data]
-    return argparse.Namespace(**(vars(text.parse(same)) | vars(options)))
+    options = argparse.Namespace(**(vars(text.parse(same)) | vars(options)))
+    if options.quick:
+        options.num_steps = 10
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -49,7 +49,7 @@ from benchmarks.records import write_results
 
 def descent(step_size: float, num_steps: int) -> pc.inference.GradientDescent:
     """Gradient descent on the free activities, or errors, of each example."""
-    return pc.inference.GradientDescent(optax.sgd(step_size), num_steps=num_steps)
+    return pc.inference.GradientDescent(step_size, num_steps=num_steps)
 
 
 CANDIDATES = {

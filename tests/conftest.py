@@ -57,7 +57,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--one-of-each",
         action="store_true",
-        help="run each test with its first parameters alone; all of modules marked `whole`",
+        help="run each test with its first parameters alone; all of those marked `whole`",
     )
 
 

@@ -151,8 +151,6 @@ REFUSED = {
 ONE_PREDICTOR = ("output-newton",)  # algorithms that want it
 KEY = jax.random.key(0)
 
-pytestmark = pytest.mark.whole
-
 
 @functools.partial(jax.jit, static_argnames="inference")
 def solve(inference, network, inputs, targets, clamps=None):
@@ -213,6 +211,7 @@ class TestInference:
         for name, expected in exact.items():
             np.testing.assert_allclose(result.activities[name], expected, rtol=1e-7, atol=1e-8)
 
+    @pytest.mark.whole
     @pytest.mark.usefixtures("double")
     @pytest.mark.parametrize("inference", ALGORITHMS.values(), ids=ALGORITHMS.keys())
     def test_all_reach_the_same_equilibrium_of_a_tanh_chain(self, inference):
@@ -353,6 +352,7 @@ class TestLearning:
         assert tuple(info.energies) == tuple(info.activities) == chain.network.names
         assert info.prediction.shape == y.shape
 
+    @pytest.mark.whole
     def test_learns_through_the_trainer(self, rule):
         chain = Chain(widths=(3, 8, 2), batch=32)
         data = pc.data.from_arrays(
@@ -379,6 +379,7 @@ def refused(family, name):
     return any(word in name for word in REFUSED.get(family.removeprefix("learned "), ()))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_trains_every_family_or_says_that_it_cannot(name, family):
@@ -406,6 +407,7 @@ def test_a_rule_trains_every_family_or_says_that_it_cannot(name, family):
     assert set(info.energies) == set(network.wiring.targets)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("family", ["bidirectional", "hybrid", "feedback"])
 @pytest.mark.parametrize("name", ALL)
 def test_an_algorithm_infers_in_every_family_or_says_that_it_cannot(name, family):
@@ -481,6 +483,7 @@ class TestLearningAlongTime:
         assert [energy.shape for energy in info.energies.values()] == [(8,), (8,)]
         assert info.prediction.shape == (8, 6, 3)
 
+    @pytest.mark.whole
     def test_learns_through_the_trainer(self, rule):
         data = pc.data.from_sequences(
             self.INPUTS, np.tanh(np.cumsum(self.INPUTS, axis=1) * [1, -1, 0.5]), batch_size=4
@@ -501,6 +504,7 @@ def draw(*shape):
     return raised / raised.sum(axis=-1, keepdims=True), prediction
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES.keys())
 class TestEnergy:
     def test_is_one_number_an_example_whatever_the_batch(self, energy):
@@ -569,6 +573,7 @@ class TestEnergyOfWiderPredictions:
             self.ENERGY(jnp.ones((3, 4)), jnp.ones((3, 2)))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("initializer", INITIALIZERS.values(), ids=INITIALIZERS.keys())
 def test_initializers_size_every_activity_and_leave_clamps(initializer):
     chain = Chain(root=True)

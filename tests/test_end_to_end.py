@@ -21,10 +21,14 @@ def run(*command, cwd=ROOT, check=True):
     return done
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bitwise_equal():
-    """Four runs of the hundred that scripts/kill_resume.py makes; SIGKILL at random moments."""
-    done = run("scripts/kill_resume.py", "--runs", 4, "--num-steps", 200, "--seed", 11)
-    assert "4 of 4 runs ended bitwise equal" in done.stdout
+    """Two runs of the hundred that scripts/kill_resume.py makes; SIGKILL at random moments.
+
+    What a kill can meet within a save is gone through one by one in training/test_crash_images.py.
+    """
+    done = run("scripts/kill_resume.py", "--runs", 2, "--num-steps", 200, "--seed", 11)
+    assert "2 of 2 runs ended bitwise equal" in done.stdout
 
 
 @pytest.mark.slow

@@ -200,8 +200,20 @@ def test_sigterm_to_either_stops_both_after_one_checkpoint_of_one_step(pair):
         assert pc.load_checkpoint(pair / name).step == 3
 
 
+def trained_on_one(folder):
+    trainer = distributed.make_trainer(folder, None)
+    distributed.train(trainer, 200)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    """The run on one device that nothing happens to."""
+    return trained_on_one(tmp_path_factory.mktemp("untouched"))
+
+
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_other_and_loses_nothing(victim, tmp_path):
+def test_a_process_that_is_killed_ends_the_other_and_loses_nothing(victim, tmp_path, untouched):
     """The run resumed on one device ends as the run that nothing happened to."""
     launcher = started(2, "scripts/distributed.py", "--run-dir", tmp_path / "run", "--processes", 2)
     try:
@@ -219,11 +231,7 @@ def test_a_process_that_is_killed_ends_the_other_and_loses_nothing(victim, tmp_p
         ended(launcher)
     assert launcher.returncode != 0
     assert pc.load_checkpoint(tmp_path / "run").step < 400
-    runs = []
-    for folder in (tmp_path / "run", tmp_path / "whole"):
-        trainer = distributed.make_trainer(folder, None)
-        distributed.train(trainer, 200)
-        runs.append(trainer)
+    runs = trained_on_one(tmp_path / "run"), untouched
     resumed, whole = map(jobs.parameters, runs)
     for path, array in whole.items():
         np.testing.assert_allclose(resumed[path], array, rtol=0, atol=1e-12, err_msg=path)

@@ -57,14 +57,16 @@ def pytest_addoption(parser):
     parser.addoption(
         "--one-of-each",
         action="store_true",
-        help="run each test with its first parameters alone; all of those marked `whole`",
+        help="run each test with its first parameters alone, and none of those in tests/same_lines.txt, but "
+        "all of those marked `whole`",
     )
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the further parameters of a test, where that is asked."""
+    """Leave out the further parameters of a test, and tests of the same lines, where that is asked."""
     if config.getoption("--one-of-each"):
-        seen, kept, left = set(), [], []
+        listed = ROOT / "tests" / "same_lines.txt"
+        seen, kept, left = set(listed.read_text().split()) if listed.exists() else set(), [], []
         for item in items:
             name = item.nodeid.partition("[")[0]
             further = name in seen and item.get_closest_marker("whole") is None

@@ -5,6 +5,8 @@ They run in this process. Oracles: schedules written out by hand, the counts tha
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 
 import jax
@@ -35,6 +37,7 @@ from scripts import (
     mlp_table,
     mutation,
     overview,
+    same_lines,
     sequence_memory,
     starts,
     tracking,
@@ -396,6 +399,55 @@ class TestAdaptiveStopBenchmark:
             assert low == high == case["ratio"]  # one round
             expected = case["adaptive_seconds"] / case["fixed_seconds"]
             assert case["ratio"] == pytest.approx(expected)
+
+
+class TestSameLines:
+    def test_the_one_with_most_lines_a_second_stays(self):
+        lines = {"a": {1, 2}, "b": {1}, "c": {2, 3}, "d": {2}}
+        seconds = {"a": 5.0, "b": 1.0, "c": 1.0, "d": 1.0}
+        assert same_lines.superfluous(lines, seconds, set()) == ["a", "d"]
+        assert same_lines.superfluous(lines, seconds, {"a"}) == ["b", "d"]
+        assert same_lines.superfluous({"a": {1}, "b": {1, 2}}, {"a": 0.0, "b": 9.0}, set()) == []
+
+    def test_what_a_run_wrote_is_read_back(self, tmp_path):
+        (tmp_path / "small.py").write_text(
+            "def small(x):\n    return x\n\n\ndef large(x):\n    return x\n"
+        )
+        (tmp_path / "test_it.py").write_text(
+            "import small, pytest\n\n"
+            "class TestIt:\n    @pytest.mark.parametrize('x', [1, 2])\n"
+            "    def test_small(self, x):\n        assert small.small(x)\n\n"
+            "def test_large():\n    assert small.large(1)\n"
+        )
+        options = [
+            "--cov=small",
+            "--cov-context=test",
+            "--cov-report=",
+            "-o",
+            "junit_family=xunit1",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+            + ["--junitxml=seconds.xml", "test_it.py"],
+            cwd=tmp_path,
+            env={**os.environ, "COVERAGE_FILE": "lines", "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        names = {"test_it.py::TestIt::test_small", "test_it.py::test_large"}
+        found = same_lines.lines_by_test(tmp_path / "lines")
+        assert {name: {line for _, line in lines} for name, lines in found.items()} == {
+            "test_it.py::TestIt::test_small": {2},
+            "test_it.py::test_large": {6},
+        }
+        assert set(same_lines.seconds_by_test(tmp_path / "seconds.xml")) == names
+
+    def test_each_that_is_left_out_is_there(self):
+        """One that was renamed would run again; `scripts/same_lines.py` writes the list anew."""
+        for test in same_lines.FILE.read_text().split():
+            file, *_, name = test.split("::")
+            assert f"def {name}(" in (same_lines.ROOT / file).read_text(), test
 
 
 class TestMutation:

@@ -17,6 +17,8 @@ from pcflax.cli.main import main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def runs(tmp_path):

@@ -30,6 +30,11 @@ from typing import Any
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 NARROW, WIDE = 360, 1280
+FIELDS = {"title": {"boost": 1}, "text": {"boost": 1}, "tags": {"boost": 1}}
+EMPTY_INDEX = {
+    "config": {"lang": ["en"], "separator": "[ ]+", "pipeline": [], "fields": FIELDS},
+    "docs": [],
+}
 
 # What a page says of itself. Sizes are of what is shown; contrast is that of text and ground.
 LOOK = """(() => {
@@ -257,9 +262,20 @@ def dead_links(pages: dict[str, dict[str, Any]], site: Path, home: str) -> list[
 def browse(program: str, site: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Open every page; return what is wrong, and what the pages are."""
 
+    searched = threading.Event()
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
+
+        def do_GET(self) -> None:
+            # each page reads the index of the search, a megabyte, and uses it only where one searches
+            if searched.is_set() or not self.path.endswith("/search_index.json"):
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(EMPTY_INDEX).encode())
 
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))
@@ -287,6 +303,7 @@ def browse(program: str, site: Path) -> tuple[list[str], dict[str, dict[str, Any
                     wrong += [f"{path or 'home'} ({width} px, {scheme}): {text}" for text in said]
                     pages[path] = page
             browser.window(WIDE, "light")
+            searched.set()
             browser.open(home)
             for word, place in (
                 ("Langevin", "api/inference"),

@@ -1,6 +1,7 @@
 """What can be done with a checkpoint: read it, put it into a network, go on training from it.
 
     python scripts/restore_checkpoint.py
+    python scripts/restore_checkpoint.py --folder checkpoints     # keeps them, to look at
 
 About 10 seconds on 2 CPU cores. Trains 100 steps on the embedded digits, then (1) reads the arrays
 alone, (2) writes them into a fresh network, (3) restores a Trainer and trains on to step 200, which ends
@@ -8,7 +9,9 @@ bitwise where an uninterrupted run of 200 steps does. Expected last line: "resum
 parameters are equal: True".
 """
 
+import argparse
 import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +30,7 @@ def make_network(seed: int = 0) -> pc.PCNetwork:
     )
 
 
-def make_trainer(network: pc.PCNetwork, folder: str) -> pc.Trainer:
+def make_trainer(network: pc.PCNetwork, folder: Path) -> pc.Trainer:
     """Adam on predictive coding, with checkpoints."""
     inference = pc.inference.GradientDescent(optax.sgd(0.05), num_steps=10)
     return pc.Trainer(
@@ -41,7 +44,17 @@ def make_trainer(network: pc.PCNetwork, folder: str) -> pc.Trainer:
 
 def main() -> None:
     """Save, read, restore, resume."""
-    folder = tempfile.mkdtemp(prefix="pcflax-")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="a new one; a temporary one unless given")
+    options = parser.parse_args()
+    if options.folder is not None and options.folder.exists():
+        parser.error(f"--folder {options.folder} is there already; choose a new one")
+    with tempfile.TemporaryDirectory(prefix="pcflax-") as temporary:
+        show(options.folder or Path(temporary, "kept"), Path(temporary, "straight"))
+
+
+def show(folder: Path, other: Path) -> None:
+    """Train and save in one folder, use what was saved, and compare with a run in the other."""
     train = pc.data.load("digits", split="train[:90%]")
     validation = pc.data.load(
         "digits", split="train[90%:]", batch_size=144
@@ -62,7 +75,7 @@ def main() -> None:
     print(f"restored step {resumed.restore()}")
     resumed.fit(train, num_steps=200, eval_data=validation, eval_every=50)
 
-    straight = make_trainer(make_network(), tempfile.mkdtemp(prefix="pcflax-"))
+    straight = make_trainer(make_network(), other)
     straight.fit(train, num_steps=200, eval_data=validation, eval_every=50)
     pairs = zip(
         jax.tree.leaves(nnx.state(resumed.network, nnx.Param)),

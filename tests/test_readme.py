@@ -103,7 +103,7 @@ def test_the_commands_run_one_after_the_other(first, tmp_path, monkeypatch, requ
             run(["make", "--dry-run", *words[1:]], ROOT)
         elif "$TFDS_DATA_DIR" in words:  # the command itself stands above, without the set
             words[words.index("$TFDS_DATA_DIR")] = str(request.getfixturevalue("data_dir"))
-            main([*words[1:], "--num-steps", "60"])
+            main([*words[1:], "--num-steps", "20"])
         elif words[0] == "pcflax" and line != FIRST:
             main(words[1:])
         else:

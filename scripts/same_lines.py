@@ -1,6 +1,6 @@
 """Which tests of the second Python run no line of pcflax that cheaper ones do not run, too?
 
-    python scripts/same_lines.py        about 10 minutes on 2 CPU cores
+    .venv-second/bin/python scripts/same_lines.py       about 10 minutes on 2 CPU cores
 
 The second pair of jax and flax is to meet every line of pcflax that tests run, and not each of them often.
 One run of those tests writes which lines each has run and how long it took. Then tests are chosen, first

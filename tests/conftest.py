@@ -42,6 +42,7 @@ for number, handler in (
         signal.signal(number, handler)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+QUICK_TO_COMPILE = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")  # and slow to run
 sys.path.insert(0, str(ROOT))
 
 from tests.references import numpy_pc as reference

@@ -7,9 +7,7 @@ import sys
 import pytest
 
 import pcflax as pc
-from tests.conftest import ROOT
-
-QUICK_TO_COMPILE = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")  # and slow to run
+from tests.conftest import QUICK_TO_COMPILE, ROOT
 
 
 def run(*command, cwd=ROOT, check=True, without=()):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pcflax.cli.main import main
-from tests.conftest import ROOT
+from tests.conftest import QUICK_TO_COMPILE, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,7 @@ PAGES += [
 ]
 # As a reader has it: whole trainings are slower in programs that are not optimised.
 ENVIRONMENT = {
-    **{
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
-    },
+    **{k: v for k, v in os.environ.items() if k not in QUICK_TO_COMPILE},
     "JAX_PLATFORMS": "cpu",
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }

@@ -5,7 +5,7 @@
 The second pair of jax and flax is to meet every line of pcflax that tests run, and not each of them often.
 One run of those tests writes which lines each has run and how long it took. Then tests are chosen, first
 the one with the most missing lines a second, until none is missing; those marked `whole` are chosen before,
-and modules that start processes, whose lines are not seen. What is left is written to
+and those that start processes, whose lines are not seen. What is left is written to
 `tests/same_lines.txt`, one test a line, where it takes a quarter of a second or more. A new test is not in
 that file, and so it runs.
 """
@@ -13,7 +13,9 @@ that file, and so it runs.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -78,9 +80,26 @@ def seconds_by_test(path: Path) -> dict[str, float]:
     return found
 
 
-def starts_processes(test: str) -> bool:
-    """Whether its module does: coverage does not see into them."""
-    return "subprocess" in (ROOT / test.partition("::")[0]).read_text()
+def starts_processes(text: str) -> set[str]:
+    """Return which functions of a module's text start processes: coverage does not see into them.
+
+    >>> module = "def start(): subprocess.run([])"
+    >>> module += "\\ndef test_both(): return start()\\ndef test_none(): pass"
+    >>> sorted(starts_processes(module))
+    ['start', 'test_both']
+    """
+    functions: dict[str, str] = defaultdict(str)  # of classes, too; of one name all of them
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            functions[node.name] += ast.get_source_segment(text, node) or ""
+    found, words = set(), {"subprocess", "multiprocessing", "kill_once_saved"}
+    while words:
+        mention = re.compile(rf"\b({'|'.join(sorted(words))})\b")
+        words = {
+            name for name, own in functions.items() if name not in found and mention.search(own)
+        }
+        found |= words
+    return found
 
 
 def run(*arguments: str, **environment: str) -> str:
@@ -112,7 +131,13 @@ def main() -> None:
         )
         lines = lines_by_test(folder / "lines")
         seconds = seconds_by_test(folder / "seconds.xml")
-    kept = {name for name in lines if name in whole or starts_processes(name)}
+    modules = {name.partition("::")[0] for name in lines}
+    processes = {file: starts_processes((ROOT / file).read_text()) for file in modules}
+    kept = {
+        name
+        for name in lines
+        if name in whole or name.rpartition("::")[2] in processes[name.partition("::")[0]]
+    }
     left = [name for name in superfluous(lines, seconds, kept) if seconds.get(name, 0) >= LEAST]
     FILE.write_text("".join(f"{name}\n" for name in left))
     saved = sum(seconds[name] for name in left)

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
+from jax.interpreters import partial_eval
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.data.decoder import Reader
@@ -98,7 +100,6 @@ def learn_batches(
     state = dataclasses.replace(state, starts=starts)
     capacity = jax.tree.leaves(items)[0].shape[0]
 
-    @functools.partial(jax.jit, inline=True)  # one trace for its shapes and for the loop
     def learn(state, index):
         batch = recipe.reader(constants, jax.tree.map(lambda leaf: item_at(leaf, index), items))
         state, batch = keep(state, recipe.places), split_examples(batch)
@@ -122,6 +123,8 @@ def learn_batches(
         values |= {f"energy/{name}": mean for name, mean in layer_means(info.energies).items()}
         return new, values, ~info.finite
 
+    learn, (_, specs, _) = _without_dead_code(learn, state, jnp.int32(0))
+
     def body(carry):
         index, state, rows, _ = carry
         state, measured, failed = learn(state, index)
@@ -140,7 +143,6 @@ def learn_batches(
         index, _, _, failed = carry
         return (index < count) & ~failed
 
-    specs = jax.eval_shape(lambda: learn(state, jnp.int32(0))[1])
     row = jax.eval_shape(_in_a_row, specs)
     rows = jnp.zeros((capacity, *row.shape), row.dtype)
     index, state, rows, failed = jax.lax.while_loop(
@@ -148,6 +150,19 @@ def learn_batches(
     )
     measured = Measured(rows, index, failed, _names(specs))
     return keep(state, recipe.places), whole(measured)
+
+
+def _without_dead_code(function: Callable[..., Any], *like: PyTree) -> tuple[Any, Any]:
+    """Return the function for such arguments without what no result comes from, and its results' shapes.
+
+    jax leaves such code out of a program and out of a scan, and not out of a `while_loop`: the keys of an
+    algorithm that draws nothing, and energies that nobody looks at. XLA would do it, having read them.
+    """
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*like)
+    used = [True] * len(program.jaxpr.outvars)
+    lean, _ = partial_eval.dce_jaxpr(program.jaxpr, used, instantiate=True)
+    run, structure = jaxpr_as_fun(program.replace(jaxpr=lean)), jax.tree.structure(shapes)
+    return lambda *args: jax.tree.unflatten(structure, run(*jax.tree.leaves(args))), shapes
 
 
 def _in_a_row(values: Mapping[str, Any]) -> Array:

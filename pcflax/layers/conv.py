@@ -109,7 +109,7 @@ class _Convolution(PCScaled):
             self.out_features,
             kernel_size,
             strides,
-            padding=as_ints(padding),
+            padding=as_padding(padding, dimensions, transposed=self._make is nnx.ConvTranspose),
             kernel_dilation=for_each_dimension("dilation", dilation, dimensions),
             use_bias=use_bias,
             kernel_init=init,
@@ -256,3 +256,34 @@ def for_each_dimension(name: str, value: Sizes, dimensions: int) -> tuple[int, .
             f"{dimensions} dimensions, got {value}"
         )
     return values
+
+
+def as_padding(value: Padding, dimensions: int, *, transposed: bool = False) -> Any:
+    """Return a padding's word, or its ints: one for all dimensions of space, or one or a pair for each.
+
+    >>> as_padding([1, (0, 2)], 2), as_padding("same", 2)
+    ((1, (0, 2)), 'SAME')
+    """
+    words = ["SAME", "VALID", "SAME_LOWER", "CIRCULAR"]
+    if not transposed:
+        words += ["REFLECT", "CAUSAL"] if dimensions == 1 else ["REFLECT"]
+    try:
+        padding = as_ints(value)
+    except TypeError:  # a float, say
+        padding = ()
+    if isinstance(padding, str):
+        padding = padding.upper()
+        fits = padding in words
+    elif isinstance(padding, int):
+        fits = True
+    else:
+        pairs = [(one, one) if isinstance(one, int) else one for one in padding]
+        fits = len(pairs) == dimensions and all(
+            isinstance(pair, tuple) and [type(one) for one in pair] == [int, int] for pair in pairs
+        )
+    if not fits:
+        raise ValueError(
+            f"expected padding to be one of {', '.join(words)}, an int, or an int or a pair of them for "
+            f"each of {dimensions} dimensions, got {value!r}"
+        )
+    return padding

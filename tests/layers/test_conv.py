@@ -4,6 +4,8 @@ Oracles: `jax.lax.conv_general_dilated` for the convolution, NumPy loops over wi
 `nnx.max_pool` for the pool's gradient.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -266,3 +268,24 @@ class TestRefusals:
     def test_what_is_no_energy(self):
         with pytest.raises(TypeError, match="PCConv expected energy to be an Energy object"):
             pc.PCConv(3, 4, 3, energy="mse", rngs=nnx.Rngs(0))
+
+
+class TestPadding:
+    @pytest.mark.parametrize("kind", [pc.PCConv, pc.PCConvTranspose])
+    @pytest.mark.parametrize("given", [1.5, None, "SAM", (1,), ((1, 2), (3,)), "CAUSAL"])
+    def test_what_is_none_is_refused_where_it_is_given(self, kind, given):
+        further = ", REFLECT" if kind is pc.PCConv else ""
+        text = (
+            f"expected padding to be one of SAME, VALID, SAME_LOWER, CIRCULAR{further}, an int, or an int or "
+            f"a pair of them for each of 2 dimensions, got {given!r}"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+            kind(3, 4, 3, padding=given, rngs=nnx.Rngs(0))
+
+    def test_words_may_be_small(self):
+        small, large = (
+            pc.PCConv(3, 4, 3, padding=word, rngs=nnx.Rngs(0)) for word in ("valid", "VALID")
+        )
+        x = np.ones((1, 5, 5, 3), np.float32)
+        np.testing.assert_array_equal(small.predict(x), large.predict(x))
+        assert small.predict(x).shape == (1, 3, 3, 4)

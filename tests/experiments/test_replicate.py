@@ -289,6 +289,32 @@ class TestOneOfThemEnds:
         assert np.isnan(curves.values).tolist() == [[False] * 3, [False, True, True], [False] * 3]
         assert curves.last.values[1] == curves.values[1, 0]
 
+    @pytest.mark.parametrize("how", ["mapped", "in turn"])
+    def test_a_callback_that_raises_ends_all_and_they_go_on_from_checkpoints(self, how, tmp_path):
+        """The error comes through, and from what was saved each seed ends as if nothing had been."""
+
+        class Raises(pc.Callback):
+            def on_log(self, trainer, step, row):
+                if step == 6:
+                    raise RuntimeError("no such tracker")
+
+        def build(place, raises=False):
+            return replicate(
+                lambda seed: make(seed, callbacks=[Raises()] if raises and seed == 0 else []),
+                how=how,
+                checkpoints=pc.Checkpoints(tmp_path / place, every=5),
+            )
+
+        whole = build("whole")
+        whole.fit(DATA, **STEPS)
+        with pytest.raises(RuntimeError, match="^no such tracker$"):
+            build("broken", raises=True).fit(DATA, **STEPS)
+        again = build("broken")
+        assert again.restore() == (5, 5, 5)
+        again.fit(DATA, **STEPS)
+        for found, expected in zip(again.trainers, whole.trainers, strict=True):
+            assert_same(found, expected, tolerance=0)
+
 
 class TestFolders:
     def test_one_seed_is_restored_by_an_ordinary_trainer(self, mapped):

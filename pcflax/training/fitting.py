@@ -313,7 +313,7 @@ def _failing_alone(fit: Fit, *, several: bool) -> Iterator[None]:
 
 
 def _learn(fit: Fit, items: PyTree, count: int) -> Measured:
-    state = fit.run.take()
+    state = fit.run.take(as_read=not fit.callbacks.has_own)
     if fit.callbacks.has_own:  # which may have changed what a rule of a plain class holds
         fit.take_settings()
 

@@ -147,8 +147,15 @@ class Run:
             return None
         return tuple(jax.tree.leaves(places_of(self.state(), self.layout)))
 
-    def take(self) -> TrainState:
-        """Return the newest state for a call, which consumes its starts; `put` follows."""
+    def take(self, *, as_read: bool = False) -> TrainState:
+        """Return the newest state for a call, which consumes its starts; `put` follows.
+
+        Args:
+            as_read: nobody has changed the objects since a state was read.
+        """
+        if as_read and self._shown and self._state is not None and self.layout is None:
+            kept = {"activities": self._activities, "starts": self._starts}
+            self._state, self._shown = dataclasses.replace(self._state, **kept), False
         state = self.state()
         if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) > _LARGE:
             self.write()  # so that the objects hold no third state beside this one and the next
@@ -277,7 +284,7 @@ class Run:
         self.step, self.record, self.owed = stored.step, record, set()
         self.untold = []
         self.key = jax.random.key(self.record.seed)
-        self._written, self._shown = self.step, True
+        self._written, self._shown, self._state = self.step, True, None
 
 
 def _warn_of_injected(

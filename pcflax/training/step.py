@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.inference import Status
@@ -270,10 +269,11 @@ def layer_means(energies: Energies) -> dict[str, Array]:
 def in_training(network: AbstractPCNetwork) -> SplitNetwork:
     """Take a network apart in training mode, whatever `network.eval()` said; the object keeps its mode."""
     taken = split(network)
+    modes = ("deterministic", "use_running_average")
+    # in the static structure, which is quicker to read than the modules
     if not any(
-        getattr(module, "deterministic", False) is True
-        or getattr(module, "use_running_average", False) is True
-        for _, module in nnx.iter_modules(network)
+        name in modes and getattr(value, "value", None) is True
+        for name, value in taken.graphdef.attributes
     ):
         return taken
     bound = taken.bind()

@@ -242,7 +242,8 @@ class Trainer(Choices):
         reads = self.passes if passes else None
         check_data(network, data, lambda _: metrics, "training data", reads)
         if eval_data is not None:
-            self.check_data(eval_data := self._as_dataset(eval_data, data), "evaluation data")
+            eval_data = as_dataset(eval_data, network, self.passes, data)
+            self.check_data(eval_data, "evaluation data")
         calendar = make_calendar(
             data, total, log_every, eval_every, eval_data, self.checkpoints, self.callbacks
         )
@@ -308,8 +309,8 @@ class Trainer(Choices):
             TypeError, ValueError: for what is no reading, or data that the network cannot take.
             NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
-        reads, data = self._check_reading(reads), self._as_dataset(data)
-        network = self._run.state().network
+        reads, network = self._check_reading(reads), self._run.state().network
+        data = as_dataset(data, network, self.passes)
         given = self.metrics if metrics is None else by_node(metrics)
         find = functools.partial(metrics_for, given, reads, network)
         check_data(network, data, find, "evaluation data", reads)
@@ -332,8 +333,9 @@ class Trainer(Choices):
             TypeError, ValueError: for what is no reading, or inputs that the network cannot take.
             NonFiniteEnergyError: where a reading's inference ended at numbers that are not finite.
         """
-        reads, inputs = self._check_reading(reads), self._as_dataset(inputs)
-        return predict(self._run.state().network, inputs, batch_size, reads, self._run.key)
+        reads, network = self._check_reading(reads), self._run.state().network
+        inputs = as_dataset(inputs, network, self.passes)
+        return predict(network, inputs, batch_size, reads, self._run.key)
 
     def check_data(
         self, data: Any, role: str = "data", *, reads: AbstractReading | None = None
@@ -352,10 +354,7 @@ class Trainer(Choices):
         """
         reads, network = self._check_reading(reads), self._run.state().network
         find = functools.partial(metrics_for, self.metrics, reads, network)
-        check_data(network, self._as_dataset(data), find, role, reads)
-
-    def _as_dataset(self, data: Any, *known: object) -> Any:
-        return as_dataset(data, self._run.state().network, self.passes, *known)
+        check_data(network, as_dataset(data, network, self.passes), find, role, reads)
 
     # Checkpoints.
 

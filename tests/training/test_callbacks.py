@@ -127,6 +127,32 @@ def test_the_end_is_told_even_where_training_fails():
     assert failing.events == [("start", 0, 9), ("end", 2)]
 
 
+@pytest.mark.parametrize("when", ["between fits", "on_fit_start"])
+@pytest.mark.parametrize("changes", [False, True])
+def test_what_is_changed_in_the_network_object_is_trained_on(when, changes):
+    """By whoever holds it, asked of the Trainer or not."""
+
+    def halve(*_):
+        if changes and armed:
+            kernel.set_value(kernel[...] / 2)
+
+    class Halves(pc.Callback):
+        on_fit_start = halve
+
+    armed = []
+    callbacks = [Halves()] if when == "on_fit_start" else []
+    trainer = make_trainer(callbacks, optimizer=optax.sgd(0.0))
+    kernel = trainer.network.layers[0].linear.kernel
+    before = np.array(kernel[...])
+    trainer.fit(make_data(), num_steps=1, log_every=1)
+    armed.append(True)
+    if when == "between fits":
+        halve()
+    trainer.fit(make_data(), num_steps=2, log_every=1)
+    factor = 0.5 if changes else 1.0
+    np.testing.assert_allclose(np.array(kernel[...]), factor * before, rtol=1e-6)
+
+
 class Ended(pc.Callback):
     """Notes that it was told the end."""
 

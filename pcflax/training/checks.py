@@ -105,12 +105,13 @@ def check_is_dataset(data: object, role: str) -> None:
 
 def check_data(
     network: SplitNetwork,
+    bound: AbstractPCNetwork,
     data: Dataset,
     metrics: Callable[[Dataset], MetricFunctions],
     role: str,
     reads: AbstractReading | None,
 ) -> None:
-    """Run one batch's shapes through network, reading (if any) and metrics."""
+    """Run one batch's shapes through network, reading (if any) and metrics; `bound` is the network's."""
     check_is_dataset(data, role)
     check_batch_size(network.mesh, data, role)
     spec = data.spec()
@@ -122,7 +123,6 @@ def check_data(
             shown = f"the labels show {data.num_classes} classes"
             hint = f"; {shown}: where there are more, give from_arrays num_classes"
         raise kind(f"the {role} '{data.name}' does not fit the network: {error}{hint}") from error
-    bound = network.bind()
     picky = any(
         type(layer.top_node_layer().energy).check_targets is not Energy.check_targets
         for layer in bound.layers

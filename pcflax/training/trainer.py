@@ -231,16 +231,17 @@ class Trainer(Choices):
                 "Trainer do it, or call trainer.stop() and fit again when this one has ended"
             )
         network = self._run.state().network
+        bound = network.bind()  # to be looked at
         data = as_dataset(data, network, self.passes, self._run.record.source)
         total = total_steps(data, epochs, num_steps)
         # rows of training measure the pass upward, where that is what is read
         passes = type(self.reads) is type(self.passes) and (
-            self.passes.along_time or is_told_below(network.bind(), data.spec())
+            self.passes.along_time or is_told_below(bound, data.spec())
         )
         find = functools.partial(metrics_for, self.metrics, self.reads, network)
         metrics = find(data) if passes else ()
         reads = self.passes if passes else None
-        check_data(network, data, lambda _: metrics, "training data", reads)
+        check_data(network, bound, data, lambda _: metrics, "training data", reads)
         if eval_data is not None:
             eval_data = as_dataset(eval_data, network, self.passes, data)
             self.check_data(eval_data, "evaluation data")
@@ -313,7 +314,7 @@ class Trainer(Choices):
         data = as_dataset(data, network, self.passes)
         given = self.metrics if metrics is None else by_node(metrics)
         find = functools.partial(metrics_for, given, reads, network)
-        check_data(network, data, find, "evaluation data", reads)
+        check_data(network, network.bind(), data, find, "evaluation data", reads)
         return evaluate(network, data, find(data), reads, self._run.key)
 
     def predict(
@@ -354,7 +355,8 @@ class Trainer(Choices):
         """
         reads, network = self._check_reading(reads), self._run.state().network
         find = functools.partial(metrics_for, self.metrics, reads, network)
-        check_data(network, as_dataset(data, network, self.passes), find, role, reads)
+        data = as_dataset(data, network, self.passes)
+        check_data(network, network.bind(), data, find, role, reads)
 
     # Checkpoints.
 

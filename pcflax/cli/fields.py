@@ -27,7 +27,7 @@ _HIDDEN = ("optimizer",)
 _OWN = {"Sweeps": ("step_size",)}  # one number for all algorithms is none of theirs
 _WORDS = {"learning": recipes.LEARNING, "inference": recipes.INFERENCE}
 _KINDS: tuple[tuple[str, Any], ...] = (
-    ("Literal", str),
+    ("Literal", Literal),  # of its choices
     ("bool", bool),
     (r"float \| str", float | Literal["auto"]),
     ("float", float),
@@ -117,8 +117,16 @@ def settings(option: str, word: str) -> dict[str, Setting]:
         kinds = [kind for part, kind in _KINDS if re.search(rf"\b({part})\b", annotation)]
         if kinds and field not in (*_HIDDEN, *_OWN.get(name, ())):
             sentence = re.sub(r"[.;:]( .*)?$|, and$", "", " ".join(text.split()))
-            found[field] = Setting(field, kinds[0], default, sentence)
+            kind = _choices(annotation) if kinds[0] is Literal else kinds[0]
+            found[field] = Setting(field, kind, default, sentence)
     return found
+
+
+def _choices(annotation: str) -> Any:
+    """Return the Literal that an annotation holds."""
+    listed = re.search(r"Literal(\[.*?\])", annotation)
+    assert listed
+    return Literal[tuple(ast.literal_eval(listed[1]))]
 
 
 @functools.cache

@@ -189,6 +189,21 @@ def test_help_breaks_lines_where_the_terminal_ends(monkeypatch, capsys, verb):
         assert sentence in told
 
 
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_help_shows_choices(monkeypatch, capsys, verb):
+    """It said STR."""
+    monkeypatch.setenv("COLUMNS", "2000")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    told = capsys.readouterr().out
+    for choices in (
+        "--guard {None,clip,warn}",
+        "--order {red-black,sequential}",
+        "--credit {before,after}",
+    ):
+        assert choices in told
+
+
 def test_help_cuts_no_brace():
     """`--weights` said no more than a brace."""
     for option, word in WORDS:

@@ -31,6 +31,7 @@ import pcflax as pc
 from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, run_main
 from benchmarks.records import results_path, write_results
 
 NUM_STEPS, BATCH, GO_ON = 100, 64, 4
@@ -102,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=read_count, default=40)
     parser.add_argument("--quick", action="store_true", help="3 rounds, nothing written")
     options = parser.parse_args()
     net, console = network(), Console()
@@ -134,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -16,7 +16,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .options import read_count, read_output
 from .records import results_path, write_results
+
+QUICK = Path("runs/quick/answers.json")
 
 
 def record_answer(
@@ -55,14 +58,24 @@ def answer_parser(
         seeds: how many there are unless given.
         data: whether the script reads a prepared set, from `--data-dir` or TFDS_DATA_DIR.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data:
         parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--seeds", type=read_count, default=seeds)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument(
-        "--output", type=Path, help="the answers file; the committed one unless given"
+        "--output",
+        type=read_output,
+        help=f"the answers file; the committed one unless given, {QUICK} with --quick",
     )
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose small form leaves the committed answers, and the figures beside them, alone."""
+
+    def parse_args(self, *given):  # type: ignore[override]
+        options = super().parse_args(*given)
+        if options.quick and options.output is None:
+            options.output = QUICK
+        return options

@@ -23,6 +23,7 @@ from rich.console import Console
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 
@@ -74,7 +75,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="small networks, no file")
-    parser.add_argument("--output", type=Path, help="the JSON file")
+    parser.add_argument("--output", type=read_output, help="the JSON file")
     options = parser.parse_args()
     console, found = Console() if Console().is_terminal else Console(width=120), {}
     algorithms, rules = methods()
@@ -91,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

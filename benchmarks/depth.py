@@ -57,6 +57,7 @@ from pcflax.inference.curvature import largest_eigenvalue, random_direction
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import record_answer
+from benchmarks.options import read_count, read_output, read_seeds, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.stack import interleaved
 from benchmarks.suite import today
@@ -457,16 +458,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"))
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS)
-    parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, nargs="+", help="these numbers of steps alone")
+    parser.add_argument("--depths", type=read_count, nargs="+", default=list(DEPTHS))
+    parser.add_argument(
+        "--seeds", type=read_seeds, default="5", help="how many seeds, or seeds by commas"
+    )
+    parser.add_argument("--steps", type=read_count, nargs="+", help="these numbers of steps alone")
     parser.add_argument("--quick", action="store_true", help="digits, 20 batches, 4 and 8 layers")
     parser.add_argument("--time", action="store_true", help="seconds of what reached the mark")
     parser.add_argument("--page", action="store_true", help="the figure and the claims, no runs")
-    parser.add_argument("--output", type=Path, default=results_path("depth_runs", "cpu"))
+    parser.add_argument("--output", type=read_output, help="the file of runs")
     options = parser.parse_args(arguments)
     console = Console()
-    runs = Runs(options.output)
+    committed = results_path("depth_runs", "cpu")  # holds no digits
+    runs = Runs(
+        options.output or (Path("runs/quick/depth_runs.json") if options.quick else committed)
+    )
     if options.page:
         write_page(runs)
         return
@@ -499,4 +505,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

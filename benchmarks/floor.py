@@ -26,6 +26,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders import bare_scan
 from benchmarks.jobs import JOBS, Job
+from benchmarks.options import run_main
 from pcflax.networks.programs import count
 
 
@@ -143,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

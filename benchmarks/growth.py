@@ -40,6 +40,7 @@ import pcflax as pc
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders import bare_scan
 from benchmarks.jobs import Job
+from benchmarks.options import read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 
@@ -266,9 +267,9 @@ def main() -> None:
     )
     parts = [*SIZES, "memory"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="some of all")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=read_count, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes, no file")
-    parser.add_argument("--output", type=Path, help="the JSON file")
+    parser.add_argument("--output", type=read_output, help="the JSON file")
     options = parser.parse_args()
     if "memory" in options.only and not STATUS.exists():
         parser.error(
@@ -300,4 +301,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders import bare_scan, pcflax
 from benchmarks.jobs import JOBS
+from benchmarks.options import read_count, run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 MARGINS = {"notebook": 1.3, "tiny": 2.5, "first call": 1.9, "memory": 1.45, "import": 1.6}
@@ -96,8 +97,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--iterations", type=read_count, default=200)
+    parser.add_argument("--rounds", type=read_count, default=5)
     options = parser.parse_args()
 
     def look() -> dict[str, float]:
@@ -121,4 +122,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -44,9 +44,11 @@ from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import ErrorCoordinates, error_problem
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.records import RESULTS, results_path, write_results
+from benchmarks.options import read_count, read_output, run_main
+from benchmarks.records import results_path, write_results
 
 WIDTH, CLASSES, BATCH, GAP = 128, 10, 8, 1e-3
+DEPTHS = [4, 8, 16, 20, 32, 64]
 MOST_STEPS = 20000  # of the algorithms that only descend
 LONG = 10.0  # seconds: an algorithm that has taken so many is timed no more
 
@@ -184,6 +186,9 @@ def measure(depth: int, rounds: int, console: Console, only: str = "*") -> list[
         for name, one in algorithms(*steps).items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in only.split("|"))
     }
+    if not table:
+        known = ", ".join(algorithms(*steps))
+        raise SystemExit(f"error: no algorithm fits --only {only!r}; known are {known}")
     reference = pc.inference.Sequence(
         ErrorCoordinates(pc.inference.NewtonCG(num_steps=10)), pc.inference.NewtonCG(num_steps=10)
     )
@@ -254,22 +259,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--depths", default="4,8,16,20,32,64")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--depths", type=read_count, nargs="+", default=DEPTHS)
+    parser.add_argument("--rounds", type=read_count, default=5)
     parser.add_argument("--only", default="*", help="patterns of names, with | between them")
     parser.add_argument("--quick", action="store_true", help="depths 4 and 8, one round")
-    parser.add_argument("--output", type=Path, help="a folder for the JSON file and the figure")
+    parser.add_argument("--output", type=read_output, help="a JSON file; a PNG is put beside it")
     options = parser.parse_args()
-    depths = [4, 8] if options.quick else [int(depth) for depth in options.depths.split(",")]
+    depths = [4, 8] if options.quick else options.depths
     console, begin = Console(), time.perf_counter()
     records: list[dict] = []
-    part = options.quick or options.only != "*"
-    folder = options.output or (None if part else RESULTS)
+    part = depths != DEPTHS or options.only != "*"
+    device = jax.devices()[0].device_kind
+    path = options.output or (None if part else results_path("inference", device))
     for depth in depths:
         records += measure(depth, 1 if options.quick else options.rounds, console, options.only)
         console.print(f"depth {depth} done after {time.perf_counter() - begin:.0f} s")
-        if folder is not None:  # after each depth, so that a run cut short keeps what it has
-            console.print(f"written to {write(records, folder)}.json and .png", soft_wrap=True)
+        if path is not None:  # after each depth, so that a run cut short keeps what it has
+            write(records, path, device)
+            console.print(f"written to {path}, a PNG beside it", soft_wrap=True)
     table = Table(title="steps (seconds) to 0.1 % of the energy gap")
     table.add_column("algorithm")
     for depth in depths:
@@ -286,9 +293,8 @@ def main() -> None:
     console.print(table)
 
 
-def write(records: list[dict], folder: Path) -> Path:
-    """The JSON file and the figure, and where they are."""
-    device = jax.devices()[0].device_kind
+def write(records: list[dict], path: Path, device: str) -> None:
+    """The JSON file and the figure."""
     result = {
         "device": device,
         "cores": os.cpu_count(),
@@ -298,11 +304,9 @@ def write(records: list[dict], folder: Path) -> Path:
         "gap": GAP,
         "records": records,
     }
-    path = folder / results_path("inference", device).name
     write_results(result, path)
     figure(records).savefig(path.with_suffix(".png"), dpi=110)
-    return path.with_suffix("")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

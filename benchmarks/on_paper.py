@@ -20,9 +20,14 @@ P parts, and idles (P - 1)/(M + P - 1) of the time (Huang et al., 2019; Narayana
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, read_number
 
 
 class Machine(NamedTuple):
@@ -312,9 +317,12 @@ def main() -> None:
     )
     for default in (Job(), Machine()):
         for name, value in default._asdict().items():
-            parser.add_argument(f"--{name}", type=type(value), default=value)
-    parser.add_argument("--devices", type=int, nargs="+", default=[8, 64, 256])
-    parser.add_argument("--whole-batch", type=int, help="examples in all; else --batch a GPU")
+            read = read_count if isinstance(value, int) else read_number
+            parser.add_argument(f"--{name}", type=read, default=value)
+    parser.add_argument("--devices", type=read_count, nargs="+", default=[8, 64, 256])
+    parser.add_argument(
+        "--whole-batch", type=read_count, help="examples in all; else --batch a GPU"
+    )
     options = vars(parser.parse_args())
     job, machine = (
         kind(**{name: options[name] for name in kind._fields}) for kind in (Job, Machine)

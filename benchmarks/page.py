@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.options import run_main  # noqa: E402
 from benchmarks.records import RESULTS, results_path, rows_of  # noqa: E402
 from benchmarks.suite import CHOSEN, ratios, reached  # noqa: E402
 
@@ -475,4 +476,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -6,6 +6,7 @@ And the tables of pages.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ def read(name: str) -> dict:
 
 
 def write_results(record: dict, path: Path) -> None:
-    """Write a results file, and the folder it lies in."""
+    """Write a results file, and the folder it lies in; what was there stays until all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     read_back = json.loads(json.dumps(record))  # in which tuples are lists, as a reader has them
-    path.write_text(as_rows(read_back) + "\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text(as_rows(read_back) + "\n")
+    os.replace(part, path)
 
 
 def as_rows(value: Any, depth: int = 0) -> str:

@@ -36,6 +36,7 @@ from benchmarks.contenders.bare_scan import make_optimizer
 from benchmarks.contenders.pcflax import make_network
 from benchmarks.growth import NEVER, timed
 from benchmarks.jobs import JOBS, Job
+from benchmarks.options import read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 from benchmarks.worker import memory
@@ -155,18 +156,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=list(MEASURED), help="some of the jobs")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seeds", type=read_count, default=SEEDS)
+    parser.add_argument("--rounds", type=read_count, default=7)
     parser.add_argument(
         "--quick", action="store_true", help="small, all in this process, no file unless named"
     )
-    parser.add_argument("--output", type=Path, help="the JSON file")
+    parser.add_argument("--output", type=read_output, help="the JSON file")
     parser.add_argument(
         "--alone", nargs=2, metavar=("JOB", "HOW"), help="print what a first call takes here"
     )
     options = parser.parse_args()
     if options.alone:
         name, how = options.alone
+        if name not in MEASURED or how not in HOWS:
+            parser.error(f"--alone expected one of {list(MEASURED)} and of {list(HOWS)}")
         print(json.dumps(alone(MEASURED[name], how, options.seeds)))
         return
     jobs, seeds, rounds = MEASURED, options.seeds, options.rounds
@@ -192,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

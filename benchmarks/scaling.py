@@ -37,6 +37,7 @@ from pcflax.networks.programs import ProgramCost, count
 from pcflax.training import fitting
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 
@@ -182,9 +183,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--real", action="store_true", help="seconds, on the devices there are")
-    parser.add_argument("--rounds", type=int, default=3, help="of timing real devices")
+    parser.add_argument("--rounds", type=read_count, default=3, help="of timing real devices")
     parser.add_argument("--quick", action="store_true", help="small, two devices, no file")
-    parser.add_argument("--output", type=Path, help="the JSON file")
+    parser.add_argument("--output", type=read_output, help="the JSON file")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(DEVICES))  # of no account where there are others
     real = options.real or jax.default_backend() != "cpu"
@@ -203,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -35,6 +35,7 @@ from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import record_answer
+from benchmarks.options import read_count, run_main
 from benchmarks.records import results_path, write_results
 
 BATCH, STEPS = 64, 20
@@ -199,9 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--depths", type=read_count, nargs="+", default=[8, 32, 128])
+    parser.add_argument("--width", type=read_count, default=128)
+    parser.add_argument("--rounds", type=read_count, default=15)
     parser.add_argument("--quick", action="store_true", help="depths 2 and 4, nothing written")
     options = parser.parse_args()
     if options.quick:
@@ -274,4 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

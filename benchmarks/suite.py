@@ -3,7 +3,7 @@
     python benchmarks/suite.py                          all of it, into benchmarks/results (an hour)
     python benchmarks/suite.py times --jobs tiny notebook       measures these anew, keeps the others
     python benchmarks/suite.py accuracy --epochs 20     accuracy by seconds, cross-library job
-    python benchmarks/suite.py accuracy --contenders pcflax:Chosen pcx      our chosen output against PCX
+    python benchmarks/suite.py accuracy --contenders pcflax:Chosen pcx --output chosen.json       of these two
     python benchmarks/suite.py sweeps                   time and memory by T, width, depth, batch
     python benchmarks/suite.py times --against benchmarks/results/suite-cpu.json     do two runs agree?
 
@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import peers  # noqa: E402
 from benchmarks.jobs import JOBS, Job  # noqa: E402
+from benchmarks.options import read_count, read_number, read_output, read_record, run_main  # noqa: E402
 from benchmarks.records import results_path, write_results  # noqa: E402
 
 OURS = ("pcflax", "bare_scan", "notebook_equinox", "notebook_loop", "flax_backprop")
@@ -53,6 +54,7 @@ SWEEPS = {  # of the notebook's job
     "depth": (2, 8, 16),
     "batch": (16, 128, 1024),
 }
+HOLDS = {"times": "jobs", "accuracy": "contenders", "sweeps": "sweeps"}  # by which a file is known
 SWEPT = ("pcflax", "bare_scan", "fabricpc", "pcx")
 
 
@@ -371,41 +373,50 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "parts", nargs="*", help="times, accuracy, sweeps; all of them unless given"
-    )
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(HOLDS)}; all of them unless given")
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--contenders", nargs="+", choices=(*CONTENDERS, CHOSEN))
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--iterations", type=int, help="of a round; each job's own unless given")
-    parser.add_argument("--epochs", type=int, default=100, help="of accuracy, at most")
-    parser.add_argument("--parts-of-epoch", dest="parts_of_epoch", type=int, default=1)
+    parser.add_argument("--rounds", type=read_count, default=9)
     parser.add_argument(
-        "--target", type=float, default=98.2, help="accuracy in %% that ends a curve"
+        "--iterations", type=read_count, help="of a round; each job's own unless given"
+    )
+    parser.add_argument("--epochs", type=read_count, default=100, help="of accuracy, at most")
+    parser.add_argument("--parts-of-epoch", dest="parts_of_epoch", type=read_count, default=1)
+    parser.add_argument(
+        "--target", type=read_number, default=98.2, help="accuracy in %% that ends a curve"
     )
     parser.add_argument(
-        "--budget", type=float, default=900, help="seconds of training that end one"
+        "--budget", type=read_number, default=900, help="seconds of training that end one"
     )
     parser.add_argument(
         "--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="prepared TFDS sets"
     )
-    parser.add_argument("--output", type=Path, help="the JSON file, where one part is asked for")
     parser.add_argument(
-        "--against", type=Path, help="a results file of times: exit code 1 if they differ"
+        "--output", type=read_output, help="the JSON file, where one part is asked for"
+    )
+    parser.add_argument(
+        "--against", type=read_record, help="a results file of times: exit code 1 if they differ"
     )
     options = parser.parse_args()
     contenders = options.contenders or list(CONTENDERS)
-    parts = options.parts or ["times", "accuracy", "sweeps"]
-    if unknown := set(parts) - {"times", "accuracy", "sweeps"}:
+    parts = options.parts or list(HOLDS)
+    if unknown := set(parts) - set(HOLDS):
         parser.error(f"expected times, accuracy or sweeps, got {', '.join(sorted(unknown))}")
     console = Console() if Console().is_terminal else Console(width=120)
-    is_part = set(contenders) != set(CONTENDERS) or options.iterations
-    if "times" in parts and is_part and not options.output:
+    is_part = not set(CONTENDERS) <= set(contenders) or options.iterations
+    if is_part and not options.output:
         parser.error(
             "a part of the contenders or iterations goes to a file of its own: --output FILE"
         )
+    if options.output and len(parts) > 1:
+        parser.error(f"--output takes one part, got {', '.join(parts)}; ask for one at a time")
+    held = read_record(options.output) if options.output and options.output.exists() else None
+    if held is not None and HOLDS[parts[0]] not in held:
+        parser.error(f"{options.output} holds no {parts[0]}; name a file of its own")
+    before = options.against
+    if before is not None and HOLDS["times"] not in before:
+        parser.error("--against expected a results file of times; suite.py times writes one")
     about, agrees = machine(), True
-    before = json.loads(options.against.read_text()) if options.against else None
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
 
@@ -436,6 +447,8 @@ def main() -> int:
                 try:
                     write_data(data, "mnist", options.data_dir)
                 except FileNotFoundError as error:
+                    if options.parts:
+                        raise  # it was asked for by name
                     console.print(f"no accuracy without MNIST: {error}")
                 else:
                     raced = options.contenders or [*CONTENDERS, CHOSEN]
@@ -446,4 +459,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -29,6 +29,7 @@ from benchmarks.depth import (  # noqa: E402
 )
 from benchmarks.on_paper import Job, Machine  # noqa: E402
 from benchmarks.on_paper import rows as on_paper  # noqa: E402
+from benchmarks.options import run_main  # noqa: E402
 from benchmarks.over_seeds import mlp, replicas  # noqa: E402
 from benchmarks.records import digits, read, results_path, rows_of  # noqa: E402
 
@@ -377,4 +378,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -40,6 +40,7 @@ from pcflax import recipes
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders.notebook_equinox import Contender as NotebookLoop
 from benchmarks.jobs import Job
+from benchmarks.options import read_count, read_output, run_main
 from benchmarks.records import results_path
 from benchmarks.suite import machine, reached, save
 
@@ -247,14 +248,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", help="folder of prepared TFDS sets")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=6000, help="batches, at most")
+    parser.add_argument("--seeds", type=read_count, default=3)
+    parser.add_argument("--most", type=read_count, default=6000, help="batches, at most")
     parser.add_argument(
         "--rules", nargs="+", choices=list(RULES), help="these anew, keep the others"
     )
     parser.add_argument("--quick", action="store_true", help="digits, one seed, no file")
-    parser.add_argument("--output", type=Path, help="the JSON file")
+    parser.add_argument("--output", type=read_output, help="the JSON file")
     options = parser.parse_args()
+    output = options.output or results_path("time_to_accuracy", jax.devices()[0].device_kind)
+    if options.rules and not output.exists():
+        parser.error(f"--rules keeps the others of {output}, which is not there; leave it out once")
     name, held_out = ("digits", 200) if options.quick else ("mnist", 5000)
     most, seeds = (100, 1) if options.quick else (options.most, options.seeds)
     where = {"data_dir": options.data_dir}
@@ -270,7 +274,6 @@ def main() -> None:
     console = Console()
     rules: dict[str, Any] = {}
     compared: dict[str, Any] = {}
-    output = options.output or results_path("time_to_accuracy", jax.devices()[0].device_kind)
     if options.rules:
         kept = json.loads(output.read_text())
         rules, compared = kept["rules"], kept["compared"]
@@ -327,4 +330,4 @@ def replaced(data: pc.data.ArrayDataset, **changes) -> pc.data.ArrayDataset:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -29,6 +29,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in the place of this file's folder
 from benchmarks.jobs import JOBS, Job, Unsupported  # noqa: E402
+from benchmarks.options import read_count, read_index  # noqa: E402
 
 
 class Worker:
@@ -212,11 +213,11 @@ def main() -> None:
         "contender", help="a module of benchmarks/contenders, or module:Class of it"
     )
     parser.add_argument("--job", choices=list(JOBS), default="notebook")
-    parser.add_argument("--iterations", type=int, help="of a round; the job's unless given")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=0, help="needs --data")
+    parser.add_argument("--iterations", type=read_count, help="of a round; the job's unless given")
+    parser.add_argument("--rounds", type=read_count, default=5)
+    parser.add_argument("--epochs", type=read_count, default=0, help="needs --data")
     parser.add_argument("--data", help="an .npz that benchmarks/suite.py writes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=read_index, default=0)
     parser.add_argument("--changes", type=json.loads, default={}, help="fields of the job, as JSON")
     parser.add_argument("--serve", action="store_true", help="answer commands, for suite.py")
     options = parser.parse_args()

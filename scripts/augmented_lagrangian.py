@@ -25,6 +25,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 
 WIDTH = 32
 
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

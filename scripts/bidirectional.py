@@ -30,6 +30,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 from benchmarks.records import RESULTS
 
 # U(+-1/sqrt(fan_in)), as PyTorch's and Equinox's linear layers have it
@@ -104,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

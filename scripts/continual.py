@@ -33,6 +33,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 from benchmarks.records import RESULTS
 
 TASKS = [(2 * task, 2 * task + 1) for task in range(5)]
@@ -156,4 +157,4 @@ def interval(values: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

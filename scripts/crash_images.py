@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -29,7 +30,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pcflax as pc
+from benchmarks.options import read_count, run_main
 
 STEPS = 6
 # What changes a folder, as Python tells it; fsync comes when something was written.
@@ -171,7 +174,9 @@ def _state(folder: Path) -> str:
 def main() -> None:
     """Take images, restore them, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, help="so many, evenly spread; all unless given")
+    parser.add_argument(
+        "--images", type=read_count, help="so many, evenly spread; all unless given"
+    )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="pcflax-images-"))
     run_dir, names = take_images(folder)
@@ -197,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

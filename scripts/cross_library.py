@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
 from benchmarks.contenders.pcflax import Chosen
 from benchmarks.jobs import JOBS, Job
+from benchmarks.options import read_count, run_main
 from benchmarks.suite import reached, write_data
 from benchmarks.worker import Worker
 
@@ -102,9 +103,9 @@ def small(job: Job) -> Job:
 
 def main() -> None:
     """Choose, or train and record."""
-    parser = answer_parser(__doc__, quick="digits, one seed, 3 epochs; writes where --output says")
+    parser = answer_parser(__doc__, quick="digits, one seed, 3 epochs")
     parser.add_argument("--choose", action="store_true", help="compare the candidates instead")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=read_count, default=EPOCHS)
     options = parser.parse_args()
     job = small(JOB) if options.quick else JOB
     seeds, epochs = (1, 3) if options.quick else (options.seeds, options.epochs)
@@ -129,8 +130,6 @@ def main() -> None:
                 found.append(hit["epoch"])
                 told.append(f"{target} % in epoch {hit['epoch']}, {hit['seconds']:.0f} s")
         print("; ".join(told), flush=True)
-    if options.quick and not options.output:
-        return
     answers = {"cross_library_accuracy": (last, "%")}
     for target, found in epochs_to.items():
         if len(found) == seeds:
@@ -147,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -32,6 +32,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 from benchmarks.records import RESULTS
 
 ZEROS = pc.initializers.Zeros()
@@ -119,6 +120,9 @@ def main() -> None:
     parser = answer_parser(__doc__, quick="the embedded digits, few epochs")
     parser.add_argument("--rules", default=",".join(SETTINGS), help="pc, ipc or both")
     options = parser.parse_args()
+    rules = options.rules.split(",")
+    if unknown := set(rules) - set(SETTINGS):
+        parser.error(f"unknown rules {', '.join(sorted(unknown))}; known are {', '.join(SETTINGS)}")
     name, hidden, latent, epochs = ("digits", 32, 8, 40) if options.quick else ("mnist", 128, 64, 0)
     given = {} if options.quick else {"data_dir": options.data_dir}
     images, test = (
@@ -138,7 +142,7 @@ def main() -> None:
     unseen = pc.data.from_arrays(None, test, batch_size=len(test) // 10, shuffle=False)
     print(f"{latent} principal components: {components(images, test, latent):.3e}", flush=True)
     path = options.output
-    for rule in options.rules.split(","):
+    for rule in rules:
         trainers, values = [], []
         for seed in range(options.seeds):
             trainers.append(train(rule, seed, images, hidden, latent, epochs))
@@ -159,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -30,6 +30,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 
 WIDTH, BASE_RATE, COMPLETE = 32, 0.3, pc.parameterizations.CompleteP()
 RULES = {
@@ -62,7 +63,7 @@ def train(rule, depth: int, seed: int, data: str, data_dir, steps: int) -> tuple
 
 def main() -> None:
     """Train by both rules at both depths; print, and write the claims."""
-    parser = answer_parser(__doc__, quick="digits, 4 and 8 layers, 20 batches, no file")
+    parser = answer_parser(__doc__, quick="digits, 4 and 8 layers, 20 batches")
     options = parser.parse_args()
     depths = (4, 8) if options.quick else (8, 128)
     data, steps = ("digits", 20) if options.quick else ("mnist", 0)
@@ -83,8 +84,6 @@ def main() -> None:
                 parts = health.inference.layer_gap_closed.values()
                 least = 100 * min(part for part in parts if math.isfinite(part))
                 found.setdefault(f"deep_pc_gap_{depth}", []).append(least)
-    if options.quick and options.output is None:
-        return
     for name, values in found.items():
         if name != f"deep_pc_gap_{depths[0]}":
             command = "python scripts/deep_pc.py"
@@ -94,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

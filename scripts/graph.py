@@ -27,6 +27,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import read_number, run_main
 
 SETTLE = pc.inference.NewtonCG(tolerance=1e-3, max_steps=20)
 RULES = {
@@ -70,7 +71,7 @@ def build(edges: np.ndarray, width: int, spec, seed: int) -> pc.PCGraph:
 def main() -> None:
     """Train each graph by each rule, read all test images at equilibrium, write the figures."""
     parser = answer_parser(__doc__, quick="the embedded digits, one epoch")
-    parser.add_argument("--rate", type=float, default=2e-3, help="Adam's learning rate")
+    parser.add_argument("--rate", type=read_number, default=2e-3, help="Adam's learning rate")
     parser.add_argument("--validate", action="store_true", help="on the last 5,000 training images")
     options = parser.parse_args()
     if options.quick:
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

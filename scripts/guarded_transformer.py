@@ -24,6 +24,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 from scripts import transformer_text as text
 
 RATES = (0.001, 0.01, 0.1)
@@ -105,17 +106,16 @@ def main(arguments: list[str] | None = None) -> None:
                     flush=True,
                 )
             worst[way].append(max(found))
-    if not options.quick or options.output:
-        for way, values in worst.items():
-            record_answer(
-                f"guarded_transformer_{way}",
-                values,
-                unit="%",
-                command="python scripts/guarded_transformer.py",
-                kind="depth",
-                path=options.output,
-            )
+    for way, values in worst.items():
+        record_answer(
+            f"guarded_transformer_{way}",
+            values,
+            unit="%",
+            command="python scripts/guarded_transformer.py",
+            kind="depth",
+            path=options.output,
+        )
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -26,6 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, read_index, run_main
 from pcflax.cli.main import main as main_of_pcflax
 
 # The command, where what changes a folder takes its time.
@@ -97,9 +99,9 @@ def kill_at(run_dir: Path, num_steps: int, delay: float, *, once_training: bool,
 def main() -> None:
     """Kill, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--num-steps", type=int, help="600 unless given; 100 on a slow disk")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--runs", type=read_count, default=100)
+    parser.add_argument("--num-steps", type=read_count, help="600 unless given; 100 on a slow disk")
+    parser.add_argument("--seed", type=read_index, default=0, help="of the moments")
     parser.add_argument("--model", default="mlp", help="one of the command's models with --widths")
     parser.add_argument("--slow-disk", action="store_true", help="the disk takes its time")
     options = parser.parse_args()
@@ -149,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

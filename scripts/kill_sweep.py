@@ -22,7 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pcflax as pc
+from benchmarks.options import read_count, read_index, run_main
 
 
 def command(folder: Path, trials: int) -> list[str]:
@@ -77,9 +79,9 @@ def trials_of(folder: Path) -> list[tuple]:
 def main() -> None:
     """Kill, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--trials", type=read_count, default=50)
+    parser.add_argument("--kills", type=read_count, default=3)
+    parser.add_argument("--seed", type=read_index, default=0, help="of the moments")
     options = parser.parse_args()
     random.seed(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="pcflax-sweep-"))
@@ -104,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -25,6 +25,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 from benchmarks.records import RESULTS
 
 SETTLE = pc.inference.GradientDescent(0.02, momentum=0.9, num_steps=100)
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

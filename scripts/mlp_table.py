@@ -34,6 +34,7 @@ from pcflax import recipes
 from pcflax.training.plain_json import dumps
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, read_output, read_seeds, run_main
 from benchmarks.records import write_results
 
 
@@ -174,13 +175,6 @@ def load(options: argparse.Namespace) -> dict:
     return {"name": name, "train": train, "validation": validation, "test": test}
 
 
-def read_seeds(text: str) -> list[int]:
-    """The seeds 0, 1, ... of a number of them, or those that are listed."""
-    if "," not in text:
-        return list(range(int(text)))
-    return [int(seed) for seed in text.split(",") if seed]
-
-
 def runs_of(results: dict) -> dict[str, pc.experiments.Runs]:
     """The runs of each rule, a row an epoch; accuracies in %."""
     found = {}
@@ -223,9 +217,11 @@ def main() -> None:
     parser.add_argument(
         "--rules", default=",".join(SETTINGS), help="some of " + ", ".join(SETTINGS)
     )
-    parser.add_argument("--seeds", default="3", help="how many seeds, or seeds by commas")
-    parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--output", type=pathlib.Path, help="a JSON file for the results")
+    parser.add_argument(
+        "--seeds", type=read_seeds, default="3", help="how many seeds, or seeds by commas"
+    )
+    parser.add_argument("--epochs", type=read_count, default=25)
+    parser.add_argument("--output", type=read_output, help="a JSON file for the results")
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -235,7 +231,7 @@ def main() -> None:
     unknown = set(options.rules.split(",")) - set(SETTINGS)
     if unknown:
         parser.error(f"unknown rules {', '.join(sorted(unknown))}; known are {', '.join(SETTINGS)}")
-    seeds = [0] if options.quick else read_seeds(options.seeds)
+    seeds = [0] if options.quick else options.seeds
     epochs = 10 if options.quick else options.epochs
     width, faster = (64, 10) if options.quick else (128, 1)  # few batches want larger rates
     data = load(options)
@@ -267,4 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -33,6 +33,7 @@ import pcflax as pc
 from pcflax import recipes
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, read_index, run_main
 from benchmarks.records import results_path, write_results
 
 STEP_SIZE, BASE_RATE, STANDARD_RATES = 0.5 / 64, 3.0, (1e-2, 1e-3)
@@ -140,9 +141,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", help="folder of prepared TFDS sets")
-    parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--depths", type=read_count, nargs="+", default=[8, 32, 128])
+    parser.add_argument("--width", type=read_count, default=128)
+    parser.add_argument("--seed", type=read_index, default=0)
     parser.add_argument(
         "--quick", action="store_true", help="digits and few layers, nothing written"
     )
@@ -184,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

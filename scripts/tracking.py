@@ -39,6 +39,7 @@ import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import answer_parser, record_answer
+from benchmarks.options import run_main
 from benchmarks.records import RESULTS
 
 DT = 1e-3
@@ -313,4 +314,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

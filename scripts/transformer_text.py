@@ -44,6 +44,7 @@ from pcflax import recipes
 from pcflax.plotting.lines import draw_layers
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, read_index, read_output, run_main
 from benchmarks.records import write_results
 
 
@@ -250,11 +251,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=f"text:{text}" if text else None,
         help="text:PATH; of the file that PCFLAX_TEXT names unless given",
     )
-    parser.add_argument("--num-steps", type=int, default=600, help="of training, for every rule")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and samples")
-    parser.add_argument("--sample", type=int, default=240, help="characters to draw")
-    parser.add_argument("--output", type=pathlib.Path, help="a JSON file; a PNG is put beside it")
+    parser.add_argument(
+        "--num-steps", type=read_count, default=600, help="of training, for every rule"
+    )
+    parser.add_argument("--batch-size", type=read_count, default=16)
+    parser.add_argument("--seed", type=read_index, default=0, help="of weights, order and samples")
+    parser.add_argument("--sample", type=read_count, default=240, help="characters to draw")
+    parser.add_argument("--output", type=read_output, help="a JSON file; a PNG is put beside it")
     parser.add_argument("--quick", action="store_true", help="a made-up text, small, a few steps")
     options = parser.parse_args(arguments)
     options.length, options.features, options.evaluations = 64, 64, 10
@@ -327,4 +330,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

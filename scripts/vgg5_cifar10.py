@@ -44,6 +44,7 @@ import pcflax as pc
 from pcflax import recipes
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.options import read_count, read_output, read_seeds, run_main
 from benchmarks.records import write_results
 
 
@@ -231,22 +232,30 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rules", default=",".join(SETTINGS), help="some of " + ", ".join(SETTINGS)
     )
-    parser.add_argument("--seeds", default="0", help="seeds, separated by commas")
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--num-steps", type=int, help="iterations, instead of epochs")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--widths", default="128,256,512,512", help="channels of the convolutions")
     parser.add_argument(
-        "--measure-every", type=int, help="iterations; an epoch, or a tenth of --num-steps"
+        "--seeds", type=read_seeds, default="1", help="how many seeds, or seeds by commas"
     )
-    parser.add_argument("--test-images", type=int, help="the first so many only")
-    parser.add_argument("--timing-rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=read_count, default=50)
+    parser.add_argument("--num-steps", type=read_count, help="iterations, instead of epochs")
+    parser.add_argument("--batch-size", type=read_count, default=128)
+    parser.add_argument(
+        "--widths",
+        type=read_count,
+        nargs=4,
+        default=[128, 256, 512, 512],
+        help="channels of the convolutions",
+    )
+    parser.add_argument(
+        "--measure-every", type=read_count, help="iterations; an epoch, or a tenth of --num-steps"
+    )
+    parser.add_argument("--test-images", type=read_count, help="the first so many only")
+    parser.add_argument("--timing-rounds", type=read_count, default=5)
     parser.add_argument(
         "--validation",
         action="store_true",
         help=f"measure on the last {HELD_OUT} training images, which are left out of training",
     )
-    parser.add_argument("--output", type=pathlib.Path, help="a JSON file; a PNG is put beside it")
+    parser.add_argument("--output", type=read_output, help="a JSON file; a PNG is put beside it")
     parser.add_argument(
         "--quick", action="store_true", help="enlarged digits, narrow layers, larger rates"
     )
@@ -255,8 +264,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     unknown = set(options.rules) - set(SETTINGS)
     if unknown:
         parser.error(f"unknown rules {', '.join(sorted(unknown))}; known are {', '.join(SETTINGS)}")
-    options.seeds = [int(seed) for seed in options.seeds.split(",")]
-    options.widths, options.faster = tuple(int(one) for one in options.widths.split(",")), 1
+    options.widths, options.faster = tuple(options.widths), 1
     if options.quick:  # few batches want larger rates
         options.widths, options.faster = (8, 12, 16, 16), 10
         options.num_steps, options.batch_size = options.num_steps or 100, 32
@@ -322,4 +330,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,7 +1,7 @@
 """How many steps of inference does a network want as it grows deeper, for each algorithm?
 
     python benchmarks/depth.py --data-dir FOLDER_OF_PREPARED_TFDS_SETS         what is missing of the table
-    python benchmarks/depth.py --algorithms plain --depths 4 8 --seeds 0        a part of it
+    python benchmarks/depth.py --algorithms plain --depths 4 8 --seeds 1        a part of it
     python benchmarks/depth.py --time --depths 4 8 16                           seconds of what reached it
     python benchmarks/depth.py --page                                           figure and claims, no runs
 

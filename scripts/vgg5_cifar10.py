@@ -1,7 +1,7 @@
 r"""VGG5 on CIFAR-10 by predictive coding, centred nudging and backpropagation: loss, accuracy, time.
 
     python scripts/vgg5_cifar10.py --data-dir FOLDER_OF_PREPARED_TFDS_SETS     (50 epochs; for a GPU)
-    python scripts/vgg5_cifar10.py --data-dir FOLDER --widths 32,64,128,128 --batch-size 16 \
+    python scripts/vgg5_cifar10.py --data-dir FOLDER --widths 32 64 128 128 --batch-size 16 \
         --num-steps 240 --test-images 1000          (narrow and short: a minute or two on 2 CPU cores)
     python scripts/vgg5_cifar10.py --quick          (enlarged digits, narrower still, seconds)
 

@@ -121,13 +121,13 @@ def learn_batches(
         if info.converged is not None:
             values["converged"] = info.converged
         values |= {f"energy/{name}": mean for name, mean in layer_means(info.energies).items()}
-        return new, values, ~info.finite
+        return values, new, ~info.finite
 
-    learn, (_, specs, _) = _without_dead_code(learn, state, jnp.int32(0))
+    learn, specs = _without_dead_code(learn, state, jnp.int32(0))
 
     def body(carry):
         index, state, rows, _ = carry
-        state, measured, failed = learn(state, index)
+        measured, state, failed = learn(state, index)
         row = _in_a_row(measured)
         # one row, and no scatter: less to compile and to run
         return (
@@ -153,16 +153,24 @@ def learn_batches(
 
 
 def _without_dead_code(function: Callable[..., Any], *like: PyTree) -> tuple[Any, Any]:
-    """Return the function for such arguments without what no result comes from, and its results' shapes.
+    """Return the function for such arguments without what no result comes from, and what its first is like.
 
     jax leaves such code out of a program and out of a scan, and not out of a `while_loop`: the keys of an
     algorithm that draws nothing, and energies that nobody looks at. XLA would do it, having read them.
     """
-    program, shapes = jax.make_jaxpr(function, return_shape=True)(*like)
-    used = [True] * len(program.jaxpr.outvars)
-    lean, _ = partial_eval.dce_jaxpr(program.jaxpr, used, instantiate=True)
-    run, structure = jaxpr_as_fun(program.replace(jaxpr=lean)), jax.tree.structure(shapes)
-    return lambda *args: jax.tree.unflatten(structure, run(*jax.tree.leaves(args))), shapes
+    structures = []
+
+    def flat(*arguments):
+        leaves, structure = jax.tree.flatten(function(*arguments))
+        structures.append(structure)
+        return leaves
+
+    program, shapes = jax.make_jaxpr(flat, return_shape=True)(*like)
+    lean, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(shapes), instantiate=True)
+    run, structure = jaxpr_as_fun(program.replace(jaxpr=lean)), structures[0]
+    first = structure.children()[0]
+    specs = jax.tree.unflatten(first, shapes[: first.num_leaves])
+    return lambda *args: jax.tree.unflatten(structure, run(*jax.tree.leaves(args))), specs
 
 
 def _in_a_row(values: Mapping[str, Any]) -> Array:

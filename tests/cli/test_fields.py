@@ -172,13 +172,18 @@ def test_decay_alone_is_a_line_to_zero(typed, meant):
     assert _spelt_out(typed.split()) == meant.split()
 
 
-@pytest.mark.parametrize("verb", ["train", "sweep"])
-def test_help_breaks_lines_where_the_terminal_ends(monkeypatch, capsys, verb):
-    """It broke them where those of the source end."""
+def help_of(verb, monkeypatch, capsys):
+    """What a wide terminal shows."""
     monkeypatch.setenv("COLUMNS", "2000")
     with pytest.raises(SystemExit):
         main([verb, "--help"])
-    told = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_help_breaks_lines_where_the_terminal_ends(monkeypatch, capsys, verb):
+    """It broke them where those of the source end."""
+    told = help_of(verb, monkeypatch, capsys)
     documented = " ".join(inspect.getsource(RunOptions).split())
     for begin in (
         "Defaults to start from,",
@@ -192,10 +197,7 @@ def test_help_breaks_lines_where_the_terminal_ends(monkeypatch, capsys, verb):
 @pytest.mark.parametrize("verb", ["train", "sweep"])
 def test_help_shows_choices(monkeypatch, capsys, verb):
     """It said STR."""
-    monkeypatch.setenv("COLUMNS", "2000")
-    with pytest.raises(SystemExit):
-        main([verb, "--help"])
-    told = capsys.readouterr().out
+    told = help_of(verb, monkeypatch, capsys)
     for choices in (
         "--guard {None,clip,warn}",
         "--order {red-black,sequential}",

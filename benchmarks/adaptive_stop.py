@@ -31,7 +31,7 @@ import pcflax as pc
 from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.options import read_count, run_main
+from benchmarks.options import output_of, read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 
 NUM_STEPS, BATCH, GO_ON = 100, 64, 4
@@ -104,7 +104,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=read_count, default=40)
-    parser.add_argument("--quick", action="store_true", help="3 rounds, nothing written")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, no file")
+    parser.add_argument("--output", type=read_output, help="the JSON file")
     options = parser.parse_args()
     net, console = network(), Console()
     split = pc.networks.split(net)
@@ -121,15 +122,14 @@ def main() -> None:
             f"median {steps[len(steps) // 2]}, most {steps[-1]}",
             highlight=False,
         )
-    if not options.quick:
-        device = jax.devices()[0].device_kind
+    device = jax.devices()[0].device_kind
+    if path := output_of(parser, options, results_path("adaptive_stop", device)):
         result = {
             "device": device,
             "cores": os.cpu_count(),
             "versions": recipes.versions(),
             "cases": cases,
         }
-        path = results_path("adaptive_stop", device)
         write_results(result, path)
         console.print(f"written to {path}", soft_wrap=True)
 

@@ -66,16 +66,17 @@ def answer_parser(
     parser.add_argument(
         "--output",
         type=read_output,
-        help=f"the answers file; the committed one unless given, {QUICK} with --quick",
+        help=f"the answers file; the committed one unless given, {QUICK} with --quick or other seeds",
     )
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose small form leaves the committed answers, and the figures beside them, alone."""
+    """One that leaves the committed answers, and the figures beside them, to the run as it is by itself."""
 
     def parse_args(self, *given):  # type: ignore[override]
         options = super().parse_args(*given)
-        if options.quick and options.output is None:
+        own = options.quick or options.seeds != self.get_default("seeds")
+        if own and options.output is None:
             options.output = QUICK
         return options

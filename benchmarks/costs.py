@@ -23,7 +23,7 @@ from rich.console import Console
 import pcflax as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.options import read_output, run_main
+from benchmarks.options import output_of, read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 
@@ -86,8 +86,8 @@ def main() -> None:
         console.print(name, summary)
         costs = {label: cost._asdict() for label, cost in summary.costs.items()}
         found[name] = {"batch": BATCH, "parameters": summary.parameters, "costs": costs}
-    if not options.quick or options.output:
-        output = options.output or results_path("costs", jax.devices()[0].device_kind)
+    committed = results_path("costs", jax.devices()[0].device_kind)
+    if output := output_of(parser, options, committed):
         write_results({**machine(), "jax": jax.__version__, "networks": found}, output)
 
 

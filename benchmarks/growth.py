@@ -40,7 +40,7 @@ import pcflax as pc
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.contenders import bare_scan
 from benchmarks.jobs import Job
-from benchmarks.options import read_count, read_output, run_main
+from benchmarks.options import output_of, read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 
@@ -294,8 +294,8 @@ def main() -> None:
             for part, kept in found.items():
                 told = f"{kept['kb_a_repetition']:.1f} KB each of {kept['repetitions']}"
                 console.print(f"memory by {part}: {told}", highlight=False)
-    if options.output or (not options.quick and options.only == parts):
-        output = options.output or results_path("growth", jax.devices()[0].device_kind)
+    committed = results_path("growth", jax.devices()[0].device_kind)
+    if output := output_of(parser, options, committed):
         record = {**machine(), "jax": jax.__version__, "rounds": options.rounds}
         write_results({**record, "growth": growth, "memory": found}, output)
 

@@ -44,7 +44,7 @@ from pcflax.inference.curvature import largest_eigenvalue, random_direction
 from pcflax.inference.error_coordinates import ErrorCoordinates, error_problem
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.options import read_count, read_output, run_main
+from benchmarks.options import output_of, read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 
 WIDTH, CLASSES, BATCH, GAP = 128, 10, 8, 1e-3
@@ -268,9 +268,8 @@ def main() -> None:
     depths = [4, 8] if options.quick else options.depths
     console, begin = Console(), time.perf_counter()
     records: list[dict] = []
-    part = depths != DEPTHS or options.only != "*"
     device = jax.devices()[0].device_kind
-    path = options.output or (None if part else results_path("inference", device))
+    path = output_of(parser, options, results_path("inference", device))
     for depth in depths:
         records += measure(depth, 1 if options.quick else options.rounds, console, options.only)
         console.print(f"depth {depth} done after {time.perf_counter() - begin:.0f} s")

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +73,21 @@ def read_output(text: str) -> Path:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ArgumentTypeError(f"expected a file that can be written, got {text!r}; see {parent}")
     return path
+
+
+def output_of(parser: ArgumentParser, options: Namespace, committed: Path) -> Path | None:
+    """Return where results go: to `--output`, else to the committed file; None where other options are given.
+
+    The committed results are those of a run as it is by itself, which a smaller one is not to write over;
+    in how many rounds it was timed is free.
+    """
+    if options.output is not None:
+        return options.output
+    own = [name for name, value in vars(options).items() if value != parser.get_default(name)]
+    if not (given := [f"--{name.replace('_', '-')}" for name in own if name not in ("data_dir", "rounds")]):
+        return committed
+    print(f"nothing is written with {' '.join(given)}, unless --output names a file")
+    return None
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -36,7 +36,7 @@ from benchmarks.contenders.bare_scan import make_optimizer
 from benchmarks.contenders.pcflax import make_network
 from benchmarks.growth import NEVER, timed
 from benchmarks.jobs import JOBS, Job
-from benchmarks.options import read_count, read_output, run_main
+from benchmarks.options import output_of, read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 from benchmarks.worker import memory
@@ -188,8 +188,8 @@ def main() -> None:
         told = f"{name}: in turn takes {ratio:.2f} times as long as mapped ({least:.2f} to {greatest:.2f}), "
         told += f"{processor:.2f} by processor time; auto is {record['auto']}"
         console.print(told, highlight=False)
-    if options.output or not (options.quick or options.only):
-        output = options.output or results_path("replicas", jax.devices()[0].device_kind)
+    committed = results_path("replicas", jax.devices()[0].device_kind)
+    if output := output_of(parser, options, committed):
         about = {**machine(), "jax": jax.__version__, "seeds": seeds, "rounds": rounds}
         write_results({**about, "jobs": found}, output)
 

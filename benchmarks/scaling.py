@@ -37,7 +37,7 @@ from pcflax.networks.programs import ProgramCost, count
 from pcflax.training import fitting
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.options import read_count, read_output, run_main
+from benchmarks.options import output_of, read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 from benchmarks.suite import machine
 
@@ -197,8 +197,8 @@ def main() -> None:
     for found in measure(job, there, options.rounds if real else 0):
         console.print(found, highlight=False)
         rows.append(found)
-    if not options.quick or options.output:
-        output = options.output or results_path("scaling", jax.devices()[0].device_kind)
+    committed = results_path("scaling", jax.devices()[0].device_kind)
+    if output := output_of(parser, options, committed):
         record = {**machine(), "jax": jax.__version__, "job": job._asdict(), "steps": STEPS}
         write_results({**record, "rows": rows}, output)
 

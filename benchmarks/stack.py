@@ -1,7 +1,7 @@
 """What does a stack of equal layers save over the same layers one by one, and what does it cost?
 
     python benchmarks/stack.py               some ten minutes
-    python benchmarks/stack.py --quick       for a check; nothing is written
+    python benchmarks/stack.py --quick       for a check; no file
 
 Residual muPC networks, 784-width-...-width-10 with relu, batch 64, one training iteration of predictive
 coding (20 steps of gradient descent on the activities, one of Adam on the weights). For each depth: seconds
@@ -35,7 +35,7 @@ from pcflax import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.answers import record_answer
-from benchmarks.options import read_count, run_main
+from benchmarks.options import output_of, read_count, read_output, run_main
 from benchmarks.records import results_path, write_results
 
 BATCH, STEPS = 64, 20
@@ -203,8 +203,12 @@ def main() -> None:
     parser.add_argument("--depths", type=read_count, nargs="+", default=[8, 32, 128])
     parser.add_argument("--width", type=read_count, default=128)
     parser.add_argument("--rounds", type=read_count, default=15)
-    parser.add_argument("--quick", action="store_true", help="depths 2 and 4, nothing written")
+    parser.add_argument("--quick", action="store_true", help="depths 2 and 4, no file")
+    parser.add_argument("--output", type=read_output, help="the JSON file")
     options = parser.parse_args()
+    device = jax.devices()[0].device_kind
+    committed = results_path("stack", device)
+    path = output_of(parser, options, committed)
     if options.quick:
         options.depths, options.width, options.rounds = [2, 4], 16, 2
     console = Console()
@@ -246,9 +250,8 @@ def main() -> None:
             f"of temporary memory, cosine of the gradient {record['cosine']:.6f}",
             highlight=False,
         )
-    if options.quick:
+    if path is None:
         return
-    device = jax.devices()[0].device_kind
     result = {
         "device": device,
         "cores": os.cpu_count(),
@@ -260,9 +263,8 @@ def main() -> None:
         "depths": records,
         "precisions": others,
     }
-    path = results_path("stack", device)
     write_results(result, path)
-    for record in records:
+    for record in records if path == committed else []:
         record_answer(
             f"stack_ratio_{record['depth']}",
             [record["ratio"]["median"]],

@@ -33,7 +33,7 @@ import pcflax as pc
 from pcflax import recipes
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from benchmarks.options import read_count, read_index, run_main
+from benchmarks.options import output_of, read_count, read_index, read_output, run_main
 from benchmarks.records import results_path, write_results
 
 STEP_SIZE, BASE_RATE, STANDARD_RATES = 0.5 / 64, 3.0, (1e-2, 1e-3)
@@ -144,10 +144,11 @@ def main() -> None:
     parser.add_argument("--depths", type=read_count, nargs="+", default=[8, 32, 128])
     parser.add_argument("--width", type=read_count, default=128)
     parser.add_argument("--seed", type=read_index, default=0)
-    parser.add_argument(
-        "--quick", action="store_true", help="digits and few layers, nothing written"
-    )
+    parser.add_argument("--quick", action="store_true", help="digits and few layers, no file")
+    parser.add_argument("--output", type=read_output, help="a JSON file; a PNG is put beside it")
     options = parser.parse_args()
+    device = jax.devices()[0].device_kind
+    path = output_of(parser, options, results_path("mupc_depth-mnist", device))
     console = Console()
 
     def say(line: str) -> None:
@@ -166,10 +167,9 @@ def main() -> None:
     )
     epoch = steps if options.quick else [*steps, data.num_batches]
     records = by_depth(data, test, options.width, options.depths, epoch, options.seed, say)
-    if options.quick:
-        figure(records)
+    page = figure(records)
+    if path is None:
         return
-    device = jax.devices()[0].device_kind
     result = {
         "device": device,
         "versions": recipes.versions(),
@@ -178,9 +178,8 @@ def main() -> None:
         "published": thirty,
         "by_depth": records,
     }
-    path = results_path("mupc_depth-mnist", device)
     write_results(result, path)
-    figure(records).savefig(path.with_suffix(".png"), dpi=110)
+    page.savefig(path.with_suffix(".png"), dpi=110)
     say(f"written to {path} and {path.with_suffix('.png').name}")
 
 

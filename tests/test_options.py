@@ -144,11 +144,39 @@ def test_a_results_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"seconds": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ([], "committed.json"),
+        (["--rounds", "9"], "committed.json"),
+        (["--depths", "8", "32", "128"], "committed.json"),
+        (["--depths", "8"], None),
+        (["--quick"], None),
+        (["--quick", "--output", "own.json"], "own.json"),
+    ],
+)
+def test_committed_results_are_those_of_a_run_as_it_is_by_itself(
+    given, where, monkeypatch, capsys
+):
+    def stopped(parser, given, committed):
+        raise SystemExit(options.output_of(parser, given, pathlib.Path("committed.json")))
+
+    monkeypatch.setattr(stack, "output_of", stopped)
+    monkeypatch.setattr(sys, "argv", ["stack.py", *given])
+    with pytest.raises(SystemExit) as ended:
+        stack.main()
+    assert ended.value.code == (where and pathlib.Path(where))
+    told = "" if where else f"nothing is written with {given[0]}, unless --output names a file\n"
+    assert capsys.readouterr().out == told
+
+
 def test_small_forms_leave_the_committed_results_alone(monkeypatch):
     parser = answer_parser("A script.", quick="small")
     assert parser.parse_args(["--quick"]).output == pathlib.Path("runs/quick/answers.json")
     assert parser.parse_args(["--quick", "--output", "my.json"]).output == pathlib.Path("my.json")
     assert parser.parse_args([]).output is None  # the committed ones
+    assert parser.parse_args(["--seeds", "3"]).output is None
+    assert parser.parse_args(["--seeds", "1"]).output == pathlib.Path("runs/quick/answers.json")
 
     def opened(path):
         raise SystemExit(str(path))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from pcflax.checks import expect_number
+from pcflax.dtypes import common_dtype
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import whole_values
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
@@ -99,7 +100,8 @@ class Persistent(AbstractKeptStart):
 
     Raises:
         ValueError: on `begin`, for data whose examples have no place of their own (windows of a text); on
-            use, for a question that does not say the examples' places.
+            use, for a question that does not say the examples' places. A place beyond the data makes a step
+            that is not finite.
 
     Source: Tieleman (2008), ICML, persistent chains, in whose place are activities here.
 
@@ -118,10 +120,13 @@ class Persistent(AbstractKeptStart):
         return _nothing(network, data, data.num_examples)
 
     def at(self, state: PyTree, evidence: Evidence) -> Kept:
-        """Return where these examples ended last."""
+        """Return where these examples ended last; NaN at a place that the data do not have."""
         places = _places(evidence)
-        rows = {name: kept[places] for name, kept in state["activities"].items()}
-        return Kept(rows, state["seen"][places])
+        rows = {
+            name: kept.at[places].get(mode="fill", fill_value=jnp.nan)
+            for name, kept in state["activities"].items()
+        }
+        return Kept(rows, state["seen"].at[places].get(mode="fill", fill_value=True))
 
     def after(self, state, evidence, activities, *, network, applied=True) -> PyTree:
         """Return the state with these examples' activities in their places."""
@@ -144,7 +149,8 @@ class ClassAverage(AbstractKeptStart):
 
     m_c <- momentum m_c + (1 - momentum) mean_{i in c} z*_i after each batch that has some of class c, and m_c
     the first such mean. Before that, and for examples whose label is unknown, the start is the feedforward
-    pass. Kept are num_classes times the number of free activities.
+    pass. Kept are num_classes times the number of free activities, in 32 bits at least: a running average in
+    bfloat16 stands still once its moves are below a 256th of it.
 
     Args:
         momentum: from 0 (the newest batch alone) to 1.
@@ -180,7 +186,11 @@ class ClassAverage(AbstractKeptStart):
                 f"ClassAverage starts need classes, and the {self.labels} of '{data.name}' are no labels; "
                 f"give integer labels, or ClassAverage(labels=...)"
             )
-        return _nothing(network, data, num_classes)
+        nothing = _nothing(network, data, num_classes)
+        averages = jax.tree.map(
+            lambda a: a.astype(common_dtype(a.dtype, jnp.float32)), nothing["activities"]
+        )
+        return {**nothing, "activities": averages}
 
     def at(self, state: PyTree, evidence: Evidence) -> Kept:
         """Return the averages of these examples' classes."""

@@ -1,5 +1,7 @@
 """Starts that training keeps: each example's last equilibrium, and the average of its class."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +121,42 @@ def test_a_class_that_is_not_known_starts_forward_and_is_not_averaged():
     plain = net.start(evidence)
     np.testing.assert_array_equal(start["first"][1], plain["first"][1])
     np.testing.assert_array_equal(start["first"][::2], np.full((2, 5), 2.0))
+
+
+def test_an_average_of_bfloat16_is_kept_in_32_bits():
+    """Moves of a thousandth reach their goal, which in 16 bits would all round to nothing."""
+    net = pc.PCNetwork(
+        {
+            "first": pc.PCDense(3, 5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+            "output": pc.PCDense(5, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+        }
+    )
+    average = pc.initializers.ClassAverage(0.999)
+    state = average.begin(net, data_of())
+    evidence = pc.Evidence(X[:3].astype(np.float32), jnp.eye(3)[jnp.array([1, 1, 1])])
+    pure = pc.networks.split(net)
+    for value, times in ((1.0, 1), (2.0, 200)):
+        ended = {"first": jnp.full((3, 5), value, jnp.bfloat16)}
+        for _ in range(times):
+            state = average.after(state, evidence, ended, network=pure)
+    np.testing.assert_allclose(state["activities"]["first"][1], 2 - 0.999**200, rtol=1e-5)
+    start = net.start(evidence, initializer=average.at(state, evidence))
+    assert start["first"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("place", [12, 10_000])
+def test_a_place_beyond_the_data_is_not_another_examples(place):
+    net, data, optimizer = network(), data_of(), optax.sgd(0.05)
+    rule = pc.learning.PredictiveCoding(FEW, STARTS["persistent"])
+    step = jax.jit(make_step(net, optimizer, rule))
+    state = TrainState.of(net, optimizer, starts=rule.initializer.begin(net, data))
+    batch = next(iter(data))
+    state, _ = step(state, batch, KEY)
+    wrong = dataclasses.replace(batch, examples=batch.examples.at[1].set(place))
+    after, info = step(state, wrong, KEY)
+    assert not info.finite
+    for left, right in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 def test_labels_may_be_the_inputs():

@@ -68,7 +68,7 @@ def run(page):
 
 @pytest.fixture
 def page():
-    """What the page on extending defines."""
+    """What the page on extending defines, asked for before `double`: in 32 bits, as a reader has it."""
     return run("extending.md")[0]
 
 
@@ -151,9 +151,8 @@ def test_the_files_that_the_page_names_exist():
 # Each example on its own, against a closed form.
 
 
-@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("degrees", [0.5, 3.0])
-def test_student_t_is_minus_the_log_density_up_to_its_constant(page, degrees):
+def test_student_t_is_minus_the_log_density_up_to_its_constant(page, double, degrees):
     random = np.random.default_rng(0)
     activity, prediction = random.normal(size=(4, 3)), 2 * random.normal(size=(4, 3))
     energy = page.StudentT(degrees)
@@ -188,8 +187,7 @@ def test_barzilai_and_borweins_step_takes_the_steps_that_the_page_says():
     np.testing.assert_allclose(fast[1], plain[1], rtol=2e-3)
 
 
-@pytest.mark.usefixtures("double")
-def test_barzilai_and_borweins_step_goes_the_way_of_numpys(page):
+def test_barzilai_and_borweins_step_goes_the_way_of_numpys(page, double):
     """Residual after residual, each example on its own: s.s/s.y is s.s/s.Hs on a quadratic energy."""
     chain = Chain(activation="identity", batch=3)
     network = pc.networks.split(chain.network)
@@ -213,8 +211,7 @@ def test_barzilai_and_borweins_step_goes_the_way_of_numpys(page):
             z, length = z + move, (move @ move) / (move @ hessian @ move)
 
 
-@pytest.mark.usefixtures("double")
-def test_barzilai_and_borweins_step_stops_each_example_on_its_own(page):
+def test_barzilai_and_borweins_step_stops_each_example_on_its_own(page, double):
     """Alone and among others: the state's rows go with their examples, also when few are left."""
     chain = Chain(batch=16)
     network = pc.networks.split(chain.network)
@@ -229,8 +226,7 @@ def test_barzilai_and_borweins_step_stops_each_example_on_its_own(page):
         assert alone.num_steps[0] == together.num_steps[row]
 
 
-@pytest.mark.usefixtures("double")
-def test_non_negative_solves_the_least_squares_problem(page):
+def test_non_negative_solves_the_least_squares_problem(page, double):
     """On a linear chain, min over z >= 0 of |L^T z - c|^2 with H = L L^T, by scipy."""
     chain = Chain(activation="identity")
     problem = pc.inference.make_problem(
@@ -263,8 +259,7 @@ def test_non_negative_solves_the_least_squares_problem(page):
     np.testing.assert_array_equal(result.activities["layer_2"], chain.targets)
 
 
-@pytest.mark.usefixtures("double")
-def test_selective_is_predictive_coding_of_the_chosen_examples(page):
+def test_selective_is_predictive_coding_of_the_chosen_examples(page, double):
     chain = Chain()
     network = pc.networks.split(chain.network)
     loss = chain.network.output_energy(chain.network.predict(chain.inputs), chain.targets)

@@ -155,9 +155,7 @@ def test_a_results_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
         (["--quick", "--output", "own.json"], "own.json"),
     ],
 )
-def test_committed_results_are_those_of_a_run_as_it_is_by_itself(
-    given, where, monkeypatch, capsys
-):
+def test_committed_results_are_those_of_a_run_as_it_is_by_itself(given, where, monkeypatch, capsys):
     def stopped(parser, given, committed):
         raise SystemExit(options.output_of(parser, given, pathlib.Path("committed.json")))
 

@@ -20,6 +20,7 @@ from pcflax.inference.solve import over
 from pcflax.layers import Evidence
 from pcflax.layers.feedback import without_feedback
 from pcflax.learning import AbstractLearning, Backprop
+from pcflax.learning.regularizers import in_layer
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, split
 from pcflax.settings import Argument
 from pcflax.typing import PRNGKey, PyTree
@@ -59,8 +60,9 @@ def gradient_alignment(
     Both gradients are of batch means, at the network's present weights. Of a rule that moves the weights
     during inference (`IncrementalPC`) it is the sum of the gradients of all its steps, at fixed weights.
     Gradients whose squares are no numbers of 32 bits are compared like any others; one below 1e-38 is 0
-    in 32 bits and has no angle. Layers without parameters, and those that predict another layer's node,
-    are left out.
+    in 32 bits and has no angle. Layers without weights, and those that predict another layer's node, are
+    left out. So are the parameters of energies: a hidden layer's learned precision has a gradient where no
+    error is, and none by backpropagation.
 
     Args:
         network: not changed.
@@ -115,7 +117,7 @@ def displacement_alignment(
     the rule and, from the same weights, by backpropagation. Adam's first update is the sign of each element
     of the gradient, less where its eps is not small beside it. Two rules whose displacements are parallel in
     every layer make one run, whatever the lengths of their gradients. In total it is the mean over the
-    layers that have an angle.
+    layers that have an angle. Parameters of energies are left out.
 
     Args:
         network: not changed.
@@ -230,7 +232,7 @@ def _products(
     other = of(split(bound), Backprop())
 
     def sums(name):
-        layer, left, right = bound.layer(name), *map(jax.tree.leaves, (own[name], other[name]))
+        layer, left, right = bound.layer(name), _weights(own[name]), _weights(other[name])
 
         def scaled(leaves):
             scale = functools.reduce(jnp.add, [layer.sum_nodes(jnp.abs(x)) for x in leaves])
@@ -252,4 +254,10 @@ def _products(
             "size": jnp.full(own_scale.shape, size),
         }
 
-    return {name: sums(name) for name in bound.names if jax.tree.leaves(own.get(name))}
+    return {name: sums(name) for name in bound.names if _weights(own.get(name))}
+
+
+def _weights(gradients: PyTree) -> list[Array]:
+    """Return the leaves of one layer's gradients but for its energy's."""
+    leaves = jax.tree.leaves_with_path(gradients)
+    return [leaf for path, leaf in leaves if in_layer(path)[:1] != ["energy"]]

@@ -93,7 +93,7 @@ def layer_sentence(
             f"inputs or a lower learning rate"
         )
     if norm is None:
-        return "it has no parameters to learn"
+        return "it has no weights to learn"
     if 0 < largest < math.inf and norm < 1e-6 * largest:
         return (
             f"it hardly learns (a gradient {norm / largest:.0e} times the largest layer's, where Adam's "

@@ -157,6 +157,19 @@ class TestAngles:
             assert credit.backprop_norm[name] > 0.0
         np.testing.assert_allclose(credit.cosine[NAMES[-1]], 1.0, **EXACT)
 
+    def test_a_learned_precision_is_no_weight(self, chain):
+        """Where no error is its gradient is -1/2 an element, by backpropagation 0: no layer looks reached."""
+        backprop = reference.backprop_gradients(chain.reference, chain.inputs, chain.targets)
+        for layer, width in zip(chain.network.layers, (5, 4, 2), strict=True):
+            layer.energy = pc.energies.LearnedGaussian(width)  # of precision 1
+        credit = measure(chain, pc.learning.PredictiveCoding(descent(0)))
+        for name in NAMES[:-1]:
+            assert np.isnan(credit.cosine[name])
+            assert credit.norm[name] == credit.rms[name] == 0.0
+        np.testing.assert_allclose(credit.cosine[NAMES[-1]], 1.0, **EXACT)
+        norm = np.linalg.norm(flat(backprop)[NAMES[-1]])
+        np.testing.assert_allclose(credit.norm[NAMES[-1]], norm, **EXACT)
+
     def test_a_perfect_prediction_has_no_angle_anywhere(self, chain):
         top = chain.network.layers[-1].linear
         top.kernel.set_value(jnp.zeros((4, 2)))

@@ -490,7 +490,7 @@ class TestSentences:
         network = pc.PCNetwork({"root": pc.PCRoot(1), "top": dense([[3.0]])})
         found = health(network, jnp.ones((1, 1)), jnp.ones((1, 1)), learning=pc.learning.Backprop())
         assert found.sentences == {
-            "root": "it has no parameters to learn",
+            "root": "it has no weights to learn",
             "top": "nothing wrong",
         }
 

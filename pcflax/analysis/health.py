@@ -9,6 +9,7 @@ by layer: in the whole gradient, and in the whole energy, the output outweighs t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -139,13 +140,14 @@ def health(
         for name in network.nodes
     }
     if inference is not None and not getattr(learning.inference, "temperature", 0):  # type: ignore[attr-defined]
-        sentences |= dict.fromkeys(_unbounded(network), UNBOUNDED)
+        clamped = network.known(Evidence(inputs, targets)).clamps
+        sentences |= dict.fromkeys(_unbounded(network, clamped), UNBOUNDED)
     told = summary(inference, credit, learning, displacement)
     return Health(credit, dead, saturated, inference, sentences, told, displacement)
 
 
-def _unbounded(network: AbstractPCNetwork) -> list[str]:
-    """Return the hidden layers whose learned precision has no bound."""
+def _unbounded(network: AbstractPCNetwork, clamped: Mapping[str, Any]) -> list[str]:
+    """Return the hidden layers and free roots whose learned precision has no bound."""
     return [
         node
         for name in network.layer_names
@@ -153,7 +155,7 @@ def _unbounded(network: AbstractPCNetwork) -> list[str]:
         if isinstance(layer.energy, LearnedGaussian)
         and not layer.energy.least_variance
         and node in network.nodes[:-1]
-        and not layer.is_root_node
+        and not (layer.is_root_node and name in clamped)
     ]
 
 

@@ -471,6 +471,13 @@ class TestSentences:
             assert ("its learned precision grows without end" in found.sentences["low"]) == told
             assert "precision" not in found.sentences["top"]
 
+    def test_so_is_that_of_a_free_root_but_not_of_one_that_is_given(self):
+        root = pc.PCRoot(1, energy=pc.energies.LearnedGaussian(1))
+        network = pc.PCNetwork({"root": root, "top": dense([[3.0]])})
+        for inputs, told in ((None, True), (jnp.ones((1, 1)), False)):
+            found = health(network, inputs, jnp.full((1, 1), 16.0), learning=ONE_STEP)
+            assert ("its learned precision grows without end" in found.sentences["root"]) == told
+
     def test_where_all_are_as_small_each_says_so(self):
         """1e-3 * 1e-6 for the bias, a thousandth of that for the weight."""
         network = pc.PCNetwork({"low": dense([[1e-6]]), "top": dense([[1e-6]])})

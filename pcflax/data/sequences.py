@@ -42,7 +42,7 @@ def from_sequences(
         window: how many steps an example has, cut from the series; all of it unless given.
         stride: how far apart windows begin; `window` unless given, so that none overlap.
         horizon: how many steps ahead of the inputs the targets are: the target at t is that of t + horizon.
-        lengths: (examples,), how many steps of each sequence there are, from 1; what stands after them may be
+        lengths: (examples,), how many steps of each sequence count, from 1; what stands after them may be
             anything. All steps unless given.
         clamps: {name of a node: array along time}, what else is known, such as true states to compare with.
         shuffle: whether each epoch has an order of its own.
@@ -53,6 +53,7 @@ def from_sequences(
     Raises:
         ValueError: for arrays without an axis of time, or of another number of sequences or steps than the
             others, lengths or a window that do not fit, or no targets to take.
+        TypeError: for a tuple, as (values, mask) is: lengths say what is known.
         TypeError, ValueError: as for `from_arrays`.
 
     >>> import numpy as np, pcflax as pc
@@ -79,10 +80,9 @@ def from_sequences(
         if value is not None
     }
     parts, given = _filled(parts, name)
-    lengths = given if lengths is None else lengths
     first = next(array for role in parts.values() for array in role.values())
     shape = first.shape[:2]
-    ends = _lengths(lengths, shape, name) - horizon
+    ends = _lengths(lengths, given, shape, name) - horizon
     steps = shape[1] - horizon
     if steps < 1 or ends.min() < 1:
         raise ValueError(
@@ -139,9 +139,15 @@ def _filled(
         found[role] = {}
         for key, value in arrays.items():
             title = f"the {role}" + ("" if key is None else f" '{key}'")
+            if isinstance(value, tuple):
+                raise TypeError(
+                    f"{title} of '{name}' are a tuple, expected an array, or a list of sequences; "
+                    f"what is known of them is told by lengths, not by masks"
+                )
             if isinstance(value, list):
                 series = [np.asarray(one) for one in value]
-                if not series or len({one.shape[1:] for one in series}) > 1:
+                shapes_of_steps = {one.shape[1:] if one.ndim else None for one in series}
+                if len(shapes_of_steps) != 1 or None in shapes_of_steps:
                     raise ValueError(
                         f"{title} of '{name}' are a list of sequences, which have to be of one shape but for "
                         f"their length; give arrays (time, features)"
@@ -152,11 +158,14 @@ def _filled(
                         f"{title} of '{name}' have sequences of other lengths; give one length each"
                     )
                 lengths = own
-                filled = np.zeros((len(series), own.max(), *series[0].shape[1:]), series[0].dtype)
+                shape = (len(series), own.max(), *series[0].shape[1:])
+                filled = np.zeros(shape, np.result_type(*series))
                 for row, one in zip(filled, series, strict=True):
                     row[: len(one)] = one
                 value = filled
             array = np.asarray(value)
+            if array.shape[:1] == (0,):
+                raise ValueError(f"data set '{name}' is empty; expected at least one sequence")
             if array.ndim < (2 if np.issubdtype(array.dtype, np.integer) else 3):
                 raise ValueError(
                     f"{title} of '{name}' have shape {array.shape}, a sequence without time; expected "
@@ -172,10 +181,12 @@ def _filled(
     return found, lengths
 
 
-def _lengths(lengths: Sequence[int] | None, shape: tuple[int, int], name: str) -> np.ndarray:
-    """Return each sequence's number of steps, checked."""
-    if lengths is None:
-        return np.full(shape[0], shape[1])
+def _lengths(
+    lengths: Sequence[int] | None, given: np.ndarray | None, shape: tuple[int, int], name: str
+) -> np.ndarray:
+    """Return each sequence's number of steps, checked: at most those of lists of sequences."""
+    most = np.full(shape[0], shape[1]) if given is None else given
+    lengths = most if lengths is None else lengths
     ends = np.asarray(lengths)
     if ends.shape != shape[:1] or not np.issubdtype(ends.dtype, np.integer):
         raise ValueError(
@@ -185,5 +196,11 @@ def _lengths(lengths: Sequence[int] | None, shape: tuple[int, int], name: str) -
     if ends.min() < 1 or ends.max() > shape[1]:
         raise ValueError(
             f"'{name}' expected lengths from 1 to {shape[1]}, got {ends.min()} to {ends.max()}"
+        )
+    if (ends > most).any():
+        row = int(np.argmax(ends > most))
+        raise ValueError(
+            f"sequence {row} of '{name}' has {most[row]} steps, got a length of {ends[row]}; give at most as "
+            f"many as there are"
         )
     return ends

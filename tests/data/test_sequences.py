@@ -63,6 +63,22 @@ def test_a_list_of_sequences_has_their_lengths():
     np.testing.assert_array_equal(batch.targets.mask[..., 0].sum(1), [10, 4])
 
 
+def test_sequences_of_a_list_may_be_of_several_dtypes():
+    """A label of 300 is no number of int8, in which 44 would stand."""
+    labels = [np.array([1, 2], np.int8), np.array([300, 0, 1])]
+    (batch,) = all_of(make(None, labels, num_classes=301, batch_size=2, shuffle=False))
+    np.testing.assert_array_equal(batch.targets.value.argmax(-1), [[1, 2, 0], [300, 0, 1]])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_masks_are_refused(place):
+    """An array of values and masks would be two sequences."""
+    arguments = [None, None]
+    arguments[place] = (X, X > 0)
+    with pytest.raises(TypeError, match="'sequences' are a tuple, expected an array, or a list"):
+        make(*arguments, horizon=1, batch_size=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,7 +92,13 @@ def test_a_list_of_sequences_has_their_lengths():
         ((U, X, {"horizon": 10}), "horizon 10 leaves no step"),
         ((U, X, {"lengths": [1, 2]}), r"expected lengths of shape \(4,\), one whole number"),
         ((U, X, {"lengths": [0, 1, 2, 3]}), "expected lengths from 1 to 10, got 0 to 3"),
+        (
+            (None, [X[0], X[1, :4]], {"lengths": [10, 5]}),
+            "sequence 1 of 'sequences' has 4 steps, got a length of 5; give at most",
+        ),
+        ((None, X[:0], {}), "data set 'sequences' is empty; expected at least one sequence"),
         ((None, [X[0], X[1, :, :2]], {}), "have to be of one shape but for"),
+        ((None, [1, 2], {"num_classes": 3}), "have to be of one shape but for"),
         (
             ([U[0], U[1, :4]], [X[0], X[1, :5]], {}),
             "sequences of other lengths; give one length each",

@@ -70,6 +70,11 @@ class Form:
             )
         return items
 
+    def count(self, raw: Any, number: int) -> int | None:
+        """Return how many examples a batch has, as the loader gives it; None where it gives none."""
+        parts = jax.tree.leaves(self._parts(raw, number))
+        return len(parts[0]) if parts else None
+
     def _parts(self, raw: Any, number: int) -> tuple[Any, Any]:
         """Return inputs and targets of a batch, as NumPy's arrays."""
         title = f"batch {number} of '{self.name}'"

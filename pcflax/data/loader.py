@@ -97,7 +97,7 @@ class LoaderDataset(Dataset):
         )
         super().__init__(
             name=self.name,
-            num_examples=count_examples(loader, self._form.size),
+            num_examples=count_examples(loader, self._form.size, self._size_at),
             batch_size=self._form.size,
             shuffle=False,
             seed=0,
@@ -322,8 +322,14 @@ class LoaderDataset(Dataset):
 
     def _next(self, iterator: Iterator[Any], number: int) -> Any:
         """Return what the loader gives next, as it is."""
+        return self._told(lambda: next(iterator, _END), number)
+
+    def _size_at(self, number: int) -> int | None:
+        return self._form.count(self._told(lambda: self.loader[number], number), number)  # type: ignore
+
+    def _told(self, read: Callable[[], Any], number: int) -> Any:
         try:
-            return next(iterator, _END)
+            return read()
         except Exception as error:
             where = f"the loader of '{self.name}' failed at batch {number}"
             raise RuntimeError(f"{where}: {told(error)}{advice(error)}") from error

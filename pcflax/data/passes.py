@@ -9,10 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-
-import jax
 
 from .base import Dataset
 
@@ -63,8 +61,13 @@ def never_ends(loader: Any) -> bool:
     return is_endless or any(never_ends(parent) for parent in loader.parents)
 
 
-def count_examples(loader: Any, batch_size: int) -> int | None:
-    """Return how many examples a pass has, or None where the loader does not say."""
+def count_examples(
+    loader: Any, batch_size: int, size_at: Callable[[int], int | None]
+) -> int | None:
+    """Return how many examples a pass has, or None where the loader does not say.
+
+    Of a loader with items, `size_at` tells how many batch `number` has.
+    """
     try:
         batches = len(loader)
     except TypeError:
@@ -78,8 +81,8 @@ def count_examples(loader: Any, batch_size: int) -> int | None:
                 whole = getattr(loader, "drop_last", False)
                 return batches * batch_size if whole else len(examples)
     if hasattr(loader, "__getitem__"):
-        last = jax.tree.leaves(loader[batches - 1])
-        return (batches - 1) * batch_size + len(last[0]) if last else None  # some are left out
+        last = size_at(batches - 1)
+        return None if last is None else (batches - 1) * batch_size + last  # some are left out
     return batches * batch_size
 
 

@@ -186,8 +186,7 @@ def _lengths(
 ) -> np.ndarray:
     """Return each sequence's number of steps, checked: at most those of lists of sequences."""
     most = np.full(shape[0], shape[1]) if given is None else given
-    lengths = most if lengths is None else lengths
-    ends = np.asarray(lengths)
+    ends = most if lengths is None else np.asarray(lengths)
     if ends.shape != shape[:1] or not np.issubdtype(ends.dtype, np.integer):
         raise ValueError(
             f"'{name}' expected lengths of shape {shape[:1]}, one whole number a sequence, got {ends.dtype} "

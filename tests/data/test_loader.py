@@ -452,6 +452,7 @@ def test_lengths():
     assert lengths(TorchLike(drop_last=True)) == (9, 3)
     assert lengths(TorchLike(sampler=None)) == (10, 3)
     assert lengths([(X[:3], Y[:3]), (X[3:5], Y[3:5])]) == (5, 1)
+    assert lengths([(X[:3].tolist(), Y[:3]), (X[3:5].tolist(), Y[3:5])]) == (5, 1)
 
     class Sized:  # as a loader with a sampler of batches is
         dataset, batch_size = None, None
@@ -469,6 +470,22 @@ def test_lengths():
         ).has_length
         is False
     )
+
+
+@pytest.mark.parametrize("beside", [7, "a name of the batch", np.ones(9)])
+def test_what_a_batch_has_beside_its_examples_counts_none(beside):
+    batches = [{"a": beside, "x": X[rows], "y": Y[rows]} for rows in (slice(3), slice(3, 5))]
+    data = wrapped(batches, keys=("x", "y"))
+    assert (data.num_examples, data.num_batches) == (5, 1)
+
+
+def test_a_last_batch_that_cannot_be_read_is_named():
+    class Broken(list):
+        def __getitem__(self, number):
+            raise OSError("disk fell off")
+
+    with pytest.raises(RuntimeError, match="'mine' failed at batch 1: OSError: disk fell off"):
+        wrapped(Broken([(X[:3], Y[:3])] * 2))
 
 
 def test_what_only_data_with_numbers_can_do_is_refused():

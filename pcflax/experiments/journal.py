@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pcflax.checks import wanting
+from pcflax.training.checkpoints.disk import telling
 
 if TYPE_CHECKING:
     import optuna
@@ -58,7 +59,9 @@ class Journal:
         objective: what a sweep cannot change while it goes on, beside search and seed.
 
     Raises:
-        ValueError: where the folder's sweep was begun with others, naming the first difference.
+        ValueError: where the folder's sweep was begun with others, naming the first difference, and for a
+            journal that is no longer whole.
+        OSError: here and later, where a line cannot be written; what is left of it is cut off next time.
     """
 
     def __init__(
@@ -76,8 +79,14 @@ class Journal:
         path = folder / "journal.log"
         if path.exists():
             _cut_torn_line(path)
-        backend = optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_held(str(path)))
-        self._storage = optuna.storages.JournalStorage(backend)
+        backend = _backend(path)
+        try:
+            self._storage = optuna.storages.JournalStorage(backend)
+        except ValueError as error:  # a line is not JSON
+            raise ValueError(
+                f"{path} cannot be read as the journal of a sweep ({error}); give another folder, or the "
+                f"file as it was written"
+            ) from error
         self.study = optuna.create_study(
             study_name=_NAME,
             storage=self._storage,
@@ -144,6 +153,17 @@ def _held(path: str) -> Any:
             pass
 
     return Held(path)
+
+
+def _backend(path: Path) -> Any:
+    """Return optuna's file, which says so where a line cannot be written."""
+
+    class File(load_optuna().storages.journal.JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            with telling(str(path)):
+                super().append_logs(logs)
+
+    return File(str(path), lock_obj=_held(str(path)))
 
 
 def _plain(distribution: Any) -> Any:

@@ -132,8 +132,9 @@ def sweep(
 
     Raises:
         ModuleNotFoundError: without optuna; `pip install 'pcflax[tune]'`.
-        ValueError: where the folder holds a sweep over other settings or by another value, and for
-            `trial.fit` with a test split.
+        ValueError: where the folder holds a sweep over other settings or by another value, or a journal
+            that is no longer whole, and for `trial.fit` with a test split.
+        OSError: where the journal cannot be written; with room again, the same call goes on.
         FileExistsError: where another process works in the folder.
         TypeError: for an argument of another kind.
 

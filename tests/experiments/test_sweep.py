@@ -4,6 +4,7 @@ Oracles: a sweep never interrupted, the rules of the pruner and of the objective
 `network.summary`. Trials train 64-10 on a tenth of the digits.
 """
 
+import errno
 import json
 import math
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 import pcflax as pc
 from pcflax.experiments import Outcome, Sweep, sweep
+from pcflax.experiments.journal import Journal
 from pcflax.experiments.trial import Objective
 from pcflax.training import evaluation, fitting
 from pcflax.training.saving import Saving
@@ -150,6 +152,31 @@ class TestResume:
             file.write('{"op_code":4,"worker')
         found = sweep(train, RATES, folder=tmp_path, num_trials=4, seed=1)
         assert without_folders(found) == without_folders(whole[0])
+
+    def test_on_a_full_disk_it_says_so_and_goes_on_once_there_is_room(self, tmp_path, monkeypatch):
+        def begun(folder):
+            folder.mkdir(exist_ok=True)
+            return Journal(folder, RATES, mode="max", pruner=None, seed=1, objective={})
+
+        def write_half(file, logs):
+            with (tmp_path / "full" / "journal.log").open("a") as opened:
+                opened.write(json.dumps(logs[0])[:30])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        journal = begun(tmp_path / "full")
+        with monkeypatch.context() as patch:
+            patch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", write_half)
+            with pytest.raises(OSError, match="cannot write .*journal.log: No space .*; make room"):
+                journal.next_trial()
+        settings = [begun(tmp_path / name).next_trial().params for name in ("full", "other")]
+        assert settings[0] == settings[1]
+
+    def test_a_journal_that_is_not_whole_is_refused(self, tmp_path):
+        (tmp_path / "journal.log").write_text('{"op_code":\n{}\n')
+        with pytest.raises(
+            ValueError, match="journal.log cannot be read as the journal of a sweep"
+        ):
+            sweep(print, RATES, folder=tmp_path, num_trials=1)
 
     def test_another_seed_proposes_other_settings(self, data, whole, tmp_path):
         found = sweep(training(data), RATES, folder=tmp_path, num_trials=1, seed=2)

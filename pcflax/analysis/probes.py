@@ -166,7 +166,7 @@ def effective_rank(features: ArrayLike) -> float:
         features: (examples, features).
 
     Raises:
-        ValueError: for another number of axes, or features that are all 0.
+        ValueError: for another number of axes, or features that are all 0 or not finite.
 
     Source: Roy & Vetterli (2007), EUSIPCO; Garrido et al. (2023), arXiv 2210.02885 (RankMe).
 
@@ -188,7 +188,7 @@ def participation_ratio(features: ArrayLike) -> float:
         features: (examples, features); centered here.
 
     Raises:
-        ValueError: for another number of axes, or features that do not vary.
+        ValueError: for another number of axes, or features that do not vary or are not finite.
 
     Source: Gao et al. (2017), bioRxiv 214262.
 
@@ -199,6 +199,8 @@ def participation_ratio(features: ArrayLike) -> float:
     """
     matrix = _matrix(features)
     deviations = np.linalg.svd(matrix - matrix.mean(axis=0), compute_uv=False)
+    rounding = np.finfo(float).eps * max(matrix.shape) * np.linalg.norm(matrix)  # that of the mean
+    deviations = np.where(deviations > rounding, deviations, 0)
     return float(1 / np.sum(_shares("participation_ratio", deviations**2) ** 2))
 
 
@@ -208,6 +210,8 @@ def _matrix(features: Any) -> np.ndarray:
         raise ValueError(
             f"expected features of shape (examples, features), got {matrix.shape}; flatten the rest"
         )
+    if not np.isfinite(matrix).all():
+        raise ValueError("expected finite features, got NaN or infinity; drop these examples")
     return matrix
 
 

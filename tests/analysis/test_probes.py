@@ -41,6 +41,10 @@ class TestRanks:
     def test_refusals(self):
         with pytest.raises(ValueError, match="that vary"):
             participation_ratio(np.ones((3, 2)))
+        with pytest.raises(ValueError, match="that vary"):
+            participation_ratio(np.full((7, 3), 0.1))  # whose mean is rounded
+        with pytest.raises(ValueError, match="expected finite features, got NaN or infinity"):
+            effective_rank(np.full((3, 2), np.nan))
         with pytest.raises(ValueError, match=r"\(examples, features\), got \(3,\)"):
             effective_rank(np.ones(3))
 

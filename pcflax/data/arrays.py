@@ -6,12 +6,13 @@ Next files to read: `examples.py`, which checks arrays, and `stream.py`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import jax
 import numpy as np
 
+from pcflax.checks import expect_count, expect_kind
 from pcflax.layers import Clamp, Evidence
 from pcflax.typing import PyTree
 
@@ -114,6 +115,7 @@ class ArrayDataset(Dataset):
             classes: the labels to keep.
 
         Raises:
+            TypeError: for classes that are no whole numbers.
             ValueError: where the set has no labels, or none of these.
 
         >>> import pcflax as pc
@@ -121,7 +123,8 @@ class ArrayDataset(Dataset):
         >>> data.num_classes, data.num_examples, data.name
         (10, 294, 'digits/train of 0, 1')
         """
-        wanted = sorted({int(label) for label in classes})
+        expect_kind("only", "classes", classes, Iterable, "[0, 1]")
+        wanted = sorted({expect_count("only", "class", label) for label in classes})
         told = ", ".join(map(str, wanted))
         return self.take(self.rows_of(wanted), f"{self.name} of {told}", wanted)
 

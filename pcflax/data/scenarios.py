@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from pcflax.checks import expect_count, expect_kind, expect_number
+from pcflax.checks import expect_count, expect_kind, expect_number, expect_seed
 
 from .arrays import ArrayDataset
 
@@ -93,7 +94,7 @@ def permuted(data: ArrayDataset, num_tasks: int, *, seed: int = 0) -> tuple[Arra
     """
     images = _expect_images("permuted", data)
     num_tasks = expect_count("permuted", "num_tasks", num_tasks, least=1)
-    seed = expect_count("permuted", "seed", seed)
+    seed = expect_seed("permuted", seed)
     shape, found = images.shape, [data]
     pixels = shape[1:3] if images.ndim > 3 else shape[1:]
     for task in range(1, num_tasks):
@@ -140,7 +141,10 @@ def rotated(data: ArrayDataset, degrees: Iterable[float]) -> tuple[ArrayDataset,
         angle = expect_number("rotated", "degrees", angle)
 
         def change(images: np.ndarray, angle: float = angle) -> np.ndarray:
-            return ndimage.rotate(images, angle, axes=(1, 2), reshape=False, order=1)
+            narrow = jnp.issubdtype(images.dtype, np.floating) and images.dtype.itemsize < 4
+            known = images.astype(np.float32) if narrow else images  # scipy knows no 16 bits
+            turned = ndimage.rotate(known, angle, axes=(1, 2), reshape=False, order=1)
+            return turned.astype(images.dtype, copy=False)
 
         told = f"{data.name}, rotated by {angle:g}"
         found.append(data.with_images(change, told) if angle else data)
@@ -178,7 +182,7 @@ def _given_tasks(tasks: Iterable[Any]) -> list[tuple[int, ...]]:
     found = []
     for classes in tasks:
         expect_kind("split", "classes of each task", classes, Iterable, "(0, 1)")
-        found.append(tuple(sorted({int(one) for one in classes})))
+        found.append(tuple(sorted({expect_count("split", "class", one) for one in classes})))
     if not found:
         raise ValueError("split expected the classes of at least one task, got none")
     return found
@@ -193,5 +197,5 @@ def _equal_tasks(data: ArrayDataset, tasks: Any, seed: int | None) -> list[tuple
             f"classes of each, tasks=[(0, 1), (2, 3, 4)]"
         )
     if seed is not None:
-        classes = np.random.RandomState(expect_count("split", "seed", seed)).permutation(classes)
+        classes = np.random.RandomState(expect_seed("split", seed)).permutation(classes)
     return [tuple(sorted(map(int, own))) for own in np.split(classes, count)]

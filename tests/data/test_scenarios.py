@@ -1,5 +1,6 @@
 """Tasks made of one data set: which examples each has, and what became of their images. Oracle: NumPy."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -104,6 +105,8 @@ class TestSplit:
             ),
             (make(), [0, 1], {}, TypeError, r"classes of each task such as \(0, 1\), got 0"),
             (make(), [], {}, ValueError, "the classes of at least one task, got none"),
+            (make(), [(0.5, 1)], {}, TypeError, "split expected an int class, got 0.5"),
+            (make(), 2, {"seed": 2**32}, ValueError, r"split expected seed < 2\*\*32, got"),
             (make(), 1.5, {}, TypeError, "split expected an int tasks, got 1.5"),
             ([(ROWS, LABELS)], 2, {}, TypeError, "split expected data such as pc.data.load"),
         ],
@@ -132,6 +135,10 @@ class TestPermuted:
         ]
         assert names == ["digits/train, permuted by 0, 1", "digits/train, permuted by 1, 1"]
 
+    def test_a_seed_that_numpy_cannot_take_is_refused(self):
+        with pytest.raises(ValueError, match=r"permuted expected seed < 2\*\*32, got 4294967296"):
+            scenarios.permuted(make(), 2, seed=2**32)
+
     def test_several_inputs_are_refused(self):
         with pytest.raises(TypeError, match="permuted expected one array of images such as"):
             scenarios.permuted(make({"a": ROWS, "b": ROWS}), 2)
@@ -155,6 +162,13 @@ class TestRotated:
         np.testing.assert_allclose(np.diff(middle, axis=1), np.cos(np.pi / 6), rtol=1e-5)
         np.testing.assert_allclose(np.diff(middle[::-1], axis=0), np.sin(np.pi / 6), rtol=1e-5)
 
+    @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+    def test_images_of_16_bits_stay_so(self, dtype):
+        images = (BYTES[:, :, :4] / 8).astype(dtype)  # exact
+        (task,) = scenarios.rotated(make(images), [90])
+        np.testing.assert_array_equal(task.inputs, np.rot90(images, axes=(1, 2)))
+        assert task.inputs.dtype == dtype
+
     def test_flat_rows_are_refused(self):
         with pytest.raises(
             ValueError, match=r"rotated expected images .* got shape \(12, 3\); give"
@@ -167,3 +181,12 @@ def test_classes_are_all_labels_unless_some_were_chosen():
     assert make(ROWS, ROWS).classes == ()
     assert make().only([4, 1]).classes == (1, 4)
     assert scenarios.permuted(make().only([4, 1]), 2)[1].classes == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [([1.9], "only expected an int class, got 1.9"), (3, r"classes such as \[0, 1\], got 3")],
+)
+def test_classes_that_are_no_labels_are_refused(classes, message):
+    with pytest.raises(TypeError, match=message):
+        make().only(classes)

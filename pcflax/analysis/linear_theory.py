@@ -220,7 +220,8 @@ def _affine_map(name: str, layer: PCLayer) -> tuple[Array, Array, float]:
     """Return A_l, b_l and p_l of a layer; refuse one that the closed form does not hold for."""
     refusal = f"layer '{name}' has no closed form: "
     kind, energy = type(layer), layer.energy
-    if not isinstance(layer, PCDense) or kind.predict is not PCDense.predict:
+    known = all(getattr(kind, a, None) is getattr(PCDense, a) for a in ("predict", "affine"))
+    if not isinstance(layer, PCDense) or not known:
         raise ValueError(
             refusal + f"it is a {kind.__name__}, whose map is not known; use pc.PCDense"
         )
@@ -242,6 +243,8 @@ def _affine_map(name: str, layer: PCLayer) -> tuple[Array, Array, float]:
         got = precision if isinstance(precision, float) else "an array"
         raise ValueError(refusal + f"its precision is {got}; give Gaussian one float above 0")
     kernel, bias = layer.linear.kernel[...], layer.linear.bias
+    if layer.mask is not None:
+        kernel = kernel * layer.mask[...].astype(kernel.dtype)
     matrix = layer.multiplier * kernel.T  # kernels are (in, out)
     if layer.skip:
         matrix = matrix + jnp.eye(len(matrix), dtype=matrix.dtype)

@@ -264,6 +264,14 @@ class TestDeepLinear:
         results += [model.hessian(), model.condition_number()]
         assert {result.dtype for result in results} == {jnp.dtype("float32")}
 
+    def test_weights_that_a_mask_leaves_out_are_none(self):
+        """Also where all were set since, as by loading those of another network."""
+        layer = pc.PCDense(3, 2, mask=np.array([[1, 0], [0, 1], [1, 1]]), rngs=nnx.Rngs(0))
+        layer.linear.kernel.set_value(jnp.ones((3, 2), jnp.float32))
+        x = jnp.array([[1.0, 10.0, 100.0]], jnp.float32)
+        model = DeepLinear.from_network(pc.PCNetwork([layer]))
+        np.testing.assert_array_equal(model.prediction(x), [[101.0, 110.0]])
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -316,6 +324,13 @@ class TestRefusals:
 
         with pytest.raises(ValueError, match="it is a Squared, whose map is not known"):
             DeepLinear.from_network(pc.PCNetwork([Squared(3, 2, rngs=nnx.Rngs(0))]))
+
+        class Turned(pc.PCDense):
+            def affine(self, features):
+                return -super().affine(features)
+
+        with pytest.raises(ValueError, match="it is a Turned, whose map is not known"):
+            DeepLinear.from_network(pc.PCNetwork([Turned(3, 2, rngs=nnx.Rngs(0))]))
         layer = pc.PCDense(3, 2, energy=Doubled(), rngs=nnx.Rngs(0))
         with pytest.raises(ValueError, match="its energy Doubled may not be quadratic"):
             DeepLinear.from_network(pc.PCNetwork([layer]))

@@ -17,7 +17,7 @@ from pcflax.checks import expect_kind, expect_number
 
 from .contrasts import Contrast, contrast, holm
 from .folders import load_runs
-from .plan import Plan
+from .plan import Plan, expect_contrasts
 from .reading import At, expect_at, read
 from .runs import Runs
 from .table import Comparison
@@ -55,9 +55,9 @@ def compare(
 
     Raises:
         KeyError: where nothing of that name was measured.
-        ValueError: for fewer than two runs, names that are not there or not different, a seed without a
-            value or whose numbers were not finite, a step chosen by the data that are read, and a plan
-            that was changed.
+        ValueError: for fewer than two runs, names that are not there or not different, contrasts that are
+            no pairs or given twice, a seed without a value or whose numbers were not finite, a step chosen
+            by the data that are read, and a plan that was changed.
         TypeError: for what are no runs, folders or numbers.
         FileNotFoundError, CheckpointError: for folders, as `load_runs`.
 
@@ -84,6 +84,7 @@ def compare(
         first, *others = named
         contrasts = [pair for pair in known if set(pair) <= set(named)]
         contrasts = contrasts or [(other, first) for other in others]
+    contrasts = expect_contrasts("compare", contrasts)
     notes: list[str] = []
     samples = {}
     for name in dict.fromkeys(name for pair in contrasts for name in pair):

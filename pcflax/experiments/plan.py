@@ -40,7 +40,7 @@ class Plan:
         date: when it was written; empty until then.
 
     Raises:
-        ValueError: for contrasts that are no pairs of two names, and an `at` as of `compare`.
+        ValueError: for contrasts that are no pairs of two names, each pair once, and an `at` as of `compare`.
 
     >>> import tempfile
     >>> plan = Plan([("pc", "backprop")], metric="eval/accuracy")
@@ -55,12 +55,7 @@ class Plan:
     date: str = ""
 
     def __post_init__(self):
-        pairs = [tuple(pair) for pair in self.contrasts]
-        if not pairs or any(len(set(pair)) != 2 or len(pair) != 2 for pair in pairs):
-            raise ValueError(
-                f"Plan expected contrasts as pairs of two names, [('pc', 'backprop')], got {self.contrasts}"
-            )
-        object.__setattr__(self, "contrasts", tuple(pairs))
+        object.__setattr__(self, "contrasts", expect_contrasts("Plan", self.contrasts))
         object.__setattr__(self, "at", expect_at("Plan", self.metric, self.at))
 
     @property
@@ -136,6 +131,18 @@ class Plan:
             "at": list(self.at) if isinstance(self.at, tuple) else self.at,
             "date": self.date,
         }
+
+
+def expect_contrasts(owner: str, contrasts: Sequence[Any]) -> tuple[Any, ...]:
+    """Return contrasts as pairs of names, each once, as Holm's correction counts them."""
+    pairs = tuple(tuple(pair) for pair in contrasts)
+    wrong = any(len(set(pair)) != 2 or len(pair) != 2 for pair in pairs)
+    if not pairs or wrong or len(set(pairs)) < len(pairs):
+        raise ValueError(
+            f"{owner} expected contrasts as pairs of two names, [('pc', 'backprop')], each once, got "
+            f"{contrasts}"
+        )
+    return pairs
 
 
 def _words(plan: Plan) -> str:

@@ -234,6 +234,11 @@ class TestNames:
             pc.experiments.compare(runs("a", A), runs("b", B), names=["a"])
         with pytest.raises(ValueError, match="knows no runs 'c'; there are a, b"):
             pc.experiments.compare(runs("a", A), runs("b", B), contrasts=[("a", "c")])
+        for contrasts in ([("b", "a")] * 2, [("a", "a")], [("a",)], []):  # Holm counts tests once
+            with pytest.raises(
+                ValueError, match="compare expected contrasts as pairs of two names"
+            ):
+                pc.experiments.compare(runs("a", A), runs("b", B), contrasts=contrasts)
         with pytest.raises(TypeError, match="expected runs"):
             pc.experiments.compare(runs("a", A), [0.5])
         with pytest.raises(KeyError, match="no metric 'eval/loss'"):

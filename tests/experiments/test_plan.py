@@ -55,7 +55,7 @@ def test_a_plan_comes_before_the_first_step(tmp_path):
         pc.experiments.Plan([("pc", "bp")]).write(tmp_path)
 
 
-@pytest.mark.parametrize("pairs", [[], [("pc",)], [("pc", "pc")]])
+@pytest.mark.parametrize("pairs", [[], [("pc",)], [("pc", "pc")], [("pc", "bp")] * 2])
 def test_contrasts_are_pairs_of_two_names(pairs):
     with pytest.raises(ValueError, match="pairs of two names"):
         pc.experiments.Plan(pairs)

@@ -183,7 +183,7 @@ def frechet_distance(first: ArrayLike, second: ArrayLike) -> float:
         second: of the same width.
 
     Raises:
-        ValueError: for other shapes.
+        ValueError: for other shapes, and features that are not finite.
 
     Source: Heusel et al. (2017), NeurIPS; the formula is Dowson & Landau's (1982).
 
@@ -198,6 +198,8 @@ def frechet_distance(first: ArrayLike, second: ArrayLike) -> float:
             f"frechet_distance expected two arrays of (examples, features) of one width with at least 2 "
             f"examples each, got {a.shape} and {b.shape}"
         )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("frechet_distance expected finite features, got NaN or infinity")
     c, d = (np.atleast_2d(np.cov(features.T)) for features in (a, b))
     # trace (C1 C2)^(1/2) is the sum of the singular values of C1^(1/2) C2^(1/2)
     roots = [_root(covariance) for covariance in (c, d)]

@@ -132,3 +132,5 @@ class TestFrechet:
         for a, b in (((5, 3), (5, 4)), ((5,), (5, 1)), ((1, 3), (5, 3))):
             with pytest.raises(ValueError, match="two arrays of"):
                 pc.analysis.frechet_distance(np.zeros(a), np.zeros(b))
+        with pytest.raises(ValueError, match="frechet_distance expected finite features, got NaN"):
+            pc.analysis.frechet_distance(np.full((3, 2), np.nan), np.zeros((3, 2)))

@@ -61,6 +61,7 @@ class Journal:
     Raises:
         ValueError: where the folder's sweep was begun with others, naming the first difference, and for a
             journal that is no longer whole.
+        TypeError: for choices that JSON cannot hold.
         OSError: here and later, where a line cannot be written; what is left of it is cut off next time.
     """
 
@@ -95,8 +96,10 @@ class Journal:
             sampler=optuna.samplers.RandomSampler(0),  # never asked: `_propose` is
             pruner=pruner or optuna.pruners.NopPruner(),
         )
-        searched = {name: _plain(one) for name, one in self._search.items()}
+        searched = {name: _plain(name, one) for name, one in self._search.items()}
         self._expect({"search": searched, "objective": dict(objective), "seed": seed})
+        # settings are drawn one after the other: in the order in which the sweep was begun
+        self._search = {name: search[name] for name in self.study.user_attrs["search"]}
 
     def _expect(self, facts: Mapping[str, Any]) -> None:
         """Note what the sweep is, or see that it is the same."""
@@ -166,9 +169,17 @@ def _backend(path: Path) -> Any:
     return File(str(path), lock_obj=_held(str(path)))
 
 
-def _plain(distribution: Any) -> Any:
-    """Return a distribution as JSON's own values."""
-    return json.loads(load_optuna().distributions.distribution_to_json(distribution))
+def _plain(name: str, distribution: Any) -> Any:
+    """Return a distribution as JSON's own values; refuse choices that do not come back as they are."""
+    module, text = load_optuna().distributions, None
+    with contextlib.suppress(TypeError):
+        text = module.distribution_to_json(distribution)
+    if text is None or module.json_to_distribution(text) != distribution:
+        raise TypeError(
+            f"sweep expected choices of {name} that its journal can hold, numbers, words, booleans or None, "
+            f"got {distribution}; give names, and look up what they stand for where you train"
+        )
+    return json.loads(text)
 
 
 def _cut_torn_line(path: Path) -> None:

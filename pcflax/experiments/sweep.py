@@ -115,7 +115,8 @@ def sweep(
         train: makes a Trainer with `trial.settings` and calls `trial.fit` once; called again for the same
             trial after a kill.
         search: {name: distribution of optuna}, such as
-            `optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)`.
+            `optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)`. Choices are numbers, words,
+            booleans or None.
         folder: of the sweep; a trial's is folder/trials/NNNN.
         num_trials: how many are to have ended, however; a total.
         metric: of evaluations; a trial's value is its best.
@@ -133,7 +134,7 @@ def sweep(
     Raises:
         ModuleNotFoundError: without optuna; `pip install 'pcflax[tune]'`.
         ValueError: where the folder holds a sweep over other settings or by another value, or a journal
-            that is no longer whole, and for `trial.fit` with a test split.
+            that is no longer whole, for another cost, and for `trial.fit` with a test split.
         OSError: where the journal cannot be written; with room again, the same call goes on.
         FileExistsError: where another process works in the folder.
         TypeError: for an argument of another kind.
@@ -160,6 +161,11 @@ def sweep(
     num_trials = expect_count("sweep", "num_trials", num_trials, least=1)
     if not metric.startswith("eval/"):
         raise ValueError(f"a sweep chooses by a metric of evaluations, 'eval/...', got '{metric}'")
+    if cost not in (None, "gradients", "seconds"):
+        raise ValueError(f"sweep expected cost 'gradients', 'seconds' or None, got {cost!r}")
+    if pruner is not None:
+        example = "optuna.pruners.MedianPruner()"
+        expect_kind("sweep", "pruner", pruner, optuna.pruners.BasePruner, example)
     objective = Objective(
         metric, mode_of(metric, mode), cost, expect_number("sweep", "cost_weight", cost_weight)
     )

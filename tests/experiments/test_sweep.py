@@ -171,6 +171,17 @@ class TestResume:
         settings = [begun(tmp_path / name).next_trial().params for name in ("full", "other")]
         assert settings[0] == settings[1]
 
+    def test_settings_are_drawn_in_the_order_in_which_the_sweep_began(self, tmp_path):
+        search = RATES | {"steps": distributions.IntDistribution(1, 9)}
+        settings = []
+        for order in (search, dict(reversed(search.items()))):
+            folder = tmp_path / str(len(settings))
+            folder.mkdir()
+            for given in (search, order):
+                journal = Journal(folder, given, mode="max", pruner=None, seed=1, objective={})
+            settings.append(journal.next_trial().params)
+        assert settings[0] == settings[1]
+
     def test_a_journal_that_is_not_whole_is_refused(self, tmp_path):
         (tmp_path / "journal.log").write_text('{"op_code":\n{}\n')
         with pytest.raises(
@@ -415,6 +426,7 @@ class TestRefusals:
                 "a sweep names the metric .* did you mean 'eval/accuracy'",
             ),
             ({"mode": "most"}, "expected mode 'max' or 'min', got 'most'"),
+            ({"cost": "steps"}, "sweep expected cost 'gradients', 'seconds' or None, got 'steps'"),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )
@@ -426,6 +438,18 @@ class TestRefusals:
     def test_of_what_is_no_distribution(self, data, tmp_path):
         with pytest.raises(TypeError, match=r"sweep expected rate such as optuna\.distributions"):
             sweep(training(data), {"rate": (0, 1)}, folder=tmp_path, num_trials=1)
+
+    @pytest.mark.parametrize("choices", [(math.exp, math.log), ((32,), (8, 8)), (np.int64(1),)])
+    @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+    def test_of_choices_that_the_journal_would_change(self, data, tmp_path, choices):
+        search = {"widths": distributions.CategoricalDistribution(choices)}
+        with pytest.raises(TypeError, match="choices of widths that its journal can hold, numbers"):
+            sweep(training(data), search, folder=tmp_path, num_trials=1)
+
+    def test_of_a_pruner_that_is_a_class(self, data, tmp_path):
+        options = {"folder": tmp_path, "num_trials": 1, "pruner": optuna.pruners.MedianPruner}
+        with pytest.raises(TypeError, match="sweep expected pruner such as optuna.pruners.Median"):
+            sweep(training(data), RATES, **options)
 
     def test_of_a_test_split(self, data, tmp_path):
         """What is chosen by it measures nothing any more."""

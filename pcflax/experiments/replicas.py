@@ -71,6 +71,7 @@ class Replicas:
         chosen = tuple(expect_seed("replicate", seed) for seed in seeds)
         if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(f"replicate expected seeds, each once, got {list(chosen)}")
+        over = {name: _values(name, values) for name, values in over.items()}
         grid = [
             dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())
         ]
@@ -332,6 +333,22 @@ def _made(make_trainer: Callable[..., Any], seed: int, point: Mapping[str, Any])
     callbacks = trainer.callbacks.callbacks  # one progress for all
     trainer.callbacks.callbacks = [own for own in callbacks if not isinstance(own, ConsoleLogger)]
     return trainer
+
+
+def _values(name: str, values: Any) -> list[Any]:
+    """Return the values of one setting; two that are equal would be one setting with each seed twice."""
+    expect_kind("replicate", f"values of {name}", values, Iterable, "[0.1, 0.2]")
+    found: list[Any] = []
+    for value in values:
+        if np.ndim(value) and hasattr(value, "dtype"):
+            raise TypeError(
+                f"replicate expected values of {name} such as numbers, words, tuples or functions, got an "
+                f"array of shape {np.shape(value)}; give names, and make the arrays in make_trainer"
+            )
+        if value in found:
+            raise ValueError(f"replicate expected values of {name}, each once, got {value} twice")
+        found.append(value)
+    return found
 
 
 def _largest(fit: Fit) -> int:

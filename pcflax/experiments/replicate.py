@@ -45,9 +45,9 @@ def replicate(
             place of the Trainers' own.
 
     Raises:
-        TypeError: where `make_trainer` returns no Trainer.
+        TypeError: where `make_trainer` returns no Trainer, and for values in `over` that are arrays.
         ValueError: for a Trainer of another seed, for Trainers that share a network, a callback or a file
-            that is written, for seeds given twice, and for another `how`.
+            that is written, for seeds or values given twice, and for another `how`.
 
     >>> import jax.numpy as jnp, optax, pcflax as pc
     >>> from flax import nnx

@@ -417,12 +417,11 @@ class TestFolders:
         again = replicate(shaped, [0], over=over(5), checkpoints=kept)
         assert again.restore() == (STEPS["num_steps"],)
 
-    @pytest.mark.parametrize("values", [[0.1, "0.1"], [0.1, 0.1], [(1,), (True,)]], ids=str)
-    def test_two_runs_of_one_folder_are_refused(self, values, tmp_path):
+    def test_two_runs_of_one_folder_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="would have one folder, rate-.*,seed-3; give"):
             replicate(
                 lambda seed, rate: make(seed),
-                over={"rate": values},
+                over={"rate": [0.1, "0.1"]},
                 checkpoints=pc.Checkpoints(tmp_path),
             )
 
@@ -526,6 +525,8 @@ class TestErrors:
             ({"seeds": []}, r"expected seeds, each once, got \[\]"),
             ({"seeds": [1, 1]}, r"expected seeds, each once, got \[1, 1\]"),
             ({"over": {"rate": []}}, r"expected values of each of \['rate'\]"),
+            ({"over": {"rate": [0.1, 0.2, 0.1]}}, "values of rate, each once, got 0.1 twice"),
+            ({"over": {"widths": [(1,), (True,)]}}, r"values of widths, each once, got \(True,\)"),
             (
                 {"make_trainer": lambda seed: make(0)},
                 r"make_trainer\(3\) returned a Trainer of seed 0; give it seed=seed",
@@ -541,6 +542,14 @@ class TestErrors:
             replicate(lambda seed: None)
         with pytest.raises(TypeError, match="expected data such as"):
             replicate().fit(None, num_steps=1)
+
+    def test_of_values_that_do_not_compare_as_one(self):
+        with pytest.raises(
+            TypeError, match=r"values of precision such as .* of shape \(2,\); give"
+        ):
+            replicate(over={"precision": [np.ones(2), np.zeros(2)]})
+        with pytest.raises(TypeError, match=r"values of rate such as \[0\.1, 0\.2\], got 0\.1"):
+            replicate(over={"rate": 0.1})
 
     def test_of_what_is_shared(self, tmp_path):
         network, callback = network_of(0), StopAt(3)

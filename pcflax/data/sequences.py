@@ -44,7 +44,8 @@ def from_sequences(
         horizon: how many steps ahead of the inputs the targets are: the target at t is that of t + horizon.
         lengths: (examples,), how many steps of each sequence count, from 1; what stands after them may be
             anything. All steps unless given.
-        clamps: {name of a node: array along time}, what else is known, such as true states to compare with.
+        clamps: {name of a node: array along time}, what else is known, such as true states to compare with;
+            with a horizon those of t + horizon, as targets.
         shuffle: whether each epoch has an order of its own.
         seed: of the shuffling.
         num_classes: of labels.

@@ -33,7 +33,8 @@ def test_windows_of_long_series_begin_a_stride_apart():
 
 
 def test_with_a_horizon_targets_are_so_many_steps_ahead():
-    (batch,) = all_of(make(X, None, horizon=2, batch_size=4))
+    (batch,) = all_of(make(X, None, horizon=2, clamps={"z": U}, batch_size=4))
+    np.testing.assert_array_equal(batch.clamps["z"].value, U[:, 2:])
     np.testing.assert_array_equal(batch.inputs, X[:, :8])
     np.testing.assert_array_equal(batch.targets, X[:, 2:])
 

@@ -71,9 +71,10 @@ def continual(
             raise ValueError(
                 f"continual expected {tasks} untrained accuracies, one a task, got shape {before.shape}"
             )
-        if not np.isfinite(np.diagonal(matrix, 1)).all():
+        if not np.isfinite([np.diagonal(matrix, 1), before[1:]]).all():
             raise ValueError(
-                "continual expected finite accuracies; with `untrained`, measure the next task after each"
+                "continual expected finite accuracies; with `untrained`, measure the next task after each, "
+                "and all but the first before"
             )
         forward = float(np.mean(np.diagonal(matrix, 1) - before[1:]))
     return Continual(

@@ -36,6 +36,7 @@ class TestContinual:
             (0.5, None, r"got \(\)"),
             ([[1.0, 0.0], [np.nan, 1.0]], None, "expected finite accuracies; measure every task"),
             ([[1.0, np.nan], [1.0, 1.0]], [0.1, 0.1], "measure the next task after each"),
+            ([[1.0, 1.0], [1.0, 1.0]], [0.1, np.nan], "and all but the first before"),
             (MATRIX, [0.1, 0.1], r"expected 3 untrained accuracies.*\(2,\)"),
         ],
     )

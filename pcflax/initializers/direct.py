@@ -12,8 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.dtypes import common_dtype
 from pcflax.layers import Evidence
+from pcflax.layers.clamps import Clamps
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
+from pcflax.networks.batch_state import with_batch_statistics
 from pcflax.settings import Settings
 from pcflax.typing import Activities, Initializer, PyTree
 
@@ -28,7 +31,7 @@ class DirectFeedback(AbstractKeptStart):
     has some of it before the first step. The weights Psi_l learn from where inference ended, as those of
     Kolen and Pollack do, by what the output's error and the activity say alone:
 
-        Psi_l <- Psi_l + rate * (mean_i e_L z_l^T - decay * Psi_l).
+        Psi_l <- Psi_l + rate * (mean_i w_i e_L z_l^T - decay * Psi_l), where examples have weights w_i.
 
     Below the output that is the update of the output's own weights, so that Psi and these come to each other
     where both decay alike. e_L is the output's activity less the mean of its prediction; where a target is
@@ -37,8 +40,8 @@ class DirectFeedback(AbstractKeptStart):
     It is for few steps in a deep chain, where none of the error would arrive below. Where `scale` is large,
     the start is further from the equilibrium than the pass upward is, and learning is worse than without.
 
-    Kept are (output features) x (free activities) numbers, in checkpoints as well; they begin as
-    N(0, 2 / (n_l + n_L)), anew for other data.
+    Kept are (output features) x (free activities) numbers, in checkpoints as well, of 32 bits at least; they
+    begin as N(0, 2 / (n_l + n_L)), anew for other data.
 
     Args:
         rate: of Psi, positive.
@@ -85,7 +88,8 @@ class DirectFeedback(AbstractKeptStart):
         weights = {}
         for key, (layer, shape) in zip(keys, shapes.items(), strict=True):
             size = math.prod(shape.shape[1:])
-            first = jax.random.normal(key, (out, *shape.shape[1:]), shape.dtype)
+            dtype = common_dtype(shape.dtype, jnp.float32)  # 16 bits would round the moves away
+            first = jax.random.normal(key, (out, *shape.shape[1:]), dtype)
             weights[layer] = math.sqrt(2 / (size + out)) * first
         return weights
 
@@ -96,11 +100,16 @@ class DirectFeedback(AbstractKeptStart):
 
     def after(self, state, evidence, activities, *, network, applied=True) -> PyTree:
         """Return the weights after a step of learning from where inference ended."""
-        bound = network.bind(activities)
-        error = output_error(bound, activities, bound.predictions(bound.known(evidence).inputs))
+        known = network.bind().known(evidence)
+        # at the statistics that inference ran with, where layers normalize over the batch
+        bound = with_batch_statistics(network, known).bind(activities)
+        error = output_error(bound, activities, bound.predictions(known.inputs), known.clamps)
+        if known.weights is not None:
+            error = jnp.asarray(known.weights, error.dtype)[:, None] * error
 
         def moved(weights, activity):
-            outer = jnp.tensordot(error, activity, axes=[0, 0]) / len(error)
+            errors, activity = error.astype(weights.dtype), activity.astype(weights.dtype)
+            outer = jnp.tensordot(errors, activity, axes=[0, 0]) / len(error)
             new = weights + self.rate * (outer - self.decay * weights)
             return jnp.where(applied, new.astype(weights.dtype), weights)
 
@@ -124,18 +133,25 @@ class FedBack(Settings, Initializer):
         del key  # deterministic
         passed = network.pass_upward(inputs, batch_size=batch_size, clamps=clamps)
         start = dict(passed.activities)
-        error = output_error(network, start, passed.predictions)
+        error = output_error(network, start, passed.predictions, clamps)
         for name, weights in self.weights.items():
-            moved = start[name] + self.scale * jnp.tensordot(error, weights, axes=1)
-            start[name] = moved.astype(start[name].dtype)
+            move = self.scale * jnp.tensordot(error.astype(weights.dtype), weights, axes=1)
+            start[name] = (start[name].astype(move.dtype) + move).astype(start[name].dtype)
         return start
 
 
 def output_error(
-    network: AbstractPCNetwork, activities: Activities, predictions: Mapping[str, Array]
+    network: AbstractPCNetwork,
+    activities: Activities,
+    predictions: Mapping[str, Array],
+    clamps: Clamps,
 ) -> Float[Array, "batch out"]:
-    """Return the output's activity less the mean of its prediction, an example a row."""
+    """Return the output's activity less the mean of its prediction, 0 where it is not known, by example."""
     name = network.outputs[0]
     activity = activities[name]
     error = activity - network.layer(name).energy.mean(predictions[name])
+    if name not in clamps:
+        error = jnp.zeros_like(error)
+    elif clamps[name].mask is not None:
+        error = jnp.where(clamps[name].held(), error, 0)
     return error.reshape(len(error), -1)

@@ -9,7 +9,7 @@ import jax
 
 from pcflax.energies import total_energy
 from pcflax.layers import Clamp, Evidence
-from pcflax.layers.clamps import Known, weighted_mean, whole_values
+from pcflax.layers.clamps import Known, weighted_mean
 from pcflax.layers.evaluate import evaluate
 from pcflax.networks import AbstractPCNetwork, SplitNetwork
 from pcflax.networks.amortize import Guess, amortize
@@ -21,10 +21,11 @@ from pcflax.typing import Activities, Energies, Initializer, PyTree
 class Amortized(Settings, Initializer):
     """z_k = g_k, the guess of the network's amortizers; other nodes follow by the pass upward.
 
-    The amortizers of a `PCGraph` are passed over from what is clamped: g_k = f_k(g_{k-1}). Predictive coding
-    then infers z* from there, and the amortizers learn to have guessed it: each descends
-    E_k(z*_k, f_k(g_{k-1})) with z* and g_{k-1} held fixed, so that what each learns is local. The rules
-    `PredictiveCoding` and `IncrementalPC` add these gradients to theirs.
+    The amortizers of a `PCGraph` are passed over from what is clamped: g_k = f_k(g_{k-1}). What is known
+    of a node stands in the place of its guess. Predictive coding then infers z* from there, and the
+    amortizers learn to have guessed it: each descends E_k(z*_k, f_k(g_{k-1})) with z* and g_{k-1} held fixed,
+    so that what each learns is local. The rules `PredictiveCoding` and `IncrementalPC` add these gradients to
+    theirs.
 
     Raises:
         ValueError: on use, in a network without amortizers, or where one predicts from a node that is
@@ -46,11 +47,9 @@ class Amortized(Settings, Initializer):
         """Return the start of every activity by layer name."""
         del key  # deterministic
         guesses = {
-            guess.node: Clamp(guess.mean)
-            for guess in _guesses(network, inputs, clamps).values()
-            if guess.node not in clamps
+            guess.node: Clamp(guess.start) for guess in _guesses(network, inputs, clamps).values()
         }
-        return network.feedforward(inputs, batch_size=batch_size, clamps={**guesses, **clamps})
+        return network.feedforward(inputs, batch_size=batch_size, clamps={**clamps, **guesses})
 
     def learn(
         self, network: SplitNetwork, evidence: Evidence | Known, activities: Activities
@@ -86,4 +85,4 @@ def _guesses(network: AbstractPCNetwork, inputs, clamps: Mapping[str, Clamp]) ->
             "the Amortized start needs a network with amortizers, and this one has none; take "
             "pc.models.hybrid, or pc.PCGraph(..., amortizers={layer: node})"
         )
-    return amortize(network, inputs, whole_values(clamps))
+    return amortize(network, inputs, clamps)

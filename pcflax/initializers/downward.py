@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from pcflax.layers import Clamp
-from pcflax.layers.clamps import whole_values
 from pcflax.networks.amortize import descend
 from pcflax.settings import Settings
 from pcflax.typing import Activities, Initializer
@@ -16,7 +15,8 @@ class Downward(Settings, Initializer):
     """z_i = g_k(z_j), the prediction of a layer that `predicts` node i, from what is clamped.
 
     In a bidirectional network the pass downward: with the label clamped, each node begins at its
-    prediction from above, the image last. Nodes that no predictor reaches follow by the pass upward.
+    prediction from above, the image last. What is known of a node in part stays, and the predictors below it
+    see that. Nodes that no predictor reaches follow by the pass upward.
 
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
@@ -30,6 +30,6 @@ class Downward(Settings, Initializer):
     def __call__(self, network, inputs, *, batch_size, clamps, key) -> Activities:
         """Return the start of every activity by layer name."""
         del key  # deterministic
-        means = descend(network, inputs, whole_values(clamps))
+        means = descend(network, inputs, clamps)
         held = {name: Clamp(value) for name, value in means.items()}
-        return network.feedforward(inputs, batch_size=batch_size, clamps={**held, **clamps})
+        return network.feedforward(inputs, batch_size=batch_size, clamps={**clamps, **held})

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from pcflax.checks import expect_count, shown
 from pcflax.energies import Energy
-from pcflax.layers import PCLayer
+from pcflax.layers import Clamp, PCLayer
 from pcflax.layers.base import node_verbs
 from pcflax.layers.closures import refuse_hidden_modules
 from pcflax.variables import STACKED, Activity
@@ -291,7 +291,8 @@ def _check_shapes(network: PCGraph, external: Mapping[str, tuple[int, ...]]) -> 
     def pass_through(inputs):
         start = pure.bind().feedforward(inputs, batch_size=2)
         bound = pure.bind(start)
-        predictions, amortized = bound.predictions(inputs), amortize(bound, inputs, start)
+        known = {name: Clamp(activity) for name, activity in start.items()}
+        predictions, amortized = bound.predictions(inputs), amortize(bound, inputs, known)
         return start, predictions | {name: one.prediction for name, one in amortized.items()}
 
     inputs = {

@@ -170,6 +170,46 @@ def test_amortizers_learn_to_have_guessed_where_inference_ended():
     np.testing.assert_allclose(begun.activities["latent"], code, rtol=1e-5, atol=1e-6)
 
 
+def test_a_start_from_above_fills_what_is_not_known_of_a_node(both):
+    """Image and hidden layer are known in part: the rest begins where the layers above put it."""
+    network, z = both
+    mask = {
+        "image": np.array([True, False, True]),
+        "hidden_1": np.arange(20).reshape(5, 4) % 3 == 0,
+    }
+    found = network.start(
+        Evidence(
+            pc.Clamp(jnp.asarray(z["image"]), jnp.asarray(mask["image"])),
+            jnp.asarray(z["label"]),
+            {"hidden_1": pc.Clamp(jnp.asarray(z["hidden_1"]), jnp.asarray(mask["hidden_1"]))},
+        ),
+        initializer=pc.initializers.Downward(),
+    )
+    above = z["label"]
+    for layer, node in (("down_hidden_1", "hidden_1"), ("down_image", "image")):
+        kernel, bias = weights_of(network, layer)
+        above = np.where(mask[node], z[node], above @ kernel + bias)
+        np.testing.assert_allclose(found[node], above, rtol=1e-12)
+
+
+def test_guesses_fill_what_is_not_known_of_a_node():
+    network = pc.models.hybrid(2, 4, 3, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    random = np.random.default_rng(1)
+    images, hidden = (random.normal(size=(5, n)).astype(np.float32) for n in (3, 4))
+    first, first_bias = weights_of(network, "guess_hidden_1")
+    second, second_bias = weights_of(network, "guess_latent")
+    for mask in (np.array([True, False, False, True]), np.ones(4, bool)):
+        clamp = pc.Clamp(jnp.asarray(hidden), None if mask.all() else jnp.asarray(mask))
+        found = network.start(
+            Evidence(targets=jnp.asarray(images), clamps={"hidden_1": clamp}),
+            initializer=pc.initializers.Amortized(),
+        )
+        guess = np.where(mask, hidden, images @ first + first_bias)
+        code = np.tanh(guess) @ second + second_bias
+        np.testing.assert_allclose(found["hidden_1"], guess, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["latent"], code, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("rule", [pc.learning.PredictiveCoding, pc.learning.IncrementalPC])
 def test_training_and_its_resumption_know_every_layer(rule, tmp_path):
     images = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)

@@ -48,7 +48,9 @@ class AbstractParameterization(abc.ABC):
     gamma: float = 1.0
 
     def __post_init__(self):
-        expect_number(self, "gamma", self.gamma, above=0)
+        gamma = expect_number(self, "gamma", self.gamma, above=0)
+        if type(self.gamma) is not int:  # as which a checkpoint may know it
+            object.__setattr__(self, "gamma", gamma)
 
     @property
     def kernel_init(self) -> Callable[..., Array] | None:
@@ -74,7 +76,8 @@ class AbstractParameterization(abc.ABC):
             skip: whether the layer adds the activity below to its prediction.
 
         Raises:
-            ValueError: for an index outside 0 to depth - 1.
+            TypeError: for a `base_multiplier` that is no number.
+            ValueError: for an index outside 0 to depth - 1, or a multiplier that is not finite.
         """
         if not 0 <= index < depth:
             raise ValueError(
@@ -84,6 +87,8 @@ class AbstractParameterization(abc.ABC):
         multiplier = self.base_multiplier(
             index=index, depth=depth, in_features=in_features, skip=skip
         )
+        # a number of NumPy's would raise 16 bits to 32, and an array is no part of a static structure
+        multiplier = expect_number(self, "multiplier", multiplier)
         return multiplier / self.gamma if index == depth - 1 else multiplier
 
     def sgd_learning_rate(self, base: float, *, width: int) -> float:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pcflax.checks import expect_count
+from pcflax.checks import expect_count, expect_number
 from pcflax.energies import Energy
 from pcflax.parameterizations import AbstractParameterization
 
@@ -60,10 +60,12 @@ class PCBranch(PCLayer):
             return self.parameterization.bias_rate(
                 index=index, depth=depth, skip=True, within=within
             )
-        if within and index == depth - 1:  # no matrix within is a network's last
+        # no matrix within is a network's last; the last block's share no depth, since its skip does not count
+        skip = not (within and index == depth - 1)
+        if not skip:
             index, depth = 1, 3
         return self.parameterization.weight_rate(
-            index=index, depth=depth, in_features=self.fan_ins[not within], skip=True
+            index=index, depth=depth, in_features=self.fan_ins[not within], skip=skip
         )
 
     def _parameterized(self, parameterization: Any) -> dict[str, Any]:
@@ -165,7 +167,9 @@ class PCAttention(PCBranch):
     def set_place(self, index: int, depth: int) -> None:
         """Choose the multipliers of this place: the block is number `index` of `depth`, from 0."""
         super().set_place(index, depth)
-        of_query = self.parameterization.attention_multiplier(self.attention.head_dim)
+        own = self.parameterization
+        of_query = own.attention_multiplier(self.attention.head_dim)
+        of_query = expect_number(own, "attention_multiplier", of_query)
         scaled = ScaledAttention(self.attend, of_query, self.outer)
         plain = (of_query, self.outer) == (1.0, 1.0)
         self.attention.attention_fn = self.attend if plain else scaled

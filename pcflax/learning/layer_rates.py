@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from pcflax.checks import expect_number
 from pcflax.networks import AbstractPCNetwork, split
 from pcflax.networks.wiring import places
 from pcflax.typing import PyTree
@@ -23,8 +24,8 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
 
         optax.chain(optax.adam(0.01), scale_by_layer(network))
 
-    Layers without a parameterization, energies and parameters of one's own layers keep the optimizer's
-    rate. A decay that is to be scaled, too, stands before this, one that is not behind it.
+    Layers without a parameterization, energies and parameters of one's own layers and networks keep the
+    optimizer's rate. A decay that is to be scaled, too, stands before this, one that is not behind it.
 
     Args:
         network: whose parameters are to be trained; its arrays are not kept.
@@ -33,7 +34,8 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
         A transformation without a state.
 
     Raises:
-        ValueError: at `update`, for a parameter that the network does not have.
+        TypeError: for a layer's rate that is no number.
+        ValueError: for one that is not finite; at `update`, for a parameter that the network does not have.
 
     Source: the rates by layer of Yang et al. (2022), arXiv 2203.03466, table 8, and for the depth of Dey
     et al. (2025), arXiv 2505.01618; for convolutional predictive coding networks the code that accompanies
@@ -52,9 +54,14 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
     """
     where = places({name: network.layer(name) for name in network.layer_names}, network.wiring)
     factors = {}
-    for path, _ in jax.tree_util.tree_leaves_with_path(split(network).parameters):
-        name, *inner = key = in_layer(path)
-        factors[tuple(key)] = network.layer(name).rate_of(inner, *where.get(name, (0, 1)))
+    for name, own in split(network).parameters.items():
+        for path, _ in jax.tree_util.tree_leaves_with_path({name: own}):
+            key = in_layer(path)
+            rate = 1.0  # of what the network itself holds
+            if name in network.layer_names:
+                inner = key[1:] if key[0] == name else key  # of a layer that is called "layers"
+                rate = network.layer(name).rate_of(inner, *where.get(name, (0, 1)))
+            factors[tuple(key)] = expect_number("scale_by_layer", f"rate of {'.'.join(key)}", rate)
 
     def scale(updates: PyTree, parameters: PyTree | None) -> PyTree:
         del parameters

@@ -457,6 +457,57 @@ class TestLayers:
         assert (one["first"]["linear"]["kernel"] == np.float32(3**-0.5)).all()
         assert (one["output"]["linear"]["kernel"] == 1).all()
 
+    @pytest.mark.parametrize("kind", [MuPC, CompleteP])
+    def test_rates_within_the_last_block_are_those_within_the_first(self, kind):
+        """Neither shares the depth: its skip does not count."""
+        layer = pc.PCMLP(16, 64, parameterization=kind(), rngs=nnx.Rngs(0))
+        for place in ((0, 1), (0, 4), (3, 4)):
+            rates = [layer.rate_of(("up", part), *place) for part in ("kernel", "bias")]
+            assert rates == [1 / 4, 1]
+
+    def test_numbers_of_numpy_and_jax_leave_16_bits_as_they_are(self):
+        @dataclasses.dataclass(frozen=True)
+        class Own(AbstractParameterization):
+            def base_multiplier(self, *, index, depth, in_features, skip):
+                return 1 / np.sqrt(in_features)
+
+            def weight_rate(self, *, index, depth, in_features, skip):
+                return jnp.sqrt(in_features)
+
+        low = jnp.bfloat16
+        for own in (Own(), MuPC(np.float64(2.0)), MuPC(jnp.asarray(2.0)), MuPC(2)):
+            layer = pc.PCDense(4, 5, parameterization=own, param_dtype=low, rngs=nnx.Rngs(0))
+            network = pc.PCNetwork([layer])
+            assert network.predict(jnp.ones((1, 4), low)).dtype == low
+            parameters = pc.networks.split(network).parameters
+            rates = pc.learning.scale_by_layer(network)
+            updates, _ = rates.update(parameters, rates.init(parameters))
+            assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(low)}
+        assert repr(MuPC(np.float32(2.0))) == "MuPC(gamma=2.0)"  # by which checkpoints know it
+
+    def test_what_is_no_number_is_refused(self):
+        class Forgetful(AbstractParameterization):
+            def base_multiplier(self, *, index, depth, in_features, skip):
+                pass
+
+        with pytest.raises(TypeError, match="Forgetful expected multiplier to be a number, got No"):
+            pc.PCDense(4, 5, parameterization=Forgetful(), rngs=nnx.Rngs(0))
+
+    def test_what_a_network_holds_itself_keeps_the_rate(self):
+        """A layer that is called as the network's attribute has its own."""
+
+        class Scaled(pc.PCNetwork):
+            def __init__(self, layers):
+                super().__init__(layers)
+                self.scale = nnx.Param(jnp.ones(()))
+
+        network = Scaled({"layers": pc.PCDense(4, 5, parameterization=MuPC(), rngs=nnx.Rngs(0))})
+        ones = optax.tree.ones_like(pc.networks.split(network).parameters)
+        rates = pc.learning.scale_by_layer(network)
+        updates, _ = rates.update(ones, rates.init(ones))
+        assert updates["scale"] == 1
+        assert (updates["layers"]["linear"]["kernel"] == 0.5).all()
+
     def test_rates_of_another_network_are_refused(self):
         rates = pc.learning.scale_by_layer(build(MuPC(), width=4))
         strange = {"elsewhere": {"linear": {"kernel": jnp.ones((2, 2))}}}

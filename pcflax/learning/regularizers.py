@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from pcflax.checks import expect_number
 from pcflax.typing import PyTree
 from pcflax.variables import STACKED
 
@@ -36,14 +37,15 @@ def weight_decay(rate: float, *, mask: Mask | None = None) -> optax.GradientTran
         rate: strength, at least 0. The energy's gradient is a batch mean, so that a rate means the
             same at every batch size.
         mask: which parameters decay, as in `optax.masked`; unless given, those with two axes or more
-            (no biases) that do not belong to an energy (no learned precisions).
+            that are called no bias and do not belong to an energy (no learned precisions).
 
     Returns:
         A transformation to put before the optimizer. It needs the parameters in `update`.
 
     Raises:
+        TypeError: for a rate that is no number.
         ValueError: for a rate that is negative or not finite; at `init`, where the mask leaves
-            nothing to decay; at `update`, without parameters.
+            nothing to decay, or is of single elements; at `update`, without parameters.
 
     Source: Hanson & Pratt (1988), NeurIPS 1; the sum is `optax.add_decayed_weights`.
 
@@ -55,7 +57,7 @@ def weight_decay(rate: float, *, mask: Mask | None = None) -> optax.GradientTran
     >>> optax.apply_updates(parameters, updates)["kernel"].tolist()
     [[0.5], [0.5]]
     """
-    check_rate("weight_decay", rate)
+    rate = expect_number("weight_decay", "rate", rate, least=0)
     return _on_weights("weight_decay", optax.add_decayed_weights(rate), mask)
 
 
@@ -67,7 +69,8 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
     place of W^T W differs by a constant only, and the smaller of the two is computed. A weight with
     more than two axes is taken as the matrix (product of the leading axes, last axis): inputs times
     outputs of a convolution. The parameters themselves are meant: a multiplier that a layer applies to
-    its weights is not seen.
+    its weights is not seen. A weight that is 0 and has a gradient of 0 stays 0, as one that a layer's mask
+    leaves out.
 
     It is cubic in W: under `optax.sgd(step_size)` singular values settle at 1 for step_size * rate <
     1/2, but one that starts at s grows without bound where step_size * rate * (s^2 - 1) > 1.
@@ -76,14 +79,16 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
         rate: strength, at least 0. The energy's gradient is a batch mean, so that a rate means the
             same at every batch size.
         mask: which parameters are penalized, as in `optax.masked`; unless given, those with two axes
-            or more that do not belong to an energy.
+            or more that are called no bias and do not belong to an energy.
 
     Returns:
         A transformation to put before the optimizer. It needs the parameters in `update`.
 
     Raises:
+        TypeError: for a rate that is no number.
         ValueError: for a rate that is negative or not finite; at `init`, where the mask leaves
-            nothing to penalize; at `update`, without parameters or for a parameter that is no matrix.
+            nothing to penalize, or is of single elements; at `update`, without parameters or for a
+            parameter that is no matrix.
 
     Source: the `spectral_penalty` of the JPC library's energies, arXiv 2412.03676.
 
@@ -95,7 +100,7 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
     >>> jnp.diag(optax.apply_updates(parameters, updates)["kernel"])  # 2 - 2 * 0.01 * (2^3 - 2), 1
     Array([1.88, 1.  ], dtype=float32)
     """
-    check_rate("spectral_penalty", rate)
+    rate = expect_number("spectral_penalty", "rate", rate, least=0)
 
     def add(updates: PyTree, parameters: PyTree | None) -> PyTree:
         if parameters is None:
@@ -105,7 +110,8 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
 
         def added(path, update, weight):
             gradient = jax.vmap(penalty_gradient) if in_stack(path) else penalty_gradient
-            return update + rate * gradient(weight)
+            there = (weight != 0) | (update != 0)
+            return update + rate * jnp.where(there, gradient(weight), 0)
 
         return jax.tree_util.tree_map_with_path(added, updates, parameters)
 
@@ -146,13 +152,14 @@ def normalize_spectral(*, mask: Mask | None = None) -> optax.GradientTransformat
 
     Args:
         mask: which parameters are normalized, as in `optax.masked`; unless given, those with two axes or
-            more that do not belong to an energy.
+            more that are called no bias and do not belong to an energy.
 
     Returns:
         A transformation to put behind the optimizer, last. It needs the parameters in `update`.
 
     Raises:
-        ValueError: at `init`, where the mask leaves nothing to normalize; at `update`, without parameters.
+        ValueError: at `init`, where the mask leaves nothing to normalize, or is of single elements; at
+            `update`, without parameters.
 
     Source: the normalization of Meta-PCN (`pc.learning.MetaPCN`), ICLR 2026, openreview kE5jJUHl9i, by a
     published summary; we take the standard deviation with the divisor m n.
@@ -189,18 +196,13 @@ def _normalized(weight: Float[Array, " *leading last"]) -> Float[Array, " *leadi
     return weight / jnp.where(norm > 0, norm, 1)
 
 
-def check_rate(name: str, rate: float) -> None:
-    """Refuse a rate that would push weights away, or turn them into NaN."""
-    if not 0 <= rate < math.inf:
-        raise ValueError(f"{name} expected a finite rate of at least 0, got {rate}")
-
-
 def _weights(parameters: PyTree) -> PyTree:
-    """Return True for what has two axes or more in its layer and does not belong to a layer's energy."""
+    """Return True for what has two axes or more in its layer, and is no bias and no part of its energy."""
 
     def is_weight(path, parameter):
         axes = jnp.ndim(parameter) - in_stack(path)  # a stack's arrays begin with the axis depth
-        return axes >= 2 and in_layer(path)[1:2] != ["energy"]
+        names = in_layer(path)  # attention has biases by head
+        return axes >= 2 and names[-1] != "bias" and names[1:2] != ["energy"]
 
     return jax.tree_util.tree_map_with_path(is_weight, parameters)
 
@@ -212,6 +214,8 @@ def in_stack(path: Any) -> bool:
 
 def in_layer(path: Any) -> list[str]:
     """Return a layer's name and the path within it, without a stack's mark."""
+    if isinstance(path[-1], jax.tree_util.GetAttrKey):  # the value of a Variable
+        path = path[:-1]
     names = [_name(key) for key in path if _name(key) != STACKED]
     return names[1:] if names[0] == "layers" else names  # of an nnx.State, or of a SplitNetwork
 
@@ -228,8 +232,14 @@ def _on_weights(
     masked = optax.masked(transformation, mask)
 
     def init(params):
-        chosen = mask(params) if callable(mask) else mask
-        if not any(jax.tree.leaves(chosen)):
+        chosen = jax.tree.leaves(mask(params) if callable(mask) else mask)
+        for one in chosen:
+            if jnp.ndim(one):
+                raise ValueError(
+                    f"{name} expected a mask of one Boolean for each parameter, got an array of shape "
+                    f"{jnp.shape(one)}; to leave single weights out, give the layer a mask"
+                )
+        if not any(chosen):
             raise ValueError(
                 f"{name} found no parameter to act on, so it would do nothing; give a mask that is "
                 f"True for some, or leave {name} out"

@@ -85,6 +85,21 @@ def test_matrices_of_tiny_gradients_move_as_those_of_large_ones():
     np.testing.assert_allclose(updates["high"]["w"], -0.01, rtol=0.01)
 
 
+def test_a_state_of_nnx_has_one_size_for_a_matrix_and_its_bias():
+    """As `nnx.Optimizer` keeps it, whose paths end in the value of a Variable; and rates by layer find it."""
+    network = pc.PCNetwork({"one": pc.PCDense(3, 4, rngs=nnx.Rngs(0))})
+    parameters = nnx.state(network, nnx.Param)
+    optimizer = optax.chain(pc.learning.matrix_steps(0.02), pc.learning.scale_by_layer(network))
+    state = optimizer.init(parameters)
+    assert list(state[0].sizes) == ["one.linear"]
+    updates, _ = optimizer.update(parameters, state)
+    plain = pc.networks.split(network).parameters
+    expected, _ = optimizer.update(plain, optimizer.init(plain))
+    for part in ("kernel", "bias"):
+        found = updates["layers"]["one"]["linear"][part][...]
+        np.testing.assert_array_equal(found, expected["one"]["linear"][part])
+
+
 def test_training_resumes_exactly(tmp_path):
     random = np.random.default_rng(0)
     x = random.normal(size=(32, 3)).astype(np.float32)

@@ -157,6 +157,26 @@ class TestOnNetworks:
         log_precision = found["layer_0"]["energy"]["log_precision"]
         np.testing.assert_array_equal(log_precision, np.zeros((3, 4)))
 
+    def test_biases_of_attention_are_left_alone(self, name):
+        """They have an axis of heads."""
+        network = pc.PCNetwork([pc.PCAttention(4, 2, rngs=nnx.Rngs(0))])
+        found = added(REGULARIZERS[name](RATE), parameters_of(network))
+        for part in ("query", "key", "value", "out"):
+            own = found["layer_0"]["attention"][part]
+            assert np.any(own["kernel"])
+            assert not np.any(own["bias"])
+
+    def test_a_rate_may_be_injected(self, name):
+        """As one that a schedule moves, which a compiled program does not know."""
+        parameters = {"kernel": jnp.asarray(np.arange(6, dtype=np.float32).reshape(3, 2))}
+        own = optax.inject_hyperparams(REGULARIZERS[name])(rate=RATE)
+        expected = added(REGULARIZERS[name](RATE), parameters)["kernel"]
+        np.testing.assert_allclose(added(own, parameters)["kernel"], expected, rtol=1e-6)
+
+    def test_a_rate_of_numpy_leaves_16_bits_as_they_are(self, name):
+        parameters = {"kernel": jnp.ones((3, 2), jnp.bfloat16)}
+        assert added(REGULARIZERS[name](np.float64(0.3)), parameters)["kernel"].dtype == "bfloat16"
+
     def test_a_mask_decides_instead(self, name):
         parameters = parameters_of(make_network())
         mask = jax.tree.map(lambda leaf: leaf.shape == (5, 2), parameters)
@@ -238,10 +258,15 @@ class TestInTraining:
 class TestRefusals:
     @pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf")])
     def test_of_a_rate_that_is_none(self, name, rate):
-        with pytest.raises(
-            ValueError, match=f"{name} expected a finite rate of at least 0, got {rate}"
-        ):
+        with pytest.raises(ValueError, match=f"{name} expected a rate of at least 0, got {rate}"):
             REGULARIZERS[name](rate)
+
+    def test_of_what_is_no_rate_and_of_a_mask_of_elements(self, name):
+        with pytest.raises(TypeError, match=f"{name} expected rate to be a number, got '0.1'"):
+            REGULARIZERS[name]("0.1")
+        elements = REGULARIZERS[name](RATE, mask={"kernel": np.eye(2) > 0})
+        with pytest.raises(ValueError, match=r"one Boolean for each parameter, got an .* \(2, 2\)"):
+            elements.init({"kernel": jnp.ones((2, 2))})
 
     @pytest.mark.parametrize("mask", [None, {"bias": False}, lambda _: {"bias": False}])
     def test_of_parameters_that_leave_it_nothing_to_do(self, name, mask):
@@ -271,6 +296,23 @@ def test_the_spectral_penalty_refuses_what_is_no_matrix():
     )
     with pytest.raises(ValueError, match=text):
         added(regularizer, {"bias": jnp.ones(3)})
+
+
+def test_the_spectral_penalty_leaves_out_what_a_layers_mask_leaves_out():
+    """Of the weights that there are, its gradient; the others stay 0, and count for nothing."""
+    mask = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1]], bool)
+    network = pc.PCNetwork([pc.PCDense(4, 3, mask=mask, rngs=nnx.Rngs(0))])
+    parameters = pc.networks.split(network).parameters
+    weight = np.asarray(parameters["layer_0"]["linear"]["kernel"], np.float64)
+    optimizer = optax.chain(spectral_penalty(RATE), optax.sgd(0.1))
+    state, step = optimizer.init(parameters), jax.jit(optimizer.update)
+    gradients = optax.tree.zeros_like(parameters)
+    for _ in range(3):
+        updates, state = step(gradients, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        weight -= 0.1 * RATE * mask * finite_differences(orthogonality_penalty, weight)
+    found = parameters["layer_0"]["linear"]["kernel"]
+    np.testing.assert_allclose(found, weight, rtol=1e-4, atol=1e-6)
 
 
 class TestNormalizeSpectral:

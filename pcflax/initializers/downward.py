@@ -18,6 +18,9 @@ class Downward(Settings, Initializer):
     prediction from above, the image last. What is known of a node in part stays, and the predictors below it
     see that. Nodes that no predictor reaches follow by the pass upward.
 
+    Raises:
+        ValueError: on use, for a clamp of another shape than its node's.
+
     >>> import jax.numpy as jnp, pcflax as pc
     >>> from flax import nnx
     >>> network = pc.models.bidirectional(4, 3, 2, rngs=nnx.Rngs(0))

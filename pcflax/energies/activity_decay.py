@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import ArrayLike
 
 from pcflax.checks import expect_kind, expect_number
+from pcflax.dtypes import total
 
 from .base import Energy, PerExample, Values, check_same_shape, sum_features
 
@@ -51,7 +52,7 @@ class ActivityDecay(Energy):
         if self.energy.predicts_activity:
             check_same_shape(self, activity, prediction)
         decay = 0.5 * self.rate * sum_features(activity * activity)
-        return self.energy(activity, prediction) + decay
+        return total([self.energy(activity, prediction), decay])
 
     @property
     def observes(self) -> bool:

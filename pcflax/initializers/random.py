@@ -65,7 +65,9 @@ class Normal(Settings, Initializer):
         shapes = _shapes(network, inputs, batch_size)
         keys = jax.random.split(key, len(shapes))
         return {
-            name: self.stddev * jax.random.normal(key, spec.shape, spec.dtype)
+            # a deviation that is mapped over is an array, which would raise 16 bits to 32
+            name: jnp.asarray(self.stddev, spec.dtype)
+            * jax.random.normal(key, spec.shape, spec.dtype)
             for key, (name, spec) in zip(keys, shapes.items(), strict=True)
         }
 

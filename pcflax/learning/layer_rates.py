@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from pcflax.checks import expect_number
+from pcflax.checks import expect_number, shown
+from pcflax.layers import PCLayer
 from pcflax.networks import AbstractPCNetwork, split
 from pcflax.networks.wiring import places
 from pcflax.typing import PyTree
@@ -35,7 +36,8 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
 
     Raises:
         TypeError: for a layer's rate that is no number.
-        ValueError: for one that is not finite; at `update`, for a parameter that the network does not have.
+        ValueError: for one that is not finite, or a stack whose layers have different ones; at `update`, for
+            a parameter that the network does not have.
 
     Source: the rates by layer of Yang et al. (2022), arXiv 2203.03466, table 8, and for the depth of Dey
     et al. (2025), arXiv 2505.01618; for convolutional predictive coding networks the code that accompanies
@@ -60,7 +62,7 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
             rate = 1.0  # of what the network itself holds
             if name in network.layer_names:
                 inner = key[1:] if key[0] == name else key  # of a layer that is called "layers"
-                rate = network.layer(name).rate_of(inner, *where.get(name, (0, 1)))
+                rate = _rate(name, network.layer(name), inner, *where.get(name, (0, 1)))
             factors[tuple(key)] = expect_number("scale_by_layer", f"rate of {'.'.join(key)}", rate)
 
     def scale(updates: PyTree, parameters: PyTree | None) -> PyTree:
@@ -78,3 +80,15 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(scaled, updates)
 
     return optax.stateless(scale)
+
+
+def _rate(name: str, layer: PCLayer, path: list[str], index: int, depth: int) -> Any:
+    """Return the rate of a layer's parameter; of a stack that of all of its layers, which are one array."""
+    rates = [layer.rate_of(path, index + number, depth) for number in range(layer.num_nodes)]
+    if any(rate != rates[0] for rate in rates):
+        raise ValueError(
+            f"scale_by_layer expected one rate of all layers of the stack '{name}', got "
+            f"{shown([float(rate) for rate in rates])} for {'.'.join(path)}; put the layers into the network "
+            f"one by one, without a PCStack"
+        )
+    return rates[0]

@@ -57,6 +57,13 @@ class TestValues:
         np.testing.assert_array_equal(found, KL()(activity, prediction))
 
 
+def test_a_precision_of_32_bits_goes_with_activities_of_16():
+    """The precision's energy has 32 bits, and the decay 16."""
+    low = jnp.full((2, 3), 0.5, jnp.bfloat16)
+    found = ActivityDecay(LearnedGaussian(3), 0.5)(low, jnp.zeros_like(low))
+    np.testing.assert_array_equal(found, [0.375 + 0.1875] * 2)
+
+
 class TestInNetworks:
     @pytest.mark.usefixtures("double")
     def test_a_free_activity_ends_at_its_closed_form(self):

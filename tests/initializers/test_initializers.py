@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import pcflax as pc
 from tests.conftest import Chain
@@ -48,6 +49,21 @@ def test_normal_has_the_asked_for_spread_and_depends_on_its_key():
     assert abs(sample(0).std() - 0.3) < 0.01
     np.testing.assert_array_equal(sample(0), sample(0))
     assert (sample(0) != sample(1)).all()
+
+
+def test_normal_of_a_deviation_that_is_mapped_over_is_of_the_networks_dtype():
+    """An array of 32 bits, that is; and it draws what a number draws."""
+    low = jnp.bfloat16
+    network = pc.PCNetwork([pc.PCDense(3, 2, param_dtype=low, rngs=nnx.Rngs(0))])
+
+    def start(stddev):
+        evidence, noise = pc.Evidence(jnp.ones((4, 3), low)), pc.initializers.Normal(stddev)
+        return network.start(evidence, initializer=noise, key=jax.random.key(0))["layer_0"]
+
+    found = jax.vmap(start)(jnp.array([0.5, 2.0]))
+    assert found.dtype == low
+    for one, stddev in zip(found, (0.5, 2.0), strict=True):
+        np.testing.assert_array_equal(one, start(stddev))
 
 
 def test_normal_without_a_key_is_refused():

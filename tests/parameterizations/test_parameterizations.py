@@ -485,6 +485,21 @@ class TestLayers:
             assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(low)}
         assert repr(MuPC(np.float32(2.0))) == "MuPC(gamma=2.0)"  # by which checkpoints know it
 
+    def test_layers_of_a_stack_with_rates_of_their_own_are_refused(self):
+        """Their weights are one array, of which all would have the lowest layer's."""
+
+        @dataclasses.dataclass(frozen=True)
+        class Falling(Standard):
+            def weight_rate(self, *, index, depth, in_features, skip):
+                return 0.5**index
+
+        options = {"parameterization": Falling(), "rngs": nnx.Rngs(0)}
+        stack = pc.PCStack(lambda: pc.PCDense(4, 4, **options), 2)
+        network = pc.PCNetwork({"hidden": stack, "output": pc.PCDense(4, 2, **options)})
+        text = r"one rate of all layers of the stack 'hidden', got \[1.0, 0.5\] for linear.kernel"
+        with pytest.raises(ValueError, match=text):
+            pc.learning.scale_by_layer(network)
+
     def test_what_is_no_number_is_refused(self):
         class Forgetful(AbstractParameterization):
             def base_multiplier(self, *, index, depth, in_features, skip):

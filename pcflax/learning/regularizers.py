@@ -37,7 +37,7 @@ def weight_decay(rate: float, *, mask: Mask | None = None) -> optax.GradientTran
         rate: strength, at least 0. The energy's gradient is a batch mean, so that a rate means the
             same at every batch size.
         mask: which parameters decay, as in `optax.masked`; unless given, those with two axes or more
-            that are called no bias and do not belong to an energy (no learned precisions).
+            that are called no bias, and neither a prior's mean nor an energy's (no learned precisions).
 
     Returns:
         A transformation to put before the optimizer. It needs the parameters in `update`.
@@ -79,7 +79,7 @@ def spectral_penalty(rate: float, *, mask: Mask | None = None) -> optax.Gradient
         rate: strength, at least 0. The energy's gradient is a batch mean, so that a rate means the
             same at every batch size.
         mask: which parameters are penalized, as in `optax.masked`; unless given, those with two axes
-            or more that are called no bias and do not belong to an energy.
+            or more that are called no bias, and neither a prior's mean nor an energy's.
 
     Returns:
         A transformation to put before the optimizer. It needs the parameters in `update`.
@@ -152,7 +152,7 @@ def normalize_spectral(*, mask: Mask | None = None) -> optax.GradientTransformat
 
     Args:
         mask: which parameters are normalized, as in `optax.masked`; unless given, those with two axes or
-            more that are called no bias and do not belong to an energy.
+            more that are called no bias, and neither a prior's mean nor an energy's.
 
     Returns:
         A transformation to put behind the optimizer, last. It needs the parameters in `update`.
@@ -197,12 +197,14 @@ def _normalized(weight: Float[Array, " *leading last"]) -> Float[Array, " *leadi
 
 
 def _weights(parameters: PyTree) -> PyTree:
-    """Return True for what has two axes or more in its layer, and is no bias and no part of its energy."""
+    """Return True for what has two axes or more in its layer, but for biases, means and energies' own."""
 
     def is_weight(path, parameter):
         axes = jnp.ndim(parameter) - in_stack(path)  # a stack's arrays begin with the axis depth
-        names = in_layer(path)  # attention has biases by head
-        return axes >= 2 and names[-1] != "bias" and names[1:2] != ["energy"]
+        names = in_layer(path)
+        # attention has biases by head, and a root of images a mean
+        bias = names[-1:] == ["bias"] or names[1:] == ["mean"]
+        return axes >= 2 and not bias and names[1:2] != ["energy"]
 
     return jax.tree_util.tree_map_with_path(is_weight, parameters)
 
@@ -214,10 +216,10 @@ def in_stack(path: Any) -> bool:
 
 def in_layer(path: Any) -> list[str]:
     """Return a layer's name and the path within it, without a stack's mark."""
-    if isinstance(path[-1], jax.tree_util.GetAttrKey):  # the value of a Variable
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey):  # the value of a Variable
         path = path[:-1]
     names = [_name(key) for key in path if _name(key) != STACKED]
-    return names[1:] if names[0] == "layers" else names  # of an nnx.State, or of a SplitNetwork
+    return names[1:] if names[:1] == ["layers"] else names  # of an nnx.State, or of a SplitNetwork
 
 
 def _name(key: Any) -> str:

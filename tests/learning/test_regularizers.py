@@ -166,6 +166,14 @@ class TestOnNetworks:
             assert np.any(own["kernel"])
             assert not np.any(own["bias"])
 
+    def test_a_priors_mean_is_left_alone_and_an_array_alone_is_a_weight(self, name):
+        root = pc.PCRoot(2, 3, mean=5.0, learn_mean=True)
+        network = pc.PCNetwork([root, pc.PCLayer(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))])
+        found = added(REGULARIZERS[name](RATE), parameters_of(network))
+        assert not np.any(found["layer_0"]["mean"])
+        assert np.any(found["layer_1"]["module"]["kernel"])
+        assert np.any(added(REGULARIZERS[name](RATE), np.ones((2, 2), np.float32)))
+
     def test_a_rate_may_be_injected(self, name):
         """As one that a schedule moves, which a compiled program does not know."""
         parameters = {"kernel": jnp.asarray(np.arange(6, dtype=np.float32).reshape(3, 2))}

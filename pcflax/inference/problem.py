@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from pcflax.dtypes import product, total
 from pcflax.energies import total_energy
+from pcflax.initializers import Feedforward
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known
 from pcflax.networks import SplitNetwork
@@ -292,4 +293,5 @@ def make_problem(
     # as the start has them: checked, and in the dtype of the activities
     held = {name: Clamp(start[name], mask) for name, mask in masks.items()}
     free = {name: value for name, value in start.items() if name not in whole}
-    return InferenceProblem(network, known.inputs, held, free, from_feedforward=initializer is None)
+    forward = initializer is None or type(initializer) is Feedforward
+    return InferenceProblem(network, known.inputs, held, free, from_feedforward=forward)

@@ -44,6 +44,9 @@ def test_adam_moves_no_layer_that_no_error_has_reached(rule, activation):
 
 
 RULES = {
+    "from a start that is named": pc.learning.PredictiveCoding(
+        pc.inference.GradientDescent(0.1, num_steps=2), pc.initializers.Feedforward()
+    ),
     "to a tolerance": pc.learning.PredictiveCoding(
         pc.inference.GradientDescent(0.1, tolerance=1e-9, max_steps=2)
     ),

@@ -192,7 +192,8 @@ class PCConv(_Convolution):
         kernel_init: initializer of the weights, (*kernel_size, in_features/groups, out_features); unless
             given the parameterization's, and where it has none LeCun normal.
         mask: which weights there are, of the weights' shape, of Booleans or of 0 and 1. The others are 0, get
-            no gradient and stay 0. A checkpoint holds the mask.
+            no gradient and stay 0, but count in the in_features of a parameterization. A checkpoint holds
+            the mask.
         feedback: weights of their own that errors go down through, `pc.layers.Feedback()`.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Conv`: bias_init, param_dtype, precision, kernel_metadata, ...

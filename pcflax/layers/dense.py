@@ -38,8 +38,9 @@ class PCDense(PCScaled):
         kernel_init: initializer of the weights W, of shape (in_features, out_features); unless given
             the parameterization's, and where it has none LeCun normal (variance 1/in_features).
         mask: which weights there are: (in_features, out_features) of Booleans, or of 0 and 1, or
-            "no-diagonal" for a node that predicts itself. The others are 0, get no gradient and stay 0. A
-            checkpoint holds the mask.
+            "no-diagonal" for a node that predicts itself. The others are 0, get no gradient and stay 0, but
+            count in the width by which a parameterization, or LeCun's variance, goes. A checkpoint holds the
+            mask.
         feedback: weights of their own that the layer's error goes down through, `pc.layers.Feedback()`.
         rngs: source of the initial weights, and of the masks of dropout.
         **options: others of `nnx.Linear`: bias_init, param_dtype, precision, kernel_metadata (such as

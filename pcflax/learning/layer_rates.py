@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from pcflax.checks import expect_number, shown
+from pcflax.checks import expect_kind, expect_number, shown
 from pcflax.layers import PCLayer
 from pcflax.networks import AbstractPCNetwork, split
 from pcflax.networks.wiring import places
@@ -35,7 +35,7 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
         A transformation without a state.
 
     Raises:
-        TypeError: for a layer's rate that is no number.
+        TypeError: for what is no network, and for a layer's rate that is no number.
         ValueError: for one that is not finite, or a stack whose layers have different ones; at `update`, for
             a parameter that the network does not have.
 
@@ -54,6 +54,7 @@ def scale_by_layer(network: AbstractPCNetwork) -> optax.GradientTransformation:
     >>> print(jnp.max(updates["hidden"]["stacked-layers"]["linear"]["kernel"]))  # 1/sqrt(25 * 4)
     0.1
     """
+    expect_kind("scale_by_layer", "network", network, AbstractPCNetwork, "pc.PCNetwork([...])")
     where = places({name: network.layer(name) for name in network.layer_names}, network.wiring)
     factors = {}
     for name, own in split(network).parameters.items():

@@ -20,7 +20,7 @@ from pcflax.layers.evaluate import failed, no_rows, without_errors, without_roun
 from pcflax.typing import Activities, Energies, Inference, Initializer, PRNGKey, PyTree, Result
 
 from .batch_state import at_batch_statistics, end_batch
-from .given import check_batch, node_of, parse, says_nothing
+from .given import as_initializer, check_batch, node_of, parse, says_nothing
 from .pure import energy_gradients
 from .upward import Pass, check_shapes, pass_upward
 from .wired import WiredLayers, no_activity
@@ -86,9 +86,9 @@ class NetworkBody(WiredLayers):
 
         Raises:
             ValueError: where a clamp, or a given activity, does not have the shape of its layer.
+            TypeError: for an initializer that is none.
         """
-        known = self.known(evidence)
-        size = known.batch_size
+        size = (known := self.known(evidence)).batch_size
         if initializer is None or isinstance(initializer, Mapping):
             start = self.feedforward(known.inputs, batch_size=size, clamps=known.clamps)
             for name, value in (initializer or {}).items():
@@ -102,7 +102,8 @@ class NetworkBody(WiredLayers):
                     )
                 start[layer] = whole.at[place].set(jnp.asarray(value, whole.dtype))
         else:
-            start = initializer(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
+            begin = as_initializer(initializer)
+            start = begin(self, known.inputs, batch_size=size, clamps=known.clamps, key=key)
         for name, clamp in known.clamps.items():
             silent = says_nothing(self, name, clamp.mask)
             start[name] = held_at(

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from pcflax.checks import did_you_mean
+from pcflax.checks import did_you_mean, shown
 from pcflax.layers import Clamp, Evidence
 from pcflax.layers.clamps import Known, as_clamp, check_weights
-from pcflax.typing import Network
+from pcflax.typing import Initializer, Network
 
 from .wiring import by_name, names_of
 
@@ -99,6 +99,16 @@ def _whole(inputs: Any) -> Any:
         return inputs
     whole = {name: array for name, array in inputs.items() if not isinstance(array, Clamp)}
     return whole or None
+
+
+def as_initializer(value: Any) -> Initializer:
+    """Return an initializer; refuse a class of them, and what cannot be called."""
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(
+            f"expected initializer to be an object such as pc.initializers.Normal(0.1), or activities by "
+            f"layer name, got {shown(value)}"
+        )
+    return value
 
 
 def node_of(network: Network, name: str) -> tuple[str, int | None]:

@@ -66,6 +66,13 @@ def test_normal_of_a_deviation_that_is_mapped_over_is_of_the_networks_dtype():
         np.testing.assert_array_equal(one, start(stddev))
 
 
+@pytest.mark.parametrize("wrong", [pc.initializers.Zeros, "zeros"])
+def test_what_is_no_initializer_is_refused(wrong):
+    chain = Chain()
+    with pytest.raises(TypeError, match="expected initializer to be an object such as .* got "):
+        chain.network.init_activities(chain.inputs.astype(np.float32), initializer=wrong)
+
+
 def test_normal_without_a_key_is_refused():
     chain = Chain()
     with pytest.raises(ValueError, match=r"needs a key: pass key=jax.random.key\(0\)"):

@@ -500,6 +500,10 @@ class TestLayers:
         with pytest.raises(ValueError, match=text):
             pc.learning.scale_by_layer(network)
 
+    def test_rates_of_what_is_no_network_are_refused(self):
+        with pytest.raises(TypeError, match="scale_by_layer expected network such as"):
+            pc.learning.scale_by_layer({})
+
     def test_what_is_no_number_is_refused(self):
         class Forgetful(AbstractParameterization):
             def base_multiplier(self, *, index, depth, in_features, skip):

@@ -21,6 +21,7 @@ from pcflax.layers.clamps import Evidence, Known
 from pcflax.layers.evaluate import written
 from pcflax.typing import Activities, Network
 
+from .amortize import amortize
 from .pure import SplitNetwork, split, write
 
 
@@ -69,6 +70,32 @@ def after_batch(
         predictions = inferred.predictions(known.inputs)
         for name, node in bound.wiring.targets.items():
             bound.layer(name).energy.observe(activities[node], predictions[name])
+    return network.replace(other=split(bound).other)
+
+
+def after_guesses(
+    network: SplitNetwork, before: SplitNetwork, evidence: Evidence | Known, activities: Activities
+) -> SplitNetwork:
+    """Return the network with what amortizers' energies observe of a batch: how far off their guesses were.
+
+    Args:
+        network: what `after_batch` returned.
+        before: the network that guessed.
+        evidence: what the guesses began at.
+        activities: where inference ended.
+
+    Raises:
+        ValueError: where an amortizer predicts from a node that is neither known nor amortized.
+    """
+    if not network.other:
+        return network
+    bound = network.bind()
+    if not any(bound.layer(name).energy.observes for name, *_ in bound.wiring.amortizers):
+        return network
+    guessing = before.bind()
+    known = guessing.known(evidence)
+    for name, guess in amortize(guessing, known.inputs, known.clamps).items():
+        bound.layer(name).energy.observe(activities[guess.node], guess.prediction)
     return network.replace(other=split(bound).other)
 
 

@@ -30,6 +30,7 @@ from pcflax.layers import Evidence
 from pcflax.learning import AbstractLearning
 from pcflax.networks import AbstractPCNetwork, SplitNetwork, after_batch, split, write
 from pcflax.networks.along import output_energy_along
+from pcflax.networks.batch_state import after_guesses
 from pcflax.settings import Argument
 from pcflax.sharding.inside import devices_along, whole
 from pcflax.sharding.placement import LAYERS
@@ -214,6 +215,7 @@ def take_step(
     batch_size = jax.tree.leaves(seen.prediction)[0].shape[0]
     if not rule.along_time:  # nothing is normalized over the batch there
         after = after_batch(before, batch, batch_size=batch_size, activities=seen.activities)
+        after = after_guesses(after, before, batch, seen.activities)
         network = network.replace(other=after.other)
     means = [mean.reshape(-1) for mean in layer_means(seen.energies).values()]
     energy = jnp.concatenate(means).sum()

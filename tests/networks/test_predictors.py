@@ -210,6 +210,27 @@ def test_guesses_fill_what_is_not_known_of_a_node():
         np.testing.assert_allclose(found["latent"], code, rtol=1e-5, atol=1e-6)
 
 
+def test_an_amortizers_variance_follows_how_far_its_guesses_are_off():
+    """One over its precision: half of 1, half of the mean of (z* - g)^2."""
+    network = pc.models.hybrid(2, 4, 3, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    for name in ("guess_hidden_1", "guess_latent"):
+        network.layer(name).energy = pc.energies.RunningGaussian(momentum=0.5)
+    images = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    start = pc.initializers.Amortized()
+    rule = pc.learning.PredictiveCoding(pc.inference.GradientDescent(0.1, num_steps=3), start)
+    state = pc.training.TrainState.of(network, optax.sgd(0.1))
+    step = pc.training.make_step(network, optax.sgd(0.1), rule)
+    state, info = step(state, Evidence(targets=images), jax.random.key(0))
+    guess = network.start(Evidence(targets=images), initializer=start)
+    for name, node in (("guess_hidden_1", "hidden_1"), ("guess_latent", "latent")):
+        error = np.asarray(info.activities[node]) - np.asarray(guess[node])
+        found = state.network.other[name]["energy"]["variance"]
+        np.testing.assert_allclose(found, 0.5 + 0.5 * np.mean(error**2), rtol=1e-5)
+    network.set_activities(info.activities)
+    network.parameter_gradients()  # of the energy, to which amortizers do not belong
+    assert network.layer("guess_latent").energy.variance[...] == 1
+
+
 @pytest.mark.parametrize("rule", [pc.learning.PredictiveCoding, pc.learning.IncrementalPC])
 def test_training_and_its_resumption_know_every_layer(rule, tmp_path):
     images = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)

@@ -108,7 +108,7 @@ def as_initializer(value: Any) -> Initializer:
             f"expected initializer to be an object such as pc.initializers.Normal(0.1), or activities by "
             f"layer name, got {shown(value)}"
         )
-    return value
+    return value  # type: ignore[return-value]
 
 
 def node_of(network: Network, name: str) -> tuple[str, int | None]:

@@ -59,6 +59,7 @@ def test_notebook_script_on_digits():
     assert float(done.stdout.split("iterations:")[1].split()[0]) > 95
 
 
+@pytest.mark.slow  # the second Python runs it on digits
 def test_notebook_job_on_mnist_meets_the_published_curve(data_dir):
     """Row two of the targets: 88.8 % at 100, 92.9 % at 200 and 94.8 % at 500 iterations at least."""
     done = run("scripts/notebook.py", "--data-dir", data_dir, without=QUICK_TO_COMPILE)

@@ -53,7 +53,7 @@ def assert_same_end(folder, other):
 
 def start(folder):
     """Start training that workers feed, as the first of a group of processes."""
-    command = [sys.executable, "-m", "tests.training.fed", str(folder), "40"]
+    command = [sys.executable, "-m", "tests.training.fed", str(folder), "20"]
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
 
 
@@ -90,7 +90,7 @@ def test_training_that_workers_feed_ends_as_the_one_never_stopped(tmp_path):
         processes[0].kill()
         assert_nobody_stays(processes[0])
         processes.append(start(killed))
-        fed.train(whole, 40)
+        fed.train(whole, 20)
         assert processes[1].wait(timeout=240) == 0
         assert_nobody_stays(processes[1])
     finally:
@@ -102,4 +102,4 @@ def test_training_that_workers_feed_ends_as_the_one_never_stopped(tmp_path):
         assert_same_end(killed / kind, whole / kind)
         rows = [pc.load_checkpoint(folder / kind).rows() for folder in (killed, whole)]
         assert rows[0] == rows[1]
-        assert rows[0][-1]["step"] == 40
+        assert rows[0][-1]["step"] == 20

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.dtypes import product
 from pcflax.energies import Gaussian, total_energy
 from pcflax.inference import (
     AbstractIterativeInference,
@@ -57,6 +58,11 @@ class ShiftedProblem(InferenceProblem):
         activities, predictions = self.activities_and_predictions(coordinates)
         # a layer's own error sees the shift, the layer above does not
         own = {name: activities[name] + shift for name, shift in self.shifts.items()}
+        for name, clamp in self.partial.items():
+            # the layer's weight is for what is free; data count as they do without a mask
+            error = activities[name] - predictions[name]
+            once = product(jnp.asarray(self.weights[name]) ** -0.5, error).astype(error.dtype)
+            own[name] = jnp.where(clamp.held(), predictions[name] + once, own[name])
         return self.energies_of_pairs(({**activities, **own}, predictions))
 
     def errors(self, coordinates: PyTree) -> Activities:
@@ -76,6 +82,8 @@ class AugmentedLagrangian(AbstractGradientLearning):
     precision 1 rho/2 ||r_l + lambda_l/rho||^2, up to what neither z nor theta moves. Multipliers begin at 0,
     and lambda_l <- lambda_l + alpha r_l after every `inner_steps` steps of z. At a precision p, rho p and
     alpha p stand in the places of rho and alpha. Without multipliers (alpha 0) it is predictive coding.
+
+    An element that a mask holds has neither rho nor a multiplier: it counts as the output does.
 
     Minimizes: E_out subject to r_l = 0, for each example on its own.
 

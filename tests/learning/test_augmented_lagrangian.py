@@ -32,7 +32,8 @@ def gradients_of(chain, rule, clamps=None):
 def by_hand(chain, *, step_size, rho, alpha, rounds, inner_steps, credit, mask=None, values=0.0):
     """The published loop: z and lambda of the hidden layers, and the gradients of F_rho, batch means.
 
-    At precision p, rho p and alpha p. Where the mask holds the last hidden layer at values, lambda is 0.
+    At precision p, rho p and alpha p. Where the mask holds the last hidden layer at values, lambda is 0 and
+    rho is 1, as at the output.
     """
     layers, targets = chain.reference, chain.targets
     activities = [*reference.feedforward(layers, chain.inputs)[:-1], targets]
@@ -48,7 +49,7 @@ def by_hand(chain, *, step_size, rho, alpha, rounds, inner_steps, credit, mask=N
             mu, pull_back = reference.predict(layer, below, len(z))
             residual, slope = z - mu, layer.precision * (z - mu)
             if index < len(multipliers):
-                slope = rho * slope + multipliers[index]
+                slope = np.where(free[index], rho, 1) * slope + multipliers[index]
             found.append((pull_back, residual, slope))
             below = z
         return found
@@ -94,14 +95,14 @@ class TestLoop:
         energies = reference.energies(chain.reference, chain.inputs, activities)
         np.testing.assert_allclose(sum(info.energies.values()), sum(energies), **CLOSE)
 
-    def test_elements_that_are_held_have_no_multiplier(self):
+    def test_elements_that_are_held_have_neither_rho_nor_a_multiplier(self):
         chain = Chain()
         mask = chain.random.uniform(size=(7, 4)) < 0.4
         values = chain.random.normal(size=(7, 4))
-        rule = Rule(pc.inference.GradientDescent(0.2, num_steps=5))
+        plain = {"rho": 2.0, "alpha": 1.0, "inner_steps": 1, "credit": "before"}
+        rule = Rule(pc.inference.GradientDescent(0.2, num_steps=5), **plain)
         clamps = {"layer_1": pc.Clamp(jnp.asarray(values), jnp.asarray(mask))}
         found, _ = gradients_of(chain, rule, clamps)
-        plain = {"rho": 1.0, "alpha": 1.0, "inner_steps": 1, "credit": "before"}
         _, expected = by_hand(chain, step_size=0.2, rounds=5, mask=mask, values=values, **plain)
         check(found, expected, **CLOSE)
 

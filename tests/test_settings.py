@@ -172,6 +172,35 @@ class TestPytrees:
         alone = [solve(pc.inference.GradientDescent(size, num_steps=5)) for size in sizes]
         np.testing.assert_allclose(mapped(np.float32(sizes)), alone, rtol=1e-5)
 
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda s: pc.inference.GradientDescent({"*": s}, momentum=s, num_steps=3),
+            lambda s: pc.inference.GradientDescent(
+                s, guard="clip", safety=s, backoff=s, num_steps=3
+            ),
+            lambda s: pc.inference.GradientDescent(s, tolerance=s, max_steps=3),
+            lambda s: pc.inference.Langevin(s, temperature=s, num_samples=3),
+            lambda s: pc.inference.Sweeps(s, num_steps=3),
+        ],
+        ids=["momentum", "guarded", "tolerance", "langevin", "sweeps"],
+    )
+    def test_numbers_of_32_bits_map_over_activities_of_16(self, make):
+        network = pc.PCNetwork([pc.PCDense(3, 4, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))])
+        evidence = pc.Evidence(jnp.ones((1, 3), jnp.bfloat16))
+        start = {"layer_0": jnp.ones((1, 4), jnp.bfloat16)}
+        problem = pc.inference.make_problem(pc.networks.split(network), evidence, initializer=start)
+
+        def solve(size):
+            return make(size).solve(problem, key=jax.random.key(0)).activities["layer_0"]
+
+        found = jax.jit(jax.vmap(solve))(np.float32([0.125, 0.25]))
+        assert found.dtype == jnp.bfloat16
+        # rounded elsewhere: the rate has 32 bits in one and 16 in the other, some steps of 2^-8
+        np.testing.assert_allclose(
+            np.float32(found[1]), np.float32(jax.jit(lambda: solve(0.25))()), atol=0.03
+        )
+
     def test_leaves_are_the_numbers_and_all_else_is_structure(self):
         rule = pc.learning.Nudged(pc.inference.Langevin(0.1, num_samples=3), beta=0.5)
         assert sorted(jax.tree.leaves(rule)) == [0.1, 0.5, 1.0]

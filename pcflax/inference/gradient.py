@@ -342,12 +342,18 @@ class GradientDescent(AbstractIterativeInference):
 
         def move(field, state, coordinates, energy, part):  # of one example
             with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
-                updates, state = update(field, state, coordinates, value=energy)
-            if part is not None:
-                updates = jax.tree.map(lambda u: (part * u).astype(u.dtype), updates)
-            return optax.apply_updates(coordinates, updates), state
+                updates, new = update(field, state, coordinates, value=energy)
+                if part is not None:
+                    updates = jax.tree.map(lambda u: (part * u).astype(u.dtype), updates)
+                moved = optax.apply_updates(coordinates, updates)
+            return moved, jax.tree.map(_as_before, new, state)
 
         return jax.vmap(move)(field, state, coordinates, energy, part)
+
+
+def _as_before(new: Any, old: Any) -> Any:
+    """Return the new state in the dtype of the old: a momentum that is mapped over has 32 bits of its own."""
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def _nodes(problem: VectorField) -> tuple[str, ...]:

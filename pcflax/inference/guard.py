@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pcflax.dtypes import product, promoted
 from pcflax.energies import total_energy
 from pcflax.typing import PyTree
 
@@ -85,8 +86,9 @@ def step(
     if direction is not None:
         most = descent.safety * jnp.minimum(2.0, descent.stable_curvature) * problem.stable_part
         # not "<=": where the curvature is not a number nothing is known, and the step is as it was given
-        above = part * direction.eigenvalue > most
-        part = jnp.where(above, most / direction.eigenvalue, part)
+        above = jnp.greater(*promoted(part * direction.eigenvalue, most))
+        least = jnp.divide(*promoted(most, direction.eigenvalue)).astype(part.dtype)
+        part = jnp.where(above, least, part)
     energy = total_energy(info.energies)
     moved, after = descent.moved(problem, coordinates, inner, field, energy, part)
     if shrunk is None:
@@ -94,7 +96,7 @@ def step(
     fell = problem.energy(moved) <= energy + rounding(energy)  # not where it is no number
     moved = choose(fell, moved, coordinates)
     after = choose(fell, after, descent.resting(problem, coordinates))
-    shrunk = jnp.where(fell, shrunk, descent.backoff * part)
+    shrunk = jnp.where(fell, shrunk, product(descent.backoff, part).astype(shrunk.dtype))
     return moved, GuardState(after, direction, shrunk), info, field
 
 

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike
 
 from pcflax.checks import did_you_mean, expect_count, expect_kind, expect_number
-from pcflax.dtypes import common_dtype
+from pcflax.dtypes import common_dtype, product
 from pcflax.typing import Activities, PRNGKey, PyTree
 
 from .base import AbstractIterativeInference
@@ -133,7 +133,9 @@ class Langevin(AbstractIterativeInference):
         scales = self._scales(problem, coordinates)
         if scales is not None:
             gradient = jax.tree.map(jnp.multiply, scales, gradient)
-        moved = jax.tree.map(lambda z, g: z - self.step_size * g, coordinates, gradient)
+        moved = jax.tree.map(
+            lambda z, g: z - product(self.step_size, g).astype(z.dtype), coordinates, gradient
+        )
         if _is_zero(self.temperature) or not coordinates:
             return moved, state, info
         if key is None:
@@ -152,7 +154,10 @@ class Langevin(AbstractIterativeInference):
         if scales is not None:
             roots = map(jnp.sqrt, jax.tree.leaves(scales))
             noises = [root * draw for root, draw in zip(roots, noises, strict=True)]
-        moved = [leaf + scale * draw for leaf, draw in zip(leaves, noises, strict=True)]
+        moved = [
+            leaf + product(scale, draw).astype(leaf.dtype)
+            for leaf, draw in zip(leaves, noises, strict=True)
+        ]
         return jax.tree.unflatten(structure, moved), state, info
 
     def _scales(self, problem: VectorField, coordinates: PyTree) -> PyTree | None:

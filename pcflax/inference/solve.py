@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from pcflax.checks import expect_count, expect_number
+from pcflax.dtypes import promoted
 from pcflax.energies import total_energy
 from pcflax.settings import Settings
 from pcflax.sharding.inside import devices_along
@@ -144,7 +145,7 @@ def iterate(
         if carry.active is None or not isinstance(stop, UntilTolerance):
             return _Carry(coordinates, state, None, carry.taken + 1), info
         # not "<=": an example whose residual is not a number goes on, and is told of at the end
-        active = carry.active & ~(info.residual <= stop.tolerance)
+        active = carry.active & ~jnp.less_equal(*promoted(info.residual, stop.tolerance))
         coordinates = choose(active, coordinates, carry.coordinates)
         state = choose(active, state, carry.state)
         return _Carry(coordinates, state, active, carry.taken + active.astype(jnp.int32)), info
@@ -323,7 +324,8 @@ def finished(
     last = observe(problem, coordinates)[0] if last is None else last
     residual, status = last.residual, jnp.int32(Status.RAN)
     if tolerance is not None:
-        status = jnp.where(residual <= tolerance, int(Status.CONVERGED), int(Status.MAX_STEPS))
+        reached = jnp.less_equal(*promoted(residual, tolerance))
+        status = jnp.where(reached, int(Status.CONVERGED), int(Status.MAX_STEPS))
     sound = jnp.isfinite(total_energy(last.energies)) & jnp.isfinite(residual)
     return InferenceResult(
         activities=problem.decode(coordinates),

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pcflax.checks import expect_number
+from pcflax.dtypes import product
 from pcflax.energies import total_energy
 from pcflax.networks.wiring import names_of
 from pcflax.typing import PRNGKey, PyTree
@@ -165,7 +166,7 @@ class Sweeps(AbstractIterativeInference):
                 found = over(state[name].eigenvalue, slope)
                 move = slope / jnp.where(found > 0, found, 1.0)
             else:
-                move = self.step_size * slope
+                move = product(self.step_size, slope)
             moved[name] = coordinates[name] - _part(move, group[name]).astype(
                 coordinates[name].dtype
             )

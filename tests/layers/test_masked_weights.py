@@ -27,6 +27,16 @@ def test_the_prediction_is_that_of_the_masked_weights():
     np.testing.assert_allclose(layer.predict(below), np.tanh(below @ MASK), atol=1e-6)
 
 
+def test_products_of_masked_weights_are_of_the_type_that_is_preferred():
+    """The sums of 16-bit factors, in 32 bits where that is asked for."""
+    options = {"param_dtype": jnp.bfloat16, "preferred_element_type": jnp.float32}
+    layer = pc.PCDense(4, 3, mask=MASK, use_bias=False, **options, rngs=nnx.Rngs(0))
+    below = np.random.default_rng(1).normal(size=(5, 4)).astype(jnp.bfloat16)
+    found, kernel = layer.predict(jnp.asarray(below)), np.asarray(layer.linear.kernel[...])
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, below.astype(float) @ kernel.astype(float), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "rule",
     [

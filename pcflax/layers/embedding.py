@@ -85,12 +85,16 @@ class PCEmbedding(PCLayer):
         tokens = jnp.asarray(below)
         tokens = tokens.astype(common_dtype(tokens.dtype, jnp.int32))
         tokens = jnp.where(tokens < 0, self.embedding.num_embeddings, tokens)
+        features = self.embedding(tokens)
+        if self.embedding.num_embeddings == 1:  # which flax looks up without a look at the tokens
+            known = jnp.expand_dims(tokens == 0, 2)
+            features = jnp.where(known, features, jnp.full((), jnp.nan, features.dtype))
         if self.positions is None:
-            return self.embedding(tokens)
+            return features
         length, longest = below.shape[1], self.positions.num_embeddings
         if length > longest:
             raise ValueError(
                 f"PCEmbedding has positions for sequences of at most {longest} tokens, got {length}; "
                 f"set num_positions={length} or give shorter sequences"
             )
-        return self.embedding(tokens) + self.positions(jnp.arange(length)[None])
+        return features + self.positions(jnp.arange(length)[None])

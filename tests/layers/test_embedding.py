@@ -31,9 +31,11 @@ def test_says_that_it_takes_integers():
     assert pc.PCEmbedding(7, 5, rngs=nnx.Rngs(0)).takes_integers
 
 
-def test_a_token_without_a_row_predicts_nan():
+@pytest.mark.parametrize("rows", [7, 1])
+def test_a_token_without_a_row_predicts_nan(rows):
     """So that training stops with an energy that is not finite, instead of learning another token."""
-    prediction = pc.PCEmbedding(7, 5, rngs=nnx.Rngs(0)).predict(jnp.array([[6, 7]]))
+    layer = pc.PCEmbedding(rows, 5, rngs=nnx.Rngs(0))
+    prediction = layer.predict(jnp.array([[rows - 1, rows]]))
     assert np.isfinite(prediction[0, 0]).all()
     assert np.isnan(prediction[0, 1]).all()
 

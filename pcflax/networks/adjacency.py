@@ -73,7 +73,7 @@ def from_adjacency(
         )
     count = len(edges)
     nodes = tuple(str(i) for i in range(count)) if names is None else tuple(names)
-    sizes = (widths,) * count if isinstance(widths, int) else tuple(widths)
+    sizes = tuple(widths) if np.ndim(widths) else (widths,) * count
     for what, given in (("names", nodes), ("widths", sizes)):
         if len(given) != count:
             raise ValueError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pcflax.checks import expect_count
 from pcflax.layers import PCLayer
 
 from .wiring import as_parents, known, names_of
@@ -80,11 +81,14 @@ def take_previous(
                     f"layer '{name}' is predicted from the step before of '{node}', but a "
                     f"{type(layers[node]).__name__} has several nodes; name a layer of one"
                 )
-            size = shapes.get(node, layers[node].known_shape)
+            size: Any = shapes.get(node, layers[node].known_shape)
             if size is None:
                 raise ValueError(
                     f"the step before of '{node}' needs a shape to start from; give shapes={{'{node}': "
                     f"shape of one example}}"
                 )
-            found[str(parent)] = (size,) if isinstance(size, int) else tuple(size)
+            sizes = size if isinstance(size, list | tuple) else (size,)
+            found[str(parent)] = tuple(
+                expect_count("PCGraph", f"shape of '{node}'", one, least=1) for one in sizes
+            )
     return found

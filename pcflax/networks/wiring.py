@@ -158,7 +158,7 @@ class Wiring:
             tops: what layers show to those above them.
         """
         seen = dict(tops)
-        if self.inputs == self.outside and hasattr(inputs, "shape"):
+        if len(self.inputs) == 1 and self.inputs == self.outside and hasattr(inputs, "shape"):
             seen[self.outside[0]] = inputs
         elif self.outside:
             seen |= self.external(inputs)

@@ -64,13 +64,14 @@ def test_a_node_depends_on_its_parents_alone():
             assert bool((slope != 0).any()) == bool(EDGES[row, column]), (parent, name)
 
 
-def test_one_width_and_no_names_and_a_root():
+@pytest.mark.parametrize("width", [4, np.int64(4)])
+def test_one_width_and_no_names_and_a_root(width):
     matrix = np.array([[False, True, False], [False, False, True], [False, False, False]])
     make = maker()
     network = build(
         matrix,
         lambda name, below, width: make(name, below, width) if below else pc.PCRoot(width),
-        widths=4,
+        widths=width,
         names=None,
         inputs=(),
         output="2",

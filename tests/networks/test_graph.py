@@ -653,6 +653,13 @@ class TestBranches:
         with pytest.raises(ValueError, match=words):
             branched().infer(inputs, jnp.ones(targets), inference=FEW)
 
+    def test_one_array_for_several_inputs_is_refused_at_stored_activities(self):
+        network, inputs = branched(), inputs_of_branched()
+        network.set_activities(network.feedforward(inputs))
+        for ask in (network.energies, network.predictions, network.parameter_gradients):
+            with pytest.raises(ValueError, match="dictionary of arrays for x, w, got one array"):
+                ask(inputs["x"])
+
     def test_a_stack_inside(self):
         """Between a branch and a join: its nodes are those of the unrolled graph."""
         names = [f"hidden/{k}" for k in range(3)]

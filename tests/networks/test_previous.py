@@ -101,6 +101,17 @@ def test_what_cannot_be_wired_is_refused(changes, message):
         step_network(**changes)
 
 
+@pytest.mark.parametrize(
+    ("size", "shape"), [(np.int64(2), (2,)), ([2], (2,)), (2.5, "an int shape of 'z', got 2.5")]
+)
+def test_a_shape_of_the_step_before_is_of_counts(size, shape):
+    if isinstance(shape, str):
+        with pytest.raises(TypeError, match=shape):
+            step_network(shapes={"z": size})
+    else:
+        assert step_network(shapes={"z": size}).wiring.previous == (("z@-1", shape),)
+
+
 def test_a_stack_has_no_step_before():
     rngs = nnx.Rngs(0)
     stack = pc.PCStack(lambda: pc.PCDense(2, 2, rngs=rngs), 2)

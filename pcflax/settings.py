@@ -326,6 +326,8 @@ def _or_as_it_is(value: Any, leaves: list, take: Callable[[list], Any]) -> Any:
 
 def _other(value: Any, leaves: list) -> Any:
     """Return a value that is structure where it can be compared, a pytree of jax's own where it cannot."""
+    if _is_plain(value) and not vars(_inside).get("values"):  # what others hold may lead anywhere
+        return _or_as_it_is(value, leaves, lambda own: _Object(*_fields(value, own, _Floats.NONE)))
     try:
         hash(value)
         return _Static(value)
@@ -364,6 +366,17 @@ def _is_foreign_dataclass(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not known
 
 
+def _is_plain(value: Any) -> bool:
+    """Return whether this is an object of a user's class that Python compares by identity."""
+    kind, plain = type(value), object
+    own = kind.__new__ is plain.__new__ and kind.__hash__ is plain.__hash__
+    return own and bool(getattr(value, "__dict__", None)) and _package(kind) not in _LIBRARIES
+
+
+def _package(value: Any) -> str:
+    return str(value.__module__).split(".")[0]
+
+
 # Their functions read no global name that changes.
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax", "pcflax", "lineax", "diffrax", "equinox")
 
@@ -371,7 +384,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax", "pcflax", "lineax", "di
 def _take_function(function: types.FunctionType, leaves: list, floats: _Floats) -> Any:
     """Return a function's structure; one around what cannot be compared, or itself, is compared as it is."""
     names: list[str] = []
-    if str(function.__module__).split(".")[0] not in _LIBRARIES:
+    if _package(function) not in _LIBRARIES:
         names = [name for name in global_names(function.__code__) if name in function.__globals__]
 
     def take(found: list) -> Any:

@@ -50,6 +50,26 @@ class TestPrograms:
         plain.scale, plain.names = 1.0, ["b"]
         assert structure(plain) != before
 
+    def test_a_start_of_a_plain_class_is_what_it_holds_now(self):
+        """No `Settings`, but an initializer of a user's own: a change of it was not seen."""
+
+        class Start:
+            def __init__(self, scale, linear):
+                self.scale, self.linear = scale, linear
+
+            def __call__(self, x):
+                return self.scale * self.linear(x)
+
+        call = jax.jit(lambda held, x: held.value(x))
+        start, x = Start(1.0, nnx.Linear(2, 3, rngs=nnx.Rngs(0))), jnp.ones((1, 2))
+        for scale in (1.0, 2.0):
+            start.scale = scale
+            start.linear.bias[...] = start.linear.bias[...] + 1
+            np.testing.assert_allclose(call(Argument(start), x), start(x), rtol=1e-6)
+        again = Argument(Start(2.0, nnx.Linear(2, 3, rngs=nnx.Rngs(1))))
+        np.testing.assert_allclose(call(again, x), again.value(x), rtol=1e-6)
+        assert call._cache_size() == 2
+
     @pytest.mark.parametrize("value", [{1, 2}, "method", "function", "itself"])
     def test_a_plain_class_that_cannot_be_taken_apart_is_compared_as_it_is(self, value):
         class Plain(Settings):

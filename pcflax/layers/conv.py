@@ -109,7 +109,7 @@ class _Convolution(PCScaled):
             self.out_features,
             kernel_size,
             strides,
-            padding=as_padding(padding, dimensions, transposed=self._make is nnx.ConvTranspose),
+            padding=as_padding(padding, strides, transposed=self._make is nnx.ConvTranspose),
             kernel_dilation=for_each_dimension("dilation", dilation, dimensions),
             use_bias=use_bias,
             kernel_init=init,
@@ -259,13 +259,15 @@ def for_each_dimension(name: str, value: Sizes, dimensions: int) -> tuple[int, .
     return values
 
 
-def as_padding(value: Padding, dimensions: int, *, transposed: bool = False) -> Any:
+def as_padding(value: Padding, strides: tuple[int, ...], *, transposed: bool = False) -> Any:
     """Return a padding's word, or its ints: one for all dimensions of space, or one or a pair for each.
 
-    >>> as_padding([1, (0, 2)], 2), as_padding("same", 2)
+    >>> as_padding([1, (0, 2)], (1, 1)), as_padding("same", (1, 1))
     ((1, (0, 2)), 'SAME')
     """
-    words = ["SAME", "VALID", "SAME_LOWER", "CIRCULAR"]
+    dimensions, words = len(strides), ["SAME", "VALID", "SAME_LOWER", "CIRCULAR"]
+    if transposed and max(strides) > 1:
+        words.remove("SAME_LOWER")  # under which jax spreads no places
     if not transposed:
         words += ["REFLECT", "CAUSAL"] if dimensions == 1 else ["REFLECT"]
     try:

@@ -18,6 +18,7 @@ from pcflax.layers import PCLayer
 from pcflax.layers.evaluate import as_numerics
 from pcflax.typing import Activities
 
+from .given import node_of
 from .wiring import Wiring, names_of
 
 
@@ -171,9 +172,11 @@ class WiredLayers(nnx.Module):
         """Store copies of activities by layer name; layers that are not named keep theirs.
 
         Raises:
-            ValueError: for a name that the network does not have.
+            ValueError: for a name that the network does not have, or of a layer without an activity.
         """
         for name, value in activities.items():
+            if name not in self.names:
+                node_of(self, name)  # which tells of a predictor that it is no node
             kept, layer = _copied(value), self.layer(name)
             axis = layer.node_axis
             layer.activity.set_value(jnp.moveaxis(kept, axis, 0) if axis else kept)

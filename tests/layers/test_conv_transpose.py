@@ -93,6 +93,9 @@ def test_refusals():
 
     with pytest.raises(TypeError, match="'feature_group_count', got groups=2; leave groups out"):
         make(groups=2)
+    with pytest.raises(ValueError, match="one of SAME, VALID, CIRCULAR, an int.*'SAME_LOWER'"):
+        make(strides=2, padding="SAME_LOWER")
+    make(padding="SAME_LOWER")
 
 
 @pytest.mark.parametrize("transpose_kernel", [False, True])

@@ -305,6 +305,8 @@ class TestRefusals:
                 clamps={"down": jnp.ones((1, 4))},
                 inference=pc.inference.GradientDescent(0.1),
             )
+        with pytest.raises(ValueError, match="'down' has no activity, since it predicts 'a'"):
+            network.set_activities({"down": jnp.ones((1, 4))})
 
     def test_rules_that_know_one_predictor_or_no_amortizer_say_so(self):
         descent = pc.inference.GradientDescent(0.1)

@@ -1,4 +1,7 @@
-"""What a function reads besides its arguments: the cells of its closure and global names."""
+"""What a function reads besides its arguments: the cells of its closure and global names.
+
+And whether two objects hold the same.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ import dis
 import enum
 import functools
 import types
+from collections.abc import Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 
 class Empty(enum.Enum):
@@ -42,3 +49,19 @@ def global_names(code: types.CodeType) -> tuple[str, ...]:
         elif isinstance(instruction.argval, types.CodeType):  # a function inside
             names += global_names(instruction.argval)
     return tuple(dict.fromkeys(names))
+
+
+def same_values(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two mappings hold equal values, arrays by their numbers.
+
+    >>> same_values({"w": np.ones(2)}, {"w": np.ones(2)}), same_values({"w": np.ones(2)}, {"w": 1.0})
+    (True, False)
+    """
+    return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+
+
+def _same(one: Any, other: Any) -> bool:
+    arrays = [isinstance(value, np.ndarray | jax.Array) for value in (one, other)]
+    if any(arrays):
+        return all(arrays) and one.dtype == other.dtype and np.array_equal(one, other)
+    return one is other or bool(one == other)

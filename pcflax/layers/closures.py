@@ -23,7 +23,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax")
 def refuse_hidden_modules(owner: object, **functions: Any) -> None:
     """Refuse functions, by the name of their argument, that hide variables of NNX, also inside of others."""
     for name, function in functions.items():
-        hidden = next(_hidden(function, False, set()), None)
+        hidden = hidden_module(function)
         if hidden is not None:
             raise TypeError(
                 f"{type(owner).__name__} expected {name} to be a module, or a function without one, got "
@@ -31,6 +31,11 @@ def refuse_hidden_modules(owner: object, **functions: Any) -> None:
                 f"give modules themselves, as in nnx.Sequential(pc.layers.Flatten(), linear), or make "
                 f"them attributes of a subclass of PCLayer with its own `predict`"
             )
+
+
+def hidden_module(value: Any) -> Any:
+    """Return what holds variables within a function, or within what is called as one; None for nothing."""
+    return next(_hidden(value, False, set()), None)
 
 
 def _hidden(value: Any, inside: bool, seen: set[tuple[int, bool]]) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from pcflax.checks import expect_count, shown
 from pcflax.energies import Energy
 from pcflax.layers import Clamp, PCLayer
 from pcflax.layers.base import node_verbs
-from pcflax.layers.closures import refuse_hidden_modules
+from pcflax.layers.closures import hidden_module, refuse_hidden_modules
 from pcflax.variables import STACKED, Activity
 
 from .amortize import amortize
@@ -21,7 +21,7 @@ from .predictors import take_predictors
 from .previous import take_previous
 from .pure import split
 from .upward import wrong_shape
-from .wiring import Parents, Wiring, chain, checked_parents, known, order, places
+from .wiring import Combine, Parents, Wiring, chain, checked_parents, known, order, places
 
 
 class PCNetwork(AbstractPCNetwork):
@@ -116,7 +116,8 @@ class PCGraph(AbstractPCNetwork):
     Raises:
         ValueError: for an unknown parent, input or output, a layer without parents that is no root, a
             root with parents, or shapes that do not meet; always with the layer's name.
-        TypeError: for layers without names, something that is not a `PCLayer`, or shapes that are not ints.
+        TypeError: for layers without names, something that is not a `PCLayer`, shapes that are not ints, or
+            a `Combine` that holds a module.
 
     With predictors F = sum_i [E_i(z_i, mu_i) + sum_{k predicts i} E_k(z_i, mu_k)]: bidirectional predictive
     coding predicts each node from below and from above.
@@ -168,6 +169,7 @@ class PCGraph(AbstractPCNetwork):
             layers, parents, shapes or {}, {*(predicts or {}), *(amortizers or {})}
         )
         checked = checked_parents(layers, parents, tuple(given), external | before)
+        _check_combinations(checked)
         nodes, predictors, others = take_predictors(
             layers, checked, predicts or {}, amortizers or {}
         )
@@ -249,6 +251,18 @@ def check_layers(owner: str, layers: Mapping[str, Any]) -> None:
     for name in layers:
         if nodes.count(name) > 1:
             raise ValueError(f"layer '{name}' has the name of a stack's node; give it another name")
+
+
+def _check_combinations(parents: Mapping[str, Any]) -> None:
+    """Refuse a module within a wiring, which holds names and constants."""
+    for name, own in parents.items():
+        hidden = hidden_module(own) if isinstance(own, Combine) else None
+        if hidden is not None:
+            raise TypeError(
+                f"the parents of layer '{name}' are combined by a {type(own).__name__} around a "
+                f"{type(hidden).__name__}, which would never be trained or saved; make it an attribute of a "
+                f"subclass of PCLayer with `def predict(self, a, b)`"
+            )
 
 
 def _tell_places(layers: Mapping[str, PCLayer], wiring: Wiring) -> None:

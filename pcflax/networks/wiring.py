@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pcflax.checks import did_you_mean
+from pcflax.functions import same_values
 from pcflax.layers import Clamp, PCLayer
 
 # What a chain's first layer predicts from; no layer is called so.
@@ -52,7 +53,7 @@ class Combine:
         raise NotImplementedError(f"{type(self).__name__} needs `def __call__(self, *activities)`")
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
+        return type(self) is type(other) and same_values(vars(self), vars(other))
 
     def __hash__(self) -> int:
         return hash((type(self), self.names))

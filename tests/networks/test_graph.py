@@ -765,6 +765,34 @@ class TestCompiledPrograms:
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
         assert Product("a", "b") == Product("a", "b") != Sum("a", "b")
 
+    def test_a_combination_may_hold_arrays_and_no_module(self):
+        """Of arrays, a second network of the same kind was refused by jax; modules were not trained."""
+
+        class Weighed(pc.networks.Combine):
+            def __init__(self, *names, weights):
+                super().__init__(*names)
+                self.weights = weights
+
+            def __call__(self, first, second):
+                return self.weights[0] * first + self.weights[1] * second
+
+        def both(weights):
+            return Weighed("a", "b", weights=weights)
+
+        assert both(np.ones(2)) == both(np.ones(2))
+        assert both(np.ones(2)) != both(np.zeros(2))
+        assert both(np.ones(2)) != both(np.ones(3)) != both(1.0)
+        assert both(np.ones(2)) != both(np.ones(2, np.float32))
+        with pytest.raises(
+            TypeError, match="'out' are combined by a Weighed around a Linear, which"
+        ):
+            pc.PCGraph(
+                {name: dense(3, 3) for name in ("a", "b", "out")},
+                parents={"a": "x", "b": "x", "out": both(nnx.Linear(3, 3, rngs=nnx.Rngs(0)))},
+                inputs={"x": 3},
+                output="out",
+            )
+
     def test_wirings_are_compared_by_value(self):
         assert Sum("a", "b") == Sum("a", "b")
         assert hash(Sum("a", "b")) == hash(Sum("a", "b"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def from_adjacency(
         **options: others of `PCGraph`: sweeps, compute_dtype, remat.
 
     Raises:
-        TypeError: where `make` cannot be called.
+        TypeError: where `make` cannot be called, and for inputs or outputs that are no names.
         ValueError: for a matrix that is not square or has other numbers, other counts of widths or names,
             an input that is predicted, and as `PCGraph`.
 
@@ -81,6 +81,17 @@ def from_adjacency(
             )
     if len(set(nodes)) < count:
         raise ValueError("from_adjacency expected names that differ; give each node its own")
+    for what, of_role in (("inputs", inputs), ("output", output)):
+        several = (
+            of_role
+            if isinstance(of_role, Iterable) and not isinstance(of_role, str)
+            else (of_role,)
+        )
+        for one in several:
+            if not isinstance(one, str):
+                raise TypeError(
+                    f"from_adjacency expected {what} by name, such as '{nodes[0]}', got {one!r}"
+                )
     width = {
         name: expect_count("from_adjacency", f"the width of node '{name}'", size, least=1)
         for name, size in zip(nodes, sizes, strict=True)

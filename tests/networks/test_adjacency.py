@@ -99,6 +99,13 @@ def test_refusals(change, message):
         build(**change)
 
 
+@pytest.mark.parametrize("change", [{"inputs": 0}, {"inputs": [np.int64(0)]}, {"output": 3}])
+def test_numbers_in_the_place_of_names_are_refused(change):
+    (role,) = change
+    with pytest.raises(TypeError, match=f"expected {role} by name, such as 'x', got"):
+        build(**change)
+
+
 def test_what_makes_no_layer_is_refused():
     with pytest.raises(TypeError, match="expected make to be a function of name, width_in and"):
         build(make=3)

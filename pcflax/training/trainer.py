@@ -240,7 +240,7 @@ class Trainer(Choices):
         )
         find = functools.partial(metrics_for, self.metrics, self.reads, network)
         metrics = find(data) if passes else ()
-        reads = self.passes if passes else None
+        reads = self.passes if passes or self.passes.along_time else None
         check_data(network, bound, data, lambda _: metrics, "training data", reads)
         if eval_data is not None:
             eval_data = as_dataset(eval_data, network, self.passes, data)

@@ -150,6 +150,8 @@ def test_the_trainer_evaluates_states_that_the_data_know():
     assert found == pytest.approx(expected, rel=1e-4)
     rows = trainer.predict(data, reads=pc.Filter(EXACT, "z"))
     assert rows.shape == (4, 7, 2)
+    trainer.reads = pc.Filter(EXACT, "z")  # which a fit took for a question without time
+    assert trainer.fit(data, num_steps=1, eval_data=data)["eval/squared_error"] == [found]
 
 
 def test_wrong_questions_are_told():

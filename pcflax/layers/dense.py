@@ -144,7 +144,7 @@ class PCDense(PCScaled):
         bias = None if linear.bias is None else linear.bias[...]
         features, kernel, bias = linear.promote_dtype((features, kernel, bias), dtype=linear.dtype)
         sums = (((features.ndim - 1,), (0,)), ((), ()))
-        options = {"precision": linear.precision}
+        options: dict[str, Any] = {"precision": linear.precision}
         if linear.preferred_element_type is not None:
             options["preferred_element_type"] = linear.preferred_element_type
         product = linear.dot_general(features, kernel, sums, **options)

@@ -73,7 +73,9 @@ def from_adjacency(
         )
     count = len(edges)
     nodes = tuple(str(i) for i in range(count)) if names is None else tuple(names)
-    sizes = tuple(widths) if np.ndim(widths) else (widths,) * count
+    sizes: tuple[Any, ...] = (widths,) * count
+    if isinstance(widths, Iterable) and np.ndim(widths):
+        sizes = tuple(widths)
     for what, given in (("names", nodes), ("widths", sizes)):
         if len(given) != count:
             raise ValueError(

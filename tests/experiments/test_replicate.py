@@ -489,7 +489,7 @@ class TestHow:
                 r"array optimizer_state\S* is|rule or optimizer differ in more than floats",
             ),
             (
-                lambda s: {"metrics": {"own": lambda prediction, targets: prediction[:, 0]}},
+                lambda s: {"metrics": {"own": lambda prediction, targets: prediction[:, s]}},
                 "the metrics are others",
             ),
         ],

@@ -3,9 +3,13 @@
 Oracles: NumPy, scipy's log-softmax, and a bigram model counted by hand.
 """
 
+import copy
+import dataclasses
+import functools
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,6 +18,7 @@ from flax import nnx
 from scipy import special
 
 import pcflax as pc
+from pcflax.training.measure import metrics_for
 from tests.conftest import digits_trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 8
@@ -89,6 +94,59 @@ def test_evaluation_measures_what_it_is_given_in_the_place_of_the_trainers_metri
     assert list(found) == ["told", "any", "energy"]
     assert found["told"] == pytest.approx(np.mean(answers[:, :3].argmax(1) == labels))
     assert found["any"] == pytest.approx(trainer.evaluate(data)["accuracy"])
+
+
+class Within:
+    """A metric of a plain class: the share of outputs that are this near."""
+
+    def __init__(self, distance):
+        self.distance = distance
+
+    def __call__(self, prediction, targets):
+        return (jnp.abs(prediction - targets) < self.distance).mean(axis=-1)
+
+
+@dataclasses.dataclass
+class WithinAny(Within):
+    """The same, which Python cannot hash."""
+
+    distance: float
+
+
+def test_a_metric_that_was_changed_measures_what_it_holds_now():
+    """Its program was found again by the object, and gave the number of before."""
+    data = pc.data.load("digits", split="test", batch_size=100)
+    trainer, metric = digits_trainer(), Within(0.1)
+    far = np.abs(np.asarray(trainer.predict(data)) - np.eye(10)[np.asarray(data.targets)])
+    for metric.distance in (0.1, 0.5):
+        found = trainer.evaluate(data, metrics={"near": metric})["near"]
+        assert found == pytest.approx((far < metric.distance).mean(), rel=1e-5)
+
+
+def test_metrics_are_compared_by_what_they_hold():
+    """As a rule is; a function that is written anew is the same, and one that Python cannot hash will do."""
+
+    network = digits_trainer()._run.state().network
+    data = pc.data.load("digits", split="test", batch_size=100)
+
+    def read(metric):
+        return metrics_for({"m": metric}, pc.Feedforward(), network, data)
+
+    def near(distance):
+        return lambda prediction, targets: (prediction - targets < distance).mean(axis=-1)
+
+    row = np.ones(10, np.float32)
+    for make in (Within, WithinAny, near, lambda d: pc.metrics.OfMean(math.sqrt, Within(d))):
+        for one, other in ((0.1, 0.5), (row, 2 * row), ([0.1], [0.5])):
+            first = read(make(one))
+            assert first == read(make(copy.copy(one)))
+            assert hash(first) == hash(read(make(copy.copy(one))))
+            assert first != read(make(other))
+    held = Within({0.1, 0.5})  # a set is neither compared nor traced: the object itself is
+    assert read(held) == read(held) != read(Within({0.1, 0.5}))
+    partial, jitted = functools.partial(near(0.1)), jax.jit(near(0.1))  # by themselves, too
+    for one, other in ((partial, functools.partial(near(0.5))), (jitted, jax.jit(near(0.5)))):
+        assert read(one) == read(one) != read(other)
 
 
 @pytest.mark.parametrize("name", ["energy", "loss", "converged", "known", "failed", "a/b"])

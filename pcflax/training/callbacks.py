@@ -249,7 +249,8 @@ class EarlyStopping(Callback):
     have. Another `fit` of the same Trainer is judged by its own evaluations.
 
     Args:
-        metric: a name of the history, such as "eval/accuracy".
+        metric: a name of the history, such as "eval/accuracy"; of "train/loss", which has rows of its own,
+            an evaluation sees those since the one before.
         mode: whether better is "max" or "min"; "min" for energies, losses and errors unless given, else
             "max".
         patience: evaluations without improvement before the stop.
@@ -300,13 +301,18 @@ class EarlyStopping(Callback):
         judged, history = self._judged, trainer.history
         if judged.history is not history or judged.began != trainer.began:
             judged = self._judged = _Judged(history, trainer.began)
-        if self.metric not in history.names():
-            history[self.metric]  # which raises
+        names = history.names()
+        if self.metric not in names and ("train/energy" in names or self.metric[:5] == "eval/"):
+            history[self.metric]  # which raises; before the first row of training it may come yet
         sign = 1.0 if self.mode == "max" else -1.0
         for row in history.rows[judged.rows :]:
-            if self.metric in row and row["step"] > judged.began:
+            if row["step"] <= judged.began:
+                continue
+            if self.metric in row:
                 score = sign * row[self.metric]
                 judged.see(-math.inf if math.isnan(score) else score)  # a NaN is never the best
+            if any(name.startswith("eval/") for name in row):
+                judged.count()
         judged.rows = len(history.rows)
         return judged.since_best >= self.patience
 
@@ -319,11 +325,13 @@ class _Judged:
     began: int
     rows: int = 0
     best: float | None = None
-    since_best: int = 0
+    since_best: int = -1  # evaluations
 
     def see(self, score: float) -> None:
         """Look at the next score, of which a higher one is better."""
         if self.best is None or score > self.best:
-            self.best, self.since_best = score, 0
-        else:
-            self.since_best += 1
+            self.best, self.since_best = score, -1
+
+    def count(self) -> None:
+        """Count an evaluation, after the scores that came before it or with it."""
+        self.since_best += self.best is not None

@@ -40,9 +40,12 @@ def as_optimizer(
     expect_kind(owner, "optimizer", optimizer, optax.GradientTransformation, "optax.adam(1e-3)")
     try:
         _update_once.eval_shape(Argument(optimizer), parameters)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         if "required keyword-only argument" not in str(error):
-            raise
+            raise TypeError(
+                f"the optimizer cannot update this network's parameters, given their gradients, themselves "
+                f"and the value ({error}); take another, such as optax.adam(1e-3)"
+            ) from error
         raise TypeError(
             f"the optimizer wants more than gradients, parameters and value, which is all that training "
             f"gives ({error}); take one without a line search, such as optax.adam(1e-3)"

@@ -362,6 +362,26 @@ class TestEarlyStopping:
         resumed.fit(make_data(), num_steps=30, **options)
         assert resumed.step == 12
 
+    def test_the_patience_of_a_metric_of_training_counts_evaluations_too(self):
+        """Three rows an evaluation, it ended after the first."""
+        callback = pc.EarlyStopping("train/loss", patience=2)
+        trainer = FakeTrainer(
+            "train/loss", [0.5, 0.5, 0.5, 0.5, 0.4, 0.5, 0.5, 0.5, 0.5, 0.4, 0.6, 0.5]
+        )
+        rows, trainer.history, ended = trainer.history.rows, pc.History(), []
+        for row in rows:
+            trainer.history.append(row.pop("step"), row)
+            if (step := len(trainer.history.steps("train/loss"))) % 3 == 0:
+                trainer.history.append(step, {"eval/energy": 0.0})
+                callback.on_evaluate(trainer, step, {})
+                ended.append(trainer.stopped)
+        assert ended == [False, False, False, True]  # the second brought the best
+
+    def test_an_evaluation_before_the_first_row_of_training_ends_nothing(self):
+        trainer = make_trainer([pc.EarlyStopping("train/loss", patience=1)], optimizer=STILL)
+        trainer.fit(make_data(), num_steps=6, eval_data=make_data(), eval_every=2)  # a row at 6
+        assert trainer.step == 6
+
     @pytest.mark.parametrize(
         ("metric", "options", "message"),
         [

@@ -203,6 +203,15 @@ def test_an_optimizer_that_wants_more_is_refused_before_training():
     ):
         with pytest.raises(TypeError, match=r"value_fn.*take one without a line search"):
             make()
+    fast = optax.lookahead(optax.sgd(0.1), 3, 0.5)  # wants parameters of a kind of its own
+    alone = optax.contrib.sam(
+        optax.sgd(0.1), optax.sgd(0.1)
+    )  # says that it takes a value, and does not
+    for optimizer, told in ((fast, "attribute 'fast'"), (alone, "argument 'value'")):
+        with pytest.raises(
+            TypeError, match=f"cannot update this network's .*{told}.*; take another"
+        ):
+            make_step(make_network(), optimizer, RULE)
 
 
 def test_gradients_accumulate_over_steps_by_multi_steps():

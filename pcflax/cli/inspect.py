@@ -60,9 +60,10 @@ def show_summary(options: InspectOptions) -> None:
     run = read_run(options.run, data_dir=options.data_dir)
     data = load_data(run, "train")
     trainer = rebuilt(run, data, options.run)
-    learning = trainer.learning
+    learning, inputs = trainer.learning, next(iter(data)).inputs
     found = trainer.network.summary(
-        next(iter(data)).inputs,
+        inputs,
+        batch_size=data.batch_size if inputs is None else None,  # of a generator from a code
         inference=getattr(learning, "inference", None),
         learning=learning,
     )

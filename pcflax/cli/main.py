@@ -143,9 +143,12 @@ def _run(arguments: list[str]) -> None:
         prog="pcflax",
         description="Predictive coding networks on Flax NNX and JAX.",
     )
-    if getattr(options, "best", False) and getattr(options, "step", None) is not None:
+    step_given = getattr(options, "step", None) is not None
+    if getattr(options, "best", False) and step_given:
         raise UsageError("give --step or --best, not both")
-    for one, other in (("quiet", "json"), ("health", "summary")):
+    if getattr(options, "summary", False) and step_given:  # which is of no checkpoint
+        raise UsageError("give --summary or --step, not both")
+    for one, other in (("quiet", "json"), ("health", "summary"), ("best", "summary")):
         if getattr(options, one, False) and getattr(options, other, False) is True:
             raise UsageError(f"give --{one} or --{other}, not both")
     # What is wrong by itself is told before a verb is imported, which takes seconds.

@@ -64,6 +64,14 @@ def test_a_run_stopped_on_its_way_goes_on_bitwise(run, tmp_path):
     assert digest(part) == digest(folder)
 
 
+def test_a_summary_is_of_a_generators_own_batch(run, capsys):
+    """Of codes there are no inputs, whose shape it was to go by."""
+    folder, latent = run
+    told = json.loads(output(capsys, "inspect", folder, "--summary", "--json"))
+    assert told["batch_size"] == 64
+    assert told["layers"][0]["shape"] == [latent or 10]
+
+
 def test_samples_are_the_networks_own_images(run, capsys, tmp_path, monkeypatch):
     """What the figure is made of is predicted from the codes; each class has its image."""
     folder, latent = run

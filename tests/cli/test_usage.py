@@ -41,6 +41,8 @@ def failed(capsys, *arguments):
         ("evaluate run --step -1", "expected --step of at least 0, got -1"),
         ("report run --quiet --json", "give --quiet or --json, not both"),
         ("inspect run --health --summary", "give --health or --summary, not both"),
+        ("inspect run --best --summary", "give --best or --summary, not both"),
+        ("inspect run --step 0 --summary", "give --summary or --step, not both"),
         ("train --run-dir=", "expected a value behind --run-dir, got an empty one"),
     ],
 )

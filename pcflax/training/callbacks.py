@@ -15,15 +15,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-
-from pcflax.checks import did_you_mean, expect_count, shown
+from pcflax.checks import did_you_mean, expect_count
 from pcflax.networks import AbstractPCNetwork
 from pcflax.sharding.processes import together
 from pcflax.typing import PyTree
 
 from .checks import check_measured
 from .history import History
+from .metrics import as_number
 
 
 @runtime_checkable
@@ -200,21 +199,8 @@ class CallbackList:
                     raise ValueError(
                         f"callback {kind} measured 'step', which is the row's own; give it another name"
                     )
-                found[name] = _number(kind, name, value)
+                found[name] = as_number(f"on_measure of callback {kind}", name, value)
         return found
-
-
-def _number(kind: str, name: str, value: Any) -> float:
-    """Return a number of NumPy's or jax's as Python's, which checkpoints and loggers can write."""
-    try:
-        if np.ndim(value) == 0 and not isinstance(value, str):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise TypeError(
-        f"on_measure of callback {kind} expected one number as '{name}', got {shown(value)}; return "
-        f"float(...) of it"
-    )
 
 
 def _tell(callback: Any, event: str, *args: Any) -> Any:

@@ -14,10 +14,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from pcflax.checks import expect_count, expect_kind
+from pcflax.checks import expect_count, expect_kind, shown
 from pcflax.dtypes import common_dtype
 from pcflax.typing import MetricFunction, PyTree
 
@@ -259,6 +260,9 @@ def of_means(
 ) -> dict[str, float]:
     """Return means by name, where those of an `OfMean` have become what it reports.
 
+    Raises:
+        TypeError: where a function reports no number.
+
     >>> of_means({"train/perplexity": 0.0, "train/energy": 2.0}, [("perplexity", perplexity)], "train/")
     {'train/perplexity': 1.0, 'train/energy': 2.0}
     """
@@ -266,8 +270,27 @@ def of_means(
         f"{prefix}{name}": metric.function for name, metric in metrics if isinstance(metric, OfMean)
     }
     return {
-        name: functions[name](mean) if name in functions else mean for name, mean in means.items()
+        name: as_number("the function of an OfMean", name, functions[name](mean))
+        if name in functions
+        else mean
+        for name, mean in means.items()
     }
+
+
+def as_number(owner: str, name: str, value: Any) -> float:
+    """Return a number of NumPy's or jax's as Python's, which checkpoints and loggers can write.
+
+    Raises:
+        TypeError: for what is no number.
+    """
+    try:
+        if np.ndim(value) == 0 and not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(
+        f"{owner} expected one number as '{name}', got {shown(value)}; return float(...) of it"
+    )
 
 
 def default_metrics(

@@ -234,6 +234,24 @@ class TestOfMean:
         row = trainer.history.last()
         assert row["train/root"] == pytest.approx(math.sqrt(row["train/square"]), rel=1e-6)
 
+    @pytest.mark.parametrize("root", [jnp.sqrt, np.sqrt])
+    def test_what_it_reports_is_a_number_that_files_can_hold(self, root, tmp_path):
+        """A scalar array of jax's ended the fit where the first checkpoint or logger wrote it."""
+        metrics = {"root": pc.metrics.OfMean(root, pc.metrics.squared_error)}
+        logger = pc.JSONLinesLogger(tmp_path / "metrics.jsonl")
+        trainer = digits_trainer(metrics=metrics, callbacks=[logger])
+        digits = pc.data.load("digits", split="test", batch_size=100)
+        assert type(trainer.evaluate(digits)["root"]) is float
+        trainer.fit(digits, num_steps=3)
+        row = json.loads(logger.path.read_text())
+        assert row["train/root"] == trainer.history.last()["train/root"] > 0
+
+    def test_what_is_no_number_is_refused(self):
+        metrics = {"root": pc.metrics.OfMean(lambda mean: None, pc.metrics.squared_error)}
+        digits = pc.data.load("digits", split="test", batch_size=100)
+        with pytest.raises(TypeError, match=r"OfMean expected one number as 'root', got .*float"):
+            digits_trainer().evaluate(digits, metrics=metrics)
+
 
 class TestDefaults:
     def test_sequences_of_labels_have_a_perplexity(self):

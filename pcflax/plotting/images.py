@@ -31,7 +31,7 @@ def image_figure(
         title: of the figure.
 
     Raises:
-        ValueError: for arrays that are no images.
+        ValueError: for arrays that are no images, and titles that are more or fewer.
 
     >>> import numpy as np, pcflax as pc
     >>> figure = pc.plotting.image_figure(np.zeros((7, 16)), columns=4)
@@ -50,6 +50,10 @@ def image_figure(
         raise ValueError(
             f"image_figure expected images of (count, height, width), with channels last or none, got "
             f"{np.shape(images)}; give shape=(height, width) of flat ones"
+        )
+    if titles is not None and len(titles) != len(pixels):
+        raise ValueError(
+            f"image_figure expected {len(pixels)} titles, one an image, got {len(titles)}"
         )
     rows = -(-len(pixels) // columns)
     width = min(columns, len(pixels))

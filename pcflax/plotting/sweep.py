@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,8 @@ def sweep_figure(
 
 def _places(panel: Any, column: Sequence[Any]) -> np.ndarray:
     """Return where each trial is on the axis; words stand side by side."""
-    if all(isinstance(one, int | float) and not isinstance(one, bool) for one in column):
+    # NumPy's numbers are Real, too, and its bools are not
+    if all(isinstance(one, numbers.Real) and not isinstance(one, bool) for one in column):
         return np.asarray(column, float)
     words = sorted({str(one) for one in column})
     shown = evenly(len(words), _MOST_WORDS)

@@ -32,3 +32,9 @@ def test_images_come_in_these_shapes(shape, tmp_path):
 def test_what_is_no_image_is_refused(shape):
     with pytest.raises(ValueError, match="expected images of"):
         pc.plotting.image_figure(np.zeros(shape))
+
+
+@pytest.mark.parametrize("titles", ["a", "abc"])
+def test_titles_are_one_an_image(titles):
+    with pytest.raises(ValueError, match=f"expected 2 titles, one an image, got {len(titles)}"):
+        pc.plotting.image_figure(np.zeros((2, 16)), titles=titles)

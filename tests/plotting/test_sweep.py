@@ -38,6 +38,15 @@ def test_words_stand_side_by_side_with_their_names(axes):
     assert [text.get_text() for text in axes[3].get_xticklabels()] == ["False", "True"]
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_numbers_of_numpy_are_numbers(dtype):
+    """As words they stood side by side, 10 before 2."""
+    steps = np.array([2, 10, 4], dtype)
+    panel = sweep_figure({"steps": steps, "nesterov": steps > 3}, VALUES, log=["steps"]).axes
+    np.testing.assert_allclose(dots(panel[0])[:, 0], steps)
+    assert [text.get_text() for text in panel[1].get_xticklabels()] == ["False", "True"]
+
+
 def test_a_panel_that_is_left_over_is_not_shown(axes):
     assert [axis.get_visible() for axis in axes] == [True] * 4 + [False] * 2
 

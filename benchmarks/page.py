@@ -441,9 +441,10 @@ Each contender trains the same job from the same weights on the same batches, in
 of its own, driven through its public API, libraries on jax with their whole training step compiled. For times
 all are alive side by side and take turns, round after round; seconds are medians over rounds, and *times
 pcflax* is the median of the ratio within a round with its smallest and largest value. Compilation is what the
-first call takes beyond a later one. Peak memory is the whole process's, libraries included. A contender that
-cannot be installed, or cannot express a job, is in the table with the reason. pcflax is given its batches as
-a data set, which it keeps on the device, and the others as arrays.
+first call takes beyond the second, with the noise of both: tenths of a second where a call takes seconds.
+Peak memory is the whole process's, libraries included. A contender that cannot be installed, or cannot
+express a job, is in the table with the reason. pcflax is given its batches as a data set, which it keeps on
+the device, and the others as arrays.
 
 Where it says *tuned*, we went beyond what the library offers its users and scanned K of its steps in one
 compiled call, as `Trainer.fit` does for everybody.

@@ -362,8 +362,10 @@ def save(kind: str, record: dict, output: Path | None, console: Console) -> None
     """Write a results file, named after the device."""
     path = output or results_path(kind, record["device"])
     if "jobs" in record and path.exists():  # jobs not measured again stay, with their date
-        kept = json.loads(path.read_text())["jobs"] | record["jobs"]
-        record = record | {"jobs": {name: kept[name] for name in JOBS if name in kept}}
+        before = json.loads(path.read_text())
+        kept = {name: {"date": before["date"], **job} for name, job in before["jobs"].items()}
+        jobs = kept | record["jobs"]
+        record = record | {"jobs": {name: jobs[name] for name in JOBS if name in jobs}}
     write_results(record, path)
     console.print(f"written to {path}")
 

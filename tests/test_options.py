@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from rich.console import Console
 
 from benchmarks import (
     adaptive_stop,
@@ -142,6 +143,16 @@ def test_a_results_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         records.write_results({"seconds": 2.0}, path)
     assert json.loads(path.read_text()) == {"seconds": 1.0}
+
+
+def test_jobs_that_are_not_measured_anew_keep_their_date(tmp_path, capsys):
+    path = tmp_path / "suite.json"
+    for date, jobs in (("2026-01-01", ["notebook", "tiny"]), ("2026-02-02", ["tiny"])):
+        record = {"device": "cpu", "date": date, "jobs": {name: {"rounds": 1} for name in jobs}}
+        suite.save("suite", record, path, Console())
+    found = json.loads(path.read_text())
+    dates = {name: job.get("date", found["date"]) for name, job in found["jobs"].items()}
+    assert dates == {"notebook": "2026-01-01", "tiny": "2026-02-02"}
 
 
 @pytest.mark.parametrize(

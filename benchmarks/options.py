@@ -84,11 +84,8 @@ def output_of(parser: ArgumentParser, options: Namespace, committed: Path) -> Pa
     if options.output is not None:
         return options.output
     own = [name for name, value in vars(options).items() if value != parser.get_default(name)]
-    if not (
-        given := [
-            f"--{name.replace('_', '-')}" for name in own if name not in ("data_dir", "rounds")
-        ]
-    ):
+    given = [f"--{name.replace('_', '-')}" for name in own if name not in ("data_dir", "rounds")]
+    if not given:
         return committed
     print(f"nothing is written with {' '.join(given)}, unless --output names a file")
     return None

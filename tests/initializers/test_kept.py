@@ -144,21 +144,6 @@ def test_an_average_of_bfloat16_is_kept_in_32_bits():
     assert start["first"].dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("place", [12, 10_000])
-def test_a_place_beyond_the_data_is_not_another_examples(place):
-    net, data, optimizer = network(), data_of(), optax.sgd(0.05)
-    rule = pc.learning.PredictiveCoding(FEW, STARTS["persistent"])
-    step = jax.jit(make_step(net, optimizer, rule))
-    state = TrainState.of(net, optimizer, starts=rule.initializer.begin(net, data))
-    batch = next(iter(data))
-    state, _ = step(state, batch, KEY)
-    wrong = dataclasses.replace(batch, examples=batch.examples.at[1].set(place))
-    after, info = step(state, wrong, KEY)
-    assert not info.finite
-    for left, right in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
 def test_labels_may_be_the_inputs():
     rngs = nnx.Rngs(0)
     net = pc.PCNetwork({"first": pc.PCDense(3, 4, rngs=rngs), "out": pc.PCDense(4, 3, rngs=rngs)})
@@ -252,16 +237,27 @@ def test_a_step_is_mapped_and_scanned(name):
         np.testing.assert_allclose(left, right[1], rtol=2e-6, atol=1e-6)
 
 
-def test_a_step_that_is_not_finite_keeps_the_starts():
+def with_place(place):
+    return lambda batch: dataclasses.replace(batch, examples=batch.examples.at[1].set(place))
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        pytest.param(lambda b: dataclasses.replace(b, inputs=b.inputs * np.nan), id="inputs"),
+        pytest.param(with_place(12), id="the first place beyond the data"),
+        pytest.param(with_place(10_000), id="a place far beyond the data"),
+    ],
+)
+def test_a_step_that_is_not_finite_keeps_the_starts(spoiled):
+    """As one is from a place that the data do not have, where another example's row would be wrong."""
     net, data, optimizer = network(), data_of(), optax.sgd(0.05)
     rule = pc.learning.PredictiveCoding(FEW, STARTS["persistent"])
     step = jax.jit(make_step(net, optimizer, rule))
     state = TrainState.of(net, optimizer, starts=rule.initializer.begin(net, data))
     batch = next(iter(data))
     state, _ = step(state, batch, KEY)
-    after, info = step(
-        state, pc.Evidence(batch.inputs * np.nan, batch.targets, examples=batch.examples), KEY
-    )
+    after, info = step(state, spoiled(batch), KEY)
     assert not info.finite
     for left, right in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(left, right)

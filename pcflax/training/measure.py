@@ -87,7 +87,10 @@ class _AsTheyAre(tuple):
 
 
 def _held(metric: Any) -> Any:
-    """Return what a metric is compared by: an object of a plain class by its attributes, if it can be."""
+    """Return what a metric is compared by: an object of a plain class by its attributes, if it can be.
+
+    `Argument` would look at them too, but not at those of an object that one of them is.
+    """
     if isinstance(metric, OfMean):
         return OfMean, metric.function, _held(metric.metric)
     if isinstance(metric, AtNode):

@@ -136,7 +136,8 @@ def test_metrics_are_compared_by_what_they_hold():
         return lambda prediction, targets: (prediction - targets < distance).mean(axis=-1)
 
     row = np.ones(10, np.float32)
-    for make in (Within, WithinAny, near, lambda d: pc.metrics.OfMean(math.sqrt, Within(d))):
+    mean_of = lambda d: pc.metrics.OfMean(math.sqrt, Within(d))  # noqa: E731
+    for make in (Within, WithinAny, near, mean_of, lambda d: Within(Within(d))):
         for one, other in ((0.1, 0.5), (row, 2 * row), ([0.1], [0.5])):
             first = read(make(one))
             assert first == read(make(copy.copy(one)))
